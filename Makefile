@@ -1,0 +1,40 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+.PHONY: help demo test test-all check bench gpu-check lock clean
+
+help:  ## show these targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+# uv takes torch and torchvision from one index in matching builds; pip may mix a local CPU torch with a CUDA torchvision.
+.venv/installed: pyproject.toml setup.py requirements.lock $(wildcard ops/csrc/*.h ops/csrc/cpu/*.cpp ops/csrc/cuda/*.cu)
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --requirements requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: .venv/installed  ## install, train on the synthetic dataset, evaluate, draw detections (under 5 minutes on 2 cores)
+	$(BIN)/detector train experiment=demo output_dir=runs/demo
+
+test: .venv/installed  ## install, then run the test suite
+	$(BIN)/python -m pytest
+
+test-all: .venv/installed  ## the slow tests too
+	$(BIN)/python -m pytest -m ""
+
+check: .venv/installed  ## lint, format, types, spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@mkdir -p build/typing/detector
+	@for entry in detector/*; do ln -sfn "$(CURDIR)/$$entry" build/typing/detector/; done
+	@for folder in ops datasets configs tools; do ln -sfn "$(CURDIR)/$$folder" build/typing/detector/$$folder; done
+	MYPYPATH=build/typing $(BIN)/mypy -p detector
+	$(BIN)/codespell
+
+lock:  ## resolve requirements.lock anew
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-emit-index-url --no-header --no-annotate \
+		--extra dev --extra proposals pyproject.toml --output-file requirements.lock
+
+clean:  ## remove the environment and what was built
+	rm -rf .venv build dist *.egg-info ops/*.so

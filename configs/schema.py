@@ -1,0 +1,373 @@
+"""Every setting, its type and its default, as dataclasses; the YAML groups beside this file hold only values.
+
+Defaults are the published ones (Fast R-CNN on VOC), cited where a number is not self-evident. `__post_init__` refuses
+a value that cannot work, with a message that starts with the key inside its group. Only `*/build.py` and
+`detector.tools` read these classes; modules take plain arguments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+from detector.configs.errors import ConfigError
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+# --- datasets ---------------------------------------------------------------------------------------------------------
+
+
+class BoxBase(Enum):
+    """Where a VOC annotation counts pixels from: 1 as published, 0 as some tools write, or decided from the files."""
+
+    auto = "auto"
+    one = "one"
+    zero = "zero"
+
+
+@dataclass
+class DatasetConfig:
+    train: str = MISSING  # split to train on
+    test: str = MISSING  # split to evaluate on
+
+
+@dataclass
+class VOCDatasetConfig(DatasetConfig):
+    """Pascal VOC, or any folder laid out like it."""
+
+    root: str = "VOCdevkit"  # holds VOC2007/, VOC2012/; or, for splits without a year, Annotations/ and its siblings
+    train: str = "2007_trainval"  # year_split, several joined by +; or just a split
+    test: str = "2007_test"
+    classes: list[str] | None = None  # None: VOC's 20 if the annotations use only those, otherwise discovered
+    box_base: BoxBase = BoxBase.auto
+
+
+@dataclass
+class COCODatasetConfig(DatasetConfig):
+    """COCO-format JSON annotations."""
+
+    train: str = MISSING  # path of the annotation file
+    test: str = MISSING
+    train_images: str = MISSING  # folder
+    test_images: str = MISSING
+
+
+@dataclass
+class SyntheticDatasetConfig(DatasetConfig):
+    """Seeded shapes on texture; needs no files. A split is a number of images: the two never share one."""
+
+    train: str = "200"
+    test: str = "100"
+    height: int = 96
+    width: int = 128
+    seed: int = 0
+
+
+# --- backbones --------------------------------------------------------------------------------------------------------
+
+
+class Norm(Enum):
+    frozen_bn = "frozen_bn"
+    bn = "bn"
+    gn = "gn"
+
+
+class Tail(Enum):
+    """What runs on each pooled RoI: the classifier's own last layers, or two new fully connected ones."""
+
+    native = "native"  # VGG: fc6, fc7; ResNet: res5
+    fc = "fc"
+
+
+@dataclass
+class BackboneConfig:
+    weights: str | None = None  # None: random; "imagenet": torchvision's registry; or a path, URL or name
+    weights_sha256: str | None = None  # checked when given
+    tail: Tail = Tail.native
+    tail_channels: int = 1024  # width of each layer of tail=fc
+    frozen_stages: int = 2
+
+
+@dataclass
+class VGGConfig(BackboneConfig):
+    batch_norm: bool = False  # vgg16_bn
+    norm: Norm = Norm.frozen_bn  # of vgg16_bn
+    width: float = 1.0  # multiplies every channel count; narrow networks are for tests and demonstrations
+    dropout: float = 0.5
+
+
+@dataclass
+class ResNetConfig(BackboneConfig):
+    depth: int = 50
+    norm: Norm = Norm.frozen_bn
+    dilated_c5: bool = False  # res5 at stride 16 as the head's feature map, instead of res4
+    stride_in_1x1: bool = False  # MSRA's Caffe ResNets stride in a block's first 1x1 convolution
+    width: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(self.depth in (18, 34, 50, 101, 152), f"depth is {self.depth}; expected 18, 34, 50, 101 or 152")
+
+
+@dataclass
+class TorchvisionConfig(BackboneConfig):
+    """Any torchvision classifier, cut at a node of its graph."""
+
+    name: str = "mobilenet_v2"
+    node: str = "features.13"  # output read by the head; list them with `detector info backbone=NAME`
+    proposals_node: str | None = None  # output read by a proposal network; None: the same
+    tail: Tail = Tail.fc
+    norm: Norm = Norm.frozen_bn
+    frozen_nodes: str | None = None  # parameters up to and including this node are frozen; None: frozen_stages children
+    frozen_stages: int = 0
+
+
+# --- heads ------------------------------------------------------------------------------------------------------------
+
+
+class Pooling(Enum):
+    roi_pool = "roi_pool"
+    roi_align = "roi_align"
+
+
+class PSPooling(Enum):
+    mean = "mean"  # as published
+    max = "max"
+    align = "align"
+
+
+@dataclass
+class HeadConfig:
+    class_agnostic: bool = False  # one box regressor for all classes
+
+
+@dataclass
+class FastRCNNConfig(HeadConfig):
+    pooling: Pooling = Pooling.roi_pool
+    output_size: int = 7
+
+
+@dataclass
+class RFCNConfig(HeadConfig):
+    k: int = 7
+    channels: int = 1024  # of the 1x1 reduction
+    pooling: PSPooling = PSPooling.mean
+    class_agnostic: bool = True
+
+    def __post_init__(self) -> None:
+        _require(self.k >= 1, f"k is {self.k}; expected at least 1")
+
+
+# --- proposals --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class ProposalConfig:
+    top_k_train: int = 2000
+    top_k_test: int = 2000
+    min_size: float = 2.0  # drop proposals with a side under this many pixels of the original image
+
+
+@dataclass
+class GridProposalsConfig(ProposalConfig):
+    """A dense grid of boxes: needs no file and sees no ground truth."""
+
+    scales: list[float] = field(default_factory=lambda: [0.1, 0.15, 0.25, 0.4, 0.6, 0.9])  # of sqrt(width x height)
+    aspects: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])  # height / width
+    overlap: float = 0.75  # of neighbours along an axis: step = (1 - overlap) x side
+    top_k_train: int = 20000
+    top_k_test: int = 20000
+
+
+@dataclass
+class FileProposalsConfig(ProposalConfig):
+    """Boxes kept in files: this project's .npz, or the original .mat in image-list order."""
+
+    train: str = MISSING
+    test: str = MISSING
+
+
+@dataclass
+class SelectiveSearchConfig(ProposalConfig):
+    """Selective Search by OpenCV, computed once and kept beside the dataset."""
+
+    mode: str = "fast"  # fast | quality
+    cache: str = "data/proposals"
+    resize_height: int | None = None  # compute on images of this height; None: as they are
+    workers: int | None = None  # None: one per core
+
+    def __post_init__(self) -> None:
+        _require(self.mode in ("fast", "quality"), f"mode is {self.mode!r}; expected fast or quality")
+
+
+@dataclass
+class RPNConfig(ProposalConfig):
+    """Learned proposals (Faster R-CNN, section 3)."""
+
+    channels: int = 512
+    scales: list[float] = field(default_factory=lambda: [8.0, 16.0, 32.0])
+    aspects: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
+    pre_nms_train: int = 12000
+    pre_nms_test: int = 6000
+    top_k_train: int = 2000
+    top_k_test: int = 300
+    nms_iou: float = 0.7
+    min_size: float = 16.0  # times the image's scale
+    positive_iou: float = 0.7
+    negative_iou: float = 0.3
+    anchors_per_image: int = 256
+    positive_fraction: float = 0.5
+    sigma: float = 3.0
+
+
+# --- training semantics -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class SamplingConfig:
+    """Which RoIs a training step learns from (Fast R-CNN 2.3)."""
+
+    rois_per_image: int = 64
+    foreground_iou: float = 0.5
+    background_iou_low: float = 0.1
+    background_iou_high: float = 0.5
+    append_truths: bool = True
+    use_difficult: bool = True  # train on `difficult` objects, as fast-rcnn did; py-faster-rcnn and R-FCN left them out
+
+
+@dataclass
+class RandomSamplingConfig(SamplingConfig):
+    foreground_fraction: float = 0.25
+
+
+@dataclass
+class OHEMConfig(SamplingConfig):
+    """Online hard example mining: the loss on the hardest `rois_per_image` of all RoIs (R-FCN, section 3)."""
+
+    rois_per_image: int = 128
+    background_iou_low: float = 0.0
+
+
+class TargetStatistics(Enum):
+    measured = "measured"  # per class and coordinate, over all foreground RoIs, before training (fast-rcnn)
+    fixed = "fixed"  # `deltas_mean`, `deltas_std` (py-faster-rcnn, R-FCN)
+
+
+@dataclass
+class LossConfig:
+    targets: TargetStatistics = TargetStatistics.measured
+    deltas_mean: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
+    deltas_std: list[float] = field(default_factory=lambda: [0.1, 0.1, 0.2, 0.2])
+    box_weight: float = 1.0  # lambda of equation 1
+    sigma: float = 1.0  # smooth L1 turns linear at 1 / sigma^2
+
+
+@dataclass
+class InputConfig:
+    short_sides: list[int] = field(default_factory=lambda: [600])  # training draws one per image
+    test_short_side: int = 600
+    max_side: int = 1000
+    flip: bool = True
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])  # RGB in [0, 1], torchvision's
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    bgr_255: bool = False  # Caffe's preprocessing: BGR in [0, 255]; set mean and std to match
+
+
+@dataclass
+class PostprocessConfig:
+    """py-faster-rcnn's protocol at test time."""
+
+    score_threshold: float = 0.05
+    nms_iou: float = 0.3
+    max_per_image: int = 100
+
+
+# --- optimisation -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class OptimizerConfig:
+    lr: float = 1e-3
+    weight_decay: float = 5e-4
+    bias_lr_factor: float = 2.0
+    bias_decay: bool = False  # of new layers: R-FCN's released models decay them, Fast R-CNN's do not
+    clip_norm: float | None = None
+
+
+@dataclass
+class SGDConfig(OptimizerConfig):
+    momentum: float = 0.9
+
+
+@dataclass
+class AdamWConfig(OptimizerConfig):
+    lr: float = 1e-4
+    weight_decay: float = 0.05
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    bias_lr_factor: float = 1.0
+
+
+class Decay(Enum):
+    step = "step"
+    cosine = "cosine"
+
+
+@dataclass
+class ScheduleConfig:
+    decay: Decay = Decay.step
+    milestones: list[float] = field(default_factory=lambda: [0.75])  # fractions of max_steps: 30k of 40k
+    gamma: float = 0.1
+    warmup_steps: int = 0
+    warmup_factor: float = 0.1
+
+
+@dataclass
+class TrainerConfig:
+    max_steps: int = 40000
+    max_minutes: float | None = None  # stop, evaluate and save after this long
+    images_per_step: int = 2  # over all processes
+    workers: int = 2
+    seed: int = 3  # the original's
+    device: str = "auto"
+    threads: int | None = None  # CPU threads of the main process; None: torch's choice
+    deterministic: bool = False
+    precision: str = "fp32"  # fp32 | bf16 | fp16
+    log_every: int = 20
+    image_every: int = 500  # steps between pictures in TensorBoard; 0: none
+    eval_every: int = 5000  # 0: only at the end
+    checkpoint_every: int = 1000  # `last`; every `keep_every` steps one is kept
+    keep_every: int = 0  # 0: none besides last and best
+
+    def __post_init__(self) -> None:
+        _require(self.images_per_step >= 1, f"images_per_step is {self.images_per_step}; expected at least 1")
+        _require(self.max_steps >= 1, f"max_steps is {self.max_steps}; expected at least 1")
+        _require(self.precision in ("fp32", "bf16", "fp16"), f"precision is {self.precision!r}; use fp32, bf16 or fp16")
+
+
+@dataclass
+class Config:
+    """The whole of a run. `config.yaml` in a run's folder is this, resolved."""
+
+    defaults: list[Any] = field(default_factory=list)
+    dataset: DatasetConfig = MISSING
+    backbone: BackboneConfig = MISSING
+    head: HeadConfig = MISSING
+    proposals: ProposalConfig = MISSING
+    sampling: SamplingConfig = MISSING
+    loss: LossConfig = field(default_factory=LossConfig)
+    input: InputConfig = field(default_factory=InputConfig)
+    postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
+    optimizer: OptimizerConfig = MISSING
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    output_dir: str | None = None  # None: runs/<date>_<time>
+    resume: str | None = None  # a run's folder
+    weights: str | None = None  # a checkpoint: to evaluate, to predict with, or to start training from
+    detections: str | None = None  # eval: score these result files instead of running a model
+    images: str | None = None  # predict: a picture or a folder of them

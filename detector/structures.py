@@ -1,0 +1,146 @@
+"""The values that flow through a detector, named once.
+
+Boxes are float32 xyxy in pixels, 0-based, continuous and half-open: width is x2 - x1. Labels count from 1; 0 is
+background; -1 means "ignore". RoIs are boxes of several images in one tensor, [R, 5]: index of the image in the
+batch, then x1 y1 x2 y2 in the pixels of the network's input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T", bound="Instances | Proposals | Detections")
+
+
+def _move(item: T, device: torch.device | str, non_blocking: bool) -> T:
+    moved = {f.name: getattr(item, f.name).to(device, non_blocking=non_blocking) for f in fields(item)}
+    return replace(item, **moved)
+
+
+@dataclass(frozen=True, slots=True)
+class Instances:
+    """Ground truth of one image, in the pixels of that image."""
+
+    boxes: Tensor  # [G, 4] float32 xyxy
+    labels: Tensor  # [G] int64, 1..num_classes
+    difficult: Tensor  # [G] bool: used in training by policy, ignored by the VOC metric
+
+    def __len__(self) -> int:
+        return self.boxes.shape[0]
+
+    def __getitem__(self, keep: Tensor) -> Instances:
+        return Instances(self.boxes[keep], self.labels[keep], self.difficult[keep])
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Instances:
+        return _move(self, device, non_blocking)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposals:
+    """Candidate boxes of one image, best first where scores are known."""
+
+    boxes: Tensor  # [P, 4] float32 xyxy
+    scores: Tensor  # [P] float32; zeros where the source gives none
+
+    def __len__(self) -> int:
+        return self.boxes.shape[0]
+
+    def __getitem__(self, keep: Tensor) -> Proposals:
+        return Proposals(self.boxes[keep], self.scores[keep])
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Proposals:
+        return _move(self, device, non_blocking)
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """What was found in one image, best first, in the pixels of the original image."""
+
+    boxes: Tensor  # [D, 4] float32 xyxy
+    scores: Tensor  # [D] float32 in [0, 1]
+    labels: Tensor  # [D] int64, 1..num_classes
+
+    def __len__(self) -> int:
+        return self.boxes.shape[0]
+
+    def __getitem__(self, keep: Tensor) -> Detections:
+        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep])
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Detections:
+        return _move(self, device, non_blocking)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images as they were decoded, with what is known of each; `preprocess.py` brings them to the network's input.
+
+    `seeds` and `short_sides` make a step a function of its images alone: every random choice of the sampler is keyed
+    on the image's own seed, and the training scale is chosen with the sample, so that neither the grouping of images
+    into batches nor the number of processes changes them.
+    """
+
+    images: list[Tensor]  # N of [3, H_i, W_i] uint8 RGB
+    instances: list[Instances]  # N, boxes in the pixels of their image
+    proposals: list[Proposals] | None  # N, likewise; None where a network is to propose
+    image_ids: list[str]  # N
+    seeds: list[int]  # N, for the sampler
+    short_sides: list[int]  # N, the shorter side to resize to
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        return replace(
+            self,
+            images=[image.to(device, non_blocking=non_blocking) for image in self.images],
+            instances=[item.to(device, non_blocking) for item in self.instances],
+            proposals=None if self.proposals is None else [item.to(device, non_blocking) for item in self.proposals],
+        )
+
+    def pin_memory(self) -> Batch:
+        """Called by the loader's pinning thread, so that copies to the device need not wait."""
+
+        def pin(item: T) -> T:
+            return replace(item, **{f.name: getattr(item, f.name).pin_memory() for f in fields(item)})
+
+        return replace(
+            self,
+            images=[image.pin_memory() for image in self.images],
+            instances=[pin(item) for item in self.instances],
+            proposals=None if self.proposals is None else [pin(item) for item in self.proposals],
+        )
+
+
+class FeatureMaps(NamedTuple):
+    """A backbone's output: the map that a proposal network reads, and the map that the head reads (often the same)."""
+
+    proposals: Tensor  # [N, C_p, H, W]
+    head: Tensor  # [N, C_h, H, W]
+
+
+class RoIPredictions(NamedTuple):
+    """A head's output for R RoIs: what the losses and the decoder need, whichever head it was."""
+
+    logits: Tensor  # [R, num_classes + 1], background first
+    deltas: Tensor  # [R, num_classes or 1, 4] normalised (tx, ty, tw, th); 1 when box regression is class-agnostic
+
+
+class RoITargets(NamedTuple):
+    """What the head should have said of each of R RoIs."""
+
+    labels: Tensor  # [R] int64: 0 background, 1..num_classes, -1 ignored (padding, or an easy RoI under OHEM)
+    deltas: Tensor  # [R, 4] normalised regression targets; meaningful where labels > 0
+
+
+class Losses(NamedTuple):
+    """Named scalar losses of one step; their weighted sum is what is minimised."""
+
+    parts: dict[str, Tensor]  # name -> scalar, already weighted
+    counts: dict[str, Tensor]  # name -> scalar, for the log only: foreground and background RoIs, ...
+
+    def total(self) -> Tensor:
+        return torch.stack(list(self.parts.values())).sum()
