@@ -1,0 +1,190 @@
+"""The formats in which others exchange detections: VOC's comp4 text files and COCO's result JSON.
+
+A VOC file `comp4_det_test_<class>.txt` holds one detection a line: image, score, x1 y1 x2 y2 in 1-based inclusive
+pixels. A COCO file is a list of {"image_id", "category_id", "bbox": [x, y, width, height], "score"}, 0-based.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from detector.metrics.tables import DetectionTable, FloatArray, IntArray
+
+PREFIX = "comp4_det_test_"
+
+_log = logging.getLogger(__name__)
+
+
+def read_voc_results(
+    folder: str | Path, image_ids: Sequence[str], classes: Sequence[str], prefix: str = PREFIX
+) -> DetectionTable:
+    """The detections of FOLDER/<prefix><class>.txt for every class; one without a file is `unsearched`.
+
+    A box whose maxima lie before its minima covers nothing: the original script counts it as a false positive, and so
+    it is kept, as an empty box, with a warning in the log.
+    Raises ValueError naming file and line for a malformed line or an unknown image, and where no class has a file.
+    """
+    folder = Path(folder)
+    paths = {name: folder / f"{prefix}{name}.txt" for name in classes}
+    found = [name for name in classes if paths[name].is_file()]
+    if not found:
+        raise ValueError(
+            f"expected result files such as {folder / f'{prefix}{classes[0]}.txt'}, found none for any of "
+            f"{len(classes)} classes; check the folder, and that the dataset's classes are the files'"
+        )
+    index = {image_id.encode(): row for row, image_id in enumerate(image_ids)}
+    parts = [_read_voc_file(paths[name], index) for name in found]
+    images, scores, boxes = (np.concatenate(column) for column in zip(*parts, strict=True))
+    labels = np.repeat([classes.index(name) + 1 for name in found], [len(part[0]) for part in parts])
+    return DetectionTable(
+        image_ids=tuple(image_ids),
+        classes=tuple(classes),
+        image_index=images,
+        boxes=boxes,
+        scores=scores,
+        labels=labels,
+        unsearched=tuple(name for name in classes if name not in found),
+    )
+
+
+def write_voc_results(detections: DetectionTable, folder: str | Path, prefix: str = PREFIX) -> None:
+    """Write FOLDER/<prefix><class>.txt for every class that was looked for, empty where nothing was found.
+
+    Numbers have six decimals, as the devkit's example writes them.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for label, name in enumerate(detections.classes, 1):
+        if name in detections.unsearched:
+            continue
+        rows = np.flatnonzero(detections.labels == label)
+        numbers = np.column_stack((detections.scores[rows], detections.boxes[rows] + (1.0, 1.0, 0.0, 0.0)))
+        lines = (
+            f"{detections.image_ids[image]} {score:.6f} {x1:.6f} {y1:.6f} {x2:.6f} {y2:.6f}\n"
+            for image, (score, x1, y1, x2, y2) in zip(
+                detections.image_index[rows].tolist(), numbers.tolist(), strict=True
+            )
+        )
+        (folder / f"{prefix}{name}.txt").write_text("".join(lines))
+
+
+def read_coco_results(
+    path: str | Path, image_ids: Sequence[str], classes: Sequence[str], category_ids: Mapping[int, str]
+) -> DetectionTable:
+    """The detections of a COCO result file; `category_ids` maps its category ids to class names.
+
+    Image ids may be numbers or strings; they are compared as text, numbers without leading zeros.
+    Raises ValueError naming the file and the entry for what is malformed or unknown.
+    """
+    path = Path(path)
+    try:
+        entries = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: expected a COCO result file (a JSON list of detections): {error}") from error
+    if not isinstance(entries, list):
+        raise ValueError(f"{path}: expected a JSON list of detections, got a {type(entries).__name__}")
+    images = {_bare(image_id): row for row, image_id in enumerate(image_ids)}
+    labels = {category: classes.index(name) + 1 for category, name in category_ids.items() if name in classes}
+    rows = np.zeros((len(entries), 7))
+    for number, entry in enumerate(entries):
+        try:
+            image, label = images[_bare(str(entry["image_id"]))], labels[entry["category_id"]]
+            x, y, width, height = map(float, entry["bbox"])
+            score = float(entry["score"])
+        except KeyError as error:
+            raise ValueError(
+                f"{path}, entry {number}: key missing, or unknown image or category {error}: {str(entry)[:200]}"
+            ) from None
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"{path}, entry {number}: expected image_id, category_id, bbox [x, y, width, height] and score, got "
+                f"{str(entry)[:200]}"
+            ) from None
+        if not (width >= 0 and height >= 0 and score == score):
+            raise ValueError(f"{path}, entry {number}: width, height or score cannot be: {str(entry)[:200]}")
+        rows[number] = (image, label, score, x, y, x + width, y + height)
+    return DetectionTable(
+        image_ids=tuple(image_ids),
+        classes=tuple(classes),
+        image_index=rows[:, 0].astype(np.int64),
+        boxes=rows[:, 3:],
+        scores=rows[:, 2],
+        labels=rows[:, 1].astype(np.int64),
+    )
+
+
+def write_coco_results(detections: DetectionTable, path: str | Path, category_ids: Mapping[int, str]) -> None:
+    """Write a COCO result file at full precision; `category_ids` maps category ids to class names.
+
+    An image id of digits without leading zeros is written as a number, as COCO's own are.
+    """
+    categories = {name: category for category, name in category_ids.items()}
+    entries = [
+        {
+            "image_id": int(image_id) if _bare(image_id) == image_id and image_id.isdecimal() else image_id,
+            "category_id": categories[detections.classes[label - 1]],
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "score": score,
+        }
+        for image_id, label, (x1, y1, x2, y2), score in zip(
+            (detections.image_ids[row] for row in detections.image_index.tolist()),
+            detections.labels.tolist(),
+            detections.boxes.tolist(),
+            detections.scores.tolist(),
+            strict=True,
+        )
+    ]
+    Path(path).write_text(json.dumps(entries))
+
+
+def _bare(image_id: str) -> str:
+    """An image id as text, a number without its leading zeros."""
+    return str(int(image_id)) if image_id.isdecimal() else image_id
+
+
+def _read_voc_file(path: Path, image_index: Mapping[bytes, int]) -> tuple[IntArray, FloatArray, FloatArray]:
+    """Image rows [D], scores [D] and boxes [D, 4] of one file, parsed in whole columns."""
+    data = path.read_bytes()
+    tokens = data.split()
+    try:
+        images = np.array([image_index[token] for token in tokens[::6]], np.int64)
+        columns = [np.array(list(map(float, tokens[column::6]))) for column in range(1, 6)]
+        numbers = np.stack(columns, axis=1) if tokens else np.zeros((0, 5))
+        sound = bool(np.isfinite(numbers).all()) and len(tokens) == 6 * len(data.strip().splitlines())
+    except (KeyError, ValueError):
+        sound = False
+    if not sound:
+        raise _fault(path, data, image_index)
+    scores, boxes = numbers[:, 0], numbers[:, 1:] - (1.0, 1.0, 0.0, 0.0)
+    if inverted := int(((boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1])).sum()):
+        _log.warning("%s: %d boxes have their maxima before their minima; each counts as a miss", path, inverted)
+        boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2])
+    return images, scores, boxes
+
+
+def _fault(path: Path, data: bytes, image_index: Mapping[bytes, int]) -> ValueError:
+    """What is wrong with the first bad line of a file that could not be parsed at once."""
+    for number, line in enumerate(data.splitlines(), 1):
+        tokens = line.split()
+        if not tokens:
+            return ValueError(f"{path}, line {number}: expected `image score x1 y1 x2 y2`, got an empty line")
+        try:
+            finite = all(map(math.isfinite, map(float, tokens[1:])))
+        except ValueError:
+            finite = False
+        if len(tokens) != 6 or not finite:
+            text = line.decode(errors="replace")[:100]
+            return ValueError(f"{path}, line {number}: expected `image score x1 y1 x2 y2`, got `{text}`")
+        if tokens[0] not in image_index:
+            name = tokens[0].decode(errors="replace")
+            return ValueError(
+                f"{path}, line {number}: unknown image {name}, not among the split's {len(image_index)}; "
+                "choose the split that the file was made on"
+            )
+    raise AssertionError(f"{path} has no bad line")

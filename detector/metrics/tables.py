@@ -1,0 +1,232 @@
+"""Detections and ground truth of a whole dataset as flat numpy columns: what every metric reads.
+
+A row is one box; `image_index` says of which image, `labels` of which class (1 is classes[0]). Tables are checked
+when they are made, so that a metric never meets a NaN score or an unknown image, and each fault is one ValueError.
+Boxes are float64 xyxy in pixels of the original image, 0-based and half-open.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from detector.structures import Detections
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+class AnnotationLike(Protocol):
+    """What a truth table needs of an image's annotation. An attribute `areas` [G] is used where there is one."""
+
+    @property
+    def image_id(self) -> str: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def boxes(self) -> Tensor: ...
+    @property
+    def labels(self) -> Tensor: ...
+    @property
+    def difficult(self) -> Tensor: ...
+    @property
+    def truncated(self) -> Tensor: ...
+    @property
+    def occluded(self) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DetectionTable:
+    """What a detector found in a list of images, in any order.
+
+    Raises ValueError for a repeated image or class, a row of an unknown image, a label without a class, a score that
+    is NaN, a box that is not finite or inverted.
+    """
+
+    image_ids: tuple[str, ...]  # every image that was looked at, also those where nothing was found
+    classes: tuple[str, ...]  # the name of label i + 1
+    image_index: IntArray  # [D], into image_ids
+    boxes: FloatArray  # [D, 4] xyxy
+    scores: FloatArray  # [D]
+    labels: IntArray  # [D], 1..len(classes)
+    unsearched: tuple[str, ...] = ()  # classes that were not looked for (no result file): left out of every mean
+
+    def __post_init__(self) -> None:
+        _check_names(self.image_ids, "image")
+        _check_names(self.classes, "class")
+        num_rows = len(self.image_index)
+        if self.boxes.shape != (num_rows, 4) or self.scores.shape != (num_rows,) or self.labels.shape != (num_rows,):
+            raise ValueError(
+                f"expected {num_rows} detections in every column (boxes [D, 4], scores [D], labels [D]), got boxes "
+                f"{self.boxes.shape}, scores {self.scores.shape}, labels {self.labels.shape}"
+            )
+        _check_rows("detection", self.image_ids, self.classes, self.image_index, self.boxes, self.labels)
+        for row in np.flatnonzero(np.isnan(self.scores))[:1]:
+            raise ValueError(f"detection {row}, image {self.image_ids[self.image_index[row]]}: its score is NaN")
+        if unknown := set(self.unsearched) - set(self.classes):
+            raise ValueError(f"unsearched classes {sorted(unknown)} are not among the classes {list(self.classes)}")
+
+    def __len__(self) -> int:
+        return len(self.image_index)
+
+    @classmethod
+    def from_detections(
+        cls, detections: Sequence[Detections], image_ids: Sequence[str], classes: Sequence[str]
+    ) -> DetectionTable:
+        """The table of one `Detections` per image, on any device."""
+        if len(detections) != len(image_ids):
+            raise ValueError(f"expected detections of {len(image_ids)} images, got {len(detections)}")
+        return cls(
+            image_ids=tuple(image_ids),
+            classes=tuple(classes),
+            image_index=np.repeat(np.arange(len(detections)), [len(item) for item in detections]),
+            boxes=_column([item.boxes for item in detections], np.float64, (4,)),
+            scores=_column([item.scores for item in detections], np.float64),
+            labels=_column([item.labels for item in detections], np.int64),
+        )
+
+    def select(self, keep: BoolArray | IntArray) -> DetectionTable:
+        """The rows `keep` (a mask [D] or indices) of the same images and classes."""
+        return DetectionTable(
+            image_ids=self.image_ids,
+            classes=self.classes,
+            image_index=self.image_index[keep],
+            boxes=self.boxes[keep],
+            scores=self.scores[keep],
+            labels=self.labels[keep],
+            unsearched=self.unsearched,
+        )
+
+    def aligned(self, truths: TruthTable) -> DetectionTable:
+        """The same detections with the images and classes numbered as in `truths`.
+
+        Raises ValueError if the two do not speak of the same images and classes: an image left out would silently
+        count as one where nothing was found.
+        """
+        if self.image_ids == truths.image_ids and self.classes == truths.classes:
+            return self
+        _check_same(self.image_ids, truths.image_ids, "image")
+        _check_same(self.classes, truths.classes, "class")
+        images = {image_id: index for index, image_id in enumerate(truths.image_ids)}
+        labels = {name: index + 1 for index, name in enumerate(truths.classes)}
+        return DetectionTable(
+            image_ids=truths.image_ids,
+            classes=truths.classes,
+            image_index=np.array([images[image_id] for image_id in self.image_ids], np.int64)[self.image_index],
+            boxes=self.boxes,
+            scores=self.scores,
+            labels=np.array([0] + [labels[name] for name in self.classes], np.int64)[self.labels],
+            unsearched=self.unsearched,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TruthTable:
+    """The objects of a list of images.
+
+    The optional columns serve analysis and COCO's area ranges; VOC's metric needs none of them.
+    Raises ValueError for a repeated image or class, a row of an unknown image, a label without a class, a bad box.
+    """
+
+    image_ids: tuple[str, ...]  # every image, also those without objects
+    classes: tuple[str, ...]  # the name of label i + 1
+    image_index: IntArray  # [G], into image_ids
+    boxes: FloatArray  # [G, 4] xyxy
+    labels: IntArray  # [G], 1..len(classes)
+    difficult: BoolArray  # [G]: VOC's difficult, COCO's iscrowd
+    sizes: IntArray | None = None  # [N, 2] width and height of every image
+    truncated: BoolArray | None = None  # [G]
+    occluded: BoolArray | None = None  # [G]
+    areas: FloatArray | None = None  # [G] square pixels, where an annotation states another area than its box's
+
+    def __post_init__(self) -> None:
+        _check_names(self.image_ids, "image")
+        _check_names(self.classes, "class")
+        num_rows = len(self.image_index)
+        columns = [self.labels, self.difficult, self.truncated, self.occluded, self.areas]
+        if self.boxes.shape != (num_rows, 4) or any(c is not None and c.shape != (num_rows,) for c in columns):
+            raise ValueError(f"expected {num_rows} objects in every column, got boxes {self.boxes.shape}")
+        if self.sizes is not None and self.sizes.shape != (len(self.image_ids), 2):
+            raise ValueError(f"expected sizes of {len(self.image_ids)} images, got an array {self.sizes.shape}")
+        _check_rows("object", self.image_ids, self.classes, self.image_index, self.boxes, self.labels)
+
+    def __len__(self) -> int:
+        return len(self.image_index)
+
+    @classmethod
+    def from_annotations(cls, annotations: Sequence[AnnotationLike], classes: Sequence[str]) -> TruthTable:
+        """The table of one annotation per image."""
+        areas: list[Any] = [getattr(item, "areas", None) for item in annotations]
+        stated = bool(areas) and all(part is not None for part in areas)
+        return cls(
+            image_ids=tuple(item.image_id for item in annotations),
+            classes=tuple(classes),
+            image_index=np.repeat(np.arange(len(annotations)), [len(item.boxes) for item in annotations]),
+            boxes=_column([item.boxes for item in annotations], np.float64, (4,)),
+            labels=_column([item.labels for item in annotations], np.int64),
+            difficult=_column([item.difficult for item in annotations], np.bool_),
+            sizes=np.array([(item.width, item.height) for item in annotations], np.int64).reshape(-1, 2),
+            truncated=_column([item.truncated for item in annotations], np.bool_),
+            occluded=_column([item.occluded for item in annotations], np.bool_),
+            areas=_column(areas, np.float64) if stated else None,
+        )
+
+
+def _column(parts: Sequence[Tensor], dtype: Any, tail: tuple[int, ...] = ()) -> Any:
+    """Tensors joined along their first dimension as one array of the given type."""
+    arrays = [part.detach().cpu().numpy().reshape(-1, *tail) for part in parts]
+    return np.concatenate(arrays).astype(dtype) if arrays else np.zeros((0, *tail), dtype)
+
+
+def _check_names(names: Sequence[str], kind: str) -> None:
+    if len(set(names)) != len(names):
+        repeated = [name for name, count in Counter(names).items() if count > 1]
+        raise ValueError(f"expected every {kind} once, got {repeated[0]} {Counter(names)[repeated[0]]} times")
+
+
+def _check_rows(
+    kind: str,
+    image_ids: Sequence[str],
+    classes: Sequence[str],
+    image_index: IntArray,
+    boxes: FloatArray,
+    labels: IntArray,
+) -> None:
+    """Raise ValueError naming the first row whose image, box or label cannot be."""
+    for row in np.flatnonzero((image_index < 0) | (image_index >= len(image_ids)))[:1]:
+        raise ValueError(f"{kind} {row}: unknown image {image_index[row]}, the table lists {len(image_ids)} images")
+    for row in np.flatnonzero(~np.isfinite(boxes).all(axis=1))[:1]:
+        box = boxes[row].tolist()
+        raise ValueError(f"{kind} {row}, image {image_ids[image_index[row]]}: its box {box} is not finite")
+    for row in np.flatnonzero((boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1]))[:1]:
+        box = boxes[row].tolist()
+        raise ValueError(f"{kind} {row}, image {image_ids[image_index[row]]}: its box {box} is inverted (x1 y1 x2 y2)")
+    for row in np.flatnonzero((labels < 1) | (labels > len(classes)))[:1]:
+        raise ValueError(
+            f"{kind} {row}, image {image_ids[image_index[row]]}: label {labels[row]} has no class, expected "
+            f"1..{len(classes)}"
+        )
+
+
+def _check_same(ours: Sequence[str], theirs: Sequence[str], kind: str) -> None:
+    """Raise ValueError unless the names of the detections and of the ground truth are the same set."""
+    known, wanted = set(ours), set(theirs)
+    if unknown := [name for name in ours if name not in wanted]:
+        raise ValueError(
+            f"unknown {kind} {unknown[0]} ({len(unknown)} in all): the detections name it, the dataset does not; "
+            "evaluate them on the dataset and split that they were made on"
+        )
+    if absent := [name for name in theirs if name not in known]:
+        raise ValueError(
+            f"missing {kind} {absent[0]} ({len(absent)} in all): the dataset has it, the detections do not; "
+            "evaluate them on the dataset and split that they were made on"
+        )
