@@ -94,6 +94,27 @@ class DetectionTable:
             labels=_column([item.labels for item in detections], np.int64),
         )
 
+    @classmethod
+    def join(cls, tables: Sequence[DetectionTable]) -> DetectionTable:
+        """One table of several with the same classes and no image in common, such as those of several processes.
+
+        Raises ValueError where the classes differ or an image comes twice.
+        """
+        for table in tables[1:]:
+            if (table.classes, table.unsearched) != (tables[0].classes, tables[0].unsearched):
+                raise ValueError(f"expected tables of the same classes, got {tables[0].classes} and {table.classes}")
+        offsets = np.cumsum([0] + [len(table.image_ids) for table in tables[:-1]])
+        indices = [table.image_index + offset for table, offset in zip(tables, offsets, strict=True)]
+        return cls(
+            image_ids=tuple(image_id for table in tables for image_id in table.image_ids),
+            classes=tables[0].classes,
+            image_index=np.concatenate(indices),
+            boxes=np.concatenate([table.boxes for table in tables]),
+            scores=np.concatenate([table.scores for table in tables]),
+            labels=np.concatenate([table.labels for table in tables]),
+            unsearched=tables[0].unsearched,
+        )
+
     def select(self, keep: BoolArray | IntArray) -> DetectionTable:
         """The rows `keep` (a mask [D] or indices) of the same images and classes."""
         return DetectionTable(

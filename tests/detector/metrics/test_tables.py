@@ -117,3 +117,14 @@ def test_aligned_goes_by_name() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             DetectionTable(**GOOD).aligned(dataclasses.replace(truths, **change))
+
+
+def test_join_takes_every_image_once_and_the_same_classes() -> None:
+    table = DetectionTable(**GOOD)
+    other = dataclasses.replace(table, image_ids=("3", "4"))
+    joined = DetectionTable.join([table, other])
+    assert (joined.image_ids, joined.image_index.tolist()) == (("1", "2", "3", "4"), [0, 1, 2, 3])
+    with pytest.raises(ValueError, match="expected every image once, got 1 2 times"):
+        DetectionTable.join([table, table])
+    with pytest.raises(ValueError, match="expected tables of the same classes"):
+        DetectionTable.join([table, dataclasses.replace(other, classes=("b", "a"))])
