@@ -1,7 +1,8 @@
 """Every setting, its type and its default, as dataclasses; the YAML groups beside this file hold only values.
 
-Defaults are the published ones (Fast R-CNN on VOC), cited where a number is not self-evident. `__post_init__` refuses
-a value that cannot work, with a message that starts with the key inside its group. Only `*/build.py` and
+Defaults are the published ones (Fast R-CNN on VOC), cited where a number is not self-evident. `kind` says
+which class a group's values belong to, so that a saved config reads back. `__post_init__` refuses a value that cannot
+work, with a message that starts with the key. Only `*/build.py` and
 `detector.tools` read these classes; modules take plain arguments.
 """
 
@@ -9,8 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
-
 from omegaconf import MISSING
 
 from detector.configs.errors import ConfigError
@@ -34,6 +33,7 @@ class BoxBase(Enum):
 
 @dataclass
 class DatasetConfig:
+    kind: str = MISSING
     train: str = MISSING  # split to train on
     test: str = MISSING  # split to evaluate on
 
@@ -42,6 +42,7 @@ class DatasetConfig:
 class VOCDatasetConfig(DatasetConfig):
     """Pascal VOC, or any folder laid out like it."""
 
+    kind: str = "voc"
     root: str = "VOCdevkit"  # holds VOC2007/, VOC2012/; or, for splits without a year, Annotations/ and its siblings
     train: str = "2007_trainval"  # year_split, several joined by +; or just a split
     test: str = "2007_test"
@@ -53,6 +54,7 @@ class VOCDatasetConfig(DatasetConfig):
 class COCODatasetConfig(DatasetConfig):
     """COCO-format JSON annotations."""
 
+    kind: str = "coco"
     train: str = MISSING  # path of the annotation file
     test: str = MISSING
     train_images: str = MISSING  # folder
@@ -63,6 +65,7 @@ class COCODatasetConfig(DatasetConfig):
 class SyntheticDatasetConfig(DatasetConfig):
     """Seeded shapes on texture; needs no files. A split is a number of images: the two never share one."""
 
+    kind: str = "synthetic"
     train: str = "200"
     test: str = "100"
     height: int = 96
@@ -88,6 +91,7 @@ class Tail(Enum):
 
 @dataclass
 class BackboneConfig:
+    kind: str = MISSING
     weights: str | None = None  # None: random; "imagenet": torchvision's registry; or a path, URL or name
     weights_sha256: str | None = None  # checked when given
     tail: Tail = Tail.native
@@ -97,6 +101,7 @@ class BackboneConfig:
 
 @dataclass
 class VGGConfig(BackboneConfig):
+    kind: str = "vgg"
     batch_norm: bool = False  # vgg16_bn
     norm: Norm = Norm.frozen_bn  # of vgg16_bn
     width: float = 1.0  # multiplies every channel count; narrow networks are for tests and demonstrations
@@ -105,20 +110,22 @@ class VGGConfig(BackboneConfig):
 
 @dataclass
 class ResNetConfig(BackboneConfig):
+    kind: str = "resnet"
     depth: int = 50
     norm: Norm = Norm.frozen_bn
-    dilated_c5: bool = False  # res5 at stride 16 as the head's feature map, instead of res4
+    dilated_c5: bool | None = None  # res5 at stride 16 as the head's map, not res4; None: as the head asks (R-FCN: yes)
     stride_in_1x1: bool = False  # MSRA's Caffe ResNets stride in a block's first 1x1 convolution
     width: float = 1.0
 
     def __post_init__(self) -> None:
-        _require(self.depth in (18, 34, 50, 101, 152), f"depth is {self.depth}; expected 18, 34, 50, 101 or 152")
+        _require(self.depth in (18, 34, 50, 101, 152), f"backbone.depth is {self.depth}; expected 18, 34, 50, 101 or 152")
 
 
 @dataclass
 class TorchvisionConfig(BackboneConfig):
     """Any torchvision classifier, cut at a node of its graph."""
 
+    kind: str = "torchvision"
     name: str = "mobilenet_v2"
     node: str = "features.13"  # output read by the head; list them with `detector info backbone=NAME`
     proposals_node: str | None = None  # output read by a proposal network; None: the same
@@ -144,24 +151,27 @@ class PSPooling(Enum):
 
 @dataclass
 class HeadConfig:
+    kind: str = MISSING
     class_agnostic: bool = False  # one box regressor for all classes
 
 
 @dataclass
 class FastRCNNConfig(HeadConfig):
+    kind: str = "fast_rcnn"
     pooling: Pooling = Pooling.roi_pool
     output_size: int = 7
 
 
 @dataclass
 class RFCNConfig(HeadConfig):
+    kind: str = "rfcn"
     k: int = 7
     channels: int = 1024  # of the 1x1 reduction
     pooling: PSPooling = PSPooling.mean
     class_agnostic: bool = True
 
     def __post_init__(self) -> None:
-        _require(self.k >= 1, f"k is {self.k}; expected at least 1")
+        _require(self.k >= 1, f"head.k is {self.k}; expected at least 1")
 
 
 # --- proposals --------------------------------------------------------------------------------------------------------
@@ -169,6 +179,7 @@ class RFCNConfig(HeadConfig):
 
 @dataclass
 class ProposalConfig:
+    kind: str = MISSING
     top_k_train: int = 2000
     top_k_test: int = 2000
     min_size: float = 2.0  # drop proposals with a side under this many pixels of the original image
@@ -178,6 +189,7 @@ class ProposalConfig:
 class GridProposalsConfig(ProposalConfig):
     """A dense grid of boxes: needs no file and sees no ground truth."""
 
+    kind: str = "grid"
     scales: list[float] = field(default_factory=lambda: [0.1, 0.15, 0.25, 0.4, 0.6, 0.9])  # of sqrt(width x height)
     aspects: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])  # height / width
     overlap: float = 0.75  # of neighbours along an axis: step = (1 - overlap) x side
@@ -189,6 +201,7 @@ class GridProposalsConfig(ProposalConfig):
 class FileProposalsConfig(ProposalConfig):
     """Boxes kept in files: this project's .npz, or the original .mat in image-list order."""
 
+    kind: str = "file"
     train: str = MISSING
     test: str = MISSING
 
@@ -197,19 +210,21 @@ class FileProposalsConfig(ProposalConfig):
 class SelectiveSearchConfig(ProposalConfig):
     """Selective Search by OpenCV, computed once and kept beside the dataset."""
 
+    kind: str = "selective_search"
     mode: str = "fast"  # fast | quality
     cache: str = "data/proposals"
     resize_height: int | None = None  # compute on images of this height; None: as they are
     workers: int | None = None  # None: one per core
 
     def __post_init__(self) -> None:
-        _require(self.mode in ("fast", "quality"), f"mode is {self.mode!r}; expected fast or quality")
+        _require(self.mode in ("fast", "quality"), f"proposals.mode is {self.mode!r}; expected fast or quality")
 
 
 @dataclass
 class RPNConfig(ProposalConfig):
     """Learned proposals (Faster R-CNN, section 3)."""
 
+    kind: str = "rpn"
     channels: int = 512
     scales: list[float] = field(default_factory=lambda: [8.0, 16.0, 32.0])
     aspects: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
@@ -233,6 +248,7 @@ class RPNConfig(ProposalConfig):
 class SamplingConfig:
     """Which RoIs a training step learns from (Fast R-CNN 2.3)."""
 
+    kind: str = MISSING
     rois_per_image: int = 64
     foreground_iou: float = 0.5
     background_iou_low: float = 0.1
@@ -243,6 +259,7 @@ class SamplingConfig:
 
 @dataclass
 class RandomSamplingConfig(SamplingConfig):
+    kind: str = "random"
     foreground_fraction: float = 0.25
 
 
@@ -250,6 +267,7 @@ class RandomSamplingConfig(SamplingConfig):
 class OHEMConfig(SamplingConfig):
     """Online hard example mining: the loss on the hardest `rois_per_image` of all RoIs (R-FCN, section 3)."""
 
+    kind: str = "ohem"
     rois_per_image: int = 128
     background_iou_low: float = 0.0
 
@@ -293,6 +311,7 @@ class PostprocessConfig:
 
 @dataclass
 class OptimizerConfig:
+    kind: str = MISSING
     lr: float = 1e-3
     weight_decay: float = 5e-4
     bias_lr_factor: float = 2.0
@@ -302,11 +321,13 @@ class OptimizerConfig:
 
 @dataclass
 class SGDConfig(OptimizerConfig):
+    kind: str = "sgd"
     momentum: float = 0.9
 
 
 @dataclass
 class AdamWConfig(OptimizerConfig):
+    kind: str = "adamw"
     lr: float = 1e-4
     weight_decay: float = 0.05
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
@@ -339,22 +360,21 @@ class TrainerConfig:
     deterministic: bool = False
     precision: str = "fp32"  # fp32 | bf16 | fp16
     log_every: int = 20
-    image_every: int = 500  # steps between pictures in TensorBoard; 0: none
     eval_every: int = 5000  # 0: only at the end
+    eval_images: int = 4  # test images drawn in TensorBoard at each evaluation
     checkpoint_every: int = 1000  # `last`; every `keep_every` steps one is kept
     keep_every: int = 0  # 0: none besides last and best
 
     def __post_init__(self) -> None:
-        _require(self.images_per_step >= 1, f"images_per_step is {self.images_per_step}; expected at least 1")
-        _require(self.max_steps >= 1, f"max_steps is {self.max_steps}; expected at least 1")
-        _require(self.precision in ("fp32", "bf16", "fp16"), f"precision is {self.precision!r}; use fp32, bf16 or fp16")
+        _require(self.images_per_step >= 1, f"trainer.images_per_step is {self.images_per_step}; expected at least 1")
+        _require(self.max_steps >= 1, f"trainer.max_steps is {self.max_steps}; expected at least 1")
+        _require(self.precision in ("fp32", "bf16", "fp16"), f"trainer.precision is {self.precision!r}; use fp32, bf16 or fp16")
 
 
 @dataclass
 class Config:
     """The whole of a run. `config.yaml` in a run's folder is this, resolved."""
 
-    defaults: list[Any] = field(default_factory=list)
     dataset: DatasetConfig = MISSING
     backbone: BackboneConfig = MISSING
     head: HeadConfig = MISSING

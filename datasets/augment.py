@@ -1,0 +1,97 @@
+"""The views of a dataset that training and evaluation see.
+
+A training sample is a function of (seed, epoch, index): flip, scale and the sampler's seed are drawn from a generator
+of its own, so neither the number of loader workers nor an interruption changes what is seen.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detector.datasets.sample import Annotation, Dataset, Sample
+from detector.ops import boxes as box_ops
+
+
+class ProposalSource(Protocol):
+    """Candidate boxes of each image of a dataset, in the pixels of the original image."""
+
+    def boxes(self, index: int) -> Tensor:
+        """[P, 4] float32 xyxy."""
+        ...
+
+
+class TrainingView:
+    def __init__(
+        self,
+        dataset: Dataset,
+        proposals: ProposalSource | None,
+        *,
+        flip: bool,
+        short_sides: tuple[int, ...],
+        seed: int,
+    ) -> None:
+        """`flip` mirrors half of the samples; `short_sides` are the training scales, one drawn per sample."""
+        self.dataset = dataset
+        self.proposals = proposals
+        self.flip = flip
+        self.short_sides = short_sides
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset.annotations)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        """The sample of (epoch, index)."""
+        epoch, index = key
+        rng = np.random.default_rng([self.seed, epoch, index])
+        mirrored = self.flip and rng.random() < 0.5
+        short_side = self.short_sides[int(rng.integers(len(self.short_sides)))]
+        sample = Sample(
+            image=self.dataset.image(index),
+            annotation=self.dataset.annotations[index],
+            proposals=None if self.proposals is None else self.proposals.boxes(index),
+            seed=int(rng.integers(2**62)),
+            short_side=short_side,
+        )
+        return flipped(sample) if mirrored else sample
+
+
+class EvaluationView:
+    def __init__(self, dataset: Dataset, proposals: ProposalSource | None, *, short_side: int) -> None:
+        self.dataset = dataset
+        self.proposals = proposals
+        self.short_side = short_side
+
+    def __len__(self) -> int:
+        return len(self.dataset.annotations)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The image as it is."""
+        return Sample(
+            image=self.dataset.image(index),
+            annotation=self.dataset.annotations[index],
+            proposals=None if self.proposals is None else self.proposals.boxes(index),
+            seed=index,
+            short_side=self.short_side,
+        )
+
+
+def flipped(sample: Sample) -> Sample:
+    """The sample mirrored left to right, boxes and proposals with it."""
+    was = sample.annotation
+    annotation = Annotation(
+        was.image_id,
+        was.width,
+        was.height,
+        box_ops.flip(was.boxes, was.width),
+        was.labels,
+        was.difficult,
+        was.truncated,
+        was.occluded,
+    )
+    proposals = None if sample.proposals is None else box_ops.flip(sample.proposals, was.width)
+    return Sample(torch.flip(sample.image, (2,)), annotation, proposals, sample.seed, sample.short_side)

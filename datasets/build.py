@@ -1,0 +1,76 @@
+"""From a config to a dataset and its proposals: with `detector/build.py` the only readers of config classes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from torch import Tensor
+
+from detector.configs import schema
+from detector.configs.errors import ConfigError
+from detector.datasets.augment import ProposalSource
+from detector.datasets.proposal_files import load_proposals, prepare_all, prepared
+from detector.datasets.proposal_grid import GridProposals, grid_boxes
+from detector.datasets.sample import Dataset
+from detector.datasets.selective_search import Search, cached_search, selective_search
+from detector.datasets.synthetic import SyntheticDataset
+from detector.datasets.voc import VOCDataset
+
+
+def build_dataset(config: schema.DatasetConfig, role: str) -> Dataset:
+    """The dataset of a role, train or test. Raises ValueError for data that is missing or faulty."""
+    split = config.train if role == "train" else config.test
+    match config:
+        case schema.VOCDatasetConfig():
+            return VOCDataset(Path(config.root), split, classes=config.classes, box_base=config.box_base.value)
+        case schema.SyntheticDatasetConfig():
+            if not split.isdigit() or int(split) == 0:
+                raise ConfigError(f"dataset.{role} is {split!r}; a split of the synthetic dataset is a number of images")
+            return SyntheticDataset(
+                role, num_images=int(split), height=config.height, width=config.width, seed=config.seed
+            )
+    raise ConfigError(f"dataset.kind {config.kind!r} has no builder")
+
+
+def build_proposals(config: schema.ProposalConfig, dataset: Dataset, role: str) -> ProposalSource | None:
+    """The boxes that come with each image; None where a network proposes."""
+    top_k = config.top_k_train if role == "train" else config.top_k_test
+    match config:
+        case schema.GridProposalsConfig():
+            return GridProposals(dataset, tuple(config.scales), tuple(config.aspects), config.overlap)
+        case schema.FileProposalsConfig():
+            path = Path(config.train if role == "train" else config.test)
+            return prepare_all(load_proposals(path, dataset), top_k=top_k, min_size=config.min_size)
+        case schema.SelectiveSearchConfig():
+            found = cached_search(dataset, cache_path(config, dataset, role), _search(config), config.workers)
+            return prepare_all(found, top_k=top_k, min_size=config.min_size)
+        case schema.RPNConfig():
+            return None
+    raise ConfigError(f"proposals.kind {config.kind!r} has no builder")
+
+
+def propose(config: schema.ProposalConfig, image: Tensor) -> Tensor | None:
+    """Boxes for a picture [3, H, W] of no dataset; None where a network proposes."""
+    match config:
+        case schema.GridProposalsConfig():
+            return grid_boxes(
+                image.shape[1], image.shape[2], tuple(config.scales), tuple(config.aspects), config.overlap
+            )
+        case schema.SelectiveSearchConfig():
+            return prepared(
+                selective_search(image, _search(config)), top_k=config.top_k_test, min_size=config.min_size
+            )
+        case schema.RPNConfig():
+            return None
+    raise ConfigError("proposals=file has no boxes for these pictures; choose proposals=selective_search or proposals=grid")
+
+
+def cache_path(config: schema.SelectiveSearchConfig, dataset: Dataset, role: str) -> Path:
+    """Where the boxes of a split are kept: named after its first image and length, checked by its key."""
+    first = re.sub(r"[^A-Za-z0-9_-]", "_", dataset.annotations[0].image_id) if dataset.annotations else "empty"
+    return Path(config.cache) / f"selective_search_{config.mode}_{first}_{len(dataset.annotations)}.npz"
+
+
+def _search(config: schema.SelectiveSearchConfig) -> Search:
+    return Search(config.mode, config.resize_height)

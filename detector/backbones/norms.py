@@ -1,0 +1,67 @@
+"""Normalisation layers by name, and batch norm that never moves."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+KINDS = ("frozen_bn", "bn", "gn")
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch norm with fixed statistics and a fixed affine map: a scale and a shift per channel.
+
+    Detectors train on so few images at a time that the statistics of ImageNet serve better. The state dict has a batch
+    norm's keys. Source: R-FCN and py-faster-rcnn ResNets (`use_global_stats`, lr_mult 0).
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.register_load_state_dict_pre_hook(_drop_counter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return torch.addcmul(shift.to(x.dtype)[:, None, None], x, scale.to(x.dtype)[:, None, None])
+
+
+def _drop_counter(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *rest: object) -> None:
+    """A batch norm's state dict counts batches; a frozen one has nothing to count."""
+    state_dict.pop(f"{prefix}num_batches_tracked", None)
+
+
+def make_norm(kind: str, channels: int) -> nn.Module:
+    """A normalisation layer for `channels`. Group norm has 32 groups, or as many as divide a narrower layer."""
+    if kind == "frozen_bn":
+        return FrozenBatchNorm2d(channels)
+    if kind == "bn":
+        return nn.BatchNorm2d(channels)
+    if kind == "gn":
+        return nn.GroupNorm(next(groups for groups in (32, 16, 8, 4, 2, 1) if channels % groups == 0), channels)
+    raise ValueError(f"expected a norm among {', '.join(KINDS)}, got {kind!r}")
+
+
+def with_frozen_norms(module: nn.Module) -> nn.Module:
+    """The module with every batch norm in it (or it itself) replaced by a frozen one of the same statistics."""
+    if isinstance(module, nn.BatchNorm2d):
+        frozen = FrozenBatchNorm2d(module.num_features, module.eps)
+        frozen.load_state_dict(module.state_dict())
+        return frozen
+    for name, child in module.named_children():
+        setattr(module, name, with_frozen_norms(child))
+    return module
+
+
+def without_training(module: nn.Module) -> nn.Module:
+    """The module taken out of training: no gradients, and batch norms as in evaluation whatever the mode."""
+    return with_frozen_norms(module.requires_grad_(False))

@@ -1,0 +1,21 @@
+"""Two fully connected layers on each pooled RoI: the tail that any backbone may choose."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def fc_tail(in_channels: int, pooled_size: int, channels: int) -> nn.Sequential:
+    """[R, in_channels, S, S] -> [R, channels], S = pooled_size; features flattened in C, H, W order."""
+    tail = nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(in_channels * pooled_size**2, channels),
+        nn.ReLU(inplace=True),
+        nn.Linear(channels, channels),
+        nn.ReLU(inplace=True),
+    )
+    for layer in tail:
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+    return tail

@@ -1,0 +1,87 @@
+"""VGG16 as Fast R-CNN uses it: conv1_1 to conv5_3 without the last pooling, fc6 and fc7 as the tail.
+
+Module names are torchvision's, so that its state dicts load as they are.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from detector.backbones.norms import make_norm, without_training
+from detector.backbones.tail import fc_tail
+from detector.structures import FeatureMaps
+
+STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+
+class VGG16(nn.Module):
+    stride = 16
+
+    def __init__(
+        self,
+        *,
+        norm: str | None,
+        width: float,
+        frozen_stages: int,
+        tail: str | None,
+        tail_channels: int,
+        dropout: float,
+        pooled_size: int,
+    ) -> None:
+        """`norm` None is the plain network, otherwise vgg16_bn with that norm. `tail`: native, fc or None.
+
+        The first `frozen_stages` of the five groups of convolutions are not trained (2 in the paper: conv1, conv2).
+        """
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels, last_frozen = 3, 0
+        for index, stage in enumerate(STAGES):
+            if index:
+                layers.append(nn.MaxPool2d(2))
+            for wide in stage:
+                narrow = max(8, round(wide * width))
+                layers.append(nn.Conv2d(channels, narrow, 3, padding=1))
+                if norm is not None:
+                    layers.append(make_norm(norm, narrow))
+                layers.append(nn.ReLU(inplace=True))
+                channels = narrow
+            if index < frozen_stages:
+                last_frozen = len(layers)
+        self.features = nn.Sequential(*layers)
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        for index in range(last_frozen):
+            self.features[index] = without_training(self.features[index])
+        self.proposal_channels = self.head_channels = channels
+        self.native_tail = tail == "native"
+        self.tail: nn.Module | None = None
+        self.tail_channels = 0
+        if tail == "native":
+            self.tail_channels = max(8, round(4096 * width))
+            self.tail = nn.Sequential(
+                nn.Flatten(),
+                nn.Linear(channels * pooled_size**2, self.tail_channels),
+                nn.ReLU(inplace=True),
+                nn.Dropout(dropout),
+                nn.Linear(self.tail_channels, self.tail_channels),
+                nn.ReLU(inplace=True),
+                nn.Dropout(dropout),
+            )
+        elif tail == "fc":
+            self.tail_channels = tail_channels
+            self.tail = fc_tail(channels, pooled_size, tail_channels)
+
+    def forward(self, images: Tensor) -> FeatureMaps:
+        """conv5_3 [N, 512, H/16, W/16] for both the proposals and the head."""
+        features = self.features(images)
+        return FeatureMaps(features, features)
+
+    def rename(self, key: str) -> str | None:
+        """Where a key of torchvision's state dict goes; None for what this network has no place for."""
+        if key.startswith("features."):
+            return key
+        layer, _, kind = key.rpartition(".")
+        place = {"classifier.0": "tail.1", "classifier.3": "tail.4"}.get(layer)
+        return f"{place}.{kind}" if place and self.native_tail else None

@@ -1,0 +1,214 @@
+"""From a config to a detector and its optimizer: one `match` per group, and nothing else reads config classes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from detector.backbones import Backbone
+from detector.backbones.resnet import ResNet
+from detector.backbones.torchvision import TorchvisionBackbone
+from detector.backbones.vgg import VGG16
+from detector.backbones.weights import load_classifier_weights
+from detector.configs import schema
+from detector.configs.errors import ConfigError
+from detector.engine.optimizer import cosine_factor, parameter_groups, step_factor
+from detector.heads import Head
+from detector.heads.fast_rcnn import FastRCNNHead
+from detector.model import Detector
+from detector.ops import roi_align, roi_pool
+from detector.postprocess import Postprocess
+from detector.preprocess import Preprocess
+from detector.proposals.given import GivenProposals, ProposalModule
+from detector.sampling import HardExampleMining, RandomSampling, Sampler
+from detector.targets import BoxCoder, Matcher
+
+
+def build_detector(config: schema.Config, num_classes: int) -> Detector:
+    """A detector with new weights for `num_classes` foreground classes; `load_backbone_weights` is a step of its own.
+
+    Raises ConfigError for combinations that cannot work.
+    """
+    backbone = build_backbone(config)
+    rows = 1 if config.head.class_agnostic else num_classes
+    return Detector(
+        preprocess=build_preprocess(config.input, backbone.stride),
+        backbone=backbone,
+        proposals=build_proposals(config.proposals, backbone),
+        head=build_head(config.head, backbone, num_classes),
+        matcher=build_matcher(config.sampling),
+        sampler=build_sampler(config.sampling),
+        coder=BoxCoder(rows=rows, mean=tuple(config.loss.deltas_mean), std=tuple(config.loss.deltas_std)),
+        postprocess=Postprocess(
+            score_threshold=config.postprocess.score_threshold,
+            nms_iou=config.postprocess.nms_iou,
+            max_per_image=config.postprocess.max_per_image,
+        ),
+        box_weight=config.loss.box_weight,
+        sigma=config.loss.sigma,
+    )
+
+
+def build_preprocess(config: schema.InputConfig, stride: int) -> Preprocess:
+    return Preprocess(
+        max_side=config.max_side,
+        mean=tuple(config.mean),
+        std=tuple(config.std),
+        bgr_255=config.bgr_255,
+        stride=stride,
+    )
+
+
+def build_matcher(config: schema.SamplingConfig) -> Matcher:
+    return Matcher(
+        foreground_iou=config.foreground_iou,
+        background_iou_low=config.background_iou_low,
+        background_iou_high=config.background_iou_high,
+        append_truths=config.append_truths,
+        use_difficult=config.use_difficult,
+    )
+
+
+def build_sampler(config: schema.SamplingConfig) -> Sampler:
+    match config:
+        case schema.RandomSamplingConfig():
+            return RandomSampling(
+                rois_per_image=config.rois_per_image, foreground_fraction=config.foreground_fraction
+            )
+        case schema.OHEMConfig():
+            return HardExampleMining(rois_per_image=config.rois_per_image)
+    raise ConfigError(f"sampling.kind {config.kind!r} has no builder")
+
+
+def build_proposals(config: schema.ProposalConfig, backbone: Backbone) -> ProposalModule:
+    match config:
+        case schema.GridProposalsConfig() | schema.FileProposalsConfig() | schema.SelectiveSearchConfig():
+            return GivenProposals()
+    raise ConfigError(f"proposals.kind {config.kind!r} has no builder")
+
+
+def build_head(config: schema.HeadConfig, backbone: Backbone, num_classes: int) -> Head:
+    match config:
+        case schema.FastRCNNConfig():
+            assert backbone.tail is not None
+            pooled = config.pooling is schema.Pooling.roi_pool
+            return FastRCNNHead(
+                num_classes=num_classes,
+                tail=backbone.tail,
+                tail_channels=backbone.tail_channels,
+                stride=backbone.stride,
+                pooling=roi_pool if pooled else partial(roi_align, sampling_ratio=2),
+                output_size=config.output_size,
+                inclusive=pooled,
+                class_agnostic=config.class_agnostic,
+            )
+    raise ConfigError(f"head.kind {config.kind!r} has no builder")
+
+
+def build_backbone(config: schema.Config) -> Backbone:
+    """The backbone with random weights, with the tail that the head needs and nothing that it does not."""
+    backbone, head = config.backbone, config.head
+    needs_tail = isinstance(head, schema.FastRCNNConfig)
+    tail = backbone.tail.value if needs_tail else None
+    pooled_size = head.output_size if isinstance(head, schema.FastRCNNConfig) else 0
+    match backbone:
+        case schema.VGGConfig():
+            return VGG16(
+                norm=backbone.norm.value if backbone.batch_norm else None,
+                width=backbone.width,
+                frozen_stages=backbone.frozen_stages,
+                tail=tail,
+                tail_channels=backbone.tail_channels,
+                dropout=backbone.dropout,
+                pooled_size=pooled_size,
+            )
+        case schema.ResNetConfig():
+            dilated = not needs_tail if backbone.dilated_c5 is None else backbone.dilated_c5
+            if dilated and tail == "native":
+                raise ConfigError("backbone.dilated_c5=true leaves no res5 for the tail; set backbone.tail=fc")
+            return ResNet(
+                depth=backbone.depth,
+                norm=backbone.norm.value,
+                width=backbone.width,
+                frozen_stages=backbone.frozen_stages,
+                dilated_c5=dilated,
+                stride_in_1x1=backbone.stride_in_1x1,
+                tail=tail,
+                tail_channels=backbone.tail_channels,
+                pooled_size=pooled_size,
+            )
+        case schema.TorchvisionConfig():
+            if tail == "native":
+                raise ConfigError("backbone.tail=native: a torchvision classifier has none for RoIs; set backbone.tail=fc")
+            return TorchvisionBackbone(
+                name=backbone.name,
+                node=backbone.node,
+                proposals_node=backbone.proposals_node,
+                norm=backbone.norm.value,
+                frozen_nodes=backbone.frozen_nodes,
+                tail=tail,
+                tail_channels=backbone.tail_channels,
+                pooled_size=pooled_size,
+            )
+    raise ConfigError(f"backbone.kind {backbone.kind!r} has no builder")
+
+
+def load_backbone_weights(config: schema.BackboneConfig, backbone: Backbone) -> None:
+    """A classifier's weights, as `backbone.weights` says; with none, frozen layers would stay random: ConfigError."""
+    if config.weights is None:
+        frozen = getattr(config, "frozen_nodes", None) is not None or config.frozen_stages > 0
+        if frozen or getattr(config, "norm", None) is schema.Norm.frozen_bn and not isinstance(config, schema.VGGConfig):
+            raise ConfigError(
+                "backbone.weights is null, but parts of the backbone are frozen and would stay random: set "
+                "backbone.weights (imagenet, a path or a URL), or backbone.frozen_stages=0 backbone.norm=gn"
+            )
+        return
+    assert isinstance(backbone, nn.Module)
+    load_classifier_weights(
+        backbone, config.weights, architecture=architecture(config), sha256=config.weights_sha256
+    )
+
+
+def architecture(config: schema.BackboneConfig) -> str:
+    """torchvision's name of the classifier that a backbone is cut from."""
+    match config:
+        case schema.VGGConfig():
+            return "vgg16_bn" if config.batch_norm else "vgg16"
+        case schema.ResNetConfig():
+            return f"resnet{config.depth}"
+        case schema.TorchvisionConfig():
+            return config.name
+    raise ConfigError(f"backbone.kind {config.kind!r} has no builder")
+
+
+def build_optimizer(config: schema.OptimizerConfig, detector: nn.Module) -> torch.optim.Optimizer:
+    groups = parameter_groups(
+        detector,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        bias_lr_factor=config.bias_lr_factor,
+        bias_decay=config.bias_decay,
+    )
+    match config:
+        case schema.SGDConfig():
+            return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+        case schema.AdamWConfig():
+            return torch.optim.AdamW(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]))
+    raise ConfigError(f"optimizer.kind {config.kind!r} has no builder")
+
+
+def build_schedule(config: schema.Config, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
+    schedule, max_steps = config.schedule, config.trainer.max_steps
+    common: dict[str, Any] = {
+        "max_steps": max_steps,
+        "warmup_steps": schedule.warmup_steps,
+        "warmup_factor": schedule.warmup_factor,
+    }
+    if schedule.decay is schema.Decay.cosine:
+        factor = partial(cosine_factor, **common)
+    else:
+        factor = partial(step_factor, milestones=tuple(schedule.milestones), gamma=schedule.gamma, **common)
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -1,0 +1,25 @@
+"""A detector over a whole dataset: its detections, in the order of the images."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+
+import torch
+from tqdm import tqdm
+
+from detector.model import Detector
+from detector.structures import Batch, Detections
+
+
+def detect_all(detector: Detector, batches: Iterable[Batch], *, num_images: int, device: torch.device) -> list[Detections]:
+    """Detections of every image on the CPU; the detector is left in the mode that it was in."""
+    training = detector.training
+    detector.eval()
+    found: list[Detections] = []
+    with tqdm(total=num_images, unit="image", desc="detecting", leave=False, dynamic_ncols=True, file=sys.stderr) as bar:
+        for batch in batches:
+            found += [item.to("cpu") for item in detector.detect(batch.to(device, non_blocking=True))]
+            bar.update(len(batch))
+    detector.train(training)
+    return found

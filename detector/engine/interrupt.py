@@ -1,0 +1,30 @@
+"""Signals as a wish to stop: the loop saves at the next step boundary; a second Ctrl-C stops at once."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+
+class Interrupt:
+    """Context in which SIGINT, SIGTERM and SIGUSR1 set `requested` instead of ending the process."""
+
+    def __init__(self) -> None:
+        self.requested: str | None = None  # name of the signal
+
+    def __enter__(self) -> Interrupt:
+        self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = signal.Signals(number).name

@@ -1,0 +1,91 @@
+"""What a person sees of a run: the progress line, the log, and TensorBoard's pages.
+
+Tensors are read only on logging steps; between them the losses are summed on the device.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from detector.structures import Losses
+
+log = logging.getLogger("detector")
+T = TypeVar("T")
+
+
+class Monitor:
+    def __init__(self, folder: Path, *, first_step: int, max_steps: int, log_every: int) -> None:
+        """`folder` receives TensorBoard's files; what an earlier run wrote beyond `first_step` is hidden."""
+        self.writer = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
+        self.bar = tqdm(
+            total=max_steps, initial=first_step, unit="step", dynamic_ncols=True, file=sys.stderr, mininterval=0.5
+        )
+        self.log_every = log_every
+        self._sums: dict[str, Tensor] = {}
+        self._steps = self._images = 0
+        self._waited = 0.0
+        self._since = time.perf_counter()
+
+    def waiting(self, batches: Iterable[T]) -> Iterator[T]:
+        """The batches, with the time spent waiting for each added up."""
+        iterator = iter(batches)
+        while True:
+            start = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self._waited += time.perf_counter() - start
+            yield batch
+
+    def step(self, step: int, losses: Losses, lr: float, num_images: int) -> None:
+        """Counts one finished step; on logging steps writes the means since the last one."""
+        self._steps += 1
+        self._images += num_images
+        for name, value in {**losses.parts, **losses.counts}.items():
+            value = value.detach()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+        self.bar.update(1)
+        if step % self.log_every == 0:
+            self._write(step, lr, list(losses.parts))
+
+    def _write(self, step: int, lr: float, loss_names: list[str]) -> None:
+        names = list(self._sums)
+        # The one place where the host waits for the device.
+        values = torch.stack([self._sums[name].float() for name in names]).div(self._steps).tolist()
+        means = dict(zip(names, values, strict=True))
+        seconds = time.perf_counter() - self._since
+        total = sum(means[name] for name in loss_names)
+        wait_share = self._waited / seconds
+        scalars = {
+            "train/loss": total,
+            **{f"train/{name}": value for name, value in means.items()},
+            "train/lr": lr,
+            "speed/images_per_s": self._images / seconds,
+            "speed/data_wait_share": wait_share,
+        }
+        for name, value in scalars.items():
+            self.writer.add_scalar(name, value, step)
+        told = f"loss {total:.3f} | {self._images / seconds:.1f} images/s | data wait {wait_share:.0%}"
+        self.bar.set_postfix_str(told)
+        log.debug("step %d: %s | %s | lr %.3g", step, told, " ".join(f"{k} {v:.4g}" for k, v in means.items()), lr)
+        self.resume_clock()
+
+    def resume_clock(self) -> None:
+        """Starts a new measuring interval, for example after an evaluation."""
+        self._sums, self._steps, self._images, self._waited = {}, 0, 0, 0.0
+        self._since = time.perf_counter()
+
+    def close(self) -> None:
+        self.bar.close()
+        self.writer.close()

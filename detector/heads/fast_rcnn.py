@@ -1,0 +1,66 @@
+"""The Fast R-CNN head (Fast R-CNN, figure 1): RoI pooling, the backbone's tail, two sibling layers.
+
+    feature map --RoI pool 7x7--> tail (fc6, fc7 | res5 | two fc) --+--> class scores   [R, K + 1]
+                                                                    +--> box deltas     [R, K, 4]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from detector.ops import boxes as box_ops
+from detector.structures import RoIPredictions
+
+# (features [N, C, H, W], rois [R, 5], output_size, spatial_scale) -> [R, C, output_size, output_size]
+Pooling = Callable[[Tensor, Tensor, int, float], Tensor]
+
+
+class FastRCNNHead(nn.Module):
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        tail: nn.Module,
+        tail_channels: int,
+        stride: int,
+        pooling: Pooling,
+        output_size: int,
+        inclusive: bool,
+        class_agnostic: bool,
+    ) -> None:
+        """`tail` maps pooled RoIs [R, C, output_size, output_size] to [R, tail_channels].
+
+        `inclusive` says that `pooling` takes the last pixel of a box rather than its end (the published RoI pooling).
+        """
+        super().__init__()
+        self.tail = tail
+        self.pooling = pooling
+        self.output_size = output_size
+        self.spatial_scale = 1.0 / stride
+        self.inclusive = inclusive
+        self.num_classes = num_classes
+        self.scores = nn.Linear(tail_channels, num_classes + 1)
+        self.deltas = nn.Linear(tail_channels, 4 * (1 if class_agnostic else num_classes))
+        # Source: fast-rcnn models/VGG16/train.prototxt.
+        nn.init.normal_(self.scores.weight, std=0.01)
+        nn.init.normal_(self.deltas.weight, std=0.001)
+        nn.init.zeros_(self.scores.bias)
+        nn.init.zeros_(self.deltas.bias)
+
+    def maps(self, features: Tensor) -> tuple[Tensor, ...]:
+        """What is computed once per image [N, C, H, W]; here the features as they are."""
+        return (features,)
+
+    def forward(self, maps: tuple[Tensor, ...], boxes: list[Tensor]) -> RoIPredictions:
+        """Predictions for N lists of boxes [R_i, 4] in the pixels of the network's input, image by image."""
+        (features,) = maps
+        rois = box_ops.to_rois(boxes, inclusive=self.inclusive)
+        pooled = self.pooling(features, rois, self.output_size, self.spatial_scale)
+        hidden = self.tail(pooled)
+        return RoIPredictions(self.scores(hidden), self.deltas(hidden).unflatten(1, (-1, 4)))
+
+    def new_layers(self) -> tuple[nn.Module, ...]:
+        """The layers that no classifier brings weights for."""
+        return self.scores, self.deltas

@@ -1,0 +1,116 @@
+"""The detector: the only file that knows the whole flow.
+
+    images -> preprocess -> backbone -> proposals -> (training) match, sample -> head -> losses
+                                                 -> (testing)                   head -> postprocess
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from detector.losses import RoILosses, roi_losses
+from detector.postprocess import Postprocess, empty_detections
+from detector.preprocess import Preprocess, to_original
+from detector.sampling import Sampler
+from detector.structures import Batch, Detections, Losses, RoIPredictions, RoITargets
+from detector.targets import BoxCoder, Candidates, Matcher
+
+if TYPE_CHECKING:
+    from detector.backbones import Backbone
+    from detector.heads import Head
+    from detector.proposals.given import ProposalModule
+
+
+class Detector(nn.Module):
+    """Backbone, proposals and head, joined; any parts that keep their protocols will do."""
+
+    def __init__(
+        self,
+        *,
+        preprocess: Preprocess,
+        backbone: Backbone,
+        proposals: ProposalModule,
+        head: Head,
+        matcher: Matcher,
+        sampler: Sampler,
+        coder: BoxCoder,
+        postprocess: Postprocess,
+        box_weight: float,
+        sigma: float,
+    ) -> None:
+        super().__init__()
+        self.preprocess = preprocess
+        self.backbone = backbone
+        self.proposals = proposals
+        self.head = head
+        self.matcher = matcher
+        self.sampler = sampler
+        self.coder = coder
+        self.postprocess = postprocess
+        self.box_weight = box_weight
+        self.sigma = sigma
+
+    def forward(self, batch: Batch) -> Losses:
+        """The losses of one training step."""
+        inputs = self.preprocess(batch)
+        features = self.backbone(inputs.images)
+        proposed = self.proposals(features.proposals, inputs)
+        maps = self.head.maps(features.head)
+
+        def score(candidates: Sequence[Candidates]) -> list[Tensor]:
+            """The present loss of every candidate of every image, for samplers that ask."""
+            with torch.no_grad():
+                boxes = [item.boxes for item in candidates]
+                targets = self._targets(boxes, [c.labels for c in candidates], [c.truths for c in candidates])
+                losses = self._roi_losses(self.head(maps, boxes), targets)
+                return list((losses.classification + losses.box).split([len(item) for item in boxes]))
+
+        with torch.no_grad():
+            candidates = [self.matcher(*pair) for pair in zip(proposed.proposals, inputs.instances, strict=True)]
+            sampled = self.sampler(candidates, inputs.seeds, score)
+            targets = self._targets(sampled.boxes, sampled.labels, sampled.truths)
+        losses = self._roi_losses(self.head(maps, sampled.boxes), targets)
+        # Both terms are means over the sampled RoIs, foreground and background alike (section 2.3).
+        num_sampled = (targets.labels >= 0).sum()
+        parts = {
+            "loss_cls": losses.classification.sum() / num_sampled.clamp(min=1),
+            "loss_box": losses.box.sum() / sampled.box_normalizer,
+            **proposed.losses,
+        }
+        num_foreground = (targets.labels > 0).sum()
+        counts = {
+            "rois_foreground": num_foreground,
+            "rois_background": num_sampled - num_foreground,
+            **sampled.losses,
+        }
+        return Losses(parts, counts)
+
+    @torch.no_grad()
+    def detect(self, batch: Batch) -> list[Detections]:
+        """Detections of each image, best first, in the pixels of the original images."""
+        inputs = self.preprocess(batch)
+        features = self.backbone(inputs.images)
+        proposed = self.proposals(features.proposals, inputs).proposals
+        boxes = [item.boxes for item in proposed]
+        counts = [len(item) for item in boxes]
+        if sum(counts) == 0:
+            return [empty_detections(inputs.images.device) for _ in boxes]
+        predictions = self.head(self.head.maps(features.head), boxes)
+        return [
+            to_original(self.postprocess(RoIPredictions(logits, deltas), rois, self.coder, frame), frame)
+            for logits, deltas, rois, frame in zip(
+                predictions.logits.split(counts), predictions.deltas.split(counts), boxes, inputs.frames, strict=True
+            )
+        ]
+
+    def _targets(self, boxes: list[Tensor], labels: list[Tensor], truths: list[Tensor]) -> RoITargets:
+        joined = torch.cat(labels)
+        return RoITargets(joined, self.coder.encode(torch.cat(boxes), torch.cat(truths), joined))
+
+    def _roi_losses(self, predictions: RoIPredictions, targets: RoITargets) -> RoILosses:
+        losses = roi_losses(predictions, targets, self.sigma)
+        return RoILosses(losses.classification, losses.box * self.box_weight)

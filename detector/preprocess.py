@@ -1,0 +1,120 @@
+"""From decoded images to the network's input, and boxes there and back.
+
+The shorter side becomes `short_side` unless that makes the longer one exceed `max_side` (Fast R-CNN, section 5;
+`lib/utils/blob.py`). Images are normalised, then zero-padded at the bottom and right to one canvas whose sides are
+multiples of the stride, so that a feature map has ceil(side / stride) cells as the original's has.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detector.structures import Batch, Detections, Instances, Proposals
+
+
+class Frame(NamedTuple):
+    """How one image lies in the network's input."""
+
+    height: int  # of the resized image, without padding
+    width: int
+    scale_y: float  # resized / original; the two differ by the rounding of sides to whole pixels
+    scale_x: float
+
+    def scale(self) -> float:
+        return (self.scale_x * self.scale_y) ** 0.5
+
+
+class Inputs(NamedTuple):
+    """A batch in the pixels of the network's input."""
+
+    images: Tensor  # [N, 3, H, W] normalised
+    frames: list[Frame]
+    instances: list[Instances]
+    proposals: list[Proposals] | None
+    seeds: list[int]
+
+
+def resized_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
+    """(height, width) after bringing the shorter side to `short_side`, the longer to at most `max_side`."""
+    scale = short_side / min(height, width)
+    if round(scale * max(height, width)) > max_side:
+        scale = max_side / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+class Preprocess(nn.Module):
+    """Resize, normalise and pad; holds the channel statistics as buffers so that they travel with the model."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, *, max_side: int, mean: tuple[float, ...], std: tuple[float, ...], bgr_255: bool, stride: int
+    ) -> None:
+        """`mean` and `std` are RGB of [0, 1]; with `bgr_255` BGR of [0, 255], as Caffe's models want it."""
+        super().__init__()
+        self.max_side = max_side
+        self.bgr_255 = bgr_255
+        self.stride = stride
+        unit = 1.0 if bgr_255 else 255.0
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1) * unit, persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1) * unit, persistent=False)
+
+    def forward(self, batch: Batch) -> Inputs:
+        """Everything of `batch` in the pixels of one padded canvas [N, 3, H, W]."""
+        sizes = [
+            resized_size(image.shape[1], image.shape[2], side, self.max_side)
+            for image, side in zip(batch.images, batch.short_sides, strict=True)
+        ]
+        frames = [
+            Frame(height, width, height / image.shape[1], width / image.shape[2])
+            for (height, width), image in zip(sizes, batch.images, strict=True)
+        ]
+        canvas_height = _round_up(max(frame.height for frame in frames), self.stride)
+        canvas_width = _round_up(max(frame.width for frame in frames), self.stride)
+        canvas = self.mean.new_zeros(len(frames), 3, canvas_height, canvas_width)
+        for slot, image, frame in zip(canvas, batch.images, frames, strict=True):
+            slot[:, : frame.height, : frame.width] = self._normalised(image, frame)
+        return Inputs(
+            images=canvas,
+            frames=frames,
+            instances=[
+                Instances(to_input(item.boxes, frame), item.labels, item.difficult)
+                for item, frame in zip(batch.instances, frames, strict=True)
+            ],
+            proposals=None
+            if batch.proposals is None
+            else [
+                Proposals(to_input(item.boxes, frame), item.scores)
+                for item, frame in zip(batch.proposals, frames, strict=True)
+            ],
+            seeds=batch.seeds,
+        )
+
+    def _normalised(self, image: Tensor, frame: Frame) -> Tensor:
+        """One image [3, h, w]: mean subtracted first, then resized bilinearly, in the original's order."""
+        pixels = (image.flip(0) if self.bgr_255 else image).to(self.mean.dtype)
+        pixels = (pixels - self.mean) / self.std
+        if pixels.shape[1:] == (frame.height, frame.width):
+            return pixels
+        return F.interpolate(pixels[None], (frame.height, frame.width), mode="bilinear", align_corners=False)[0]
+
+
+def to_input(boxes: Tensor, frame: Frame) -> Tensor:
+    """Boxes [..., 4] of the original image in the pixels of the network's input."""
+    return boxes * boxes.new_tensor((frame.scale_x, frame.scale_y, frame.scale_x, frame.scale_y))
+
+
+def to_original(detections: Detections, frame: Frame) -> Detections:
+    """Detections of the network's input in the pixels of the original image."""
+    boxes = detections.boxes
+    scale = boxes.new_tensor((frame.scale_x, frame.scale_y, frame.scale_x, frame.scale_y))
+    return Detections(boxes / scale, detections.scores, detections.labels)
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple

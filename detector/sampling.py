@@ -1,0 +1,111 @@
+"""Which RoIs a training step learns from: a random mix of foreground and background, or the hardest ones.
+
+A sampler returns a fixed number of RoIs per image, padded with label -1, so that shapes do not depend on the data
+(for compilation, for distributed training) and nothing waits for the device. Random choices are keyed on each image's
+own seed, so that they do not depend on which images share its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from detector.targets import Candidates
+
+
+class Sampled(NamedTuple):
+    """The chosen RoIs of a batch: B per image, image by image."""
+
+    boxes: list[Tensor]  # N of [B, 4], input pixels
+    labels: list[Tensor]  # N of [B] int64, -1 for padding
+    truths: list[Tensor]  # N of [B, 4]
+    box_normalizer: Tensor  # scalar: what the summed box loss is divided by
+    losses: dict[str, Tensor]  # named scalars for the log
+
+
+# The loss of each RoI [R] float32, given candidates of every image; computed without gradient.
+ScoreRoIs = Callable[[Sequence[Candidates]], list[Tensor]]
+
+
+class Sampler(Protocol):
+    def __call__(self, candidates: Sequence[Candidates], seeds: Sequence[int], score: ScoreRoIs) -> Sampled: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RandomSampling:
+    """At most `foreground_fraction` foreground, the rest background, both without replacement (Fast R-CNN 2.3)."""
+
+    rois_per_image: int
+    foreground_fraction: float
+
+    def __call__(self, candidates: Sequence[Candidates], seeds: Sequence[int], score: ScoreRoIs) -> Sampled:
+        chosen = [self._choose(item, seed) for item, seed in zip(candidates, seeds, strict=True)]
+        count = (torch.cat([item.labels for item in chosen]) >= 0).sum()
+        return Sampled(
+            boxes=[item.boxes for item in chosen],
+            labels=[item.labels for item in chosen],
+            truths=[item.truths for item in chosen],
+            box_normalizer=count.clamp(min=1),
+            losses={},
+        )
+
+    def _choose(self, item: Candidates, seed: int) -> Candidates:
+        """Ranks candidates by a random key within foreground and background; no step depends on how many there are."""
+        generator = torch.Generator().manual_seed(seed)
+        key = torch.rand(len(item.labels), generator=generator).to(item.labels.device, non_blocking=True)
+        is_foreground, is_background = item.labels > 0, item.labels == 0
+        most = round(self.foreground_fraction * self.rois_per_image)
+        foreground = is_foreground & (_rank(key, is_foreground) < most)
+        background = is_background & (_rank(key, is_background) < self.rois_per_image - foreground.sum())
+        return take_best(item, torch.where(foreground, 2.0, torch.where(background, 1.0, 0.0)), self.rois_per_image)
+
+
+@dataclass(frozen=True, slots=True)
+class HardExampleMining:
+    """The `rois_per_image` RoIs with the largest current loss, of all of them (R-FCN, section 3: OHEM).
+
+    The box loss is divided by the constant number of kept RoIs, as `box_annotator_ohem_layer.cu` has it.
+    """
+
+    rois_per_image: int
+
+    def __call__(self, candidates: Sequence[Candidates], seeds: Sequence[int], score: ScoreRoIs) -> Sampled:
+        losses = score(candidates)
+        chosen = [
+            take_best(item, torch.where(item.labels >= 0, loss + 1e-12, 0.0), self.rois_per_image)
+            for item, loss in zip(candidates, losses, strict=True)
+        ]
+        labelled = torch.cat([item.labels for item in candidates]) >= 0
+        mean = (torch.cat(losses) * labelled).sum() / labelled.sum().clamp(min=1)
+        return Sampled(
+            boxes=[item.boxes for item in chosen],
+            labels=[item.labels for item in chosen],
+            truths=[item.truths for item in chosen],
+            box_normalizer=torch.tensor(self.rois_per_image * len(candidates), device=mean.device),
+            losses={"loss_all_rois": mean},
+        )
+
+
+def take_best(item: Candidates, priority: Tensor, count: int) -> Candidates:
+    """`count` candidates of largest priority [P]; those of priority 0, and what is missing, get label -1."""
+    missing = count - len(priority)
+    if missing > 0:
+        item = Candidates(
+            torch.cat((item.boxes, item.boxes.new_zeros(missing, 4))),
+            torch.cat((item.labels, item.labels.new_full((missing,), -1))),
+            torch.cat((item.truths, item.truths.new_zeros(missing, 4))),
+        )
+        priority = torch.cat((priority, priority.new_zeros(missing)))
+    # A stable sort, so that equal priorities are taken in order on every device.
+    order = torch.sort(priority, descending=True, stable=True).indices[:count]
+    return Candidates(item.boxes[order], torch.where(priority[order] > 0, item.labels[order], -1), item.truths[order])
+
+
+def _rank(key: Tensor, among: Tensor) -> Tensor:
+    """Position of each element of key [P] in the ascending order of those in `among` [P]; others come last."""
+    order = torch.where(among, key, 2.0).argsort(stable=True)
+    return torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))

@@ -1,0 +1,109 @@
+"""What each RoI should be told: its label by overlap, and its normalised box regression target.
+
+Label rules are Fast R-CNN's (2.3): foreground where the largest IoU with a truth reaches `foreground_iou`, background
+where it lies in [background_iou_low, background_iou_high), ignored otherwise. Targets are normalised per class and
+coordinate to zero mean and unit variance; the statistics live in the model, so a checkpoint carries them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from detector.ops import boxes as box_ops
+from detector.structures import Instances, Proposals
+
+
+class Candidates(NamedTuple):
+    """Every RoI of one image that a training step may learn from, in the input's pixels."""
+
+    boxes: Tensor  # [P, 4] proposals, then (if asked) the truths
+    labels: Tensor  # [P] int64: class, 0 background, -1 neither
+    truths: Tensor  # [P, 4] the best matching truth of each; the box itself where there is none
+
+
+@dataclass(frozen=True, slots=True)
+class Matcher:
+    """Labels RoIs by their overlap with the truths."""
+
+    foreground_iou: float
+    background_iou_low: float
+    background_iou_high: float
+    append_truths: bool
+    use_difficult: bool
+
+    def __call__(self, proposals: Proposals, instances: Instances) -> Candidates:
+        """Candidates of one image. Truths are appended so that training always meets perfect boxes of each object."""
+        if not self.use_difficult:
+            instances = instances[~instances.difficult]
+        boxes = torch.cat((proposals.boxes, instances.boxes)) if self.append_truths else proposals.boxes
+        overlaps, best = box_ops.best_match(boxes, instances.boxes)
+        if len(instances) == 0:
+            classes, truths = torch.zeros_like(best), boxes
+        else:
+            classes, truths = instances.labels[best], instances.boxes[best]
+        labels = torch.full_like(best, -1)
+        background = (overlaps >= self.background_iou_low) & (overlaps < self.background_iou_high)
+        labels = torch.where(background, 0, labels)
+        labels = torch.where(overlaps >= self.foreground_iou, classes, labels)
+        return Candidates(boxes, labels, truths)
+
+
+class BoxCoder(nn.Module):
+    """Normalised regression targets, and boxes from normalised deltas.
+
+    The statistics are per class, or one row for all classes when regression is class-agnostic.
+    Source: fast-rcnn `lib/roi_data_layer/roidb.py`.
+    """
+
+    mean: Tensor  # [K or 1, 4]
+    std: Tensor
+
+    def __init__(self, *, rows: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).repeat(rows, 1))
+        self.register_buffer("std", torch.tensor(std).repeat(rows, 1))
+
+    def encode(self, boxes: Tensor, truths: Tensor, labels: Tensor) -> Tensor:
+        """Targets [R, 4] that take boxes [R, 4] to truths [R, 4]; zeros where labels [R] are not foreground."""
+        row = self._row(labels)
+        deltas = (box_ops.encode(truths, boxes) - self.mean[row]) / self.std[row]
+        return torch.where(labels[:, None] > 0, deltas, 0.0)
+
+    def decode(self, deltas: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
+        """Boxes [R, 4] that normalised deltas [R, 4] of the classes labels [R] make of boxes [R, 4]."""
+        row = self._row(labels)
+        return box_ops.decode(deltas.float() * self.std[row] + self.mean[row], boxes)
+
+    def _row(self, labels: Tensor) -> Tensor:
+        return (labels - 1).clamp(0, self.mean.shape[0] - 1)
+
+
+def measure_statistics(
+    images: Iterable[tuple[Proposals, Instances]], matcher: Matcher, *, rows: int, flip: bool
+) -> tuple[Tensor, Tensor]:
+    """Mean and population standard deviation [rows, 4] of the regression targets of all foreground RoIs.
+
+    `images` are in the original pixels: targets do not change with the image's scale. Flipped copies are counted
+    where training flips, which only mirrors tx. A class with no or a single distinct target keeps std 1, never 0:
+    the original divides by (almost) zero there. Source: fast-rcnn `roidb.py::add_bbox_regression_targets`.
+    """
+    count = torch.zeros(rows, 1, dtype=torch.float64)
+    total, squares = torch.zeros(rows, 4, dtype=torch.float64), torch.zeros(rows, 4, dtype=torch.float64)
+    for proposals, instances in images:
+        candidates = matcher(proposals, instances)
+        foreground = candidates.labels > 0
+        deltas = box_ops.encode(candidates.truths[foreground].double(), candidates.boxes[foreground].double())
+        row = (candidates.labels[foreground] - 1).clamp(max=rows - 1)
+        for mirrored in (1.0, -1.0) if flip else (1.0,):
+            view = deltas * deltas.new_tensor((mirrored, 1.0, 1.0, 1.0))
+            count.index_add_(0, row, torch.ones(len(row), 1, dtype=torch.float64))
+            total.index_add_(0, row, view)
+            squares.index_add_(0, row, view.square())
+    mean = total / count.clamp(min=1)
+    std = (squares / count.clamp(min=1) - mean.square()).clamp(min=0).sqrt()
+    return mean.float(), torch.where(std > 1e-6, std, 1.0).float()

@@ -1,0 +1,199 @@
+"""`detector <command> key=value ...`: reads the words, answers errors in one line, and sets the exit code.
+
+Exit codes: 0 done, 1 failed while running, 2 wrong usage or settings, 3 stopped by a signal after saving,
+4 the loss is not finite.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from detector.configs.errors import ConfigError
+
+log = logging.getLogger("detector")
+
+DONE, FAILED, USAGE, INTERRUPTED, NON_FINITE = 0, 1, 2, 3, 4
+
+HELP = """\
+usage: detector COMMAND [key=value ...]
+
+commands
+  train      train a detector                     detector train experiment=demo
+  eval       score a model or result files        detector eval weights=runs/demo
+  predict    draw detections on pictures          detector predict images=photos/ weights=runs/demo
+  proposals  compute or check proposals           detector proposals dataset.root=VOCdevkit
+  download   fetch Pascal VOC                     detector download year=2007 root=VOCdevkit
+  info       versions, kernels, choices           detector info
+
+train on Pascal VOC, on your own VOC-format folder, go on with a run, sweep:
+  detector train experiment=fast_rcnn_vgg16_voc07 dataset.root=VOCdevkit
+  detector train backbone=resnet50 dataset.root=my_photos dataset.train=trainval dataset.test=test
+  detector train resume=runs/demo
+  detector train --multirun experiment=demo trainer.seed=1,2,3
+
+groups (group=NAME picks one, group.key=value changes it)
+{groups}
+
+detector COMMAND --help shows a command's settings with their values.
+exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 stopped by a signal after saving, 4 loss not finite
+"""
+
+
+def main() -> None:
+    """The `detector` program."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(words: list[str]) -> int:
+    """Runs one command line and returns its exit code. Bugs keep their traceback; everything foreseen is one line."""
+    from detector.engine.trainer import NonFiniteLossError
+
+    try:
+        return _dispatch(words)
+    except ConfigError as error:
+        _say(error)
+        return USAGE
+    except NonFiniteLossError as error:
+        _say(error)
+        return NON_FINITE
+    except (ValueError, OSError) as error:
+        log.debug("failed", exc_info=True)
+        _say(error)
+        return FAILED
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return FAILED
+
+
+def _say(error: Exception) -> None:
+    print(f"error: {error}", file=sys.stderr)
+
+
+def _dispatch(words: list[str]) -> int:
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "train": _train,
+        "eval": _eval,
+        "predict": _predict,
+        "proposals": _proposals,
+        "download": _download,
+        "info": _info,
+    }
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return DONE if words else USAGE
+    name, rest = words[0], words[1:]
+    if name not in commands:
+        raise ConfigError(f"{name}: no such command; known: {', '.join(commands)}")
+    unknown = [word for word in rest if word.startswith("-") and word not in ("-h", "--help", "-m", "--multirun")]
+    if unknown:
+        raise ConfigError(f"{unknown[0]}: no such option; settings are given as key=value, options are --help, --multirun")
+    return commands[name](rest)
+
+
+def _help() -> str:
+    from detector.configs.groups import GROUPS
+    from detector.tools.settings import choices
+
+    lines = [f"  {group:<12}{' '.join(choices(group))}" for group in (*GROUPS, "experiment")]
+    return HELP.format(groups="\n".join(lines))
+
+
+def _wants_help(words: list[str]) -> bool:
+    """Prints the settings that the overrides make, where --help is asked for."""
+    if not {"-h", "--help"} & set(words):
+        return False
+    from omegaconf import OmegaConf
+
+    from detector.configs.groups import to_plain
+    from detector.tools.settings import load_config
+
+    print(_help())
+    config = load_config([word for word in words if not word.startswith("-")])
+    print("settings\n" + OmegaConf.to_yaml(OmegaConf.create(to_plain(config))))
+    return True
+
+
+def _train(words: list[str]) -> int:
+    from detector.tools.settings import load_config, override_config, sweep
+
+    if _wants_help(words):
+        return DONE
+    overrides = [word for word in words if not word.startswith("-")]
+    if {"-m", "--multirun"} & set(words):
+        return _sweep(sweep(overrides))
+    resume = None
+    if any(word.startswith("resume=") for word in overrides):
+        from detector.engine.checkpoint import load_checkpoint
+
+        folder = Path(next(word for word in overrides if word.startswith("resume=")).partition("=")[2])
+        resume = load_checkpoint(folder)
+        config = override_config({**resume["config"], "output_dir": str(folder)}, overrides)
+    else:
+        if not any(word.startswith(("dataset", "experiment=")) for word in overrides):
+            print("no dataset given: training the demonstration (experiment=demo)", file=sys.stderr)
+            overrides = ["experiment=demo", *overrides]
+        config = load_config(overrides)
+    from detector.engine.trainer import Outcome
+    from detector.tools.run import logging_to, open_run
+    from detector.tools.train import run_training
+
+    folder_of_run = open_run(config.output_dir, "train")
+    with logging_to(folder_of_run.path / "log.txt"):
+        outcome = run_training(config, folder_of_run, resume)
+    return INTERRUPTED if outcome is Outcome.interrupted else DONE
+
+
+def _sweep(jobs: list[list[str]]) -> int:
+    """Runs every combination in turn; stops at the first that does not end well."""
+    for number, job in enumerate(jobs):
+        folder = next((word.partition("=")[2] for word in job if word.startswith("output_dir=")), "runs/sweep")
+        rest = [word for word in job if not word.startswith("output_dir=")]
+        print(f"sweep {number + 1}/{len(jobs)}: {' '.join(rest)}", file=sys.stderr)
+        code = _train([*rest, f"output_dir={folder}/{number}"])
+        if code != DONE:
+            return code
+    return DONE
+
+
+def _model_config(overrides: list[str]):  # noqa: ANN202
+    """The config of the model in weights=..., with the overrides; without a model, the shipped defaults."""
+    from detector.engine.checkpoint import load_checkpoint
+    from detector.tools.settings import load_config, override_config
+
+    weights = next((word.partition("=")[2] for word in overrides if word.startswith("weights=")), None)
+    if weights is None:
+        return load_config(overrides)
+    saved = {**load_checkpoint(Path(weights))["config"], "output_dir": None, "resume": None}
+    return override_config(saved, overrides)
+
+
+def _eval(words: list[str]) -> int:
+    if _wants_help(words):
+        return DONE
+    config = _model_config(words)
+    from detector.tools.evaluate import run_evaluation
+    from detector.tools.run import logging_to, open_run
+
+    folder = open_run(config.output_dir, "eval")
+    with logging_to(folder.path / "log.txt"):
+        run_evaluation(config, folder)
+    return DONE
+
+
+def _predict(words: list[str]) -> int:
+    if _wants_help(words):
+        return DONE
+    config = _model_config(words)
+    from detector.tools.predict import run_prediction
+    from detector.tools.run import logging_to, open_run
+
+    folder = open_run(config.output_dir, "predict")
+    with logging_to(folder.path / "log.txt"):
+        return FAILED if run_prediction(config, folder) else DONE
+
+
+if __name__ == "__main__":
+    main()

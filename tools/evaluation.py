@@ -1,0 +1,90 @@
+"""Scores a detector, or detections from files, and leaves the results in a run's folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from detector.datasets.augment import EvaluationView
+from detector.datasets.sample import Dataset
+from detector.draw import draw_detections, to_tensor
+from detector.engine.evaluate import detect_all
+from detector.metrics import voc
+from detector.metrics.result_files import write_voc_results
+from detector.metrics.tables import DetectionTable, TruthTable
+from detector.model import Detector
+from detector.structures import Detections, Instances
+from detector.tools.loaders import evaluation_loader
+from detector.tools.run import RunFolder
+
+log = logging.getLogger("detector")
+
+
+def evaluate_detector(
+    detector: Detector, view: EvaluationView, *, device: torch.device, batch_size: int, workers: int
+) -> tuple[list[Detections], voc.VOCResult]:
+    """Detections of every image of the view, and their VOC average precision."""
+    loader = evaluation_loader(view, batch_size=batch_size, workers=workers, pin_memory=device.type == "cuda")
+    found = detect_all(detector, loader, num_images=len(view), device=device)
+    return found, score(found, view.dataset)
+
+
+def score(found: Sequence[Detections], dataset: Dataset) -> voc.VOCResult:
+    """VOC average precision of detections, one per image of the dataset."""
+    truths = TruthTable.from_annotations(dataset.annotations, dataset.classes)
+    return voc.evaluate(table(found, dataset), truths)
+
+
+def table(found: Sequence[Detections], dataset: Dataset) -> DetectionTable:
+    """Detections of a dataset's images as one table."""
+    return DetectionTable.from_detections(found, [item.image_id for item in dataset.annotations], dataset.classes)
+
+
+def mean_ap(result: voc.VOCResult) -> float:
+    """The figure by which checkpoints are compared; 0 where no class could be scored."""
+    return result.results["voc07_11point"].mean or 0.0
+
+
+def save_results(
+    run: RunFolder, result: voc.VOCResult, found: Sequence[Detections], dataset: Dataset, about: dict[str, Any]
+) -> None:
+    """metrics.json with `about` beside the figures, and the official result files in detections/."""
+    run.write_json("metrics.json", {**result.to_json(), **about})
+    write_voc_results(table(found, dataset), run.detections)
+
+
+def show_results(writer: SummaryWriter, step: int, result: voc.VOCResult) -> None:
+    """mAP and per-class AP as TensorBoard scalars."""
+    for name, protocol in result.results.items():
+        if protocol.mean is not None:
+            writer.add_scalar(f"{name}/mAP", protocol.mean, step)
+        for label, value in protocol.average_precision.items():
+            writer.add_scalar(f"{name}/AP_{label}", value, step)
+
+
+def show_pictures(
+    writer: SummaryWriter, step: int, dataset: Dataset, found: Sequence[Detections], count: int, threshold: float = 0.3
+) -> None:
+    """The first images with their truths (thin white) and confident detections, in TensorBoard."""
+    for index in range(min(count, len(found))):
+        picture = draw_dataset_image(dataset, index, found[index], threshold)
+        writer.add_image(f"detections/{dataset.annotations[index].image_id}", to_tensor(picture), step)
+
+
+def save_pictures(run: RunFolder, dataset: Dataset, found: Sequence[Detections], count: int) -> None:
+    """The same pictures as files."""
+    run.pictures.mkdir(exist_ok=True)
+    for index in range(min(count, len(found))):
+        picture = draw_dataset_image(dataset, index, found[index], threshold=0.3)
+        picture.save(run.pictures / f"{dataset.annotations[index].image_id}.jpg", quality=92)
+
+
+def draw_dataset_image(dataset: Dataset, index: int, detections: Detections, threshold: float):  # noqa: ANN201
+    annotation = dataset.annotations[index]
+    truths = Instances(annotation.boxes, annotation.labels, annotation.difficult)
+    confident = detections[detections.scores >= threshold]
+    return draw_detections(dataset.image(index), confident, dataset.classes, truths)

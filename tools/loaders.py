@@ -1,0 +1,97 @@
+"""From a dataset's samples to the detector's batches, and the order in which training sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from detector.datasets.augment import EvaluationView, TrainingView
+from detector.datasets.sample import Sample
+from detector.engine.seed import derive
+from detector.structures import Batch, Instances, Proposals
+
+
+class TrainingOrder(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index) from step `first_step` on, each epoch a permutation of its own.
+
+    What step s sees is a function of (seed, s) alone, so a resumed run goes on where it stopped, whatever the number
+    of workers. An epoch's last incomplete batch is dropped, as the original drops it. With `world_size` processes each
+    takes its share of every batch.
+    """
+
+    def __init__(
+        self, num_images: int, batch_size: int, *, seed: int, first_step: int, last_step: int, rank: int, world_size: int
+    ) -> None:
+        if num_images < batch_size:
+            raise ValueError(
+                f"trainer.images_per_step is {batch_size}, but the training split has only {num_images} images"
+            )
+        if batch_size % world_size:
+            raise ValueError(f"trainer.images_per_step is {batch_size}; expected a multiple of {world_size} processes")
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.first_step = first_step
+        self.last_step = last_step
+        self.share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+
+    def __len__(self) -> int:
+        return max(0, self.last_step - self.first_step)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        steps_per_epoch = self.num_images // self.batch_size
+        order: list[int] = []
+        ordered_epoch = -1
+        for step in range(self.first_step, self.last_step):
+            epoch, position = divmod(step, steps_per_epoch)
+            if epoch != ordered_epoch:
+                generator = torch.Generator().manual_seed(derive("order", self.seed, epoch))
+                order, ordered_epoch = torch.randperm(self.num_images, generator=generator).tolist(), epoch
+            batch = order[position * self.batch_size : (position + 1) * self.batch_size]
+            yield [(epoch, index) for index in batch[self.share]]
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Samples as the detector takes them; images keep their own sizes."""
+    proposals = [
+        None if item.proposals is None else Proposals(item.proposals, torch.zeros(len(item.proposals)))
+        for item in samples
+    ]
+    given = [item for item in proposals if item is not None]
+    return Batch(
+        images=[item.image for item in samples],
+        instances=[
+            Instances(item.annotation.boxes, item.annotation.labels, item.annotation.difficult) for item in samples
+        ],
+        proposals=given if len(given) == len(samples) else None,
+        image_ids=[item.annotation.image_id for item in samples],
+        seeds=[item.seed for item in samples],
+        short_sides=[item.short_side for item in samples],
+    )
+
+
+def training_loader(view: TrainingView, order: TrainingOrder, *, workers: int, pin_memory: bool) -> DataLoader[Batch]:
+    """Batches in `order`. The loader has a generator of its own: its iterator must not disturb the global one."""
+    return DataLoader(
+        view,
+        batch_sampler=order,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        generator=torch.Generator().manual_seed(0),
+        persistent_workers=False,
+    )
+
+
+def evaluation_loader(view: EvaluationView, *, batch_size: int, workers: int, pin_memory: bool) -> DataLoader[Batch]:
+    """Every image once, in order."""
+    return DataLoader(
+        view,
+        batch_size=batch_size,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        generator=torch.Generator().manual_seed(0),
+    )

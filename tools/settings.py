@@ -1,0 +1,158 @@
+"""From command-line overrides to a checked config: the only file that sees Hydra.
+
+`detector train key=value ...` composes the YAML groups of `detector.configs`. A command that is given a model starts
+from that model's own config instead and applies the overrides to it. Whatever is wrong with an override is said in one
+line that names the key and the nearest right one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import detector.configs
+from detector.configs.errors import ConfigError
+from detector.configs.groups import GROUPS, structured, to_config
+from detector.configs.schema import Config
+
+CONFIG_FOLDER = Path(detector.configs.__file__).parent
+
+
+def _register_schemas() -> None:
+    store = ConfigStore.instance()
+    store.store(name="config_schema", node=Config)
+    for group, kinds in GROUPS.items():
+        for kind, node in kinds.items():
+            store.store(group=group, name=f"{kind}_schema", node=node)
+
+
+def load_config(overrides: Sequence[str]) -> Config:
+    """The config that the shipped defaults and the overrides make. Raises ConfigError."""
+    return _checked(_compose(overrides))
+
+
+def override_config(plain: dict[str, Any], overrides: Sequence[str]) -> Config:
+    """A saved config with overrides applied; `group=choice` replaces that whole group. Raises ConfigError."""
+    config = structured(plain)
+    parsed = _parse(overrides)
+    groups = {item.key_or_group for item in parsed if item.key_or_group in GROUPS}
+    if groups:
+        fresh = _compose([line for line, item in zip(overrides, parsed, strict=True) if _head(item) in groups])
+        for group in groups:
+            config[group] = fresh[group]
+    for line, item in zip(overrides, parsed, strict=True):
+        if _head(item) not in groups:
+            try:
+                OmegaConf.update(config, item.key_or_group, item.value(), merge=True)
+            except OmegaConfBaseException as error:
+                raise ConfigError(_explain(error, line, config)) from error
+    return _checked(config)
+
+
+def sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """Every combination of the comma-separated values in overrides: what --multirun runs through."""
+    batches = BasicSweeper.split_arguments(_parse(overrides), max_batch_size=None)
+    return [list(job) for batch in batches for job in batch]
+
+
+def choices(group: str) -> list[str]:
+    """The names that `group=NAME` takes."""
+    return sorted(path.stem for path in (CONFIG_FOLDER / group).glob("*.yaml"))
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    for line, item in zip(overrides, _parse(overrides), strict=True):
+        group = item.key_or_group
+        if group in (*GROUPS, "experiment") and isinstance(item.value(), str) and item.value() not in choices(group):
+            raise ConfigError(f"{line}: no such {group}{_nearest(item.value(), choices(group))}")
+    _register_schemas()
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module("detector.configs", version_base="1.3"):
+            return compose("config", list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(error, " ".join(overrides), _defaults())) from error
+
+
+def _defaults() -> DictConfig:
+    with initialize_config_module("detector.configs", version_base="1.3"):
+        return compose("config")
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    parser = OverridesParser.create()
+    parsed = []
+    for line in overrides:
+        try:
+            parsed.append(parser.parse_override(line))
+        except HydraException as error:
+            raise ConfigError(f"{line!r} is not of the form key=value: quote values that hold , = {{ or spaces") from error
+    return parsed
+
+
+def _head(item: Override) -> str:
+    return str(item.key_or_group).split(".")[0]
+
+
+def _checked(config: DictConfig) -> Config:
+    """The dataclasses of a composed config; every missing value named at once."""
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigError(f"{', '.join(missing)}: no value given; set it with {missing[0]}=VALUE")
+    try:
+        return to_config(config)
+    except ConfigError:
+        raise
+    except (OmegaConfBaseException, MissingMandatoryValue) as error:
+        raise ConfigError(_explain(error, "", config)) from error
+
+
+def _explain(error: Exception, line: str, config: DictConfig) -> str:
+    """One line for an error of Hydra or OmegaConf."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(cause, ConfigError):
+        return str(cause)
+    key = getattr(cause, "full_key", None) or ""
+    text = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+    unknown = re.search(r"[Kk]ey '([^']+)' (?:is )?not in", text) or re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        key = key or unknown[1]
+        if "." not in key:
+            key = next((part.split("=")[0].lstrip("+~") for part in line.split() if key in part.split("=")[0]), key)
+        return f"{key}: no such setting{_nearest(key, list(_keys(config)))}"
+    return f"{key}: {text}" if key and key not in text else text
+
+
+def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    for name in config:
+        key = f"{prefix}{name}"
+        yield key
+        if OmegaConf.is_missing(config, name):
+            continue
+        value = config[name]
+        if isinstance(value, DictConfig):
+            yield from _keys(value, f"{key}.")
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    tail = name.split(".")[-1]
+    close = close or [key for key in known if key.split(".")[-1] == tail][:1]
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; known: {', '.join(known)}" if len(known) < 30 else ""

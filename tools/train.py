@@ -1,0 +1,183 @@
+"""`detector train`: from a config to a trained detector, its mAP, its checkpoints and its TensorBoard pages."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detector.build import build_detector, build_matcher, build_optimizer, build_schedule, load_backbone_weights
+from detector.configs import schema
+from detector.configs.errors import ConfigError
+from detector.configs.groups import to_plain
+from detector.datasets.augment import EvaluationView, TrainingView
+from detector.datasets.build import build_dataset, build_proposals
+from detector.datasets.sample import Dataset
+from detector.engine.checkpoint import load_checkpoint, load_weights
+from detector.engine.monitor import Monitor
+from detector.engine.seed import make_deterministic, seed_step
+from detector.engine.trainer import LoopSettings, Outcome, TrainingState, train
+from detector.model import Detector
+from detector.ops import native_status
+from detector.structures import Instances, Proposals
+from detector.targets import measure_statistics
+from detector.tools.evaluation import (
+    evaluate_detector,
+    mean_ap,
+    save_pictures,
+    save_results,
+    show_pictures,
+    show_results,
+)
+from detector.tools.loaders import TrainingOrder, training_loader
+from detector.tools.proposals import report_recall
+from detector.tools.run import RunFolder, pick_device, versions
+
+log = logging.getLogger("detector")
+
+
+def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] | None) -> Outcome:
+    """Trains into `run`; `resume` is the checkpoint to go on from, or None to start."""
+    settings = config.trainer
+    device = pick_device(settings.device)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    if settings.deterministic:
+        make_deterministic()
+    log.info("run folder %s | device %s | %s", run.path, device, native_status().summary())
+
+    train_set, test_set = build_dataset(config.dataset, "train"), build_dataset(config.dataset, "test")
+    if train_set.classes != test_set.classes:
+        raise ValueError(
+            f"training split has classes {', '.join(train_set.classes)}; test split has {', '.join(test_set.classes)}: "
+            "give one list in dataset.classes"
+        )
+    log.info("train %d images | test %d images", len(train_set.annotations), len(test_set.annotations))
+    log.info("%d classes: %s", len(train_set.classes), ", ".join(train_set.classes))
+    train_view, test_view = build_views(config, train_set, test_set)
+
+    seed_step(settings.seed, -1, 0)  # initial weights
+    detector = build_detector(config, len(train_set.classes)).to(device)
+    optimizer = build_optimizer(config.optimizer, detector)
+    state = TrainingState(
+        detector=detector,
+        optimizer=optimizer,
+        schedule=build_schedule(config, optimizer),
+        scaler=torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16"),
+        about={"config": to_plain(config), "classes": list(train_set.classes), "versions": versions()},
+    )
+    if resume is not None:
+        state.load(resume, str(config.resume))
+        log.info("going on from step %d", state.step)
+    else:
+        if config.weights is not None:
+            load_weights(detector, load_checkpoint(Path(config.weights))["model"], config.weights)
+        else:
+            load_backbone_weights(config.backbone, detector.backbone)
+        if config.loss.targets is schema.TargetStatistics.measured:
+            set_target_statistics(config, detector, train_view)
+
+    monitor = Monitor(
+        run.tensorboard, first_step=state.step, max_steps=settings.max_steps, log_every=settings.log_every
+    )
+    monitor.writer.add_text("config", f"```yaml\n{run.write_config(config)}\n```", state.step)
+    started = time.monotonic()
+
+    def evaluate(step: int) -> float:
+        found, result = evaluate_detector(
+            detector, test_view, device=device, batch_size=settings.images_per_step, workers=settings.workers
+        )
+        log.info("step %d, test split\n%s", step, result.table())
+        show_results(monitor.writer, step, result)
+        show_pictures(monitor.writer, step, test_set, found, settings.eval_images)
+        minutes = (time.monotonic() - started) / 60
+        save_results(run, result, found, test_set, {"step": step, "minutes": round(minutes, 2), "run": str(run.path)})
+        save_pictures(run, test_set, found, settings.eval_images)
+        return mean_ap(result)
+
+    order = TrainingOrder(
+        len(train_set.annotations),
+        settings.images_per_step,
+        seed=settings.seed,
+        first_step=state.step,
+        last_step=settings.max_steps,
+        rank=0,
+        world_size=1,
+    )
+    loader = training_loader(train_view, order, workers=settings.workers, pin_memory=device.type == "cuda")
+    try:
+        outcome = train(
+            state,
+            loader,
+            LoopSettings(
+                max_steps=settings.max_steps,
+                max_minutes=settings.max_minutes,
+                seed=settings.seed,
+                precision=settings.precision,
+                clip_norm=config.optimizer.clip_norm,
+                eval_every=settings.eval_every,
+                checkpoint_every=settings.checkpoint_every,
+                keep_every=settings.keep_every,
+            ),
+            device=device,
+            monitor=monitor,
+            evaluate=evaluate,
+            checkpoints=run.checkpoints,
+        )
+    finally:
+        monitor.close()
+    log.info(
+        "%s at step %d after %.1f minutes\n  pictures     %s\n  checkpoints  %s\n  figures      %s\n  TensorBoard  %s",
+        outcome.value,
+        state.step,
+        (time.monotonic() - started) / 60,
+        run.pictures,
+        run.checkpoints,
+        run.path / "metrics.json",
+        f"tensorboard --logdir {run.tensorboard}",
+    )
+    return outcome
+
+
+def build_views(config: schema.Config, train_set: Dataset, test_set: Dataset) -> tuple[TrainingView, EvaluationView]:
+    """The two splits with their proposals, checked, their recall printed."""
+    train_proposals = build_proposals(config.proposals, train_set, "train")
+    test_proposals = build_proposals(config.proposals, test_set, "test")
+    for name, dataset, source in (("train", train_set, train_proposals), ("test", test_set, test_proposals)):
+        if source is not None:
+            report_recall(name, dataset, source)
+    train_view = TrainingView(
+        train_set,
+        train_proposals,
+        flip=config.input.flip,
+        short_sides=tuple(config.input.short_sides),
+        seed=config.trainer.seed,
+    )
+    return train_view, EvaluationView(test_set, test_proposals, short_side=config.input.test_short_side)
+
+
+def set_target_statistics(config: schema.Config, detector: Detector, view: TrainingView) -> None:
+    """Measures the regression targets' mean and deviation over the training split, into the model."""
+    if view.proposals is None:
+        raise ConfigError("loss.targets=measured needs given proposals; with proposals=rpn set loss.targets=fixed")
+    pairs = (
+        (
+            Proposals(view.proposals.boxes(index), torch.zeros(0)),
+            Instances(annotation.boxes, annotation.labels, annotation.difficult),
+        )
+        for index, annotation in enumerate(view.dataset.annotations)
+    )
+    coder = detector.coder
+    mean, std = measure_statistics(
+        pairs, build_matcher(config.sampling), rows=coder.mean.shape[0], flip=config.input.flip
+    )
+    coder.mean.copy_(mean)
+    coder.std.copy_(std)
+    log.info("box targets: mean %s, deviation %s (over classes)", _short(mean), _short(std))
+
+
+def _short(rows: torch.Tensor) -> str:
+    return "(" + ", ".join(f"{value:.3f}" for value in rows.mean(dim=0).tolist()) + ")"
