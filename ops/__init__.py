@@ -1,0 +1,11 @@
+"""The RoI operators and box arithmetic. `native_status()` says which kernels run them here."""
+
+from detector.ops import _native
+from detector.ops._native import KernelStatus, native_status
+from detector.ops.roi_align import roi_align
+from detector.ops.roi_pool import roi_pool
+from detector.ops.roi_warp import roi_warp
+
+__all__ = ["KernelStatus", "native_status", "roi_align", "roi_pool", "roi_warp"]
+
+_native.load()

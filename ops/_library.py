@@ -1,18 +1,75 @@
 """Every operator's schema, in one table: the dispatcher knows them whether or not anything is compiled.
 
-Each `ops/<name>.py` registers the PyTorch reference as the fallback kernel (CompositeExplicitAutograd), the fake
-kernel, the autograd formula and the autocast rule. The compiled libraries add CPU and CUDA kernels and nothing else.
-Public functions call `torch.ops.fast_rfcn.<op>`, never a compiled module directly.
+Each `ops/<name>.py` calls `register` with the PyTorch reference, which is the fallback kernel on every device
+(CompositeExplicitAutograd), the fake kernel and the autograd formula. The compiled libraries add CPU and CUDA kernels
+and nothing else. Public functions call what `register` returns, never a compiled module directly.
+
+No operator has an autocast rule, on purpose: features are pooled in the dtype that they come in (maxima are exact in
+any dtype, sums are accumulated in float32 or better), and RoIs must never be cast down to half precision.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, Protocol
+
 import torch
+from torch import Tensor
 
 NAMESPACE = "fast_rfcn"
 
-SCHEMAS: tuple[str, ...] = ()
+# Sizes of the features come as SymInt[] where an operator makes their gradient, so that a gradient needs no features.
+SCHEMAS: tuple[str, ...] = (
+    "roi_pool(Tensor features, Tensor rois, int height, int width, float spatial_scale, str quantization,"
+    " bool with_argmax) -> (Tensor pooled, Tensor argmax)",
+    "roi_pool_scatter(Tensor grad, Tensor rois, Tensor argmax, SymInt[] size) -> Tensor",
+    "roi_pool_gather(Tensor features, Tensor rois, Tensor argmax) -> Tensor",
+    "roi_align(Tensor features, Tensor rois, int height, int width, float spatial_scale, int sampling_ratio,"
+    " bool aligned, bool inner) -> Tensor",
+    "roi_align_backward(Tensor grad, Tensor rois, SymInt[] size, float spatial_scale, int sampling_ratio,"
+    " bool aligned, bool inner) -> Tensor",
+    "roi_align_max(Tensor features, Tensor rois, int height, int width, float spatial_scale, int sampling_ratio,"
+    " bool aligned, bool inner) -> (Tensor pooled, Tensor argmax)",
+    "roi_align_max_scatter(Tensor grad, Tensor rois, Tensor argmax, SymInt[] size, float spatial_scale,"
+    " int sampling_ratio, bool aligned, bool inner) -> Tensor",
+    "roi_align_max_gather(Tensor features, Tensor rois, Tensor argmax, float spatial_scale, int sampling_ratio,"
+    " bool aligned, bool inner) -> Tensor",
+    "roi_warp(Tensor features, Tensor rois, int height, int width, float spatial_scale) -> Tensor",
+    "roi_warp_backward(Tensor grad, Tensor features, Tensor rois, float spatial_scale) -> (Tensor, Tensor)",
+)
 
 LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 for _schema in SCHEMAS:
     LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+
+class Context(Protocol):
+    """What an autograd formula may keep between its two halves."""
+
+    needs_input_grad: tuple[bool, ...]
+    saved_tensors: tuple[Tensor, ...]
+    options: tuple[Any, ...]  # whatever is no tensor
+
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+
+    def mark_non_differentiable(self, *tensors: Tensor) -> None: ...
+
+
+def register(
+    name: str,
+    reference: Callable[..., Any],
+    fake: Callable[..., Any],
+    setup: Callable[[Any, tuple[Any, ...], Any], None],
+    backward: Callable[..., Any],
+) -> Callable[..., Any]:
+    """The operator `name` of SCHEMAS, with its reference as the kernel of every device that has no compiled one.
+
+    `reference`, `fake` take the operator's arguments; `setup(ctx, inputs, output)` and `backward(ctx, *grads)` are the
+    halves of its gradient (see `torch.library.register_autograd`).
+    """
+    LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
+    qualified = f"{NAMESPACE}::{name}"
+    torch.library.register_fake(qualified, fake, lib=LIBRARY)
+    torch.library.register_autograd(qualified, backward, setup_context=setup, lib=LIBRARY)
+    operator: Callable[..., Any] = getattr(getattr(torch.ops, NAMESPACE), name).default
+    return operator

@@ -1,0 +1,86 @@
+"""What every RoI operator asks of its arguments, checked on the host before a kernel runs.
+
+All errors are ValueErrors that say what was expected, what came and what to do. Nothing here waits for a GPU: the
+values of RoIs are only looked at on the CPU, or anywhere with DETECTOR_DEBUG=1 in the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from detector.ops.boxes import to_rois
+
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+DEBUG = os.environ.get("DETECTOR_DEBUG", "0") not in {"", "0"}
+
+
+def edge_dtype(features: Tensor) -> torch.dtype:
+    """Dtype of all arithmetic on RoI coordinates: float64 for float64 features, else float32 as published."""
+    return torch.float64 if features.dtype == torch.float64 else torch.float32
+
+
+def output_pair(op: str, output_size: int | Sequence[int]) -> tuple[int, int]:
+    """Bins (height, width) of an output size given as an int or a pair; ValueError unless both are positive."""
+    pair = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
+    if len(pair) != 2 or not all(isinstance(bins, int) and bins > 0 for bins in pair):
+        raise ValueError(f"{op}: expected output_size as a positive int or a pair (height, width), got {output_size}")
+    return pair[0], pair[1]
+
+
+def checked_rois(op: str, features: Tensor, rois: Tensor | Sequence[Tensor]) -> Tensor:
+    """RoIs [R, 5] (image index, x1, y1, x2, y2) in the edge dtype, from [R, 5] or one tensor [R_i, 4] per image.
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit, or (values are looked at on the CPU only) an image index is
+            outside 0..N-1.
+    """
+    if features.dim() != 4 or features.dtype not in FLOATS:
+        raise ValueError(
+            f"{op}: expected features [N, C, H, W] of float32, float64, float16 or bfloat16, "
+            f"got {_describe(features)}; add the image dimension or cast them"
+        )
+    dtype = edge_dtype(features)
+    if isinstance(rois, Tensor):
+        _check_rois(op, rois, features, 5, "rois [R, 5] (image index, x1, y1, x2, y2)")
+        joined = rois.to(dtype)
+    else:
+        if len(rois) != features.shape[0]:
+            raise ValueError(
+                f"{op}: expected one tensor of boxes for each of {features.shape[0]} images, got {len(rois)}; "
+                "an image without boxes takes an empty [0, 4]"
+            )
+        for index, part in enumerate(rois):
+            _check_rois(op, part, features, 4, f"boxes [R_i, 4] (x1, y1, x2, y2) as rois[{index}]")
+        joined = to_rois([part.to(dtype) for part in rois]) if len(rois) else features.new_zeros((0, 5), dtype=dtype)
+    if (joined.device.type == "cpu" or DEBUG) and not torch.compiler.is_compiling() and joined.shape[0] > 0:
+        _check_image_index(op, joined.detach()[:, 0], features.shape[0])
+    return joined
+
+
+def _check_rois(op: str, rois: Tensor, features: Tensor, columns: int, expected: str) -> None:
+    if rois.dim() != 2 or rois.shape[1] != columns or not rois.dtype.is_floating_point:
+        raise ValueError(
+            f"{op}: expected {expected} of a floating dtype, got {_describe(rois)}; "
+            "build them with detector.ops.boxes.to_rois"
+        )
+    if rois.device != features.device:
+        raise ValueError(
+            f"{op}: expected rois on the device of the features, {features.device}, got {rois.device}; move one of them"
+        )
+
+
+def _check_image_index(op: str, images: Tensor, num_images: int) -> None:
+    low, high = (bound.item() for bound in torch.aminmax(images))
+    if not (low >= 0 and high < num_images):
+        raise ValueError(
+            f"{op}: expected image indices rois[:, 0] in 0..{num_images - 1} for {num_images} images, "
+            f"got values from {low} to {high}; rois count images from 0 within the batch"
+        )
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

@@ -1,0 +1,95 @@
+"""The compiled kernels: where they are, which operators they serve, and why one is missing.
+
+`setup.py` leaves two plain shared libraries beside this file, one for the CPU and one for CUDA, and a note of what it
+built (`native_build.json`). They are loaded once, at import. Where one is missing the PyTorch reference serves, and a
+single line of log says so and why; DETECTOR_NATIVE=none at run time asks for the reference and logs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from detector.ops._arguments import FLOATS
+from detector.ops._library import NAMESPACE, SCHEMAS
+
+FOLDER = Path(__file__).parent
+DEVICES = ("cpu", "cuda")
+_LOGGER = logging.getLogger("detector.ops")
+_MISSING: dict[str, str] = {}  # device -> why there is no compiled library
+
+
+@dataclass(frozen=True, slots=True)
+class KernelStatus:
+    """Which kernel runs an operator on a device."""
+
+    operator: str
+    device: str  # "cpu" or "cuda"
+    dtypes: tuple[str, ...]  # of the features
+    kernel: str  # "compiled" or "pytorch"
+    reason: str  # why it is not a compiled one; empty where it is
+
+
+def native_status() -> tuple[KernelStatus, ...]:
+    """For every operator and device, which kernel runs and, where none was compiled, why."""
+    dtypes = tuple(str(dtype).removeprefix("torch.") for dtype in FLOATS)
+    status = []
+    for schema in SCHEMAS:
+        operator = schema.partition("(")[0]
+        for device in DEVICES:
+            # The fallback is registered for every device, so this asks for a kernel of the device's own.
+            compiled = torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{operator}", device.upper())
+            reason = "" if compiled else _MISSING.get(device, f"the {device} library has no kernel for it")
+            status.append(KernelStatus(operator, device, dtypes, "compiled" if compiled else "pytorch", reason))
+    return tuple(status)
+
+
+def library_path(device: str) -> Path:
+    """Where `setup.py` puts the library of a device."""
+    return FOLDER / f"libfast_rfcn_{device}.so"
+
+
+def load() -> None:
+    """Loads what is there for the devices of this machine; what is not is logged, one line for each.
+
+    Raises:
+        RuntimeError: DETECTOR_NATIVE names a device ("cpu" or "cuda") whose library is not there.
+    """
+    asked = os.environ.get("DETECTOR_NATIVE", "auto")
+    for device in DEVICES:
+        if asked == "none":
+            _MISSING[device] = "DETECTOR_NATIVE=none asks for the PyTorch kernels"
+        elif reason := _load_one(device):
+            _MISSING[device] = reason
+            if asked == device:
+                raise RuntimeError(f"DETECTOR_NATIVE={asked}, but {reason}; unset it to run the PyTorch kernels")
+            if device == "cpu" or torch.cuda.is_available():
+                _LOGGER.warning("PyTorch kernels serve the RoI operators on %s: %s", device, reason)
+
+
+def _load_one(device: str) -> str:
+    """Loads the library of a device; the reason if it cannot."""
+    path = library_path(device)
+    if not path.exists():
+        return _build_note(device)
+    if device == "cuda" and torch.version.cuda is None:
+        return "this PyTorch was built without CUDA"
+    try:
+        torch.ops.load_library(path)
+    except OSError as error:
+        return f"{path.name} does not load ({error})"
+    return ""
+
+
+def _build_note(device: str) -> str:
+    """Why setup.py built no library for a device."""
+    try:
+        notes = json.loads((FOLDER / "native_build.json").read_text())
+    except FileNotFoundError:
+        return f"no {library_path(device).name} and no record of a build; install with pip to build it"
+    return f"not built: {notes.get(device, 'no reason was noted')}"

@@ -1,0 +1,511 @@
+"""RoIAlign: bilinear samples on a regular grid in each bin, averaged, or their largest; nothing is rounded.
+
+The grid of an axis does not depend on the other axis, so a RoI's samples are the product of its rows and its columns.
+The mean is linear in the features: its second order is the operator itself. The maximum keeps the index of the winning
+sample, and the gradient goes to that sample's four neighbours only.
+Source: Mask R-CNN 3; torchvision for the border rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from detector.ops._arguments import checked_rois, output_pair
+from detector.ops._library import Context, register
+from detector.ops.roi_pool import image_index
+
+# Entries (sample, corner) that the PyTorch kernels expand at once, and bytes of gathered features.
+CHUNK_ENTRIES = 1 << 20
+CHUNK_BYTES = 64 << 20
+
+
+def roi_align(
+    features: Tensor,
+    rois: Tensor | Sequence[Tensor],
+    output_size: int | Sequence[int],
+    spatial_scale: float,
+    *,
+    sampling_ratio: int = 0,
+    aligned: bool = True,
+    reduction: str = "mean",
+    sample_grid: str = "centers",
+) -> Tensor:
+    """Means or maxima [R, C, height, width] of each bin's bilinear samples, in the dtype of the features.
+
+    Args:
+        features: [N, C, H, W], contiguous or channels-last.
+        rois: [R, 5] (image index, x1, y1, x2, y2) in input pixels, or a list of [R_i, 4], one tensor per image.
+        output_size: bins per RoI, an int or a pair (height, width).
+        spatial_scale: feature cells per input pixel, such as 1/16.
+        sampling_ratio: samples per bin along each axis; 0 takes ceil(bin size in cells), per RoI and axis.
+        aligned: shift by half a cell, so that a cell's value stands at its centre, and allow RoIs of any size. False
+            is the older rule: no shift, and a RoI is at least one cell wide and high.
+        reduction: "mean" or "max" over the samples of a bin.
+        sample_grid: of n samples, "centers" puts sample i at (i + 0.5) / n of the bin, "inner" at (i + 1) / (n + 1).
+
+    A sample more than one cell outside the map has the value 0 and counts; a bin without samples gives 0. RoIs get no
+    gradient (`roi_warp` gives them one). Coordinates are computed in float32, in float64 for float64 features.
+
+    Raises:
+        ValueError: shapes, dtypes, devices, image indices or options that do not fit.
+
+    Source: Mask R-CNN 3; `max` is named there and worked by hand in lecture slides with the `inner` grid.
+    """
+    height, width = output_pair("roi_align", output_size)
+    if reduction not in {"mean", "max"}:
+        raise ValueError(f"roi_align: expected reduction to be 'mean' or 'max', got {reduction!r}")
+    if sample_grid not in {"centers", "inner"}:
+        raise ValueError(f"roi_align: expected sample_grid to be 'centers' or 'inner', got {sample_grid!r}")
+    if sampling_ratio < 0:
+        raise ValueError(f"roi_align: expected a sampling_ratio of at least 0 (0 is adaptive), got {sampling_ratio}")
+    rois = checked_rois("roi_align", features, rois)
+    options = (height, width, spatial_scale, sampling_ratio, aligned, sample_grid == "inner")
+    pooled: Tensor
+    if reduction == "mean":
+        pooled = _mean(features, rois, *options)
+    else:
+        pooled = _max(features, rois, *options)[0]
+    return pooled
+
+
+class Axis(NamedTuple):
+    """Sample positions of RoIs along one axis: sample i of bin p stands at start + p * size + (i + shift) * step."""
+
+    start: Tensor  # [R] in cells
+    size: Tensor  # [R] size of a bin in cells
+    step: Tensor  # [R] distance of samples
+    per_bin: Tensor  # [R] int64, samples per bin
+    shift: float
+
+    def at(self, roi: Tensor, bin_index: Tensor, sample: Tensor) -> Tensor:
+        """Positions in cells of the given samples (index tensors of one shape or that broadcast)."""
+        start, size, step = self.start[roi], self.size[roi], self.step[roi]
+        return start + bin_index.to(start.dtype) * size + (sample.to(start.dtype) + self.shift) * step
+
+
+def sample_axis(
+    low: Tensor, high: Tensor, bins: int, spatial_scale: float, sampling_ratio: int, aligned: bool, inner: bool
+) -> Axis:
+    """Where the samples of RoIs with ends `low`, `high` [R] (input pixels) stand along one axis, in feature cells."""
+    offset = 0.5 if aligned else 0.0
+    start = low * spatial_scale - offset
+    extent = high * spatial_scale - offset - start
+    if not aligned:
+        extent = extent.clamp(min=1)
+    size = extent / low.new_full((), bins)
+    if sampling_ratio > 0:
+        count = torch.full_like(low, sampling_ratio, dtype=torch.int64)
+    else:
+        count = size.ceil().nan_to_num(nan=0.0).clamp(0, 1 << 15).to(torch.int64)
+    step = size / (count + 1 if inner else count.clamp(min=1)).to(low.dtype)
+    return Axis(start, size, step, count, 1.0 if inner else 0.5)
+
+
+def neighbours(position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Lower and upper cell (int64) of positions on an axis of `size` cells, and their bilinear weights.
+
+    Outside [-1, size] both weights are 0; within, positions are held to [0, size - 1].
+    """
+    inside = (position >= -1) & (position <= size)
+    held = position.where(inside, 0).clamp(min=0)
+    lower = held.to(torch.int64).clamp(max=size - 1)
+    upper = (lower + 1).clamp(max=size - 1)
+    fraction = torch.where(lower < size - 1, held - lower.to(held.dtype), 0)
+    weight = inside.to(held.dtype)
+    return lower, upper, (1 - fraction) * weight, fraction * weight
+
+
+class Entries(NamedTuple):
+    """Corner reads of some samples: output row o takes weights[i] x cell cells[i] for i in bounds[o]..bounds[o + 1]."""
+
+    rows: Tensor  # [E] int64, output row (roi, bin row, bin column) of each entry
+    bounds: Tensor  # [rows of the chunk] int64, first entry of each output row
+    cells: Tensor  # [E] int64, rows of the features as [N * H * W, C]
+    weights: Tensor  # [E]
+
+
+def _corner_entries(y: Tensor, x: Tensor, images: Tensor, map_height: int, map_width: int) -> tuple[Tensor, Tensor]:
+    """Cells [S, 4] and weights [S, 4] of samples at y, x [S]; a sample that is outside on an axis weighs 0."""
+    top, bottom, weight_top, weight_bottom = neighbours(y, map_height)
+    left, right, weight_left, weight_right = neighbours(x, map_width)
+    row = images * map_height
+    cells = torch.stack(
+        ((row + top) * map_width + left, (row + top) * map_width + right,
+         (row + bottom) * map_width + left, (row + bottom) * map_width + right), dim=1
+    )  # fmt: skip
+    weights = torch.stack(
+        (weight_top * weight_left, weight_top * weight_right,
+         weight_bottom * weight_left, weight_bottom * weight_right), dim=1
+    )  # fmt: skip
+    return cells, weights
+
+
+class Grid(NamedTuple):
+    """The samples of all RoIs: one axis each for rows and columns, and the image that each RoI reads."""
+
+    rows: Axis
+    columns: Axis
+    images: Tensor  # [R] int64, -1 for none
+    height: int
+    width: int
+    map_height: int
+    map_width: int
+
+    @property
+    def counts(self) -> Tensor:
+        """Samples per bin of each RoI [R]."""
+        return (self.rows.per_bin * self.columns.per_bin).masked_fill(self.images < 0, 0)
+
+    def samples(self, bins: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
+        """Cells [S, 4] and weights [S, 4] of sample numbers [S] in bins [S], numbered (roi, row, column)."""
+        roi = bins.div(self.height * self.width, rounding_mode="floor")
+        in_roi = bins % (self.height * self.width)
+        columns = self.columns.per_bin[roi].clamp(min=1)
+        y = self.rows.at(roi, in_roi.div(self.width, rounding_mode="floor"), sample.div(columns, rounding_mode="floor"))
+        x = self.columns.at(roi, in_roi % self.width, sample % columns)
+        return _corner_entries(y, x, self.images[roi], self.map_height, self.map_width)
+
+    def mean_entries(self) -> Iterator[Entries]:
+        """Every corner read of the mean, in chunks of whole RoIs that bound memory."""
+        per_bin = self.counts
+        bins = self.height * self.width
+        total = (per_bin * bins * 4).cumsum(0)
+        chunk = total.div(CHUNK_ENTRIES, rounding_mode="floor").tolist()
+        start = 0
+        for end in range(1, len(chunk) + 1):
+            if end < len(chunk) and chunk[end] == chunk[start]:
+                continue
+            counts = per_bin[start:end].repeat_interleave(bins)
+            rows = torch.arange(start * bins, end * bins, device=counts.device).repeat_interleave(counts)
+            first = counts.cumsum(0) - counts
+            sample = torch.arange(rows.shape[0], device=counts.device) - first.repeat_interleave(counts)
+            cells, weights = self.samples(rows, sample)
+            weights = weights / counts.repeat_interleave(counts)[:, None].to(weights.dtype)
+            yield Entries(rows.repeat_interleave(4), first * 4, cells.flatten(), weights.flatten())
+            start = end
+
+
+def make_grid(
+    rois: Tensor,
+    size: Sequence[int],
+    height: int,
+    width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    inner: bool,
+) -> Grid:
+    """Where each of rois [R, 5] is sampled on features of the given size [N, C, H, W]."""
+    options = (spatial_scale, sampling_ratio, aligned, inner)
+    rows = sample_axis(rois[:, 2], rois[:, 4], height, *options)
+    columns = sample_axis(rois[:, 1], rois[:, 3], width, *options)
+    return Grid(rows, columns, image_index(rois, size[0]), height, width, size[2], size[3])
+
+
+def _channel_slices(features: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Slices of channels with the features as rows [N * H * W, c], in float32 or better, CHUNK_BYTES at most each."""
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    per_channel = max(1, features[:, :1].numel()) * 8
+    step = max(1, CHUNK_BYTES // per_channel)
+    for start in range(0, features.shape[1], step):
+        part = slice(start, start + step)
+        yield part, features[:, part].permute(0, 2, 3, 1).flatten(0, 2).to(dtype).contiguous()
+
+
+def _mean_reference(
+    features: Tensor,
+    rois: Tensor,
+    height: int,
+    width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    inner: bool,
+) -> Tensor:
+    num_rois, channels = rois.shape[0], features.shape[1]
+    pooled = features.new_zeros((num_rois, channels, height, width))
+    if pooled.numel() == 0 or features.numel() == 0:
+        return pooled
+    grid = make_grid(rois, features.shape, height, width, spatial_scale, sampling_ratio, aligned, inner)
+    bins = height * width
+    for part, table in _channel_slices(features):
+        start = 0
+        for entries in grid.mean_entries():
+            # An embedding bag is just this sum: weighted rows of a table, in bags of any length, in order.
+            rows = torch.nn.functional.embedding_bag(
+                entries.cells, table, entries.bounds, mode="sum", per_sample_weights=entries.weights.to(table.dtype)
+            )
+            end = start + rows.shape[0] // bins
+            pooled[start:end, part] = rows.view(end - start, height, width, -1).permute(0, 3, 1, 2).to(pooled.dtype)
+            start = end
+    return pooled
+
+
+def _mean_fake(
+    features: Tensor,
+    rois: Tensor,
+    height: int,
+    width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    inner: bool,
+) -> Tensor:
+    return features.new_empty((rois.shape[0], features.shape[1], height, width))
+
+
+def _mean_setup(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
+    features, rois, _, _, *options = inputs
+    ctx.options = (features.shape, options)
+    ctx.save_for_backward(rois)
+
+
+def _mean_backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
+    size, options = ctx.options
+    return _mean_grad(grad, *ctx.saved_tensors, size, *options), *(None,) * 7
+
+
+def _mean_grad_reference(
+    grad: Tensor,
+    rois: Tensor,
+    size: Sequence[int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    inner: bool,
+) -> Tensor:
+    """Gradient [N, C, H, W] of the features: the transpose of the mean, accumulated in float32 or better."""
+    num_images, channels, map_height, map_width = size
+    total_dtype = torch.promote_types(grad.dtype, torch.float32)
+    total = grad.new_zeros((num_images * map_height * map_width, channels), dtype=total_dtype)
+    if grad.numel() > 0 and total.numel() > 0:
+        options = (spatial_scale, sampling_ratio, aligned, inner)
+        grid = make_grid(rois, size, grad.shape[2], grad.shape[3], *options)
+        rows = grad.permute(0, 2, 3, 1).flatten(0, 2)
+        step = max(1, CHUNK_BYTES // (8 * channels))
+        for entries in grid.mean_entries():
+            for row, cell, weight in zip(
+                entries.rows.split(step), entries.cells.split(step), entries.weights.split(step), strict=True
+            ):
+                total.index_add_(0, cell, rows[row].to(total_dtype) * weight[:, None].to(total_dtype))
+    return total.view(num_images, map_height, map_width, channels).permute(0, 3, 1, 2).to(grad.dtype).contiguous()
+
+
+def _mean_grad_fake(
+    grad: Tensor,
+    rois: Tensor,
+    size: Sequence[int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    inner: bool,
+) -> Tensor:
+    return grad.new_empty(size)
+
+
+def _mean_grad_setup(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
+    grad, rois, _, *options = inputs
+    ctx.options = (grad.shape[2], grad.shape[3], *options)
+    ctx.save_for_backward(rois)
+
+
+def _mean_grad_backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return _mean(grad, *ctx.saved_tensors, *ctx.options), *(None,) * 6
+
+
+_mean = register("roi_align", _mean_reference, _mean_fake, _mean_setup, _mean_backward)
+_mean_grad = register(
+    "roi_align_backward", _mean_grad_reference, _mean_grad_fake, _mean_grad_setup, _mean_grad_backward
+)
+
+
+def _max_reference(
+    features: Tensor,
+    rois: Tensor,
+    height: int,
+    width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    inner: bool,
+) -> tuple[Tensor, Tensor]:
+    """Largest sample of each bin and its number (row-major within the bin), -1 in a bin without samples."""
+    num_rois, channels = rois.shape[0], features.shape[1]
+    pooled = features.new_zeros((num_rois, channels, height, width))
+    argmax = features.new_full(pooled.shape, -1, dtype=torch.int32)
+    if pooled.numel() == 0 or features.numel() == 0:
+        return pooled, argmax
+    grid = make_grid(rois, features.shape, height, width, spatial_scale, sampling_ratio, aligned, inner)
+    counts = grid.counts
+    in_roi = torch.arange(height * width, device=rois.device)
+    for part, table in _channel_slices(features):
+        best = table.new_zeros((num_rois, height * width, table.shape[1]))
+        winner = torch.full(best.shape, -1, dtype=torch.int32, device=best.device)
+        for sample in range(int(counts.max())):
+            active = (counts > sample).nonzero()[:, 0]
+            bins = (active[:, None] * (height * width) + in_roi).flatten()
+            value = _sample_values(table, *grid.samples(bins, torch.full_like(bins, sample)))
+            value = value.view(active.shape[0], height * width, -1)
+            now = best[active]
+            better = (value > now) | (value.isnan() & ~now.isnan()) if sample > 0 else torch.ones_like(value).bool()
+            best[active] = torch.where(better, value, now)
+            winner[active] = winner[active].masked_fill(better, sample)
+        pooled[:, part] = best.view(num_rois, height, width, -1).permute(0, 3, 1, 2).to(pooled.dtype)
+        argmax[:, part] = winner.view(num_rois, height, width, -1).permute(0, 3, 1, 2)
+    return pooled, argmax
+
+
+def _sample_values(table: Tensor, cells: Tensor, weights: Tensor) -> Tensor:
+    """Values [S, c] of samples with four corners each."""
+    weights = weights.to(table.dtype)
+    return torch.nn.functional.embedding_bag(cells, table, mode="sum", per_sample_weights=weights)
+
+
+def _max_fake(
+    features: Tensor,
+    rois: Tensor,
+    height: int,
+    width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    inner: bool,
+) -> tuple[Tensor, Tensor]:
+    shape = (rois.shape[0], features.shape[1], height, width)
+    return features.new_empty(shape), features.new_empty(shape, dtype=torch.int32)
+
+
+def _max_setup(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    features, rois, _, _, *options = inputs
+    ctx.options = (features.shape, options)
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(rois, output[1])
+
+
+def _max_backward(ctx: Context, grad: Tensor, _grad_argmax: Tensor) -> tuple[Tensor | None, ...]:
+    size, options = ctx.options
+    return _max_scatter(grad, *ctx.saved_tensors, size, *options), *(None,) * 7
+
+
+def _winning_corners(rois: Tensor, argmax: Tensor, size: Sequence[int], options: Any) -> tuple[Tensor, Tensor]:
+    """Cells [R * h * w * C, 4] of the flattened channels-last features, and weights, of the winning samples."""
+    num_rois, channels, height, width = argmax.shape
+    grid = make_grid(rois, size, height, width, *options)
+    winner = argmax.permute(0, 2, 3, 1).flatten()
+    bins = torch.arange(num_rois * height * width, device=rois.device).repeat_interleave(channels)
+    cells, weights = grid.samples(bins, winner.clamp(min=0).to(torch.int64))
+    channel = torch.arange(channels, device=rois.device).repeat(num_rois * height * width)
+    absent = (winner < 0)[:, None]
+    return (cells * channels + channel[:, None]).masked_fill(absent, 0), weights.masked_fill(absent, 0)
+
+
+def _max_scatter_reference(
+    grad: Tensor,
+    rois: Tensor,
+    argmax: Tensor,
+    size: Sequence[int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    inner: bool,
+) -> Tensor:
+    """Gradient [N, C, H, W] of the features: each output's gradient, on the corners of its winning sample."""
+    num_images, channels, map_height, map_width = size
+    total = grad.new_zeros(
+        (num_images, map_height, map_width, channels), dtype=torch.promote_types(grad.dtype, torch.float32)
+    )
+    if total.numel() > 0:
+        for part in _roi_chunks(grad.shape):
+            options = (spatial_scale, sampling_ratio, aligned, inner)
+            cells, weights = _winning_corners(rois[part], argmax[part], size, options)
+            share = grad[part].permute(0, 2, 3, 1).reshape(-1, 1).to(total.dtype) * weights.to(total.dtype)
+            total.view(-1).scatter_add_(0, cells.flatten(), share.flatten())
+    return total.permute(0, 3, 1, 2).to(grad.dtype).contiguous()
+
+
+def _roi_chunks(shape: Sequence[int]) -> Iterator[slice]:
+    """Slices of RoIs whose outputs [R, C, h, w] have at most CHUNK_ENTRIES elements, or one RoI."""
+    step = max(1, CHUNK_ENTRIES // max(1, shape[1] * shape[2] * shape[3]))
+    for start in range(0, shape[0], step):
+        yield slice(start, min(start + step, shape[0]))
+
+
+def _max_scatter_fake(
+    grad: Tensor,
+    rois: Tensor,
+    argmax: Tensor,
+    size: Sequence[int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    inner: bool,
+) -> Tensor:
+    return grad.new_empty(size)
+
+
+def _max_scatter_setup(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, rois, argmax, _, *options = inputs
+    ctx.options = tuple(options)
+    ctx.save_for_backward(rois, argmax)
+
+
+def _max_scatter_backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return _max_gather(grad, *ctx.saved_tensors, *ctx.options), *(None,) * 7
+
+
+def _max_gather_reference(
+    features: Tensor,
+    rois: Tensor,
+    argmax: Tensor,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    inner: bool,
+) -> Tensor:
+    """Values [R, C, h, w] of given samples, 0 where the number is -1: the derivative of `_max_scatter`."""
+    picked = features.new_zeros(argmax.shape)
+    if features.numel() > 0:
+        flat = features.permute(0, 2, 3, 1).reshape(-1)
+        for part in _roi_chunks(argmax.shape):
+            options = (spatial_scale, sampling_ratio, aligned, inner)
+            cells, weights = _winning_corners(rois[part], argmax[part], features.shape, options)
+            value = (flat[cells].to(weights.dtype) * weights).sum(1)
+            num_rois, channels, height, width = argmax[part].shape
+            picked[part] = value.view(num_rois, height, width, channels).permute(0, 3, 1, 2).to(picked.dtype)
+    return picked
+
+
+def _max_gather_fake(
+    features: Tensor,
+    rois: Tensor,
+    argmax: Tensor,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    inner: bool,
+) -> Tensor:
+    return features.new_empty(argmax.shape)
+
+
+def _max_gather_setup(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
+    features, rois, argmax, *options = inputs
+    ctx.options = (features.shape, options)
+    ctx.save_for_backward(rois, argmax)
+
+
+def _max_gather_backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
+    size, options = ctx.options
+    return _max_scatter(grad, *ctx.saved_tensors, size, *options), *(None,) * 6
+
+
+_max = register("roi_align_max", _max_reference, _max_fake, _max_setup, _max_backward)
+_max_scatter = register(
+    "roi_align_max_scatter", _max_scatter_reference, _max_scatter_fake, _max_scatter_setup, _max_scatter_backward
+)
+_max_gather = register(
+    "roi_align_max_gather", _max_gather_reference, _max_gather_fake, _max_gather_setup, _max_gather_backward
+)
