@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+
 from omegaconf import MISSING
 
 from detector.configs.errors import ConfigError
@@ -118,7 +119,9 @@ class ResNetConfig(BackboneConfig):
     width: float = 1.0
 
     def __post_init__(self) -> None:
-        _require(self.depth in (18, 34, 50, 101, 152), f"backbone.depth is {self.depth}; expected 18, 34, 50, 101 or 152")
+        _require(
+            self.depth in (18, 34, 50, 101, 152), f"backbone.depth is {self.depth}; expected 18, 34, 50, 101 or 152"
+        )
 
 
 @dataclass
@@ -368,7 +371,10 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         _require(self.images_per_step >= 1, f"trainer.images_per_step is {self.images_per_step}; expected at least 1")
         _require(self.max_steps >= 1, f"trainer.max_steps is {self.max_steps}; expected at least 1")
-        _require(self.precision in ("fp32", "bf16", "fp16"), f"trainer.precision is {self.precision!r}; use fp32, bf16 or fp16")
+        _require(
+            self.precision in ("fp32", "bf16", "fp16"),
+            f"trainer.precision is {self.precision!r}; use fp32, bf16 or fp16",
+        )
 
 
 @dataclass

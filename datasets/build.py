@@ -26,7 +26,9 @@ def build_dataset(config: schema.DatasetConfig, role: str) -> Dataset:
             return VOCDataset(Path(config.root), split, classes=config.classes, box_base=config.box_base.value)
         case schema.SyntheticDatasetConfig():
             if not split.isdigit() or int(split) == 0:
-                raise ConfigError(f"dataset.{role} is {split!r}; a split of the synthetic dataset is a number of images")
+                raise ConfigError(
+                    f"dataset.{role} is {split!r}; a split of the synthetic dataset is a number of images"
+                )
             return SyntheticDataset(
                 role, num_images=int(split), height=config.height, width=config.width, seed=config.seed
             )
@@ -58,12 +60,12 @@ def propose(config: schema.ProposalConfig, image: Tensor) -> Tensor | None:
                 image.shape[1], image.shape[2], tuple(config.scales), tuple(config.aspects), config.overlap
             )
         case schema.SelectiveSearchConfig():
-            return prepared(
-                selective_search(image, _search(config)), top_k=config.top_k_test, min_size=config.min_size
-            )
+            return prepared(selective_search(image, _search(config)), top_k=config.top_k_test, min_size=config.min_size)
         case schema.RPNConfig():
             return None
-    raise ConfigError("proposals=file has no boxes for these pictures; choose proposals=selective_search or proposals=grid")
+    raise ConfigError(
+        "proposals=file has no boxes for these pictures; choose proposals=selective_search or proposals=grid"
+    )
 
 
 def cache_path(config: schema.SelectiveSearchConfig, dataset: Dataset, role: str) -> Path:

@@ -21,5 +21,7 @@ def read_image(path: Path) -> Tensor:
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such image; restore it or take its id out of the image list") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: cannot decode this image ({error}); replace it or take it out of the list") from error
+        raise ValueError(
+            f"{path}: cannot decode this image ({error}); replace it or take it out of the list"
+        ) from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

@@ -90,11 +90,15 @@ def read_npz(path: Path) -> ProposalFile:
             form, convention = int(file["format"]), str(file["convention"])
             ids, offsets, boxes = file["image_ids"], file["offsets"], file["boxes"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not a proposal file of this project ({error}); make it with `detector proposals`") from error
+        raise ValueError(
+            f"{path}: not a proposal file of this project ({error}); make it with `detector proposals`"
+        ) from error
     if form != FORMAT or convention != CONVENTION:
         raise ValueError(f"{path}: format {form}, boxes {convention!r}; expected format {FORMAT}, {CONVENTION!r}")
     if len(offsets) != len(ids) + 1 or offsets[-1] != len(boxes) or boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"{path}: {len(ids)} images, {len(offsets)} offsets, boxes {boxes.shape}: they do not fit together")
+        raise ValueError(
+            f"{path}: {len(ids)} images, {len(offsets)} offsets, boxes {boxes.shape}: they do not fit together"
+        )
     return ProposalFile(tuple(ids.tolist()), torch.from_numpy(offsets).long(), torch.from_numpy(boxes).float())
 
 
@@ -118,7 +122,9 @@ def read_mat(path: Path, image_ids: Sequence[str]) -> ProposalFile:
     cells = content["boxes"].ravel()
     if content["boxes"].dtype != object or len(cells) != len(image_ids):
         number = len(cells) if content["boxes"].dtype == object else 1
-        raise ValueError(f"{path} has boxes for {number} images, the image list has {len(image_ids)}: it is of another split")
+        raise ValueError(
+            f"{path} has boxes for {number} images, the image list has {len(image_ids)}: it is of another split"
+        )
     boxes = [torch.from_numpy(np.asarray(cell, np.float32).reshape(-1, 4)) for cell in cells]
     # 1-based inclusive y1 x1 y2 x2 to 0-based half-open x1 y1 x2 y2: the minima lose 1.
     return from_boxes(image_ids, [item[:, [1, 0, 3, 2]] - item.new_tensor((1, 1, 0, 0)) for item in boxes])

@@ -104,9 +104,7 @@ def cached_search(dataset: Dataset, path: Path, search: Search, workers: int | N
     return proposals
 
 
-def _compute(
-    dataset: Dataset, search: Search, parts: Path, missing: list[int], workers: int | None
-) -> Iterator[int]:
+def _compute(dataset: Dataset, search: Search, parts: Path, missing: list[int], workers: int | None) -> Iterator[int]:
     """Searches the missing images, each result whole under its name or not there."""
     job = partial(_search_one, dataset, search, parts)
     count = min(workers or os.cpu_count() or 1, len(missing))

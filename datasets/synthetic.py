@@ -50,7 +50,9 @@ def _scene(split: str, index: int, height: int, width: int, seed: int) -> tuple[
         label = int(rng.integers(len(CLASSES)))
         side = np.exp(rng.uniform(np.log(12), np.log(0.75 * height))) if rng.random() > 0.06 else rng.uniform(6, 10)
         aspect = np.exp(rng.uniform(-0.35, 0.35))
-        w, h = (max(5, min(limit - 2, round(side * factor))) for limit, factor in ((width, aspect), (height, 1 / aspect)))
+        w, h = (
+            max(5, min(limit - 2, round(side * factor))) for limit, factor in ((width, aspect), (height, 1 / aspect))
+        )
         x, y = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
         if any(_covered((x, y, x + w, y + h), other) > 0.5 for other in boxes):
             continue

@@ -102,7 +102,9 @@ def _read_split(root: Path, part: str) -> list[tuple[str, Path]]:
     folder, name = (root / f"VOC{year[1]}", year[2]) if year else (root, part)
     path = folder / "ImageSets" / "Main" / f"{name}.txt"
     if not path.is_file():
-        lists = sorted(str(item.relative_to(root)) for item in root.glob("**/ImageSets/Main/*.txt") if "_" not in item.stem)
+        lists = sorted(
+            str(item.relative_to(root)) for item in root.glob("**/ImageSets/Main/*.txt") if "_" not in item.stem
+        )
         found = f"found {', '.join(lists[:8])}" if lists else "found no ImageSets/Main/*.txt below it"
         raise ValueError(
             f"dataset.root={root}, split {part}: expected the image list {path}, {found}; "
@@ -119,7 +121,9 @@ def _find_images(entries: list[tuple[str, Path]], faults: list[str]) -> list[Pat
     for image_id, folder in entries:
         name = next((image_id + suffix for suffix in SUFFIXES if image_id + suffix in listings[folder]), None)
         if name is None:
-            faults.append(f"{folder / 'JPEGImages' / image_id}.jpg: the image list names it, but there is no such image")
+            faults.append(
+                f"{folder / 'JPEGImages' / image_id}.jpg: the image list names it, but there is no such image"
+            )
         files.append(folder / "JPEGImages" / (name or f"{image_id}.jpg"))
     return files
 
@@ -175,7 +179,9 @@ def _decide_base(raws: Sequence[RawAnnotation | None], box_base: str, root: Path
     for raw in raws:
         for corners in raw.corners if raw is not None else []:
             zeros += min(corners[:2]) < 1
-            ends += raw is not None and raw.size is not None and (corners[2] >= raw.size[0] or corners[3] >= raw.size[1])
+            ends += (
+                raw is not None and raw.size is not None and (corners[2] >= raw.size[0] or corners[3] >= raw.size[1])
+            )
     if zeros and zeros > ends:
         log.info("%s: boxes taken as 0-based (%d begin at 0, %d end at the image's size)", root, zeros, ends)
         return 0
@@ -202,7 +208,9 @@ def _build(image_id: str, raw: RawAnnotation, classes: Sequence[str], base: int,
         elif not (x2 > x1 and y2 > y1):
             faults.append(f"{raw.path}: object {number} has no area: {corners}; correct or remove it")
         elif x1 < 0 or y1 < 0 or x2 > width + 1 or y2 > height + 1:
-            faults.append(f"{raw.path}: object {number} {corners} lies outside the image of {width}x{height}; correct it")
+            faults.append(
+                f"{raw.path}: object {number} {corners} lies outside the image of {width}x{height}; correct it"
+            )
     flags = torch.tensor(raw.flags, dtype=torch.bool).reshape(-1, 3)
     return Annotation(
         image_id=image_id,

@@ -75,9 +75,7 @@ def build_matcher(config: schema.SamplingConfig) -> Matcher:
 def build_sampler(config: schema.SamplingConfig) -> Sampler:
     match config:
         case schema.RandomSamplingConfig():
-            return RandomSampling(
-                rois_per_image=config.rois_per_image, foreground_fraction=config.foreground_fraction
-            )
+            return RandomSampling(rois_per_image=config.rois_per_image, foreground_fraction=config.foreground_fraction)
         case schema.OHEMConfig():
             return HardExampleMining(rois_per_image=config.rois_per_image)
     raise ConfigError(f"sampling.kind {config.kind!r} has no builder")
@@ -142,7 +140,9 @@ def build_backbone(config: schema.Config) -> Backbone:
             )
         case schema.TorchvisionConfig():
             if tail == "native":
-                raise ConfigError("backbone.tail=native: a torchvision classifier has none for RoIs; set backbone.tail=fc")
+                raise ConfigError(
+                    "backbone.tail=native: a torchvision classifier has none for RoIs; set backbone.tail=fc"
+                )
             return TorchvisionBackbone(
                 name=backbone.name,
                 node=backbone.node,
@@ -160,16 +160,16 @@ def load_backbone_weights(config: schema.BackboneConfig, backbone: Backbone) -> 
     """A classifier's weights, as `backbone.weights` says; with none, frozen layers would stay random: ConfigError."""
     if config.weights is None:
         frozen = getattr(config, "frozen_nodes", None) is not None or config.frozen_stages > 0
-        if frozen or getattr(config, "norm", None) is schema.Norm.frozen_bn and not isinstance(config, schema.VGGConfig):
+        if frozen or (
+            getattr(config, "norm", None) is schema.Norm.frozen_bn and not isinstance(config, schema.VGGConfig)
+        ):
             raise ConfigError(
                 "backbone.weights is null, but parts of the backbone are frozen and would stay random: set "
                 "backbone.weights (imagenet, a path or a URL), or backbone.frozen_stages=0 backbone.norm=gn"
             )
         return
     assert isinstance(backbone, nn.Module)
-    load_classifier_weights(
-        backbone, config.weights, architecture=architecture(config), sha256=config.weights_sha256
-    )
+    load_classifier_weights(backbone, config.weights, architecture=architecture(config), sha256=config.weights_sha256)
 
 
 def architecture(config: schema.BackboneConfig) -> str:

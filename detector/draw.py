@@ -19,7 +19,9 @@ def class_color(label: int) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def draw_detections(image: Tensor, detections: Detections, classes: Sequence[str], truths: Instances | None = None) -> Image.Image:
+def draw_detections(
+    image: Tensor, detections: Detections, classes: Sequence[str], truths: Instances | None = None
+) -> Image.Image:
     """The image [3, H, W] uint8 with every detection's box, name and score; truths as thin white boxes beneath."""
     picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
     draw = ImageDraw.Draw(picture)

@@ -1,7 +1,7 @@
 """The detector: the only file that knows the whole flow.
 
-    images -> preprocess -> backbone -> proposals -> (training) match, sample -> head -> losses
-                                                 -> (testing)                   head -> postprocess
+images -> preprocess -> backbone -> proposals -> (training) match, sample -> head -> losses
+                                             -> (testing)                   head -> postprocess
 """
 
 from __future__ import annotations

@@ -78,7 +78,6 @@ def _dispatch(words: list[str]) -> int:
         "eval": _eval,
         "predict": _predict,
         "proposals": _proposals,
-        "download": _download,
         "info": _info,
     }
     if not words or words[0] in ("-h", "--help", "help"):
@@ -89,7 +88,9 @@ def _dispatch(words: list[str]) -> int:
         raise ConfigError(f"{name}: no such command; known: {', '.join(commands)}")
     unknown = [word for word in rest if word.startswith("-") and word not in ("-h", "--help", "-m", "--multirun")]
     if unknown:
-        raise ConfigError(f"{unknown[0]}: no such option; settings are given as key=value, options are --help, --multirun")
+        raise ConfigError(
+            f"{unknown[0]}: no such option; settings are given as key=value, options are --help, --multirun"
+        )
     return commands[name](rest)
 
 
@@ -158,7 +159,7 @@ def _sweep(jobs: list[list[str]]) -> int:
     return DONE
 
 
-def _model_config(overrides: list[str]):  # noqa: ANN202
+def _model_config(overrides: list[str]):
     """The config of the model in weights=..., with the overrides; without a model, the shipped defaults."""
     from detector.engine.checkpoint import load_checkpoint
     from detector.tools.settings import load_config, override_config
@@ -195,5 +196,21 @@ def _predict(words: list[str]) -> int:
         return FAILED if run_prediction(config, folder) else DONE
 
 
-if __name__ == "__main__":
-    main()
+def _proposals(words: list[str]) -> int:
+    if _wants_help(words):
+        return DONE
+    from detector.tools.proposals import run_proposals
+    from detector.tools.run import logging_to
+    from detector.tools.settings import load_config
+
+    config = load_config(words)
+    with logging_to(None):
+        run_proposals(config)
+    return DONE
+
+
+def _info(words: list[str]) -> int:
+    from detector.tools.info import print_info
+
+    print_info()
+    return DONE

@@ -83,7 +83,7 @@ def save_pictures(run: RunFolder, dataset: Dataset, found: Sequence[Detections],
         picture.save(run.pictures / f"{dataset.annotations[index].image_id}.jpg", quality=92)
 
 
-def draw_dataset_image(dataset: Dataset, index: int, detections: Detections, threshold: float):  # noqa: ANN201
+def draw_dataset_image(dataset: Dataset, index: int, detections: Detections, threshold: float):
     annotation = dataset.annotations[index]
     truths = Instances(annotation.boxes, annotation.labels, annotation.difficult)
     confident = detections[detections.scores >= threshold]

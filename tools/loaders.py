@@ -22,7 +22,15 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
     """
 
     def __init__(
-        self, num_images: int, batch_size: int, *, seed: int, first_step: int, last_step: int, rank: int, world_size: int
+        self,
+        num_images: int,
+        batch_size: int,
+        *,
+        seed: int,
+        first_step: int,
+        last_step: int,
+        rank: int,
+        world_size: int,
     ) -> None:
         if num_images < batch_size:
             raise ValueError(

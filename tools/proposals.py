@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 
+import torch
+from torch import Tensor
+
 from detector.configs import schema
 from detector.datasets.augment import ProposalSource
 from detector.datasets.build import build_dataset, build_proposals
 from detector.datasets.sample import Dataset
-from detector.metrics.recall import proposal_recall
+from detector.ops.boxes import best_match
 
 log = logging.getLogger("detector")
 
@@ -26,9 +29,23 @@ def run_proposals(config: schema.Config) -> None:
 
 def report_recall(name: str, dataset: Dataset, source: ProposalSource) -> None:
     """One line with the share of objects that some proposal meets at IoU 0.5 and 0.7, difficult ones left out."""
-    boxes = [source.boxes(index) for index in range(len(dataset.annotations))]
-    mean = sum(len(item) for item in boxes) / max(1, len(boxes))
-    overall, per_class = proposal_recall(boxes, dataset.annotations, dataset.classes)
-    told = ", ".join(f"{label} {low:.3f}/{high:.3f}" for label, (low, high) in per_class.items())
-    log.info("%s proposals: %.0f an image, recall at IoU 0.5/0.7: %.3f/%.3f", name, mean, *overall)
-    log.debug("%s proposals by class: %s", name, told)
+    overlaps, labels, num_boxes = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)], 0
+    for index, annotation in enumerate(dataset.annotations):
+        proposals, counted = source.boxes(index), ~annotation.difficult
+        num_boxes += len(proposals)
+        overlaps.append(best_match(annotation.boxes[counted], proposals)[0])
+        labels.append(annotation.labels[counted])
+    best, label = torch.cat(overlaps), torch.cat(labels)
+
+    def recall(of: Tensor) -> str:
+        return "/".join(f"{(best[of] >= threshold).float().mean():.3f}" for threshold in (0.5, 0.7))
+
+    log.info(
+        "%s proposals: %.0f an image, recall at IoU 0.5/0.7 %s (%s)",
+        name,
+        num_boxes / max(1, len(dataset.annotations)),
+        recall(label > 0),
+        ", ".join(
+            f"{what} {recall(label == i + 1)}" for i, what in enumerate(dataset.classes) if (label == i + 1).any()
+        ),
+    )

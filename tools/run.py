@@ -1,6 +1,6 @@
 """A run's folder, its log, and what is recorded of the circumstances.
 
-    runs/NAME/config.yaml  checkpoints/  tensorboard/  metrics.json  detections/  pictures/  log.txt
+runs/NAME/config.yaml  checkpoints/  tensorboard/  metrics.json  detections/  pictures/  log.txt
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from detector.configs.errors import ConfigError
 from detector.configs.groups import to_plain
 from detector.configs.schema import Config
 from detector.engine.checkpoint import write_atomically
+from detector.ops import native_status
 
 log = logging.getLogger("detector")
 
@@ -110,6 +111,16 @@ def versions() -> dict[str, str]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
+
+
+def kernels(device: torch.device) -> str:
+    """One phrase on which kernels run the operators on a device."""
+    status = [item for item in native_status() if item.device == device.type]
+    slow = [item for item in status if item.kernel != "compiled"]
+    if not slow:
+        return "compiled operators"
+    which = "all operators" if len(slow) == len(status) else ", ".join(item.operator for item in slow)
+    return f"PyTorch kernels for {which} ({slow[0].reason})"
 
 
 def pick_device(name: str) -> torch.device:

@@ -99,7 +99,9 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
         try:
             parsed.append(parser.parse_override(line))
         except HydraException as error:
-            raise ConfigError(f"{line!r} is not of the form key=value: quote values that hold , = {{ or spaces") from error
+            raise ConfigError(
+                f"{line!r} is not of the form key=value: quote values that hold , = {{ or spaces"
+            ) from error
     return parsed
 
 

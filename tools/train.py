@@ -21,7 +21,6 @@ from detector.engine.monitor import Monitor
 from detector.engine.seed import make_deterministic, seed_step
 from detector.engine.trainer import LoopSettings, Outcome, TrainingState, train
 from detector.model import Detector
-from detector.ops import native_status
 from detector.structures import Instances, Proposals
 from detector.targets import measure_statistics
 from detector.tools.evaluation import (
@@ -34,7 +33,7 @@ from detector.tools.evaluation import (
 )
 from detector.tools.loaders import TrainingOrder, training_loader
 from detector.tools.proposals import report_recall
-from detector.tools.run import RunFolder, pick_device, versions
+from detector.tools.run import RunFolder, kernels, pick_device, versions
 
 log = logging.getLogger("detector")
 
@@ -47,7 +46,7 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
         torch.set_num_threads(settings.threads)
     if settings.deterministic:
         make_deterministic()
-    log.info("run folder %s | device %s | %s", run.path, device, native_status().summary())
+    log.info("run folder %s | device %s | %s", run.path, device, kernels(device))
 
     train_set, test_set = build_dataset(config.dataset, "train"), build_dataset(config.dataset, "test")
     if train_set.classes != test_set.classes:

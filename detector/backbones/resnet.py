@@ -123,7 +123,9 @@ class ResNet(nn.Module):
         self.tail_channels = 0
         if tail == "native":
             if dilated_c5:
-                raise ValueError("res5 cannot be both the dilated feature map and the tail; use tail=fc or dilated_c5=false")
+                raise ValueError(
+                    "res5 cannot be both the dilated feature map and the tail; use tail=fc or dilated_c5=false"
+                )
             self.tail = nn.Sequential(stage(3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
             self.tail_channels = base * 8 * expansion
         elif tail == "fc":

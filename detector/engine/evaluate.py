@@ -12,12 +12,16 @@ from detector.model import Detector
 from detector.structures import Batch, Detections
 
 
-def detect_all(detector: Detector, batches: Iterable[Batch], *, num_images: int, device: torch.device) -> list[Detections]:
+def detect_all(
+    detector: Detector, batches: Iterable[Batch], *, num_images: int, device: torch.device
+) -> list[Detections]:
     """Detections of every image on the CPU; the detector is left in the mode that it was in."""
     training = detector.training
     detector.eval()
     found: list[Detections] = []
-    with tqdm(total=num_images, unit="image", desc="detecting", leave=False, dynamic_ncols=True, file=sys.stderr) as bar:
+    with tqdm(
+        total=num_images, unit="image", desc="detecting", leave=False, dynamic_ncols=True, file=sys.stderr
+    ) as bar:
         for batch in batches:
             found += [item.to("cpu") for item in detector.detect(batch.to(device, non_blocking=True))]
             bar.update(len(batch))

@@ -28,7 +28,12 @@ class Monitor:
         """`folder` receives TensorBoard's files; what an earlier run wrote beyond `first_step` is hidden."""
         self.writer = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
         self.bar = tqdm(
-            total=max_steps, initial=first_step, unit="step", dynamic_ncols=True, file=sys.stderr, mininterval=0.5
+            total=max_steps,
+            initial=first_step,
+            unit="step",
+            dynamic_ncols=True,
+            file=sys.stderr,
+            mininterval=0.5 if sys.stderr.isatty() else 30,  # a log file wants few lines
         )
         self.log_every = log_every
         self._sums: dict[str, Tensor] = {}

@@ -1,7 +1,7 @@
 """The Fast R-CNN head (Fast R-CNN, figure 1): RoI pooling, the backbone's tail, two sibling layers.
 
-    feature map --RoI pool 7x7--> tail (fc6, fc7 | res5 | two fc) --+--> class scores   [R, K + 1]
-                                                                    +--> box deltas     [R, K, 4]
+feature map --RoI pool 7x7--> tail (fc6, fc7 | res5 | two fc) --+--> class scores   [R, K + 1]
+                                                                +--> box deltas     [R, K, 4]
 """
 
 from __future__ import annotations
