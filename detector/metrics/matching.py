@@ -27,13 +27,18 @@ def voc_overlap(boxes: FloatArray, others: FloatArray) -> FloatArray:
 
 
 def best_truths(
-    boxes: FloatArray, groups: IntArray, truth_boxes: FloatArray, truth_groups: IntArray
+    boxes: FloatArray,
+    groups: IntArray,
+    truth_boxes: FloatArray,
+    truth_groups: IntArray,
+    unlike: tuple[IntArray, IntArray] | None = None,
 ) -> tuple[FloatArray, IntArray]:
     """For each box [D, 4] its largest overlap [D] with an object of the same group, and that object's row [D].
 
-    Groups [D] and [G] are non-negative integers, such as image and class in one. The first object wins a tie; a box
-    whose group has no object gets overlap -1 and row -1. The loop runs over the objects of the fullest group, all
-    boxes at once, so memory is linear in D.
+    Groups [D] and [G] are non-negative integers, such as image and class in one. With `unlike`, the labels [D] and
+    [G], objects of a box's own label are passed over. The first object wins a tie; a box without a candidate gets
+    overlap -1 and row -1. The loop runs over the objects of the fullest group, all boxes at once, so memory is
+    linear in D.
     """
     order = np.argsort(truth_groups, kind="stable")
     counts_by_group = np.bincount(truth_groups, minlength=int(groups.max(initial=-1)) + 1)
@@ -46,6 +51,8 @@ def best_truths(
         candidate = order[starts[active] + nth]
         value = voc_overlap(boxes[active], truth_boxes[candidate])
         better = value > overlap[active]
+        if unlike is not None:
+            better &= unlike[0][active] != unlike[1][candidate]
         overlap[active[better]], row[active[better]] = value[better], candidate[better]
     return overlap, row
 
@@ -87,3 +94,9 @@ def matches(detections: DetectionTable, truths: TruthTable) -> tuple[FloatArray,
         truths.boxes,
         image_and_class(truths.image_index, truths.labels, num_classes),
     )
+
+
+def matches_of_other_classes(detections: DetectionTable, truths: TruthTable) -> tuple[FloatArray, IntArray]:
+    """Overlap [D] and row [D] of the object of its own image but another class that each detection overlaps most."""
+    unlike = (detections.labels, truths.labels)
+    return best_truths(detections.boxes, detections.image_index, truths.boxes, truths.image_index, unlike)

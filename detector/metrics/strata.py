@@ -1,0 +1,76 @@
+"""AP of one kind of object at a time: by size, by aspect, by truncation and by occlusion.
+
+Objects of other kinds are treated as difficult: finding them is neither right nor wrong. Where the kind can be seen
+from a box (size, aspect), a detection of another kind that is on nothing is left out too, as in COCO's area ranges;
+truncation and occlusion are not to be seen from a box, so there every detection on nothing is a false positive, and
+the rarer kind has the lower AP for that alone. Compare detectors within a kind, not kinds within a detector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from detector.metrics import voc
+from detector.metrics.matching import matches
+from detector.metrics.tables import BoolArray, DetectionTable, FloatArray, TruthTable
+
+
+@dataclass(frozen=True, slots=True)
+class Stratum:
+    """One kind of object."""
+
+    property: str  # size, aspect, truncated or occluded
+    name: str
+    num_truths: int  # objects of this kind that are not difficult
+    mean: float | None  # mAP over the classes that have such objects, None where no class has
+    average_precision: dict[str, float]  # by class
+
+
+def strata(
+    detections: DetectionTable, truths: TruthTable, protocol: str = "voc_area", iou_threshold: float = 0.5
+) -> list[Stratum]:
+    """AP of every kind of object; truncation and occlusion where the table of objects has them.
+
+    Sizes are COCO's, in square pixels: small below 32^2, large from 96^2. Aspect is width over height: tall below
+    1/2, wide above 2. Raises ValueError where the tables differ in images or classes.
+    """
+    detections = detections.aligned(truths)
+    overlap, _ = matches(detections, truths)
+    hit = overlap >= iou_threshold  # on an object: that object's kind decides
+    truth_kinds, detection_kinds = _kinds_of_boxes(truths.boxes), _kinds_of_boxes(detections.boxes)
+    results = []
+    for key, of_kind in truth_kinds.items():
+        shown = detections.select(hit | detection_kinds[key])
+        results.append(_stratum(key, shown, truths, of_kind, protocol, iou_threshold))
+    for name, flags in (("truncated", truths.truncated), ("occluded", truths.occluded)):
+        if flags is not None:
+            for answer, of_kind in (("no", ~flags), ("yes", flags)):
+                results.append(_stratum((name, answer), detections, truths, of_kind, protocol, iou_threshold))
+    return results
+
+
+def _kinds_of_boxes(boxes: FloatArray) -> dict[tuple[str, str], BoolArray]:
+    """Masks [M] of boxes [M, 4] by property and kind; the kinds of a property share out all boxes."""
+    width, height = (boxes[:, 2:] - boxes[:, :2]).T
+    area = width * height
+    return {
+        ("size", "small"): area < 32**2,
+        ("size", "medium"): (area >= 32**2) & (area < 96**2),
+        ("size", "large"): area >= 96**2,
+        ("aspect", "tall"): 2 * width < height,
+        ("aspect", "square"): (2 * width >= height) & (width <= 2 * height),
+        ("aspect", "wide"): width > 2 * height,
+    }
+
+
+def _stratum(
+    key: tuple[str, str],
+    detections: DetectionTable,
+    truths: TruthTable,
+    of_kind: BoolArray,
+    protocol: str,
+    iou_threshold: float,
+) -> Stratum:
+    only = replace(truths, difficult=truths.difficult | ~of_kind)
+    result = voc.evaluate(detections, only, [protocol], iou_threshold).results[protocol]
+    return Stratum(*key, int((~only.difficult).sum()), result.mean, result.average_precision)

@@ -1,0 +1,50 @@
+"""AP of one kind of object at a time, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from detector.metrics.strata import strata
+from detector.metrics.tables import DetectionTable, TruthTable
+
+SMALL, LARGE, WIDE = [0.0, 0, 10, 10], [100.0, 0, 300, 200], [0.0, 500, 150, 550]
+TRUTHS = TruthTable(
+    ("1",),
+    ("a",),
+    np.zeros(3, np.int64),
+    np.array([SMALL, LARGE, WIDE]),
+    np.ones(3, np.int64),
+    np.zeros(3, bool),
+    truncated=np.array([True, False, False]),
+)
+
+
+def test_by_hand() -> None:
+    boxes = np.array([[700.0, 0, 710, 10], SMALL, LARGE, [700.0, 0, 710, 15]])  # two small ones on nothing
+    scores, labels = np.array([0.9, 0.8, 0.7, 0.6]), np.ones(4, np.int64)
+    detections = DetectionTable(("1",), ("a",), np.zeros(4, np.int64), boxes, scores, labels)
+    results = {(part.property, part.name): part for part in strata(detections, TRUTHS)}
+    assert {key: part.num_truths for key, part in results.items()} == {
+        ("size", "small"): 1,
+        ("size", "medium"): 1,
+        ("size", "large"): 1,
+        ("aspect", "tall"): 0,
+        ("aspect", "square"): 2,
+        ("aspect", "wide"): 1,
+        ("truncated", "no"): 2,
+        ("truncated", "yes"): 1,
+    }
+    assert results["size", "small"].mean == pytest.approx(0.5)  # behind a false positive of its own size
+    assert results["size", "large"].mean == pytest.approx(1.0)  # false positives of another size are left out
+    assert results["size", "medium"].mean == pytest.approx(0.0)  # missed
+    assert results["aspect", "tall"].mean is None
+    assert results["truncated", "yes"].average_precision == {"a": pytest.approx(0.5)}
+    assert results["truncated", "no"].mean == pytest.approx(0.25)  # one of two, behind a false positive
+
+
+def test_the_kinds_of_a_property_share_out_all_objects() -> None:
+    empty = np.zeros(0, np.int64)
+    nothing = DetectionTable(("1",), ("a",), empty, np.zeros((0, 4)), np.zeros(0), empty)
+    for name in ("size", "aspect", "truncated"):
+        assert sum(part.num_truths for part in strata(nothing, TRUTHS) if part.property == name) == len(TRUTHS)
