@@ -183,31 +183,29 @@ def right_and_counted(ranked_truth_rows: IntArray, difficult: BoolArray) -> tupl
 
 def average_precision(curve: Curve, summary: Summary) -> float:
     """One class's AP, in [0, 1]."""
+    if summary is Summary.area:
+        recall = np.concatenate(([0.0], curve.recall, [1.0]))
+        envelope = np.concatenate(([0.0], _envelope(curve), [0.0]))
+        steps = np.flatnonzero(recall[1:] != recall[:-1]) + 1
+        return float(np.sum((recall[steps] - recall[steps - 1]) * envelope[steps]))
+    envelope = np.append(_envelope(curve), 0.0)
+    total = 0.0
+    for start in eleven_starts(curve, summary):
+        total += float(envelope[start]) / 11.0  # the original's order of summation
+    return total
+
+
+def eleven_starts(curve: Curve, summary: Summary) -> IntArray:
+    """[11]: the first detection at which recall has reached k/10, len(curve.scores) where it never does."""
     match summary:
         case Summary.eleven_points:
-            return _eleven_points(np.searchsorted(curve.recall, np.arange(0.0, 1.1, 0.1)), curve)
-        case Summary.eleven_points_exact:
-            tenths = np.arange(11) * curve.num_truths
-            return _eleven_points(np.searchsorted(10 * curve.true_positives, tenths), curve)
+            return np.searchsorted(curve.recall, np.arange(0.0, 1.1, 0.1))
         case Summary.eleven_points_matlab:
             # Matlab's colon counts from both ends towards the middle, so that 0.6 and 0.7 come out rounded down.
             rising = np.arange(5) * 0.1
-            thresholds = np.concatenate((rising, [0.5], 1.0 - rising[::-1]))
-            return _eleven_points(np.searchsorted(curve.recall, thresholds), curve)
-        case Summary.area:
-            recall = np.concatenate(([0.0], curve.recall, [1.0]))
-            envelope = np.concatenate(([0.0], _envelope(curve), [0.0]))
-            steps = np.flatnonzero(recall[1:] != recall[:-1]) + 1
-            return float(np.sum((recall[steps] - recall[steps - 1]) * envelope[steps]))
-
-
-def _eleven_points(starts: IntArray, curve: Curve) -> float:
-    """The mean over 11 thresholds of the best precision from the curve's point `start` on; 0 past its end."""
-    envelope = np.append(_envelope(curve), 0.0)
-    total = 0.0
-    for start in starts:
-        total += float(envelope[start]) / 11.0  # the original's order of summation
-    return total
+            return np.searchsorted(curve.recall, np.concatenate((rising, [0.5], 1.0 - rising[::-1])))
+        case _:
+            return np.searchsorted(10 * curve.true_positives, np.arange(11) * curve.num_truths)
 
 
 def _envelope(curve: Curve) -> FloatArray:
