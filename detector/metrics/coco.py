@@ -60,7 +60,7 @@ def evaluate(
 
     The area of an object is `truths.areas` where given, else its box's. `backend` None takes the faster one that is
     installed; both give the same numbers. Nothing is printed.
-    Raises ValueError where the tables differ in images or classes.
+    Raises ValueError where the tables differ in images or classes, and for a backend that is not installed.
     """
     backend = backend or installed_backend()
     detections = detections.aligned(truths)
@@ -85,6 +85,8 @@ def evaluate(
 def _evaluator(objects: dict[str, Any], results: dict[str, Any], backend: Backend) -> Any:
     """A COCOeval of the chosen package over two datasets in COCO's own form."""
     if backend == "faster-coco-eval":
+        if installed_backend() != backend:
+            raise ValueError("faster-coco-eval is not installed: pip install 'fast-rfcn[coco]', or use pycocotools")
         from faster_coco_eval import COCO, COCOeval_faster
 
         return COCOeval_faster(COCO(objects), COCO(results), "bbox", print_function=lambda *_: None)

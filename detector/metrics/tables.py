@@ -224,7 +224,8 @@ def _check_rows(
 ) -> None:
     """Raise ValueError naming the first row whose image, box or label cannot be."""
     for row in np.flatnonzero((image_index < 0) | (image_index >= len(image_ids)))[:1]:
-        raise ValueError(f"{kind} {row}: unknown image {image_index[row]}, the table lists {len(image_ids)} images")
+        listed = f"the table lists {len(image_ids)}, counted from 0"
+        raise ValueError(f"{kind} {row}: unknown image number {image_index[row]}, {listed}")
     for row in np.flatnonzero(~np.isfinite(boxes).all(axis=1))[:1]:
         box = boxes[row].tolist()
         raise ValueError(f"{kind} {row}, image {image_ids[image_index[row]]}: its box {box} is not finite")

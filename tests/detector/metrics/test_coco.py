@@ -96,6 +96,13 @@ def test_both_packages_agree(seed: int, difficult: str, capfd: pytest.CaptureFix
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_backend_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="faster-coco-eval is not installed: pip install"):
+        coco.evaluate(*large_tables(0), backend="faster-coco-eval")
+    assert coco.evaluate(*large_tables(0)).backend == "pycocotools"
+
+
 @needs_faster
 @pytest.mark.slow
 def test_both_packages_agree_on_voc2007(voc2007_test: TruthTable, voc2007_results: Path) -> None:

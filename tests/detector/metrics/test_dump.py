@@ -63,7 +63,7 @@ def damaged(folder: Path, **change: Any) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_index": np.array([0, 2, 3])}, "detection 2: unknown image 3, the table lists 3 images"),
+        ({"image_index": np.array([0, 2, 3])}, "detection 2: unknown image number 3, the table lists 3,"),
         ({"scores": np.array([0.5, np.nan, 0.1])}, "detection 1, image 000003: its score is NaN"),
         ({"boxes": TABLE.boxes[:, [2, 1, 0, 3]]}, "detection 0, image 000001: its box .* is inverted"),
         ({"classes": np.array(["cat"])}, "detection 1, image 000003: label 2 has no class, expected 1..1"),

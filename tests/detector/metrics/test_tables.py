@@ -26,7 +26,7 @@ GOOD: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_index": np.array([0, 2])}, "detection 1: unknown image 2, the table lists 2 images"),
+        ({"image_index": np.array([0, 2])}, "detection 1: unknown image number 2, the table lists 2,"),
         ({"scores": np.array([0.1, np.nan])}, "detection 1, image 2: its score is NaN"),
         ({"boxes": np.array([[0.0, 0, 1, 1], [2, 2, 1, 3]])}, "detection 1, image 2: its box .* is inverted"),
         ({"boxes": np.array([[0.0, 0, 1, 1], [2, 2, np.inf, 3]])}, "detection 1, image 2: its box .* is not finite"),
