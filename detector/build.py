@@ -18,11 +18,13 @@ from detector.configs.errors import ConfigError
 from detector.engine.optimizer import cosine_factor, parameter_groups, step_factor
 from detector.heads import Head
 from detector.heads.fast_rcnn import FastRCNNHead
+from detector.heads.rfcn import RFCNHead, Vote, aligned_vote
 from detector.model import Detector
-from detector.ops import roi_align, roi_pool
+from detector.ops import ps_roi_vote, roi_align, roi_pool
 from detector.postprocess import Postprocess
 from detector.preprocess import Preprocess
 from detector.proposals.given import GivenProposals, ProposalModule
+from detector.proposals.rpn import RPN, KeepCounts
 from detector.sampling import HardExampleMining, RandomSampling, Sampler
 from detector.targets import BoxCoder, Matcher
 
@@ -37,7 +39,7 @@ def build_detector(config: schema.Config, num_classes: int) -> Detector:
     return Detector(
         preprocess=build_preprocess(config.input, backbone.stride),
         backbone=backbone,
-        proposals=build_proposals(config.proposals, backbone),
+        proposals=build_proposals(config.proposals, backbone, config.sampling.use_difficult),
         head=build_head(config.head, backbone, num_classes),
         matcher=build_matcher(config.sampling),
         sampler=build_sampler(config.sampling),
@@ -81,10 +83,28 @@ def build_sampler(config: schema.SamplingConfig) -> Sampler:
     raise ConfigError(f"sampling.kind {config.kind!r} has no builder")
 
 
-def build_proposals(config: schema.ProposalConfig, backbone: Backbone) -> ProposalModule:
+def build_proposals(config: schema.ProposalConfig, backbone: Backbone, use_difficult: bool) -> ProposalModule:
     match config:
         case schema.GridProposalsConfig() | schema.FileProposalsConfig() | schema.SelectiveSearchConfig():
             return GivenProposals()
+        case schema.RPNConfig():
+            return RPN(
+                in_channels=backbone.proposal_channels,
+                channels=config.channels,
+                stride=backbone.stride,
+                scales=tuple(config.scales),
+                aspects=tuple(config.aspects),
+                train_keep=KeepCounts(config.pre_nms_train, config.top_k_train),
+                test_keep=KeepCounts(config.pre_nms_test, config.top_k_test),
+                nms_iou=config.nms_iou,
+                min_size=config.min_size,
+                positive_iou=config.positive_iou,
+                negative_iou=config.negative_iou,
+                anchors_per_image=config.anchors_per_image,
+                positive_fraction=config.positive_fraction,
+                sigma=config.sigma,
+                use_difficult=use_difficult,
+            )
     raise ConfigError(f"proposals.kind {config.kind!r} has no builder")
 
 
@@ -101,6 +121,22 @@ def build_head(config: schema.HeadConfig, backbone: Backbone, num_classes: int) 
                 pooling=roi_pool if pooled else partial(roi_align, sampling_ratio=2),
                 output_size=config.output_size,
                 inclusive=pooled,
+                class_agnostic=config.class_agnostic,
+            )
+        case schema.RFCNConfig():
+            votes: dict[schema.PSPooling, Vote] = {
+                schema.PSPooling.mean: ps_roi_vote,
+                schema.PSPooling.max: partial(ps_roi_vote, reduction="max"),
+                schema.PSPooling.align: aligned_vote,
+            }
+            return RFCNHead(
+                num_classes=num_classes,
+                in_channels=backbone.head_channels,
+                channels=config.channels,
+                stride=backbone.stride,
+                k=config.k,
+                vote=votes[config.pooling],
+                inclusive=config.pooling is not schema.PSPooling.align,
                 class_agnostic=config.class_agnostic,
             )
     raise ConfigError(f"head.kind {config.kind!r} has no builder")

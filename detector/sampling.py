@@ -54,14 +54,20 @@ class RandomSampling:
         )
 
     def _choose(self, item: Candidates, seed: int) -> Candidates:
-        """Ranks candidates by a random key within foreground and background; no step depends on how many there are."""
+        return take_best(item, self.priority(item.labels, seed), self.rois_per_image)
+
+    def priority(self, labels: Tensor, seed: int) -> Tensor:
+        """2 for chosen foreground, 1 for chosen background, 0 for the rest, of labels [P].
+
+        Candidates are ranked by a random key within foreground and background; no step depends on how many there are.
+        """
         generator = torch.Generator().manual_seed(seed)
-        key = torch.rand(len(item.labels), generator=generator).to(item.labels.device, non_blocking=True)
-        is_foreground, is_background = item.labels > 0, item.labels == 0
+        key = torch.rand(len(labels), generator=generator).to(labels.device, non_blocking=True)
+        is_foreground, is_background = labels > 0, labels == 0
         most = round(self.foreground_fraction * self.rois_per_image)
         foreground = is_foreground & (_rank(key, is_foreground) < most)
         background = is_background & (_rank(key, is_background) < self.rois_per_image - foreground.sum())
-        return take_best(item, torch.where(foreground, 2.0, torch.where(background, 1.0, 0.0)), self.rois_per_image)
+        return torch.where(foreground, 2.0, torch.where(background, 1.0, 0.0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,70 @@
+"""The R-FCN head (R-FCN, figures 1 and 2): score maps, position-sensitive RoI pooling, a vote. No weights per RoI.
+
+                            +--1x1--> k^2 (K + 1) score maps --PS RoI pool k x k, vote--> class scores [R, K + 1]
+    res5 --1x1, ReLU-- 1024-+
+                            +--1x1--> k^2 4 (1 or K) box maps --PS RoI pool k x k, vote--> box deltas  [R, 1 or K, 4]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detector.ops import boxes as box_ops
+from detector.ops import ps_roi_align
+from detector.structures import RoIPredictions
+
+# (score maps [N, k k D, H, W], rois [R, 5], k, spatial_scale) -> the mean over the k x k bins [R, D]
+Vote = Callable[[Tensor, Tensor, int, float], Tensor]
+
+
+class RFCNHead(nn.Module):
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        k: int,
+        vote: Vote,
+        inclusive: bool,
+        class_agnostic: bool,
+    ) -> None:
+        """`channels` is the width of the 1x1 reduction, `k` the number of bins along a side.
+
+        `inclusive` says that `vote` takes the last pixel of a box rather than its end (the published pooling).
+        """
+        super().__init__()
+        self.k = k
+        self.vote = vote
+        self.spatial_scale = 1.0 / stride
+        self.inclusive = inclusive
+        box_rows = 1 if class_agnostic else num_classes
+        self.reduce = nn.Conv2d(in_channels, channels, 1)
+        # Channel c = (class * k + row) * k + column, so that the maps of one class lie together.
+        self.score_maps = nn.Conv2d(channels, k * k * (num_classes + 1), 1)
+        self.box_maps = nn.Conv2d(channels, k * k * 4 * box_rows, 1)
+        for layer in (self.reduce, self.score_maps, self.box_maps):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def maps(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Score maps [N, k k (K + 1), H, W] and box maps [N, k k 4 rows, H, W] of features [N, C, H, W]."""
+        hidden = F.relu(self.reduce(features), inplace=True)
+        return self.score_maps(hidden), self.box_maps(hidden)
+
+    def forward(self, maps: tuple[Tensor, ...], boxes: list[Tensor]) -> RoIPredictions:
+        """Votes for N lists of boxes [R_i, 4] in the pixels of the network's input, image by image."""
+        score_maps, box_maps = maps
+        rois = box_ops.to_rois(boxes, inclusive=self.inclusive)
+        logits = self.vote(score_maps, rois, self.k, self.spatial_scale)
+        deltas = self.vote(box_maps, rois, self.k, self.spatial_scale)
+        return RoIPredictions(logits, deltas.unflatten(1, (-1, 4)))
+
+
+def aligned_vote(score_maps: Tensor, rois: Tensor, k: int, spatial_scale: float) -> Tensor:
+    """The vote [R, D] over PS-RoIAlign's bins: not the published layer, offered beside it."""
+    return ps_roi_align(score_maps, rois, k, spatial_scale, sampling_ratio=2).mean(dim=(2, 3))

@@ -1,0 +1,32 @@
+"""Anchors: boxes of several scales and aspects at every cell of a feature map (Faster R-CNN 3.1.1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def base_anchors(stride: int, scales: tuple[float, ...], aspects: tuple[float, ...]) -> Tensor:
+    """The anchors [A, 4] of the first cell, aspect-major, half-open: (-84, -40, 100, 56) is the first of the published.
+
+    Widths and heights are rounded as the original rounds them. Source: py-faster-rcnn `lib/rpn/generate_anchors.py`,
+    whose boxes are inclusive: 1 is added to its maxima here.
+    """
+    rows = []
+    centre = (stride - 1) / 2
+    for aspect in aspects:
+        width = round((stride * stride / aspect) ** 0.5)
+        height = round(width * aspect)
+        for scale in scales:
+            half_width, half_height = (width * scale - 1) / 2, (height * scale - 1) / 2
+            rows.append((centre - half_width, centre - half_height, centre + half_width + 1, centre + half_height + 1))
+    return torch.tensor(rows)
+
+
+def anchor_grid(base: Tensor, height: int, width: int, stride: int) -> Tensor:
+    """Anchors [height * width * A, 4] of a feature map: cell by cell in row-major order, the anchors of a cell together."""
+    y, x = torch.meshgrid(
+        torch.arange(height, device=base.device) * stride, torch.arange(width, device=base.device) * stride, indexing="ij"
+    )
+    shift = torch.stack((x, y, x, y), dim=-1).reshape(-1, 1, 4)
+    return (shift + base).reshape(-1, 4)

@@ -1,0 +1,152 @@
+"""The region proposal network (Faster R-CNN 3): at every cell, scores and refines anchors.
+
+    proposal map --3x3, ReLU--+--1x1--> object or not, for each anchor     (2A: background, object)
+                              +--1x1--> box deltas, for each anchor        (4A)
+
+Trained jointly with the head: its proposals are taken as given, no gradient flows through their coordinates
+(approximate joint training, 3.2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detector.losses import smooth_l1
+from detector.ops import boxes as box_ops
+from detector.ops import nms
+from detector.preprocess import Frame, Inputs
+from detector.proposals.anchors import anchor_grid, base_anchors
+from detector.proposals.given import ProposalOutput
+from detector.sampling import RandomSampling
+from detector.structures import Instances, Proposals
+
+
+@dataclass(frozen=True, slots=True)
+class KeepCounts:
+    """How many proposals are looked at and handed on, of one image."""
+
+    before_nms: int
+    after_nms: int
+
+
+class RPN(nn.Module):
+    base: Tensor  # [A, 4]
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        scales: tuple[float, ...],
+        aspects: tuple[float, ...],
+        train_keep: KeepCounts,
+        test_keep: KeepCounts,
+        nms_iou: float,
+        min_size: float,
+        positive_iou: float,
+        negative_iou: float,
+        anchors_per_image: int,
+        positive_fraction: float,
+        sigma: float,
+        use_difficult: bool,
+    ) -> None:
+        """`min_size` is in pixels of the original image; sides shorter than it times the image's scale are dropped."""
+        super().__init__()
+        self.stride = stride
+        self.train_keep, self.test_keep = train_keep, test_keep
+        self.nms_iou = nms_iou
+        self.min_size = min_size
+        self.positive_iou, self.negative_iou = positive_iou, negative_iou
+        self.sampling = RandomSampling(rois_per_image=anchors_per_image, foreground_fraction=positive_fraction)
+        self.sigma = sigma
+        self.use_difficult = use_difficult
+        self.register_buffer("base", base_anchors(stride, scales, aspects), persistent=False)
+        num_anchors = len(self.base)
+        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.scores = nn.Conv2d(channels, 2 * num_anchors, 1)
+        self.deltas = nn.Conv2d(channels, 4 * num_anchors, 1)
+        for layer in (self.conv, self.scores, self.deltas):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor, inputs: Inputs) -> ProposalOutput:
+        """Proposals of each image, best first; when training, with the two losses on a sample of anchors."""
+        hidden = F.relu(self.conv(features), inplace=True)
+        num_images, _, height, width = hidden.shape
+        # [N, A * c, H, W] -> [N, H * W * A, c]: the order of `anchor_grid`.
+        scores = self.scores(hidden).unflatten(1, (-1, 2)).permute(0, 3, 4, 1, 2).reshape(num_images, -1, 2).float()
+        deltas = self.deltas(hidden).unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).reshape(num_images, -1, 4).float()
+        anchors = anchor_grid(self.base, height, width, self.stride)
+        with torch.no_grad():
+            keep = self.train_keep if self.training else self.test_keep
+            proposals = [
+                self._propose(anchors, scores[i], deltas[i], frame, keep) for i, frame in enumerate(inputs.frames)
+            ]
+        return ProposalOutput(proposals, self._losses(anchors, scores, deltas, inputs) if self.training else {})
+
+    def _propose(self, anchors: Tensor, scores: Tensor, deltas: Tensor, frame: Frame, keep: KeepCounts) -> Proposals:
+        """The best boxes of one image after NMS. Source: py-faster-rcnn `lib/rpn/proposal_layer.py`."""
+        objectness = scores[:, 1] - scores[:, 0]
+        boxes = box_ops.clip(box_ops.decode(deltas, anchors), frame.height, frame.width)
+        shortest = torch.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
+        # Too small ones sink to the end of the ranking, so that the top k has a fixed size.
+        ranked = torch.where(shortest >= max(self.min_size * frame.scale(), 1e-3), objectness, -torch.inf)
+        best, order = ranked.topk(min(keep.before_nms, len(ranked)))
+        order = order[best > -torch.inf]
+        kept = order[nms(boxes[order], objectness[order], self.nms_iou, max_output=keep.after_nms)]
+        return Proposals(boxes[kept], objectness[kept].sigmoid())
+
+    def _losses(self, anchors: Tensor, scores: Tensor, deltas: Tensor, inputs: Inputs) -> dict[str, Tensor]:
+        """Cross-entropy and smooth L1 over the sampled anchors, both divided by their number."""
+        with torch.no_grad():
+            labels, targets = [], []
+            for frame, instances, seed in zip(inputs.frames, inputs.instances, inputs.seeds, strict=True):
+                label, truth = self.assign(anchors, instances, frame)
+                sampled = self.sampling.priority(label, seed + 1) > 0  # another seed than the head's sampler has
+                labels.append(torch.where(sampled, label, -1))
+                targets.append(box_ops.encode(truth, anchors))
+        label, target = torch.stack(labels), torch.stack(targets)  # [N, P], [N, P, 4]
+        count = (label >= 0).sum().clamp(min=1)
+        classification = F.cross_entropy(scores.flatten(0, 1), label.flatten(), ignore_index=-1, reduction="sum")
+        box = smooth_l1(deltas - target, self.sigma).sum(dim=2)
+        box = torch.where(label > 0, box, 0.0).sum()
+        return {"loss_rpn_cls": classification / count, "loss_rpn_box": box / count}
+
+    def assign(self, anchors: Tensor, instances: Instances, frame: Frame) -> tuple[Tensor, Tensor]:
+        """Labels [P] (1 object, 0 background, -1 ignored) and best truths [P, 4] of one image's anchors.
+
+        Only anchors inside the image count. An anchor is an object from `positive_iou` on, or where no anchor meets
+        some truth better (all that tie); background below `negative_iou`, unless it is the best for a truth.
+        Memory is bounded: overlaps are made in tiles. Source: py-faster-rcnn `lib/rpn/anchor_target_layer.py`.
+        """
+        if not self.use_difficult:
+            instances = instances[~instances.difficult]
+        x1, y1, x2, y2 = anchors.unbind(1)
+        inside = (x1 >= 0) & (y1 >= 0) & (x2 <= frame.width) & (y2 <= frame.height)
+        labels = torch.full_like(inside, -1, dtype=torch.int64)
+        if len(instances) == 0:
+            return torch.where(inside, 0, labels), anchors
+        overlaps, best = box_ops.best_match(anchors, instances.boxes)
+        is_best = best_of_some_truth(anchors, instances.boxes, inside)
+        labels = torch.where(overlaps < self.negative_iou, 0, labels)
+        labels = torch.where(is_best | (overlaps >= self.positive_iou), 1, labels)
+        return torch.where(inside, labels, -1), instances.boxes[best]
+
+
+def best_of_some_truth(anchors: Tensor, truths: Tensor, among: Tensor) -> Tensor:
+    """Which anchors [P] have the largest IoU, above 0, that any anchor in `among` has with some truth; ties included.
+
+    Runs over tiles of truths twice, so that memory stays bounded whatever P x G.
+    """
+    rows = max(1, box_ops.TILE_BYTES // (4 * anchors.element_size() * max(1, len(anchors))))
+    found = torch.zeros_like(among)
+    for tile in truths.split(rows):
+        overlaps = torch.where(among[:, None], box_ops.iou(anchors, tile), -1.0)
+        best = overlaps.max(dim=0).values
+        found |= ((overlaps == best) & (best > 0)).any(dim=1)
+    return found
