@@ -2,10 +2,24 @@
 
 from detector.ops import _native
 from detector.ops._native import KernelStatus, native_status
+from detector.ops.nms import batched_nms, nms
+from detector.ops.ps_roi_align import ps_roi_align
+from detector.ops.ps_roi_pool import ps_roi_pool, ps_roi_vote
 from detector.ops.roi_align import roi_align
 from detector.ops.roi_pool import roi_pool
 from detector.ops.roi_warp import roi_warp
 
-__all__ = ["KernelStatus", "native_status", "roi_align", "roi_pool", "roi_warp"]
+__all__ = [
+    "KernelStatus",
+    "batched_nms",
+    "native_status",
+    "nms",
+    "ps_roi_align",
+    "ps_roi_pool",
+    "ps_roi_vote",
+    "roi_align",
+    "roi_pool",
+    "roi_warp",
+]
 
 _native.load()
