@@ -8,8 +8,9 @@ With t the IoU that makes a detection right (0.5) and b = 0.1, a false positive 
   both            the rest: on an object of another class, b < IoU < t
 and an object is missed where no detection found it and no localisation or classification error means it. The price
 of a cause is the mAP gained by an oracle that mends it alone: the box or the class put right, all others taken out,
-missed objects taken off the count. An object is found once: further mended detections of it are taken out too.
-Source: Bolya et al., TIDE, ECCV 2020, with VOC's matching and VOC's difficult objects in place of COCO's.
+missed objects taken off the count. An object is found once: of the detections with a wrong box or class that mean it
+only the best scored one is put right, and the others are taken out. A detection on a difficult object is ignored, and
+none is blamed on one. Source: Bolya et al., TIDE, ECCV 2020, with VOC's matching in place of COCO's.
 """
 
 from __future__ import annotations
@@ -85,48 +86,50 @@ def split_errors(
     if not counted_truths.any():
         raise ValueError("expected at least one object that is not difficult, got none")
 
-    own_iou, own = matches(ranked, truths)
-    other_iou, other = matches_of_other_classes(ranked, truths)
-    hit = own_iou >= iou_threshold if PROTOCOLS[protocol].inclusive else own_iou > iou_threshold
-    right, counted = right_and_counted(np.where(hit, own, -1), truths.difficult)
+    hit_iou, hit_row = matches(ranked, truths)
+    hit = hit_iou >= iou_threshold if PROTOCOLS[protocol].inclusive else hit_iou > iou_threshold
+    right, counted = right_and_counted(np.where(hit, hit_row, -1), truths.difficult)
+    plain = np.flatnonzero(~truths.difficult)  # an error is never blamed on a difficult object
+    own_iou, own = matches(ranked, truths.select(plain))
+    other_iou, other = matches_of_other_classes(ranked, truths.select(plain))
     localisation = ~hit & (own_iou >= BACKGROUND_IOU)
     outcomes = np.select(
         [right, ~counted, localisation, other_iou >= iou_threshold, hit, other_iou > BACKGROUND_IOU],
         [Outcome.right, Outcome.ignored, Outcome.localisation, Outcome.classification, Outcome.duplicate, Outcome.both],
         Outcome.background,
     )
-    meant = np.where(np.isin(outcomes, (Outcome.classification, Outcome.both)), other, own)
-    meant[outcomes == Outcome.background] = -1
+    meant = np.where(hit, hit_row, -1)
+    for kind, rows in ((localisation, own), (np.isin(outcomes, (Outcome.classification, Outcome.both)), other)):
+        meant[kind] = plain[rows[kind]]
 
     found = np.zeros(len(truths), np.bool_)
-    found[own[right]] = True
+    found[meant[right]] = True
+    mendable = np.isin(outcomes, (Outcome.localisation, Outcome.classification))
     meant_by_error = np.zeros(len(truths), np.bool_)
-    meant_by_error[meant[np.isin(outcomes, (Outcome.localisation, Outcome.classification))]] = True
+    meant_by_error[meant[mendable]] = True
     missed = counted_truths & ~found & ~meant_by_error
+    mendable &= ~found[meant] & counted_truths[meant]
+    mendable = _best_of_each(np.where(mendable, meant, -1), ranked.scores, len(truths))
 
     oracle = _Oracle(ranked.labels, ranked.scores, truths.labels, counted_truths, PROTOCOLS[protocol].summary)
     mean = oracle.mean_ap(right, counted)
     mended: dict[str, float] = {}
     for cause in CAUSES[:-1]:
         kind = outcomes == Outcome[cause]
-        if cause in ("localisation", "classification"):
-            usable = kind & ~found[meant] & counted_truths[meant]
-            mended_right = _best_of_each(np.where(usable, meant, -1), ranked.scores, len(truths))
-            labels = np.where(mended_right, truths.labels[meant], ranked.labels)
-            mended[cause] = oracle.mean_ap(right | mended_right, counted & (~kind | mended_right), labels)
-        else:
-            mended[cause] = oracle.mean_ap(right, counted & ~kind)
+        put_right = kind & mendable
+        labels = np.where(put_right, truths.labels[meant], ranked.labels)
+        mended[cause] = oracle.mean_ap(right | put_right, counted & (~kind | put_right), labels)
     mended["missed"] = oracle.mean_ap(right, counted, taken_off=missed)
     mended["false positives"] = oracle.mean_ap(right, right)
     mended["false negatives"] = oracle.mean_ap(right, counted, taken_off=counted_truths & ~found)
 
     count = {cause: int((outcomes == Outcome[cause]).sum()) for cause in CAUSES[:-1]} | {"missed": int(missed.sum())}
     count |= {"false positives": int((counted & ~right).sum()), "false negatives": int((counted_truths & ~found).sum())}
-    rows = np.full(len(given), Outcome.ignored, np.int64)
+    fates = np.full(len(given), Outcome.ignored, np.int64)
     objects = np.full(len(given), -1, np.int64)
-    rows[order], objects[order] = outcomes, meant
+    fates[order], objects[order] = outcomes, meant
     price = {cause: value - mean for cause, value in mended.items()}
-    return ErrorSplit(protocol, mean, price, count, rows, objects, missed)
+    return ErrorSplit(protocol, mean, price, count, fates, objects, missed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

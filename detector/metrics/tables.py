@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -117,14 +117,12 @@ class DetectionTable:
 
     def select(self, keep: BoolArray | IntArray) -> DetectionTable:
         """The rows `keep` (a mask [D] or indices) of the same images and classes."""
-        return DetectionTable(
-            image_ids=self.image_ids,
-            classes=self.classes,
+        return replace(
+            self,
             image_index=self.image_index[keep],
             boxes=self.boxes[keep],
             scores=self.scores[keep],
             labels=self.labels[keep],
-            unsearched=self.unsearched,
         )
 
     def aligned(self, truths: TruthTable) -> DetectionTable:
@@ -200,6 +198,12 @@ class TruthTable:
             occluded=_column([item.occluded for item in annotations], np.bool_),
             areas=_column(areas, np.float64) if stated else None,
         )
+
+    def select(self, keep: BoolArray | IntArray) -> TruthTable:
+        """The objects `keep` (a mask [G] or indices) of the same images and classes."""
+        columns = ("image_index", "boxes", "labels", "difficult", "truncated", "occluded", "areas")
+        kept = {name: column[keep] for name in columns if (column := getattr(self, name)) is not None}
+        return replace(self, **kept)
 
 
 def _column(parts: Sequence[Tensor], dtype: Any, tail: tuple[int, ...] = ()) -> Any:
