@@ -193,9 +193,9 @@ class GridProposalsConfig(ProposalConfig):
     """A dense grid of boxes: needs no file and sees no ground truth."""
 
     kind: str = "grid"
-    scales: list[float] = field(default_factory=lambda: [0.1, 0.15, 0.25, 0.4, 0.6, 0.9])  # of sqrt(width x height)
+    scales: list[float] = field(default_factory=lambda: [0.1, 0.15, 0.22, 0.32, 0.47, 0.7])  # of sqrt(width x height)
     aspects: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])  # height / width
-    overlap: float = 0.75  # of neighbours along an axis: step = (1 - overlap) x side
+    overlap: float = 0.6  # of neighbours along an axis: step = (1 - overlap) x side
     top_k_train: int = 20000
     top_k_test: int = 20000
 
@@ -282,7 +282,7 @@ class TargetStatistics(Enum):
 
 @dataclass
 class LossConfig:
-    targets: TargetStatistics = TargetStatistics.measured
+    targets: TargetStatistics | None = None  # None: measured for given proposals, fixed where a network proposes
     deltas_mean: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
     deltas_std: list[float] = field(default_factory=lambda: [0.1, 0.1, 0.2, 0.2])
     box_weight: float = 1.0  # lambda of equation 1
@@ -397,3 +397,25 @@ class Config:
     weights: str | None = None  # a checkpoint: to evaluate, to predict with, or to start training from
     detections: str | None = None  # eval: score these result files instead of running a model
     images: str | None = None  # predict: a picture or a folder of them
+
+    def __post_init__(self) -> None:
+        """Refuses combinations across groups, before anything is built."""
+        backbone, needs_tail = self.backbone, isinstance(self.head, FastRCNNConfig)
+        if isinstance(self.proposals, RPNConfig):
+            _require(
+                self.loss.targets is not TargetStatistics.measured,
+                "loss.targets=measured needs given proposals; with proposals=rpn set loss.targets=fixed or null",
+            )
+        if isinstance(backbone, ResNetConfig) and needs_tail and backbone.tail is Tail.native:
+            _require(not backbone.dilated_c5, "backbone.dilated_c5=true leaves no res5 as a tail; set backbone.tail=fc")
+        if isinstance(backbone, TorchvisionConfig) and needs_tail:
+            _require(
+                backbone.tail is Tail.fc,
+                "backbone.tail=native: a torchvision classifier has none; set backbone.tail=fc",
+            )
+        if isinstance(self.sampling, OHEMConfig) and not isinstance(self.proposals, GridProposalsConfig):
+            _require(
+                self.sampling.rois_per_image < self.proposals.top_k_train,
+                f"sampling.rois_per_image is {self.sampling.rois_per_image}, but proposals.top_k_train is only "
+                f"{self.proposals.top_k_train}: there would be nothing to mine; lower the first or raise the second",
+            )

@@ -48,7 +48,11 @@ def _scene(split: str, index: int, height: int, width: int, seed: int) -> tuple[
     boxes, labels = [], []
     for number in range(int(rng.integers(1, 5))):
         label = int(rng.integers(len(CLASSES)))
-        side = np.exp(rng.uniform(np.log(0.1 * height), np.log(0.75 * height))) if rng.random() > 0.06 else rng.uniform(6, 10)
+        side = (
+            np.exp(rng.uniform(np.log(0.1 * height), np.log(0.75 * height)))
+            if rng.random() > 0.06
+            else rng.uniform(6, 10)
+        )
         aspect = np.exp(rng.uniform(-0.35, 0.35))
         w, h = (
             max(5, min(limit - 2, round(side * factor))) for limit, factor in ((width, aspect), (height, 1 / aspect))

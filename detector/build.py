@@ -161,8 +161,6 @@ def build_backbone(config: schema.Config) -> Backbone:
             )
         case schema.ResNetConfig():
             dilated = not needs_tail if backbone.dilated_c5 is None else backbone.dilated_c5
-            if dilated and tail == "native":
-                raise ConfigError("backbone.dilated_c5=true leaves no res5 for the tail; set backbone.tail=fc")
             return ResNet(
                 depth=backbone.depth,
                 norm=backbone.norm.value,
@@ -175,10 +173,6 @@ def build_backbone(config: schema.Config) -> Backbone:
                 pooled_size=pooled_size,
             )
         case schema.TorchvisionConfig():
-            if tail == "native":
-                raise ConfigError(
-                    "backbone.tail=native: a torchvision classifier has none for RoIs; set backbone.tail=fc"
-                )
             return TorchvisionBackbone(
                 name=backbone.name,
                 node=backbone.node,

@@ -130,7 +130,11 @@ def _explain(error: Exception, line: str, config: DictConfig) -> str:
     if isinstance(cause, ConfigError):
         return str(cause)
     key = getattr(cause, "full_key", None) or ""
-    text = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+    lines = str(cause).splitlines() or [type(cause).__name__]
+    misfit = re.search(r"In '(experiment/[^']+)'.*\nKey '([^']+)' not in '(\w+)'\s+full_key: (\S+)", str(cause))
+    if misfit:
+        return f"{misfit[1]} sets {misfit[4]}, which {misfit[3]} does not have: choose another experiment, or none"
+    text = lines[0]
     unknown = re.search(r"[Kk]ey '([^']+)' (?:is )?not in", text) or re.search(r"Could not override '([^']+)'", text)
     if unknown:
         key = key or unknown[1]

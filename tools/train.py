@@ -11,7 +11,6 @@ import torch
 
 from detector.build import build_detector, build_matcher, build_optimizer, build_schedule, load_backbone_weights
 from detector.configs import schema
-from detector.configs.errors import ConfigError
 from detector.configs.groups import to_plain
 from detector.datasets.augment import EvaluationView, TrainingView
 from detector.datasets.build import build_dataset, build_proposals
@@ -76,7 +75,7 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
             load_weights(detector, load_checkpoint(Path(config.weights))["model"], config.weights)
         else:
             load_backbone_weights(config.backbone, detector.backbone)
-        if config.loss.targets is schema.TargetStatistics.measured:
+        if config.loss.targets is not schema.TargetStatistics.fixed and train_view.proposals is not None:
             set_target_statistics(config, detector, train_view)
 
     monitor = Monitor(
@@ -160,11 +159,11 @@ def build_views(config: schema.Config, train_set: Dataset, test_set: Dataset) ->
 
 def set_target_statistics(config: schema.Config, detector: Detector, view: TrainingView) -> None:
     """Measures the regression targets' mean and deviation over the training split, into the model."""
-    if view.proposals is None:
-        raise ConfigError("loss.targets=measured needs given proposals; with proposals=rpn set loss.targets=fixed")
+    assert view.proposals is not None
+    source = view.proposals
     pairs = (
         (
-            Proposals(view.proposals.boxes(index), torch.zeros(0)),
+            Proposals(source.boxes(index), torch.zeros(0)),
             Instances(annotation.boxes, annotation.labels, annotation.difficult),
         )
         for index, annotation in enumerate(view.dataset.annotations)
