@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detector.backbones.norms import make_norm, without_training
+from detector.backbones.norms import conv_norm, make_norm, without_training
 from detector.backbones.tail import fc_tail
 from detector.structures import FeatureMaps
 
@@ -52,18 +52,18 @@ class Block(nn.Module):
             self.bn1 = make_norm(norm, channels)
             self.conv2 = _conv3x3(channels, out_channels, 1, dilation)
             self.bn2 = make_norm(norm, out_channels)
-        self.downsample: nn.Module | None = None
+        self.downsample: nn.Sequential | None = None
         if stride != 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(
                 nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), make_norm(norm, out_channels)
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        out = self.bn2(self.conv2(out))
+        out = F.relu(conv_norm(x, self.conv1, self.bn1), inplace=True)
+        out = conv_norm(out, self.conv2, self.bn2)
         if self.bottleneck:
-            out = self.bn3(self.conv3(F.relu(out, inplace=True)))
-        return F.relu(out + (x if self.downsample is None else self.downsample(x)), inplace=True)
+            out = conv_norm(F.relu(out, inplace=True), self.conv3, self.bn3)
+        return F.relu(out + (x if self.downsample is None else conv_norm(x, *self.downsample)), inplace=True)
 
 
 class ResNet(nn.Module):
@@ -88,6 +88,10 @@ class ResNet(nn.Module):
         `stride_in_1x1` puts a block's stride on its first convolution, as MSRA's Caffe models have it.
         """
         super().__init__()
+        if depth not in DEPTHS:
+            raise ValueError(f"expected a ResNet's depth among {', '.join(map(str, DEPTHS))}, got {depth}")
+        if not 0 <= frozen_stages <= 5:
+            raise ValueError(f"expected frozen_stages from 0 to 5 (conv1, res2 to res5), got {frozen_stages}")
         blocks, bottleneck = DEPTHS[depth]
         base = max(8, round(64 * width))
         expansion = 4 if bottleneck else 1
@@ -140,8 +144,8 @@ class ResNet(nn.Module):
                 setattr(self, name, without_training(getattr(self, name)))
 
     def forward(self, images: Tensor) -> FeatureMaps:
-        """res4 [N, 1024, H/16, W/16] for the proposals; for the head the same, or dilated res5 [N, 2048, H/16, W/16]."""
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1(images)), inplace=True), 3, stride=2, padding=1)
+        """res4 [N, 1024, H/16, W/16] for proposals; for the head the same or dilated res5 [N, 2048, H/16, W/16]."""
+        x = F.max_pool2d(F.relu(conv_norm(images, self.conv1, self.bn1), inplace=True), 3, stride=2, padding=1)
         c4 = self.layer3(self.layer2(self.layer1(x)))
         return FeatureMaps(c4, c4 if self.layer4 is None else self.layer4(c4))
 

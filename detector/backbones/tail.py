@@ -14,8 +14,13 @@ def fc_tail(in_channels: int, pooled_size: int, channels: int) -> nn.Sequential:
         nn.Linear(channels, channels),
         nn.ReLU(inplace=True),
     )
-    for layer in tail:
+    init_linear(tail)
+    return tail
+
+
+def init_linear(layers: nn.Sequential) -> None:
+    """Draws every linear layer's weights so that the variance survives the ReLU after it (He et al. 2015)."""
+    for layer in layers:
         if isinstance(layer, nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
-    return tail

@@ -6,12 +6,15 @@ import difflib
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from detector.backbones.norms import make_norm, with_frozen_norms, without_training
 from detector.backbones.tail import fc_tail
 from detector.structures import FeatureMaps
+
+SIDES = ((224, 288), (480, 544))  # images to measure strides on; not square, to tell rows from channels
 
 
 class TorchvisionBackbone(nn.Module):
@@ -34,16 +37,18 @@ class TorchvisionBackbone(nn.Module):
         """
         super().__init__()
         classifier = _classifier(name)
-        outputs = {node: "head", proposals_node or node: "proposals"}
-        if proposals_node in (None, node):
-            outputs = {node: "head"}
+        outputs = {node: "head"}
+        if proposals_node is not None and proposals_node != node:
+            outputs[proposals_node] = "proposals"
         for wanted in outputs:
             _require_node(classifier, name, wanted)
-        self.body = create_feature_extractor(classifier, outputs)
+        self.body = create_feature_extractor(classifier, outputs, suppress_diff_warning=True)
         self._set_norm(norm)
+        self.frozen: list[str] = []  # paths in body
         if frozen_nodes is not None:
             self._freeze_up_to(name, frozen_nodes)
-        self.stride, self.head_channels, self.proposal_channels = self._measure()
+        self.stride, self.head_channels, self.proposal_channels = self._measure(name)
+        self._own_keys = frozenset(self.state_dict())
         self.tail: nn.Module | None = None
         self.tail_channels = 0
         if tail == "native":
@@ -57,10 +62,17 @@ class TorchvisionBackbone(nn.Module):
         maps = self.body(images)
         return FeatureMaps(maps.get("proposals", maps["head"]), maps["head"])
 
+    def train(self, mode: bool = True) -> TorchvisionBackbone:
+        """Training mode for all but the frozen modules: their dropout and stochastic depth stay off."""
+        super().train(mode)
+        for path in self.frozen:
+            self.body.get_submodule(path).eval()
+        return self
+
     def rename(self, key: str) -> str | None:
         """Where a key of torchvision's state dict goes; None for what lies behind the cut."""
         own = f"body.{key}"
-        return own if own in self.state_dict() or key.endswith("num_batches_tracked") else None
+        return own if own in self._own_keys else None
 
     def _set_norm(self, norm: str) -> None:
         if norm == "frozen_bn":
@@ -71,40 +83,68 @@ class TorchvisionBackbone(nn.Module):
                     self.body.set_submodule(path, make_norm(norm, module.num_features))
 
     def _freeze_up_to(self, name: str, last: str) -> None:
-        """Freezes modules in the order of the graph until `last` is done."""
-        paths = [path for path, _ in self.body.named_modules() if path]
-        if last not in paths:
-            raise ValueError(f"{name} has no module {last!r}{_nearest(last, paths)}")
-        leaves = [path for path, module in self.body.named_modules() if path and not list(module.children())]
-        inside = [index for index, path in enumerate(leaves) if path == last or path.startswith(f"{last}.")]
-        for path in leaves[: inside[-1] + 1]:
-            self.body.set_submodule(path, without_training(self.body.get_submodule(path)))
+        """Freezes what the graph computes up to the end of the module `last`."""
+        used = [node for node in self.body.graph.nodes if node.op in ("call_module", "get_attr")]
+        inside = [i for i, node in enumerate(used) if f"{node.target}.".startswith(f"{last}.")]
+        if not inside:
+            paths = [path for path, _ in self.body.named_modules() if path]
+            raise ValueError(f"{name} has no module {last!r} up to this node{_nearest(last, paths)}")
+        for node in used[: inside[-1] + 1]:
+            path = str(node.target)
+            if node.op == "get_attr":  # a parameter that a block holds itself, such as ConvNeXt's layer_scale
+                module, _, parameter = path.rpartition(".")
+                getattr(self.body.get_submodule(module), parameter).requires_grad_(False)
+            else:
+                self.body.set_submodule(path, without_training(self.body.get_submodule(path)))
+                self.frozen.append(path)
 
-    def _measure(self) -> tuple[int, int, int]:
-        """Stride and channels of the maps, from one small image."""
-        training, side = self.training, 256
-        self.eval()
-        with torch.no_grad():
-            maps = self(torch.zeros(1, 3, side, side))
-        self.train(training)
-        strides = [side // maps.head.shape[-1], side // maps.proposals.shape[-1]]
-        if strides[0] != strides[1]:
-            raise ValueError(f"expected both nodes at one stride, got {strides[0]} (head) and {strides[1]} (proposals)")
-        return strides[0], maps.head.shape[1], maps.proposals.shape[1]
+    def _measure(self, name: str) -> tuple[int, int, int]:
+        """Stride and channels of the maps, from the shapes of two images that are never computed.
+
+        The stride is what 256 more pixels add: networks that do not pad (SqueezeNet) have fewer
+        than side / stride cells.
+        """
+        state = {key: value.to("meta") for key, value in self.state_dict().items()}
+        try:
+            small, large = (functional_call(self, state, torch.empty(1, 3, *size, device="meta")) for size in SIDES)
+        except (AssertionError, RuntimeError) as error:  # what a network of one input size says
+            raise ValueError(
+                f"{name} does not take images of {SIDES[0]} and {SIDES[1]} pixels ({error}); "
+                "choose a classifier that takes images of any size"
+            ) from error
+        measured = {}
+        for kind in ("head", "proposals"):
+            one, other = getattr(small, kind), getattr(large, kind)
+            grown = [b - a for a, b in zip(one.shape[2:], other.shape[2:], strict=True)]
+            if one.ndim != 4 or len(set(grown)) != 1 or grown[0] < 1:
+                raise ValueError(
+                    f"expected the {kind} node of {name} to give maps [N, C, H, W] that grow with the image, got "
+                    f"{tuple(one.shape)} and {tuple(other.shape)} for images of {SIDES[0]} and {SIDES[1]} pixels"
+                )
+            measured[kind] = 256 // grown[0]
+        if measured["head"] != measured["proposals"]:
+            raise ValueError(
+                f"expected both nodes of {name} at one stride, got {measured['head']} (head) and "
+                f"{measured['proposals']} (proposals)"
+            )
+        return measured["head"], small.head.shape[1], small.proposals.shape[1]
 
 
 def _classifier(name: str) -> nn.Module:
     known = models.list_models(module=models)
     if name not in known:
         raise ValueError(f"torchvision has no classifier {name!r}{_nearest(name, known)}")
-    return models.get_model(name, weights=None)
+    classifier: nn.Module = models.get_model(name, weights=None)
+    return classifier
 
 
 def _require_node(classifier: nn.Module, name: str, node: str) -> None:
-    nodes = get_graph_node_names(classifier)[1]
-    # A module's name stands for its last node.
-    if not any(item == node or item.startswith(f"{node}.") for item in nodes):
-        raise ValueError(f"{name} has no node {node!r}{_nearest(node, nodes)}")
+    known: dict[str, None] = {}  # in the order of the graph; a module's name stands for its last node
+    for item in get_graph_node_names(classifier, suppress_diff_warning=True)[1]:
+        parts = item.split(".")
+        known |= dict.fromkeys(".".join(parts[:length]) for length in range(1, len(parts) + 1))
+    if node not in known:
+        raise ValueError(f"{name} has no node {node!r}{_nearest(node, list(known))}")
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from detector.backbones.norms import make_norm, without_training
-from detector.backbones.tail import fc_tail
+from detector.backbones.tail import fc_tail, init_linear
 from detector.structures import FeatureMaps
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -33,6 +33,8 @@ class VGG16(nn.Module):
         The first `frozen_stages` of the five groups of convolutions are not trained (2 in the paper: conv1, conv2).
         """
         super().__init__()
+        if not 0 <= frozen_stages <= len(STAGES):
+            raise ValueError(f"expected frozen_stages from 0 to {len(STAGES)} (conv1 to conv5), got {frozen_stages}")
         layers: list[nn.Module] = []
         channels, last_frozen = 3, 0
         for index, stage in enumerate(STAGES):
@@ -69,6 +71,7 @@ class VGG16(nn.Module):
                 nn.ReLU(inplace=True),
                 nn.Dropout(dropout),
             )
+            init_linear(self.tail)
         elif tail == "fc":
             self.tail_channels = tail_channels
             self.tail = fc_tail(channels, pooled_size, tail_channels)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from pathlib import Path
-from typing import Any, Protocol
-from urllib.error import URLError
+from typing import Any
 from urllib.parse import urlparse
 
 import torch
@@ -14,10 +13,6 @@ from torch import Tensor, nn
 from torchvision import models
 
 log = logging.getLogger("detector")
-
-
-class Renaming(Protocol):
-    def rename(self, key: str) -> str | None: ...
 
 
 def load_classifier_weights(backbone: nn.Module, weights: str, *, architecture: str, sha256: str | None) -> None:
@@ -42,7 +37,7 @@ def load_classifier_weights(backbone: nn.Module, weights: str, *, architecture: 
             renamed[place] = value.float() if value.is_floating_point() else value
         else:
             unknown.append(key)
-    new = _layers_of_its_own(backbone)
+    new = () if getattr(backbone, "native_tail", False) else ("tail.",)  # layers that no classifier brings
     missing = [key for key in own if key not in renamed and not key.startswith(new) and "num_batches" not in key]
     shapes = [
         f"{key}: {tuple(value.shape)} in the file, {tuple(own[key].shape)} here"
@@ -60,45 +55,64 @@ def load_classifier_weights(backbone: nn.Module, weights: str, *, architecture: 
             "check backbone.width and backbone.norm (gn has no batch norm weights), or set backbone.weights=null"
         )
     backbone.load_state_dict(renamed, strict=False)
-    log.info("backbone %s: %d tensors from %s", architecture, len(renamed), source)
-
-
-def _layers_of_its_own(backbone: nn.Module) -> tuple[str, ...]:
-    """Prefixes of the tensors that no classifier brings."""
-    return () if getattr(backbone, "native_tail", False) else ("tail.",)
+    log.info(
+        "backbone %s: %d tensors from %s; not needed here: %d; new layers: %s",
+        architecture,
+        len(renamed),
+        source,
+        len(state) - len(renamed),
+        ", ".join(sorted({key.rpartition(".")[0] for key in own if key.startswith(new)})) or "none",
+    )
 
 
 def _fetch(weights: str, architecture: str, sha256: str | None) -> tuple[dict[str, Tensor], str]:
+    """The state dict and where it came from."""
     if weights == "imagenet":
         entry = next(iter(models.get_model_weights(architecture)))  # the first entry is the classic recipe
-        return _download(entry.url, None, "its name"), f"torchvision's {entry}"
+        name = Path(urlparse(entry.url).path).name
+        hash_in_name = name.rpartition("-")[2].partition(".")[0]  # torchvision's files: resnet50-0676ba61.pth
+        return _read(_download(entry.url, name, sha256 or hash_in_name)), f"torchvision's {entry}"
     if urlparse(weights).scheme in ("http", "https", "file"):
-        return _download(weights, sha256, "backbone.weights_sha256"), weights
-    path = Path(weights)
+        # Many addresses end in model.pth: the name in the cache says which of them it was.
+        name = f"{hashlib.sha256(weights.encode()).hexdigest()[:8]}-{Path(urlparse(weights).path).name}"
+        return _read(_download(weights, name, sha256)), weights
+    path = Path(weights).expanduser()
     if not path.is_file():
         raise ValueError(f"backbone.weights={weights}: no such file; give a path, a URL, imagenet or null")
-    if sha256 is not None:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if found != sha256:
-            raise ValueError(f"{path} has sha256 {found}, expected {sha256} (backbone.weights_sha256); fetch it again")
+    _check(path, sha256)
     return _read(path), str(path)
 
 
-def _download(url: str, sha256: str | None, checked_by: str) -> dict[str, Tensor]:
+def _download(url: str, name: str, sha256: str | None) -> Path:
     """The file at `url`, kept in torch's hub folder; written under its name only when whole and of the right hash."""
-    name = Path(urlparse(url).path).name
     place = Path(torch.hub.get_dir()) / "checkpoints" / name
-    prefix = sha256 or (name.rpartition("-")[2].partition(".")[0] if checked_by == "its name" else None)
-    if not place.is_file():
+    if place.is_file():
+        _check(place, sha256)
+        return place
+    try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, str(place), prefix, progress=True)
-        except (URLError, OSError, RuntimeError) as error:
-            raise ValueError(
-                f"cannot fetch {url} ({error}); fetch it by other means and set backbone.weights=PATH, "
-                f"or put it at {place}, or train from random weights with backbone.weights=null"
-            ) from error
-    return _read(place)
+        torch.hub.download_url_to_file(url, str(place), sha256, progress=url.startswith("http"))
+    except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash a RuntimeError
+        raise ValueError(
+            f"cannot fetch {url} ({error}); fetch it by other means and set backbone.weights=PATH, "
+            f"or put it at {place}, or train from random weights with backbone.weights=null"
+        ) from error
+    return place
+
+
+def _check(path: Path, sha256: str | None) -> None:
+    """Refuses a file whose hash does not begin with `sha256`."""
+    if sha256 is None:
+        return
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    if not digest.hexdigest().startswith(sha256.lower()):
+        raise ValueError(
+            f"{path} has sha256 {digest.hexdigest()}, expected {sha256} (backbone.weights_sha256, or the file's name); "
+            "delete it and fetch it again, or correct the key"
+        )
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -106,7 +120,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the bytes lead it to
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is damaged or not a state dict ({reason}); fetch it again") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path}: expected a state dict (names to tensors), found {type(state).__name__}")
-    return state
+        raise ValueError(f"{path} is damaged or not a state dict ({reason}); delete it and fetch it again") from error
+    if isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values()):
+        return state
+    found = f"a dict of {', '.join(map(str, list(state)[:5]))}" if isinstance(state, dict) else type(state).__name__
+    raise ValueError(f"{path}: expected a state dict (names to tensors), found {found}; save its state dict alone")
