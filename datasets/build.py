@@ -10,6 +10,7 @@ from torch import Tensor
 from detector.configs import schema
 from detector.configs.errors import ConfigError
 from detector.datasets.augment import ProposalSource
+from detector.datasets.coco import COCODataset
 from detector.datasets.proposal_files import load_proposals, prepare_all, prepared
 from detector.datasets.proposal_grid import GridProposals, grid_boxes
 from detector.datasets.sample import Dataset
@@ -20,10 +21,19 @@ from detector.datasets.voc import VOCDataset
 
 def build_dataset(config: schema.DatasetConfig, role: str) -> Dataset:
     """The dataset of a role, train or test. Raises ValueError for data that is missing or faulty."""
-    split = config.train if role == "train" else config.test
+    split, sibling = (config.train, config.test) if role == "train" else (config.test, config.train)
     match config:
         case schema.VOCDatasetConfig():
-            return VOCDataset(Path(config.root), split, classes=config.classes, box_base=config.box_base.value)
+            return VOCDataset(
+                Path(config.root),
+                split,
+                classes=config.classes,
+                box_base=config.box_base.value,
+                sibling=sibling,
+            )
+        case schema.COCODatasetConfig():
+            images = config.train_images if role == "train" else config.test_images
+            return COCODataset(Path(split), Path(images))
         case schema.SyntheticDatasetConfig():
             if not split.isdigit() or int(split) == 0:
                 raise ConfigError(
