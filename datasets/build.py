@@ -10,6 +10,7 @@ from torch import Tensor
 from detector.configs import schema
 from detector.configs.errors import ConfigError
 from detector.datasets.augment import ProposalSource
+from detector.datasets.coco import COCODataset
 from detector.datasets.proposal_files import load_proposals, prepare_all, prepared
 from detector.datasets.proposal_grid import GridProposals, grid_boxes
 from detector.datasets.sample import Dataset
@@ -20,10 +21,19 @@ from detector.datasets.voc import VOCDataset
 
 def build_dataset(config: schema.DatasetConfig, role: str) -> Dataset:
     """The dataset of a role, train or test. Raises ValueError for data that is missing or faulty."""
-    split = config.train if role == "train" else config.test
+    split, sibling = (config.train, config.test) if role == "train" else (config.test, config.train)
     match config:
         case schema.VOCDatasetConfig():
-            return VOCDataset(Path(config.root), split, classes=config.classes, box_base=config.box_base.value)
+            return VOCDataset(
+                Path(config.root),
+                split,
+                classes=config.classes,
+                box_base=config.box_base.value,
+                sibling=sibling,
+            )
+        case schema.COCODatasetConfig():
+            images = config.train_images if role == "train" else config.test_images
+            return COCODataset(Path(split), Path(images))
         case schema.SyntheticDatasetConfig():
             if not split.isdigit() or int(split) == 0:
                 raise ConfigError(
@@ -40,7 +50,9 @@ def build_proposals(config: schema.ProposalConfig, dataset: Dataset, role: str) 
     top_k = config.top_k_train if role == "train" else config.top_k_test
     match config:
         case schema.GridProposalsConfig():
-            return GridProposals(dataset, tuple(config.scales), tuple(config.aspects), config.overlap)
+            grid = GridProposals(dataset, tuple(config.scales), tuple(config.aspects), config.overlap)
+            _require_whole(grid, dataset, top_k, f"proposals.top_k_{role}")
+            return grid
         case schema.FileProposalsConfig():
             path = Path(config.train if role == "train" else config.test)
             return prepare_all(load_proposals(path, dataset), top_k=top_k, min_size=config.min_size)
@@ -66,6 +78,17 @@ def propose(config: schema.ProposalConfig, image: Tensor) -> Tensor | None:
     raise ConfigError(
         "proposals=file has no boxes for these pictures; choose proposals=selective_search or proposals=grid"
     )
+
+
+def _require_whole(grid: GridProposals, dataset: Dataset, top_k: int, key: str) -> None:
+    """A grid is not in order of merit: its first boxes alone would leave whole sizes out."""
+    for index in {(item.height, item.width): index for index, item in enumerate(dataset.annotations)}.values():
+        count, item = len(grid.boxes(index)), dataset.annotations[index]
+        if count > top_k:
+            raise ConfigError(
+                f"{key} is {top_k}, but the grid has {count} boxes for an image of {item.width}x{item.height}; "
+                "raise it, or make the grid coarser (proposals.scales, proposals.overlap)"
+            )
 
 
 def cache_path(config: schema.SelectiveSearchConfig, dataset: Dataset, role: str) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+SUFFIXES = (".jpg", ".jpeg", ".png")
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
 
 def read_image(path: Path) -> Tensor:
-    """The picture [3, H, W] uint8 RGB as its pixels are stored: no rotation by EXIF, since boxes refer to stored pixels.
+    """The picture [3, H, W] uint8 RGB as its pixels are stored: boxes refer to those, so EXIF does not rotate it.
 
     Grey, palette and CMYK pictures are converted. Raises ValueError naming the file if it is missing or damaged.
     """
@@ -20,8 +25,29 @@ def read_image(path: Path) -> Tensor:
             pixels = np.array(picture.convert("RGB"))
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such image; restore it or take its id out of the image list") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise ValueError(
-            f"{path}: cannot decode this image ({error}); replace it or take it out of the list"
+            f"{path}: cannot decode this image ({error}); replace it or take it out of the image list"
         ) from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Width and height from the picture's header. Raises ValueError as `read_image` does."""
+    try:
+        with Image.open(path) as picture:
+            return picture.size
+    except UNREADABLE as error:
+        raise ValueError(f"{path}: cannot read this image's size ({error}); replace it") from error
+
+
+def list_images(folder: Path) -> dict[str, Path]:
+    """The pictures of a folder by their name without suffix, by one listing; of two with one name, .jpg is taken."""
+    if not folder.is_dir():
+        return {}
+    found = sorted(_pictures(os.listdir(folder)), key=lambda name: SUFFIXES.index(Path(name).suffix.lower()))
+    return {Path(name).stem: folder / name for name in reversed(found)}
+
+
+def _pictures(names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.lower().endswith(SUFFIXES)]

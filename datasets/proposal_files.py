@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,21 +22,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detector.datasets.mat_files import read_mat
 from detector.datasets.sample import Annotation, Dataset
 
 FORMAT = 1
 CONVENTION = "xyxy, 0-based, half-open"
+# Boxes computed at another scale come back a rounding error beyond the border; anything more is another convention.
+TOLERANCE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class ProposalFile:
-    """Boxes of a list of images, all in one array."""
+    """Boxes of a list of images, all in one array: two tensors to share with workers, however many images."""
 
     image_ids: tuple[str, ...]
     offsets: Tensor  # [N + 1] int64
     flat: Tensor  # [total, 4] float32 xyxy, best first within an image
 
     def boxes(self, index: int) -> Tensor:
+        """[P, 4] of one image."""
         return self.flat[self.offsets[index] : self.offsets[index + 1]]
 
 
@@ -59,17 +64,28 @@ def save_proposals(path: Path, proposals: ProposalFile) -> None:
                 offsets=proposals.offsets.numpy(),
                 boxes=proposals.flat.numpy(),
             )
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def load_proposals(path: Path, dataset: Dataset) -> ProposalFile:
-    """The proposals of a .npz or .mat file, in the dataset's order. Raises ValueError where they do not belong to it."""
-    if not path.is_file():
+def load_proposals(path: Path, dataset: Dataset, *, convention: str = "yxyx-1") -> ProposalFile:
+    """The proposals of a .npz or of .mat files, in the dataset's order.
+
+    `convention` says what the columns of .mat files are, see `mat_files.CONVENTIONS`; a .npz says so itself. Boxes of
+    images that the dataset has not are left out.
+
+    Raises ValueError where the file is damaged or has not exactly one list of boxes, all inside, for every image.
+    """
+    if not path.exists():
         raise ValueError(f"proposals: no such file {path}; `detector proposals` makes one")
     ids = [item.image_id for item in dataset.annotations]
-    found = read_mat(path, ids) if path.suffix == ".mat" else read_npz(path)
+    if path.is_dir() or path.suffix == ".mat":
+        found = from_boxes(ids, read_mat(path, ids, convention=convention))
+    else:
+        found = read_npz(path)
     where = {image_id: index for index, image_id in enumerate(found.image_ids)}
     missing = [image_id for image_id in ids if image_id not in where]
     if missing:
@@ -77,10 +93,9 @@ def load_proposals(path: Path, dataset: Dataset) -> ProposalFile:
             f"{path} has boxes for {len(where)} images, but none for {len(missing)} of the dataset's {len(ids)} "
             f"(first: {', '.join(missing[:3])}); compute proposals for this split"
         )
-    boxes = [found.boxes(where[image_id]) for image_id in ids]
-    for item, annotation in zip(boxes, dataset.annotations, strict=True):
-        _require_inside(path, item, annotation)
-    return from_boxes(ids, boxes)
+    ordered = found if found.image_ids == tuple(ids) else from_boxes(ids, [found.boxes(where[name]) for name in ids])
+    _require_inside(path, ordered, dataset.annotations)
+    return ordered
 
 
 def read_npz(path: Path) -> ProposalFile:
@@ -88,60 +103,39 @@ def read_npz(path: Path) -> ProposalFile:
     try:
         with np.load(path, allow_pickle=False) as file:
             form, convention = int(file["format"]), str(file["convention"])
-            ids, offsets, boxes = file["image_ids"], file["offsets"], file["boxes"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            ids, offsets, boxes = file["image_ids"].tolist(), file["offsets"], file["boxes"]
+    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{path}: not a proposal file of this project ({error}); make it with `detector proposals`"
         ) from error
     if form != FORMAT or convention != CONVENTION:
         raise ValueError(f"{path}: format {form}, boxes {convention!r}; expected format {FORMAT}, {CONVENTION!r}")
-    if len(offsets) != len(ids) + 1 or offsets[-1] != len(boxes) or boxes.ndim != 2 or boxes.shape[1] != 4:
+    if (
+        (len(offsets) != len(ids) + 1 or offsets[0] != 0 or offsets[-1] != len(boxes))
+        or (np.diff(offsets) < 0).any()
+        or boxes.shape[1:] != (4,)
+    ):
         raise ValueError(
-            f"{path}: {len(ids)} images, {len(offsets)} offsets, boxes {boxes.shape}: they do not fit together"
+            f"{path}: {len(ids)} images, {len(offsets)} offsets and boxes {boxes.shape} do not fit together; "
+            "make the file anew"
         )
-    return ProposalFile(tuple(ids.tolist()), torch.from_numpy(offsets).long(), torch.from_numpy(boxes).float())
-
-
-def read_mat(path: Path, image_ids: Sequence[str]) -> ProposalFile:
-    """The original `selective_search_data/voc_2007_trainval.mat`: a cell of matrices, one per image of the list.
-
-    Columns are y1 x1 y2 x2, counted from 1, inclusive. The file names no images: their number is all that can be
-    checked. Source: fast-rcnn `lib/datasets/pascal_voc.py::_load_selective_search_roidb`.
-    """
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise ValueError(f"{path}: reading .mat files needs scipy; pip install 'fast-rfcn[proposals]'") from error
-    try:
-        content = loadmat(path)
-    except Exception as error:  # scipy raises whatever the bytes lead it to
-        raise ValueError(f"{path}: not a readable .mat file ({error})") from error
-    if "boxes" not in content:
-        known = [key for key in content if not key.startswith("__")]
-        raise ValueError(f"{path}: expected a variable `boxes`, found {', '.join(known) or 'none'}")
-    cells = content["boxes"].ravel()
-    if content["boxes"].dtype != object or len(cells) != len(image_ids):
-        number = len(cells) if content["boxes"].dtype == object else 1
-        raise ValueError(
-            f"{path} has boxes for {number} images, the image list has {len(image_ids)}: it is of another split"
-        )
-    boxes = [torch.from_numpy(np.asarray(cell, np.float32).reshape(-1, 4)) for cell in cells]
-    # 1-based inclusive y1 x1 y2 x2 to 0-based half-open x1 y1 x2 y2: the minima lose 1.
-    return from_boxes(image_ids, [item[:, [1, 0, 3, 2]] - item.new_tensor((1, 1, 0, 0)) for item in boxes])
+    repeated = [name for name, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{path}: image {repeated[0]} is named twice; expected one list of boxes for every image")
+    return ProposalFile(tuple(ids), torch.from_numpy(offsets).long(), torch.from_numpy(boxes).float())
 
 
 def prepared(boxes: Tensor, *, top_k: int, min_size: float) -> Tensor:
     """The first `top_k` distinct boxes [P, 4] with both sides at least `min_size` pixels, in their order.
 
+    Boxes are the same if their corners round to the same pixels.
     Source: py-faster-rcnn `lib/datasets/pascal_voc.py` (unique_boxes, filter_small_boxes), with both tests inclusive.
     """
     solid = boxes[((boxes[:, 2] - boxes[:, 0]) >= min_size) & ((boxes[:, 3] - boxes[:, 1]) >= min_size)]
-    rounded = solid.round()
-    _, inverse = torch.unique(rounded, dim=0, return_inverse=True)
-    first = torch.full((int(inverse.max()) + 1 if len(inverse) else 0,), len(solid)).scatter_reduce(
-        0, inverse, torch.arange(len(solid)), "amin"
-    )
-    return solid[first.sort().values[:top_k]]
+    # One integer per box, exact for coordinates up to 65,535.
+    keys = (solid.round().to(torch.int64) << torch.tensor([48, 32, 16, 0])).sum(1)
+    _, first = np.unique(keys.numpy(), return_index=True)
+    return solid[torch.from_numpy(np.sort(first)[:top_k])]
 
 
 def prepare_all(proposals: ProposalFile, *, top_k: int, min_size: float) -> ProposalFile:
@@ -152,16 +146,21 @@ def prepare_all(proposals: ProposalFile, *, top_k: int, min_size: float) -> Prop
     return from_boxes(proposals.image_ids, ready)
 
 
-def _require_inside(path: Path, boxes: Tensor, annotation: Annotation) -> None:
-    if not len(boxes):
-        return
-    limits = torch.tensor([annotation.width, annotation.height], dtype=torch.float32)
-    # One pixel of grace: some published files count from 1, some from 0.
-    wrong = (boxes[:, :2] < -1).any(1) | (boxes[:, 2:] > limits + 1).any(1) | (boxes[:, 2:] < boxes[:, :2]).any(1)
-    wrong |= ~boxes.isfinite().all(1)
-    if wrong.any():
-        index = int(wrong.nonzero()[0])
-        raise ValueError(
-            f"{path}: image {annotation.image_id} ({annotation.width}x{annotation.height}) has {int(wrong.sum())} boxes "
-            f"that are inverted or outside (first: number {index}, {boxes[index].tolist()}); are the columns in order?"
-        )
+def outside(boxes: Tensor, annotation: Annotation) -> Tensor:
+    """Which of boxes [P, 4] are not finite, inverted, or not inside their image: [P] bool."""
+    limits = torch.tensor([annotation.width, annotation.height], dtype=torch.float32) + TOLERANCE
+    wrong = (boxes[:, :2] < -TOLERANCE).any(1) | (boxes[:, 2:] > limits).any(1) | (boxes[:, 2:] < boxes[:, :2]).any(1)
+    return wrong | ~boxes.isfinite().all(1)
+
+
+def _require_inside(path: Path, proposals: ProposalFile, annotations: Sequence[Annotation]) -> None:
+    for index, annotation in enumerate(annotations):
+        boxes = proposals.boxes(index)
+        wrong = outside(boxes, annotation)
+        if wrong.any():
+            number = int(wrong.nonzero()[0])
+            raise ValueError(
+                f"{path}: image {annotation.image_id} ({annotation.width}x{annotation.height}) has {int(wrong.sum())} "
+                f"boxes that are inverted or outside (first: number {number}, xyxy {boxes[number].tolist()}); is the "
+                "file of another image list, or of another box convention?"
+            )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from detector.datasets.sample import Dataset
+from detector.ops import boxes as box_ops
 
 
 @lru_cache(maxsize=256)
@@ -18,8 +19,15 @@ def grid_boxes(
     """Boxes [P, 4] float32 of every scale and aspect (height / width), evenly placed over the image.
 
     A scale is the square root of a box's area over that of the image's. Along each axis the boxes touch both borders
-    and neighbours share at least `overlap` of their side.
+    and neighbours share at least `overlap` of their side. A box longer than the image is cut to it.
+
+    Raises ValueError for a scale or aspect that is not positive, or an overlap outside [0, 1).
     """
+    if not (0 <= overlap < 1 and min(scales, default=0) > 0 and min(aspects, default=0) > 0):
+        raise ValueError(
+            f"grid of scales {scales}, aspects {aspects}, overlap {overlap}: expected positive scales and aspects and "
+            "an overlap of at least 0 and under 1"
+        )
     parts = []
     for scale in scales:
         for aspect in aspects:
@@ -29,7 +37,7 @@ def grid_boxes(
             lefts = _starts(width, box_width, overlap)
             top, left = (part.reshape(-1) for part in torch.meshgrid(tops, lefts, indexing="ij"))
             parts.append(torch.stack((left, top, left + box_width, top + box_height), dim=1))
-    return torch.cat(parts)
+    return box_ops.clip(torch.cat(parts), height, width)  # sums may round to just beyond the border
 
 
 def _starts(length: int, side: float, overlap: float) -> Tensor:
@@ -49,5 +57,6 @@ class GridProposals:
     overlap: float
 
     def boxes(self, index: int) -> Tensor:
+        """[P, 4] of one image, shared with the images of the same size."""
         annotation = self.dataset.annotations[index]
         return grid_boxes(annotation.height, annotation.width, self.scales, self.aspects, self.overlap)

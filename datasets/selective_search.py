@@ -1,20 +1,20 @@
 """Selective Search by OpenCV: proposals from the image alone, computed once in worker processes and kept on disk.
 
-Finished images are appended to a part file as they come, so an interrupted computation goes on where it stopped. The
-finished file is keyed on what it was computed from; when that changes it is computed anew, with a message.
+Each finished image is a file of its own in a folder beside the result, so an interrupted computation goes on where it
+stopped. The result is keyed on what it was computed from; when that changes it is computed anew, with a message.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import logging
 import multiprocessing
 import os
+import pickle
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,10 @@ def selective_search(image: Tensor, search: Search) -> Tensor:
             "(and remove opencv-python, which hides them); or use proposals=grid"
         ) from error
     cv2.setNumThreads(1)
-    cv2.setRNGSeed(0)
+    # OpenCV ranks regions by the C library's rand(): without a seed the order of an image's boxes would depend on how
+    # many images the process has seen before. cv2.setRNGSeed does not reach it.
+    if os.name == "posix":
+        ctypes.CDLL(None).srand(0)
     pixels = np.ascontiguousarray(image.flip(0).permute(1, 2, 0).numpy())  # BGR, as OpenCV has it
     height, width = pixels.shape[:2]
     scale = 1.0 if search.resize_height is None else search.resize_height / height
@@ -72,55 +75,89 @@ def selective_search(image: Tensor, search: Search) -> Tensor:
 
 
 def cached_search(dataset: Dataset, path: Path, search: Search, workers: int | None) -> ProposalFile:
-    """The boxes of every image of a dataset, from `path` where they are there and fresh, otherwise computed into it."""
+    """The boxes of every image of a dataset, from `path` where they are there and fresh, otherwise computed into it.
+
+    `workers` None uses every core. Ground truth is not looked at. Raises ValueError for an image that cannot be read.
+    """
     key = _key(dataset, search)
-    note = path.with_suffix(".json")
-    if path.is_file() and note.is_file():
-        if json.loads(note.read_text()).get("key") == key:
-            return read_npz(path)
-        log.info("%s was computed from other images or settings: computing it anew", path)
+    fresh = _fresh(path, key)
+    if fresh is not None:
+        return fresh
     parts = path.with_name(f"{path.stem}.{key[:12]}.part")
     parts.mkdir(parents=True, exist_ok=True)
     missing = [index for index in range(len(dataset.annotations)) if not (parts / f"{index}.npy").is_file()]
     if missing:
-        log.info("Selective Search (%s) on %d images, kept in %s", search.mode, len(missing), path)
-    for _ in tqdm(
-        _compute(dataset, search, parts, missing, workers),
-        total=len(missing),
-        unit="image",
-        desc="selective search",
-        dynamic_ncols=True,
-        file=sys.stderr,
-        disable=not missing,
-    ):
-        pass
+        log.info(
+            "Selective Search (%s) on %d of %d images, kept in %s",
+            search.mode, len(missing), len(dataset.annotations), path,
+        )  # fmt: skip
+        _compute(dataset, search, parts, missing, workers)
     boxes = [torch.from_numpy(np.load(parts / f"{index}.npy")) for index in range(len(dataset.annotations))]
     proposals = from_boxes([item.image_id for item in dataset.annotations], boxes)
     save_proposals(path, proposals)
-    note.write_text(json.dumps({"key": key, "mode": search.mode, "resize_height": search.resize_height}))
+    note = {"key": key, "mode": search.mode, "resize_height": search.resize_height}
+    _note_of(path).write_text(json.dumps(note))
     for part in parts.iterdir():
         part.unlink()
     parts.rmdir()
     return proposals
 
 
-def _compute(dataset: Dataset, search: Search, parts: Path, missing: list[int], workers: int | None) -> Iterator[int]:
-    """Searches the missing images, each result whole under its name or not there."""
-    job = partial(_search_one, dataset, search, parts)
+def _note_of(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _fresh(path: Path, key: str) -> ProposalFile | None:
+    """The kept boxes, or None where there are none, or those of other images or settings, or damaged ones."""
+    if not path.is_file() or not _note_of(path).is_file():
+        return None
+    try:
+        kept = json.loads(_note_of(path).read_text())
+        if kept.get("key") == key:
+            return read_npz(path)
+        log.info("%s was computed from other images or settings: computing it anew", path)
+    except ValueError as error:
+        log.info("%s; computing it anew", error)
+    return None
+
+
+def _compute(dataset: Dataset, search: Search, parts: Path, missing: list[int], workers: int | None) -> None:
+    """Searches the missing images in worker processes, with a progress bar."""
     count = min(workers or os.cpu_count() or 1, len(missing))
-    if count <= 1:
-        yield from map(job, missing)
-        return
-    with multiprocessing.get_context("spawn").Pool(count) as pool:
-        yield from pool.imap_unordered(job, missing, chunksize=1)
+    with tqdm(total=len(missing), unit="image", desc="selective search", dynamic_ncols=True, file=sys.stderr) as bar:
+        if count == 1:
+            for index in missing:
+                _search_one(dataset, search, parts, index)
+                bar.update()
+            return
+        # Pickled here and once: multiprocessing would send each of its thousands of tensors through a file descriptor.
+        job = pickle.dumps((dataset, search, parts))
+        with multiprocessing.get_context("spawn").Pool(count, _start_worker, (job,)) as pool:
+            for _ in pool.imap_unordered(_work, missing):
+                bar.update()
 
 
-def _search_one(dataset: Dataset, search: Search, parts: Path, index: int) -> int:
+def _search_one(dataset: Dataset, search: Search, parts: Path, index: int) -> None:
+    """Keeps the boxes of one image, whole under its name or not there."""
     boxes = selective_search(dataset.image(index), search)
     temporary = parts / f".{index}.{os.getpid()}.npy"
     np.save(temporary, boxes.numpy())
     os.replace(temporary, parts / f"{index}.npy")
-    return index
+
+
+# What a worker process was started with.
+_job: tuple[Dataset, Search, Path] | None = None
+
+
+def _start_worker(job: bytes) -> None:
+    global _job
+    _job = pickle.loads(job)
+    torch.set_num_threads(1)
+
+
+def _work(index: int) -> None:
+    assert _job is not None
+    _search_one(*_job, index)
 
 
 def _key(dataset: Dataset, search: Search) -> str:

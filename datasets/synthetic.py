@@ -46,7 +46,7 @@ def _scene(split: str, index: int, height: int, width: int, seed: int) -> tuple[
     owner = np.full((height, width), -1)  # which object each pixel shows
     visible_before: list[int] = []
     boxes, labels = [], []
-    for number in range(int(rng.integers(1, 5))):
+    for _ in range(int(rng.integers(1, 5))):
         label = int(rng.integers(len(CLASSES)))
         side = (
             np.exp(rng.uniform(np.log(0.1 * height), np.log(0.75 * height)))

@@ -8,20 +8,18 @@ Annotations are read once and checked together, so that all their faults are tol
 
 from __future__ import annotations
 
-import difflib
 import logging
 import re
-import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from detector.datasets.images import read_image
+from detector.datasets.faults import Fault, raise_faults
+from detector.datasets.images import list_images, read_image, read_size
 from detector.datasets.sample import Annotation
+from detector.datasets.voc_xml import RawAnnotation, check_annotation, read_annotation, to_annotation
 
 log = logging.getLogger("detector")
 
@@ -29,29 +27,6 @@ VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
-SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
-OPTIONAL_TAGS = ("difficult", "truncated", "occluded")
-FAULTS_SHOWN = 10
-
-
-def half_open(corners: Tensor, base: int) -> Tensor:
-    """Boxes [G, 4] xyxy 0-based half-open of inclusive pixel corners [G, 4] counted from `base` (1 in VOC's files).
-
-    The last pixel's far edge is its number plus one minus the base: for VOC only the minima change.
-    """
-    return corners - corners.new_tensor((base, base, base - 1, base - 1))
-
-
-@dataclass(slots=True)
-class RawAnnotation:
-    """One annotation file as it stands: corners inclusive, counted from the file's own base."""
-
-    path: Path
-    size: tuple[int, int] | None  # width, height
-    names: list[str]
-    corners: list[list[float]]
-    flags: list[tuple[bool, bool, bool]]  # difficult, truncated, occluded
-    absent: set[str] = field(default_factory=set)  # optional tags that some object lacks
 
 
 class VOCDataset:
@@ -60,29 +35,59 @@ class VOCDataset:
     classes: tuple[str, ...]
     annotations: Sequence[Annotation]
 
-    def __init__(self, root: Path, split: str, *, classes: Sequence[str] | None, box_base: str = "auto") -> None:
-        """`split` is year_name, a bare name, or several joined by +. `classes` None discovers them.
+    def __init__(
+        self,
+        root: Path,
+        split: str,
+        *,
+        classes: Sequence[str] | None,
+        box_base: str = "auto",
+        sibling: str | None = None,
+    ) -> None:
+        """`split` is year_name, a bare name, or several joined by +; `box_base` is auto, one or zero.
 
-        Raises ValueError for a folder, list, image or annotation that is missing or faulty.
+        `classes` None discovers them. What is discovered or decided is a property of the whole dataset, so the
+        annotations of `sibling`, the other split of a pair, count too where they can be read.
+
+        Raises ValueError for a folder or list that is missing, and its subclass FaultyDataError with every image and
+        annotation that is missing or faulty.
         """
-        entries = [entry for part in split.split("+") for entry in _read_split(root, part)]
-        repeated = [image_id for image_id, count in Counter(item[0] for item in entries).items() if count > 1]
-        if repeated:
-            raise ValueError(f"dataset split {split}: image {repeated[0]} is listed {len(repeated)} times or more")
-        faults: list[str] = []
-        raws = [_parse(folder / "Annotations" / f"{image_id}.xml", faults) for image_id, folder in entries]
-        files = _find_images(entries, faults)
-        _raise(faults, root)
-        self.classes = tuple(classes) if classes is not None else _discover(raws, root)
-        base = _decide_base(raws, box_base, root)
-        self.annotations = [
-            _build(image_id, raw, self.classes, base, faults)
-            for (image_id, _), raw in zip(entries, raws, strict=True)
-            if raw is not None
-        ]
-        _raise(faults, root)
-        _report_absent(raws, split)
-        self.files = files
+        entries = read_split(root, split)
+        faults: list[Fault] = []
+        raws = _read_annotations(entries, faults)
+        listings = {folder: list_images(folder / "JPEGImages") for folder in {folder for _, folder in entries}}
+        for image_id, folder in entries:
+            if image_id not in listings[folder]:
+                missing = folder / "JPEGImages" / f"{image_id}.jpg"
+                faults.append(
+                    Fault(image_id, f"{missing}: no such image (nor .jpeg, .png), but the image list names it")
+                )
+        everything = list(raws.values())
+        if sibling is not None and (classes is None or box_base == "auto"):
+            everything += _read_sibling(root, sibling, {image_id for image_id, _ in entries}, split)
+        self.classes = tuple(classes) if classes is not None else _discover_classes(everything, root, faults)
+        base = {"one": 1, "zero": 0}.get(box_base)
+        if base is None:
+            base = _decide_base(everything, root)
+
+        annotations, files = [], []
+        for image_id, folder in entries:
+            raw, path = raws.get(image_id), listings[folder].get(image_id)
+            if raw is None or path is None:
+                continue
+            try:
+                width, height = raw.size or read_size(path)
+            except ValueError as error:
+                faults.append(Fault(image_id, str(error)))
+                continue
+            problems = check_annotation(raw, width, height, self.classes, base)
+            faults += [Fault(image_id, problem) for problem in problems]
+            if not problems:
+                annotations.append(to_annotation(raw, image_id, width, height, self.classes, base))
+                files.append(path)
+        raise_faults(f"{root}, split {split}", faults)
+        self.annotations, self.files = annotations, files
+        _report_absent(list(raws.values()), split)
 
     def image(self, index: int) -> Tensor:
         """The decoded image [3, H, W] uint8. Raises ValueError if it cannot be read or is not of the stated size."""
@@ -96,12 +101,34 @@ class VOCDataset:
         return image
 
 
-def _read_split(root: Path, part: str) -> list[tuple[str, Path]]:
-    """(image id, folder) of a split, in the list's order."""
+def read_split(root: Path, split: str) -> list[tuple[str, Path]]:
+    """(image id, folder) of every image of a split, in the lists' order.
+
+    Raises ValueError for a list that is missing or empty, and for an id that occurs twice: an id names one image.
+    """
+    entries = [entry for part in split.split("+") for entry in _read_list(root, part)]
+    folder_of: dict[str, Path] = {}
+    for image_id, folder in entries:
+        if image_id in folder_of:
+            raise ValueError(
+                f"dataset.root={root}, split {split}: image {image_id} is listed twice (in {folder_of[image_id]} and "
+                f"{folder}); image ids must be unique: rename one or take it out of a list"
+            )
+        folder_of[image_id] = folder
+    return entries
+
+
+def list_path(root: Path, part: str) -> Path:
+    """The image list of one part of a split, whether or not it exists."""
     year = re.fullmatch(r"(\d{4})_(.+)", part)
     folder, name = (root / f"VOC{year[1]}", year[2]) if year else (root, part)
-    path = folder / "ImageSets" / "Main" / f"{name}.txt"
+    return folder / "ImageSets" / "Main" / f"{name}.txt"
+
+
+def _read_list(root: Path, part: str) -> list[tuple[str, Path]]:
+    path = list_path(root, part)
     if not path.is_file():
+        # Lists of one class (dog_train.txt) are no splits to offer.
         lists = sorted(
             str(item.relative_to(root)) for item in root.glob("**/ImageSets/Main/*.txt") if "_" not in item.stem
         )
@@ -110,59 +137,46 @@ def _read_split(root: Path, part: str) -> list[tuple[str, Path]]:
             f"dataset.root={root}, split {part}: expected the image list {path}, {found}; "
             "`detector download` fetches VOC, a split without a year is looked for in the root itself"
         )
-    lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
-    return [(words[0], folder) for words in lines if len(words) == 1 or words[-1] != "-1"]
+    entries = []
+    for line in path.read_text(encoding="utf-8-sig").splitlines():
+        # The lists of one class say 1, 0 (difficult) or -1 (not in the image) after the id.
+        of_class = re.fullmatch(r"(\S+)\s+(-?[01])", line.strip())
+        if line.strip() and not (of_class and of_class[2] == "-1"):
+            entries.append((of_class[1] if of_class else line.strip(), path.parents[2]))
+    if not entries:
+        raise ValueError(f"{path}: the image list is empty; expected one image id a line")
+    return entries
 
 
-def _find_images(entries: list[tuple[str, Path]], faults: list[str]) -> list[Path]:
-    """The picture of each entry, by one listing per folder."""
-    listings = {folder: {p.name for p in (folder / "JPEGImages").glob("*")} for folder in {item[1] for item in entries}}
-    files = []
+def _read_annotations(entries: Sequence[tuple[str, Path]], faults: list[Fault]) -> dict[str, RawAnnotation]:
+    raws = {}
     for image_id, folder in entries:
-        name = next((image_id + suffix for suffix in SUFFIXES if image_id + suffix in listings[folder]), None)
-        if name is None:
-            faults.append(
-                f"{folder / 'JPEGImages' / image_id}.jpg: the image list names it, but there is no such image"
-            )
-        files.append(folder / "JPEGImages" / (name or f"{image_id}.jpg"))
-    return files
+        try:
+            raws[image_id] = read_annotation(folder / "Annotations" / f"{image_id}.xml")
+        except ValueError as error:  # noqa: PERF203
+            faults.append(Fault(image_id, str(error)))
+    return raws
 
 
-def _parse(path: Path, faults: list[str]) -> RawAnnotation | None:
-    """One annotation file, or None with its fault noted."""
+def _read_sibling(root: Path, sibling: str, own_ids: set[str], split: str) -> list[RawAnnotation]:
+    """What can be read of the other split; its faults are told when that split itself is read."""
     try:
-        root = ET.fromstring(path.read_bytes())
-    except FileNotFoundError:
-        faults.append(f"{path}: no such annotation; write one (without objects if there are none)")
-        return None
-    except (ET.ParseError, OSError) as error:
-        faults.append(f"{path}: not readable as XML ({error})")
-        return None
-    size = root.find("size")
-    raw = RawAnnotation(path, None, [], [], [])
-    try:
-        if size is not None:
-            raw.size = (int(float(size.findtext("width", ""))), int(float(size.findtext("height", ""))))
-            if min(raw.size) <= 0:
-                raw.size = None
-        for number, item in enumerate(root.iter("object")):
-            box = item.find("bndbox")
-            where = f"object {number}"
-            raw.names.append((item.findtext("name") or "").strip())
-            raw.corners.append([float(box.findtext(key, "")) for key in ("xmin", "ymin", "xmax", "ymax")])  # type: ignore[union-attr]
-            texts = [item.findtext(tag) for tag in OPTIONAL_TAGS]
-            raw.absent |= {tag for tag, text in zip(OPTIONAL_TAGS, texts, strict=True) if text is None}
-            raw.flags.append(tuple((text or "0").strip() not in ("", "0") for text in texts))  # type: ignore[arg-type]
-    except (ValueError, AttributeError):
-        what = f"{where} has no bndbox with four numbers" if raw.names else "<size> has no two numbers"
-        faults.append(f"{path}: {what}; correct the file")
-        return None
-    return raw
+        entries = read_split(root, sibling)
+    except ValueError:
+        return []
+    shared = [image_id for image_id, _ in entries if image_id in own_ids]
+    if shared:
+        log.warning(
+            "%d images are both in %s and in %s (first: %s): scores on them say nothing about new images",
+            len(shared), split, sibling, shared[0],
+        )  # fmt: skip
+    return list(_read_annotations([entry for entry in entries if entry[0] not in own_ids], []).values())
 
 
-def _discover(raws: Sequence[RawAnnotation | None], root: Path) -> tuple[str, ...]:
-    found = Counter(name for raw in raws if raw is not None for name in raw.names)
+def _discover_classes(raws: Sequence[RawAnnotation], root: Path, faults: Sequence[Fault]) -> tuple[str, ...]:
+    found = Counter(name for raw in raws for name in raw.names if name)
     if not found:
+        raise_faults(str(root), faults)
         raise ValueError(f"dataset.root={root}: no object in {len(raws)} annotations; give dataset.classes")
     if found.keys() <= set(VOC_CLASSES):
         return VOC_CLASSES
@@ -171,78 +185,31 @@ def _discover(raws: Sequence[RawAnnotation | None], root: Path) -> tuple[str, ..
     return names
 
 
-def _decide_base(raws: Sequence[RawAnnotation | None], box_base: str, root: Path) -> int:
-    """1 or 0. Decided over the whole set: a minimum of 0 speaks for 0, a maximum equal to the size for 1."""
-    if box_base != "auto":
-        return 1 if box_base == "one" else 0
-    zeros = ends = 0
+def _decide_base(raws: Sequence[RawAnnotation], root: Path) -> int:
+    """1 as published, or 0 where the files as a whole say so.
+
+    Boxes pile up at an image's first pixel, whatever its number; and in a set that counts from 0 no maximum reaches
+    the image's size. Stray zeros are outnumbered by both and become faults.
+    """
+    at_zero = at_one = at_size = 0
     for raw in raws:
-        for corners in raw.corners if raw is not None else []:
-            zeros += min(corners[:2]) < 1
-            ends += (
-                raw is not None and raw.size is not None and (corners[2] >= raw.size[0] or corners[3] >= raw.size[1])
-            )
-    if zeros and zeros > ends:
-        log.info("%s: boxes taken as 0-based (%d begin at 0, %d end at the image's size)", root, zeros, ends)
-        return 0
-    return 1
+        for xmin, ymin, xmax, ymax in raw.corners:
+            at_zero += min(xmin, ymin) == 0
+            at_one += min(xmin, ymin) == 1
+            at_size += raw.size is not None and (xmax == raw.size[0] or ymax == raw.size[1])
+    base = 0 if at_zero > at_one + at_size else 1
+    if at_zero:
+        log.info(
+            "%s: boxes taken to count from %d (%d begin at 0, %d at 1, %d end at the image's size); "
+            "dataset.box_base decides otherwise",
+            root, base, at_zero, at_one, at_size,
+        )  # fmt: skip
+    return base
 
 
-def _build(image_id: str, raw: RawAnnotation, classes: Sequence[str], base: int, faults: list[str]) -> Annotation:
-    labels = []
-    for number, name in enumerate(raw.names):
-        if name not in classes:
-            close = difflib.get_close_matches(name, classes, n=1)
-            nearest = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(classes)}"
-            faults.append(f"{raw.path}: object {number} has unknown class {name!r}{nearest}")
-        labels.append(classes.index(name) + 1 if name in classes else 0)
-    boxes = half_open(torch.tensor(raw.corners, dtype=torch.float32).reshape(-1, 4), base)
-    width, height = raw.size or _image_size(raw.path)
-    for number, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
-        corners = raw.corners[number]
-        if base == 1 and min(corners[:2]) < 1:
-            faults.append(
-                f"{raw.path}: object {number} begins at {corners[:2]}, but boxes count from 1; "
-                "correct it, or set dataset.box_base=zero if all files count from 0"
-            )
-        elif not (x2 > x1 and y2 > y1):
-            faults.append(f"{raw.path}: object {number} has no area: {corners}; correct or remove it")
-        elif x1 < 0 or y1 < 0 or x2 > width + 1 or y2 > height + 1:
-            faults.append(
-                f"{raw.path}: object {number} {corners} lies outside the image of {width}x{height}; correct it"
-            )
-    flags = torch.tensor(raw.flags, dtype=torch.bool).reshape(-1, 3)
-    return Annotation(
-        image_id=image_id,
-        width=width,
-        height=height,
-        boxes=boxes.clamp(max=torch.tensor([width, height, width, height], dtype=torch.float32)),
-        labels=torch.tensor(labels, dtype=torch.int64),
-        difficult=flags[:, 0],
-        truncated=flags[:, 1],
-        occluded=flags[:, 2],
-    )
-
-
-def _image_size(annotation: Path) -> tuple[int, int]:
-    """Width and height from the picture itself, for an annotation that does not say."""
-    for suffix in SUFFIXES:
-        path = annotation.parent.parent / "JPEGImages" / (annotation.stem + suffix)
-        if path.is_file():
-            image = read_image(path)
-            return image.shape[2], image.shape[1]
-    raise ValueError(f"{annotation}: no <size>, and no image to take it from")
-
-
-def _report_absent(raws: Sequence[RawAnnotation | None], split: str) -> None:
-    absent = Counter(tag for raw in raws if raw is not None for tag in raw.absent)
+def _report_absent(raws: Sequence[RawAnnotation], split: str) -> None:
+    absent = Counter(tag for raw in raws for tag in sorted(raw.absent))
     if absent:
-        told = ", ".join(f"{tag} absent in {count} files" for tag, count in absent.items())
-        log.info("%s: %s of %d, taken as 0", split, told, len(raws))
-
-
-def _raise(faults: list[str], root: Path) -> None:
-    if faults:
-        more = f"\n  ... and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
-        shown = "\n  ".join(faults[:FAULTS_SHOWN])
-        raise ValueError(shown if len(faults) == 1 else f"{len(faults)} faults in {root}:\n  {shown}{more}")
+        told = ", ".join(f"<{tag}> absent in {count}" for tag, count in absent.items())
+        size = "; sizes are the images' own" if "size" in absent else ""
+        log.info("%s, %d files: %s, taken as 0%s", split, len(raws), told, size)

@@ -1,0 +1,143 @@
+"""`detector download`: Pascal VOC from its official addresses or a mirror, checked, and unpacked as published."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import tarfile
+import tempfile
+import urllib.request
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+log = logging.getLogger("detector")
+
+CHUNK = 1 << 20
+TIMEOUT = 30  # seconds without an answer
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """A tar file that holds VOCdevkit/VOC<year>."""
+
+    url: str
+    filename: str
+    md5: str
+    year: str
+
+
+def official_archives(years: Iterable[str]) -> list[Archive]:
+    """The archives of the given years, 2007 (trainval and test) and 2012 (trainval); torchvision knows their checksums.
+
+    Raises ValueError for another year.
+    """
+    from torchvision.datasets.voc import DATASET_YEAR_DICT
+
+    parts = {"2007": ("2007", "2007-test"), "2012": ("2012",)}
+    archives = []
+    for year in years:
+        if year not in parts:
+            raise ValueError(f"year={year}: expected one of {', '.join(parts)}, or several joined by commas")
+        entries = [DATASET_YEAR_DICT[part] for part in parts[year]]
+        archives += [Archive(item["url"], item["filename"], item["md5"], year) for item in entries]
+    return archives
+
+
+def download_voc(root: Path, years: Iterable[str], mirror: str | None = None) -> None:
+    """Makes root/VOC<year> of each year; an archive that lies in `root` already is used and not fetched.
+
+    `mirror` is the address of a folder with the archives, in place of the official one. An interrupted download goes
+    on where it stopped. Raises ValueError, in one line, for an address that does not answer or a wrong checksum.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    for archive in official_archives(years):
+        fetch_and_unpack(archive, root, mirror)
+
+
+def fetch_and_unpack(archive: Archive, root: Path, mirror: str | None = None) -> None:
+    """One archive: fetched, checked, unpacked into root/VOC<year>, and removed if it was fetched here."""
+    done = root / f"VOC{archive.year}" / f".{archive.filename}.done"
+    if done.is_file():
+        log.info("%s is unpacked already", archive.filename)
+        return
+    path = root / archive.filename
+    given = path.is_file()
+    if not given:
+        _fetch(archive, path, mirror)
+    found = _md5(path)
+    if found != archive.md5:
+        path.rename(path.with_name(f"{path.name}.wrong"))
+        raise ValueError(
+            f"{path}: the checksum (md5) is {found}, expected {archive.md5}; the file is kept as {path.name}.wrong: "
+            "fetch it again, or try another mirror"
+        )
+    _unpack(path, root)
+    done.touch()
+    if not given:
+        path.unlink()
+    log.info("%s is unpacked in %s", archive.filename, done.parent)
+
+
+def _fetch(archive: Archive, path: Path, mirror: str | None) -> None:
+    """Downloads to a .part file, from where an earlier attempt stopped; it gets its name when it is whole."""
+    url = archive.url if mirror is None else f"{mirror.rstrip('/')}/{archive.filename}"
+    part = path.with_name(f"{path.name}.part")
+    have = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    log.info("fetching %s", url)
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            resumed = getattr(answer, "status", None) == 206
+            rest = int(answer.headers.get("Content-Length") or 0)
+            have = have if resumed else 0
+            with (
+                open(part, "ab" if resumed else "wb") as file,
+                tqdm(total=have + rest, initial=have, unit="B", unit_scale=True, desc=path.name) as bar,
+            ):
+                received = 0
+                while chunk := answer.read(CHUNK):
+                    file.write(chunk)
+                    received += len(chunk)
+                    bar.update(len(chunk))
+            if rest and received < rest:
+                raise OSError(f"the connection ended after {received} of {rest} bytes")
+    except (OSError, ValueError) as error:
+        if have and getattr(error, "code", None) == 416:  # nothing is left to send: the part is the whole
+            os.replace(part, path)
+            return
+        raise ValueError(
+            f"cannot fetch {url} ({getattr(error, 'reason', error)}); with no network, or where the address has "
+            f"moved, give mirror=ADDRESS or put {archive.filename} into {path.parent}, and run the command again"
+        ) from error
+    os.replace(part, path)
+
+
+def _md5(path: Path) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _unpack(path: Path, root: Path) -> None:
+    """Unpacks beside the goal, then moves file by file: the archives of 2007 share folders."""
+    with tempfile.TemporaryDirectory(dir=root, prefix=".unpack_") as folder:
+        try:
+            with tarfile.open(path) as archive:
+                archive.extractall(folder, filter="data")
+        except (tarfile.TarError, EOFError) as error:
+            raise ValueError(f"{path}: cannot unpack this archive ({error}); remove it and fetch it again") from error
+        inner = Path(folder) / "VOCdevkit"
+        if not inner.is_dir():
+            raise ValueError(f"{path}: expected a folder VOCdevkit in this archive; take Pascal VOC's own")
+        for file in inner.rglob("*"):
+            if file.is_file():
+                goal = root / file.relative_to(inner)
+                goal.parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(file, goal)
