@@ -1,0 +1,256 @@
+// Vectors of one instruction set, and the two moves between memory and channels-innermost blocks. Included by
+// each_isa.h inside a namespace, once per instruction set: no include guard, no includes.
+//
+// A block holds kBlockBytes of consecutive channels for each of some positions (cells, bins), [positions][channels].
+
+constexpr int kVectorBytes = FAST_RFCN_VECTOR_BYTES;
+constexpr int kBlockBytes = 128;
+
+template <typename T>
+struct Lanes;
+template <>
+struct Lanes<float> {
+  typedef float Vector __attribute__((vector_size(kVectorBytes), may_alias));
+  typedef int32_t Index __attribute__((vector_size(kVectorBytes), may_alias));
+};
+template <>
+struct Lanes<double> {
+  typedef double Vector __attribute__((vector_size(kVectorBytes), may_alias));
+  typedef int64_t Index __attribute__((vector_size(kVectorBytes), may_alias));
+};
+template <typename T>
+using Vector = typename Lanes<T>::Vector;
+template <typename T>
+using Index = typename Lanes<T>::Index;
+
+// Channels, and vectors, of a block of T.
+template <typename T>
+constexpr int kChannels = kBlockBytes / sizeof(T);
+constexpr int kVectors = kBlockBytes / kVectorBytes;
+
+template <typename T>
+static inline const Vector<T>* vectors(const T* block) {
+  return reinterpret_cast<const Vector<T>*>(block);
+}
+template <typename T>
+static inline Vector<T>* vectors(T* block) {
+  return reinterpret_cast<Vector<T>*>(block);
+}
+
+// ---- one number ----
+
+static inline float number(float value) { return value; }
+static inline double number(double value) { return value; }
+static inline float number(BFloat16 value) { return __builtin_bit_cast(float, uint32_t{value.bits} << 16); }
+static inline float number(Half value) {
+  // Shift exponent and mantissa into place and rescale; infinities and NaN keep the largest exponent.
+  const uint32_t sign = uint32_t{value.bits & 0x8000u} << 16;
+  const uint32_t rest = uint32_t{value.bits & 0x7fffu} << 13;
+  const float scaled = __builtin_bit_cast(float, rest) * 0x1p112f;
+  const uint32_t bits = (rest >= 0x7c00u << 13) ? (rest | 0x7f800000u) : __builtin_bit_cast(uint32_t, scaled);
+  return __builtin_bit_cast(float, bits | sign);
+}
+
+template <typename S>
+static inline S stored(float value);
+template <>
+inline BFloat16 stored<BFloat16>(float value) {
+  const uint32_t bits = __builtin_bit_cast(uint32_t, value);
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  return {static_cast<uint16_t>(value == value ? rounded : 0x7fc0u)};
+}
+template <>
+inline Half stored<Half>(float value) {
+  const uint32_t bits = __builtin_bit_cast(uint32_t, value);
+  const uint32_t magnitude = bits & 0x7fffffffu, sign = (bits >> 16) & 0x8000u;
+  // Normal numbers round to even on the bits; small ones by adding a power of two whose last place is theirs.
+  const uint32_t normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  const float shifted = __builtin_bit_cast(float, magnitude) + 0.5f;
+  const uint32_t small = __builtin_bit_cast(uint32_t, shifted) - 0x3f000000u;
+  uint32_t result = magnitude < 0x38800000u ? small : normal;
+  result = magnitude >= 0x477ff000u ? 0x7c00u : result;
+  result = magnitude > 0x7f800000u ? 0x7e00u : result;
+  return {static_cast<uint16_t>(result | sign)};
+}
+
+// ---- transposing: to[column * to_stride + row] = from[row * from_stride + column] ----
+
+typedef uint16_t Octet __attribute__((vector_size(16), may_alias, aligned(2)));
+
+// Words: four by four, or eight by eight where registers are that wide.
+constexpr int64_t kWordTile = kVectorBytes >= 32 ? 8 : 4;
+
+static inline void transpose_tile(const uint32_t* from, int64_t from_stride, uint32_t* to, int64_t to_stride) {
+#if FAST_RFCN_VECTOR_BYTES >= 32
+  typedef uint32_t Row __attribute__((vector_size(32), may_alias, aligned(4)));
+  Row a[8], b[8];
+  for (int i = 0; i < 8; ++i) a[i] = *reinterpret_cast<const Row*>(from + i * from_stride);
+  for (int i = 0; i < 8; i += 2) {
+    b[i] = __builtin_shufflevector(a[i], a[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+    b[i + 1] = __builtin_shufflevector(a[i], a[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    a[i] = __builtin_shufflevector(b[i], b[i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+    a[i + 1] = __builtin_shufflevector(b[i], b[i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+    a[i + 2] = __builtin_shufflevector(b[i + 1], b[i + 3], 0, 1, 8, 9, 4, 5, 12, 13);
+    a[i + 3] = __builtin_shufflevector(b[i + 1], b[i + 3], 2, 3, 10, 11, 6, 7, 14, 15);
+  }
+  for (int i = 0; i < 4; ++i) {
+    const Row low = __builtin_shufflevector(a[i], a[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+    const Row high = __builtin_shufflevector(a[i], a[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    *reinterpret_cast<Row*>(to + i * to_stride) = low;
+    *reinterpret_cast<Row*>(to + (i + 4) * to_stride) = high;
+  }
+#else
+  typedef uint32_t Row __attribute__((vector_size(16), may_alias, aligned(4)));
+  Row a[4], b[4];
+  for (int i = 0; i < 4; ++i) a[i] = *reinterpret_cast<const Row*>(from + i * from_stride);
+  for (int i = 0; i < 2; ++i) {
+    b[2 * i] = __builtin_shufflevector(a[i], a[i + 2], 0, 4, 1, 5);
+    b[2 * i + 1] = __builtin_shufflevector(a[i], a[i + 2], 2, 6, 3, 7);
+  }
+  for (int i = 0; i < 2; ++i) {
+    *reinterpret_cast<Row*>(to + 2 * i * to_stride) = __builtin_shufflevector(b[i], b[i + 2], 0, 4, 1, 5);
+    *reinterpret_cast<Row*>(to + (2 * i + 1) * to_stride) = __builtin_shufflevector(b[i], b[i + 2], 2, 6, 3, 7);
+  }
+#endif
+}
+
+static inline void transpose_tile(const uint16_t* from, int64_t from_stride, uint16_t* to, int64_t to_stride) {
+  Octet row[8], pair[8];
+  for (int i = 0; i < 8; ++i) row[i] = *reinterpret_cast<const Octet*>(from + i * from_stride);
+  // Three rounds of interleaving row i with row i + 4 transpose eight by eight.
+  for (int round = 0; round < 3; ++round) {
+    for (int i = 0; i < 4; ++i) {
+      pair[2 * i] = __builtin_shufflevector(row[i], row[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);
+      pair[2 * i + 1] = __builtin_shufflevector(row[i], row[i + 4], 4, 12, 5, 13, 6, 14, 7, 15);
+    }
+    for (int i = 0; i < 8; ++i) row[i] = pair[i];
+  }
+  for (int i = 0; i < 8; ++i) *reinterpret_cast<Octet*>(to + i * to_stride) = row[i];
+}
+
+static inline void transpose_tile(const uint64_t* from, int64_t from_stride, uint64_t* to, int64_t to_stride) {
+  const uint64_t a = from[0], b = from[1], c = from[from_stride], d = from[from_stride + 1];
+  to[0] = a, to[1] = c, to[to_stride] = b, to[to_stride + 1] = d;
+}
+
+// Tiles at the end of a row or column overlap their neighbours; what is too small for a tile goes one by one.
+constexpr int64_t kAhead = 4;
+
+template <typename U>
+static void transpose(const U* from, int64_t from_stride, U* to, int64_t to_stride, int64_t rows, int64_t columns) {
+  constexpr int64_t side = sizeof(U) == 2 ? 8 : sizeof(U) == 4 ? kWordTile : 2;
+  if (rows < side || columns < side) {
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < columns; ++c) to[c * to_stride + r] = from[r * from_stride + c];
+    }
+    return;
+  }
+  constexpr int64_t strip = 64 / sizeof(U);  // a cache line of each row at a time
+  for (int64_t strip_begin = 0; strip_begin < columns; strip_begin += strip) {
+    const int64_t strip_end = smaller(strip_begin + strip, columns);
+    // Many rows are more streams than the hardware follows.
+    for (int64_t row = 0; row < rows; ++row) __builtin_prefetch(from + row * from_stride + strip_begin + kAhead * strip);
+    for (int64_t row = 0; row < rows; row += side) {
+      const int64_t r = smaller(row, rows - side);
+      for (int64_t column = strip_begin; column < strip_end; column += side) {
+        const int64_t c = smaller(column, columns - side);
+        transpose_tile(from + r * from_stride + c, from_stride, to + c * to_stride + r, to_stride);
+      }
+    }
+  }
+}
+
+// ---- blocks ----
+
+template <int size>
+struct Bits;
+template <>
+struct Bits<2> {
+  typedef uint16_t type __attribute__((may_alias));
+};
+template <>
+struct Bits<4> {
+  typedef uint32_t type __attribute__((may_alias));
+};
+template <>
+struct Bits<8> {
+  typedef uint64_t type __attribute__((may_alias));
+};
+
+constexpr int64_t kChunk = 64;  // positions that are converted at once
+
+// Fills a block [positions][kChannels<T>] from rows of S, one per channel; missing channels become 0.
+template <typename S, typename T>
+static void load_block(const S* rows, int64_t row_stride, int64_t channels, int64_t positions, T* block) {
+  constexpr int64_t width = kChannels<T>;
+  if (channels < width) {
+    for (int64_t i = 0; i < positions; ++i) {
+      for (int64_t c = channels; c < width; ++c) block[i * width + c] = 0;
+    }
+  }
+  if constexpr (sizeof(S) == sizeof(T)) {
+    using U = typename Bits<sizeof(S)>::type;
+    transpose<U>(reinterpret_cast<const U*>(rows), row_stride, reinterpret_cast<U*>(block), width, channels, positions);
+  } else {
+    using U = typename Bits<sizeof(S)>::type;
+    alignas(64) S chunk[kChunk * width];
+    for (int64_t begin = 0; begin < positions; begin += kChunk) {
+      const int64_t count = smaller(kChunk, positions - begin);
+      transpose<U>(
+          reinterpret_cast<const U*>(rows + begin), row_stride, reinterpret_cast<U*>(chunk), width, channels, count);
+      for (int64_t i = 0; i < count; ++i) {
+        for (int64_t c = 0; c < (channels < width ? channels : width); ++c) {
+          block[(begin + i) * width + c] = number(chunk[i * width + c]);
+        }
+      }
+    }
+  }
+}
+
+// The other way: rows of S, one per channel, from a block.
+template <typename S, typename T>
+static void store_block(const T* block, int64_t channels, int64_t positions, S* rows, int64_t row_stride) {
+  constexpr int64_t width = kChannels<T>;
+  using U = typename Bits<sizeof(S)>::type;
+  if constexpr (sizeof(S) == sizeof(T)) {
+    transpose<U>(reinterpret_cast<const U*>(block), width, reinterpret_cast<U*>(rows), row_stride, positions, channels);
+  } else {
+    alignas(64) S chunk[kChunk * width];
+    for (int64_t begin = 0; begin < positions; begin += kChunk) {
+      const int64_t count = smaller(kChunk, positions - begin);
+      for (int64_t i = 0; i < count * width; ++i) chunk[i] = stored<S>(block[begin * width + i]);
+      transpose<U>(
+          reinterpret_cast<const U*>(chunk), width, reinterpret_cast<U*>(rows + begin), row_stride, count, channels);
+    }
+  }
+}
+
+// The slab of one task: the cells of an image for one block of channels, whatever the strides of the features.
+template <typename S, typename T>
+static void load_slab(const MapView& map, int64_t image, int64_t channel, int64_t channels, T* slab) {
+  const S* origin = static_cast<const S*>(map.data) + image * map.stride[0] + channel * map.stride[1];
+  if (map.planes_are_dense()) return load_block<S, T>(origin, map.stride[1], channels, map.cells(), slab);
+  constexpr int64_t width = kChannels<T>;
+  for (int64_t y = 0; y < map.height; ++y) {
+    for (int64_t x = 0; x < map.width; ++x, slab += width) {
+      const S* cell = origin + y * map.stride[2] + x * map.stride[3];
+      if (map.stride[1] == 1 && channels == width) {
+        for (int64_t c = 0; c < width; ++c) slab[c] = number(cell[c]);
+      } else {
+        for (int64_t c = 0; c < width; ++c) slab[c] = c < channels ? number(cell[c * map.stride[1]]) : T{0};
+      }
+    }
+  }
+}
+
+template <typename T>
+static bool has_nan(const T* block, int64_t positions) {
+  Index<T> found = {};
+  const Vector<T>* values = vectors(block);
+  for (int64_t i = 0; i < positions * kVectors; ++i) found |= values[i] != values[i];
+  bool any = false;
+  for (int lane = 0; lane < static_cast<int>(kVectorBytes / sizeof(T)); ++lane) any |= found[lane] != 0;
+  return any;
+}
