@@ -134,8 +134,8 @@ class TorchvisionConfig(BackboneConfig):
     proposals_node: str | None = None  # output read by a proposal network; None: the same
     tail: Tail = Tail.fc
     norm: Norm = Norm.frozen_bn
-    frozen_nodes: str | None = None  # parameters up to and including this node are frozen; None: frozen_stages children
-    frozen_stages: int = 0
+    frozen_nodes: str | None = None  # the graph up to and including this node is not trained
+    frozen_stages: int = 0  # does not apply: a graph has no stages
 
 
 # --- heads ------------------------------------------------------------------------------------------------------------

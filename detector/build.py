@@ -36,7 +36,7 @@ def build_detector(config: schema.Config, num_classes: int) -> Detector:
     """
     backbone = build_backbone(config)
     rows = 1 if config.head.class_agnostic else num_classes
-    return Detector(
+    detector = Detector(
         preprocess=build_preprocess(config.input, backbone.stride),
         backbone=backbone,
         proposals=build_proposals(config.proposals, backbone, config.sampling.use_difficult),
@@ -52,6 +52,7 @@ def build_detector(config: schema.Config, num_classes: int) -> Detector:
         box_weight=config.loss.box_weight,
         sigma=config.loss.sigma,
     )
+    return detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def build_preprocess(config: schema.InputConfig, stride: int) -> Preprocess:

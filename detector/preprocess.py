@@ -77,6 +77,7 @@ class Preprocess(nn.Module):
         canvas_height = _round_up(max(frame.height for frame in frames), self.stride)
         canvas_width = _round_up(max(frame.width for frame in frames), self.stride)
         canvas = self.mean.new_zeros(len(frames), 3, canvas_height, canvas_width)
+        canvas = canvas.contiguous(memory_format=torch.channels_last)  # what convolutions like best on CPU and GPU
         for slot, image, frame in zip(canvas, batch.images, frames, strict=True):
             slot[:, : frame.height, : frame.width] = self._normalised(image, frame)
         return Inputs(
