@@ -25,7 +25,7 @@ commands
   eval       score a model or result files        detector eval weights=runs/demo
   predict    draw detections on pictures          detector predict images=photos/ weights=runs/demo
   proposals  compute or check proposals           detector proposals dataset.root=VOCdevkit
-  download   fetch Pascal VOC                     detector download year=2007 root=VOCdevkit
+  download   fetch Pascal VOC                     detector download root=VOCdevkit years=2007,2012
   info       versions, kernels, choices           detector info
 
 train on Pascal VOC, on your own VOC-format folder, go on with a run, sweep:
@@ -78,6 +78,7 @@ def _dispatch(words: list[str]) -> int:
         "eval": _eval,
         "predict": _predict,
         "proposals": _proposals,
+        "download": _download,
         "info": _info,
     }
     if not words or words[0] in ("-h", "--help", "help"):
@@ -206,6 +207,24 @@ def _proposals(words: list[str]) -> int:
     config = load_config(words)
     with logging_to(None):
         run_proposals(config)
+    return DONE
+
+
+def _download(words: list[str]) -> int:
+    if {"-h", "--help"} & set(words):
+        print("detector download [root=VOCdevkit] [years=2007] [mirror=ADDRESS OF A FOLDER WITH THE ARCHIVES]")
+        return DONE
+    values = {"root": "VOCdevkit", "years": "2007", "mirror": ""}
+    for word in words:
+        key, _, value = word.partition("=")
+        if key not in values or not value:
+            raise ConfigError(f"{word}: download takes root=FOLDER, years=2007,2012 and mirror=ADDRESS")
+        values[key] = value
+    from detector.tools.download import download_voc
+    from detector.tools.run import logging_to
+
+    with logging_to(None):
+        download_voc(Path(values["root"]), values["years"].split(","), values["mirror"] or None)
     return DONE
 
 
