@@ -6,13 +6,14 @@ of its own, so neither the number of loader workers nor an interruption changes 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from detector.datasets.sample import Annotation, Dataset, Sample
+from detector.datasets.sample import Dataset, Sample
 from detector.ops import boxes as box_ops
 
 
@@ -25,6 +26,8 @@ class ProposalSource(Protocol):
 
 
 class TrainingView:
+    """A dataset as training sees it; keys are (epoch, index)."""
+
     def __init__(
         self,
         dataset: Dataset,
@@ -61,6 +64,8 @@ class TrainingView:
 
 
 class EvaluationView:
+    """A dataset as evaluation sees it: every image once, as it is."""
+
     def __init__(self, dataset: Dataset, proposals: ProposalSource | None, *, short_side: int) -> None:
         self.dataset = dataset
         self.proposals = proposals
@@ -70,7 +75,7 @@ class EvaluationView:
         return len(self.dataset.annotations)
 
     def __getitem__(self, index: int) -> Sample:
-        """The image as it is."""
+        """The sample of an image."""
         return Sample(
             image=self.dataset.image(index),
             annotation=self.dataset.annotations[index],
@@ -82,16 +87,10 @@ class EvaluationView:
 
 def flipped(sample: Sample) -> Sample:
     """The sample mirrored left to right, boxes and proposals with it."""
-    was = sample.annotation
-    annotation = Annotation(
-        was.image_id,
-        was.width,
-        was.height,
-        box_ops.flip(was.boxes, was.width),
-        was.labels,
-        was.difficult,
-        was.truncated,
-        was.occluded,
+    width = sample.annotation.width
+    return replace(
+        sample,
+        image=torch.flip(sample.image, (2,)),
+        annotation=replace(sample.annotation, boxes=box_ops.flip(sample.annotation.boxes, width)),
+        proposals=None if sample.proposals is None else box_ops.flip(sample.proposals, width),
     )
-    proposals = None if sample.proposals is None else box_ops.flip(sample.proposals, was.width)
-    return Sample(torch.flip(sample.image, (2,)), annotation, proposals, sample.seed, sample.short_side)

@@ -101,7 +101,7 @@ def load_proposals(path: Path, dataset: Dataset, *, convention: str = "yxyx-1") 
 def read_npz(path: Path) -> ProposalFile:
     """Raises ValueError where the file is damaged or of another format."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             form, convention = int(file["format"]), str(file["convention"])
             ids, offsets, boxes = file["image_ids"].tolist(), file["offsets"], file["boxes"]
     except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:

@@ -6,6 +6,7 @@ are partly covered by others (occluded), and those that are tiny or nearly hidde
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -29,7 +30,8 @@ Array = npt.NDArray[np.float32]
 class SyntheticDataset:
     """Images are functions of (seed, split, index); the splits never share one."""
 
-    classes = CLASSES
+    classes: tuple[str, ...] = CLASSES
+    annotations: Sequence[Annotation]
 
     def __init__(self, split: str, *, num_images: int, height: int, width: int, seed: int) -> None:
         self._scenes = [_scene(split, index, height, width, seed) for index in range(num_images)]
@@ -45,7 +47,8 @@ def _scene(split: str, index: int, height: int, width: int, seed: int) -> tuple[
     canvas = _background(height, width, rng)
     owner = np.full((height, width), -1)  # which object each pixel shows
     visible_before: list[int] = []
-    boxes, labels = [], []
+    boxes: list[tuple[int, int, int, int]] = []
+    labels: list[int] = []
     for _ in range(int(rng.integers(1, 5))):
         label = int(rng.integers(len(CLASSES)))
         side = (

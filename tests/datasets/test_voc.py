@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -34,6 +34,7 @@ def test_boxes_are_half_open_and_labels_start_at_one(voc: Any) -> None:
     assert dataset.image(0).shape == (3, 30, 40)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(*[st.integers(1, 500)] * 4), max_size=5), st.sampled_from([0, 1]))
 def test_corners_survive_the_way_to_boxes_and_back(corners: list[tuple[int, ...]], base: int) -> None:
     inclusive = torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)

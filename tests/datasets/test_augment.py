@@ -1,0 +1,73 @@
+"""Views of a dataset: a sample is a function of (seed, epoch, index), and a flip moves everything together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from detector.datasets.augment import EvaluationView, TrainingView, flipped
+from detector.datasets.proposal_grid import GridProposals
+from detector.datasets.sample import Sample
+from detector.datasets.synthetic import SyntheticDataset
+
+DATASET = SyntheticDataset("train", num_images=6, height=48, width=64, seed=0)
+GRID = GridProposals(DATASET, (0.4,), (1.0,), 0.5)
+
+
+def view(**options: object) -> TrainingView:
+    plain = {"flip": True, "short_sides": (40, 48, 56), "seed": 3}
+    return TrainingView(DATASET, GRID, **{**plain, **options})  # type: ignore[arg-type]
+
+
+def same(a: Sample, b: Sample) -> bool:
+    return (
+        torch.equal(a.image, b.image)
+        and torch.equal(a.annotation.boxes, b.annotation.boxes)
+        and (a.seed, a.short_side) == (b.seed, b.short_side)
+    )
+
+
+def test_a_sample_depends_on_seed_epoch_and_index_alone() -> None:
+    keys = [(epoch, index) for epoch in range(4) for index in range(6)]
+    forwards = {key: view()[key] for key in keys}
+    again = view()
+    assert all(same(again[key], forwards[key]) for key in reversed(keys))
+    assert not all(same(view(seed=4)[key], forwards[key]) for key in keys)
+    assert len({item.seed for item in forwards.values()}) == len(keys)
+    assert all(0 <= item.seed < 2**63 for item in forwards.values())
+    assert {item.short_side for item in forwards.values()} == {40, 48, 56}
+
+
+def test_half_of_the_samples_are_flipped() -> None:
+    plain = view(flip=False)
+    keys = [(epoch, index) for epoch in range(50) for index in range(6)]
+    share = sum(not torch.equal(view()[key].image, plain[key].image) for key in keys) / len(keys)
+    assert 0.4 < share < 0.6, "300 coins"
+    assert all(torch.equal(plain[key].image, DATASET.image(key[1])) for key in keys[:6])
+
+
+def test_a_flip_by_hand() -> None:
+    sample = EvaluationView(DATASET, GRID, short_side=48)[0]
+    boxes = torch.tensor([[0.0, 2.0, 10.0, 12.0]])
+    sample = replace(sample, annotation=replace(sample.annotation, boxes=boxes), proposals=boxes + 1)
+    mirrored = flipped(sample)
+    assert mirrored.annotation.boxes.tolist() == [[54, 2, 64, 12]]
+    assert mirrored.proposals is not None
+    assert mirrored.proposals.tolist() == [[53, 3, 63, 13]]
+    assert torch.equal(mirrored.image[:, 2:12, 54:64], sample.image[:, 2:12, 0:10].flip(2))
+    twice = flipped(mirrored)
+    assert same(twice, sample)
+    assert sample.annotation.boxes is boxes, "nothing is changed in place"
+
+
+def test_evaluation_sees_the_image_as_it_is() -> None:
+    sample = EvaluationView(DATASET, None, short_side=600)[2]
+    assert torch.equal(sample.image, DATASET.image(2))
+    assert (sample.proposals, sample.short_side, sample.annotation) == (None, 600, DATASET.annotations[2])
+
+
+def test_an_image_without_objects() -> None:
+    sample = EvaluationView(DATASET, None, short_side=48)[0]
+    empty = replace(sample, annotation=replace(sample.annotation, boxes=torch.zeros(0, 4)))
+    assert flipped(empty).annotation.boxes.shape == (0, 4)

@@ -1,0 +1,117 @@
+"""Selective Search: the same boxes every time, kept on disk, taken up again, and never stale."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from detector.datasets import selective_search as module
+from detector.datasets.selective_search import Search, cached_search, selective_search
+from detector.datasets.synthetic import SyntheticDataset
+
+FAST = Search("fast", None)
+
+
+@pytest.fixture
+def tiny() -> SyntheticDataset:
+    pytest.importorskip("cv2", reason="needs the extra `proposals`")
+    return SyntheticDataset("train", num_images=2, height=48, width=64, seed=1)
+
+
+def test_boxes_are_inside_and_repeatable(tiny: SyntheticDataset) -> None:
+    first = selective_search(tiny.image(0), FAST)
+    selective_search(tiny.image(1), FAST)
+    assert torch.equal(selective_search(tiny.image(0), FAST), first), "whatever the process did in between"
+    assert len(first) > 3
+    assert (first >= 0).all()
+    assert (first[:, 2] <= 64).all()
+    assert (first[:, 3] <= 48).all()
+    assert (first[:, 2:] > first[:, :2]).all()
+
+
+def test_a_searched_object_is_found() -> None:
+    pytest.importorskip("cv2", reason="needs the extra `proposals`")
+    image = torch.full((3, 60, 80), 40, dtype=torch.uint8)
+    image[0, 20:40, 30:60] = 220
+    boxes = selective_search(image, FAST)
+    assert ((boxes - torch.tensor([30.0, 20, 60, 40])).abs().amax(1) <= 1).any()
+    resized = selective_search(image, Search("fast", 120))
+    assert ((resized - torch.tensor([30.0, 20, 60, 40])).abs().amax(1) <= 1.5).any(), "in the pixels of the original"
+
+
+def test_computed_once(tiny: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "cache" / "boxes.npz"
+    first = cached_search(tiny, path, FAST, 1)
+    assert first.image_ids == ("train_00000", "train_00001")
+    assert sorted(item.name for item in path.parent.iterdir()) == ["boxes.json", "boxes.npz"]
+    monkeypatch.setattr(module, "selective_search", refuse)
+    again = cached_search(tiny, path, FAST, 1)
+    assert torch.equal(again.flat, first.flat)
+
+
+def test_an_interrupted_search_goes_on(tiny: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "boxes.npz"
+    whole = cached_search(tiny, tmp_path / "whole.npz", FAST, 1)
+    searched = []
+
+    def stop_at_the_second(image: Tensor, search: Search) -> Tensor:
+        searched.append(1)
+        if len(searched) == 2:
+            raise KeyboardInterrupt
+        return selective_search(image, search)
+
+    monkeypatch.setattr(module, "selective_search", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        cached_search(tiny, path, FAST, 1)
+    assert not path.exists()
+    resumed = cached_search(tiny, path, FAST, 1)
+    assert len(searched) == 3, "the first image is not searched again"
+    assert torch.equal(resumed.flat, whole.flat)
+
+
+@pytest.mark.parametrize("change", ["mode", "images", "damage"])
+def test_a_stale_cache_is_made_anew(
+    tiny: SyntheticDataset, tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "boxes.npz"
+    cached_search(tiny, path, FAST, 1)
+    if change == "damage":
+        path.write_bytes(path.read_bytes()[:50])
+    other = SyntheticDataset("test", num_images=2, height=48, width=64, seed=1) if change == "images" else tiny
+    with caplog.at_level(logging.INFO, "detector"):
+        found = cached_search(other, path, Search("quality", 24) if change == "mode" else FAST, 1)
+    assert "computing it anew" in caplog.text
+    assert found.image_ids == tuple(item.image_id for item in other.annotations)
+
+
+def test_workers_change_nothing(tiny: SyntheticDataset, tmp_path: Path) -> None:
+    one = cached_search(tiny, tmp_path / "one.npz", FAST, 1)
+    two = cached_search(tiny, tmp_path / "two.npz", FAST, 2)
+    assert torch.equal(one.flat, two.flat)
+
+
+def test_ground_truth_is_not_looked_at(tiny: SyntheticDataset, tmp_path: Path) -> None:
+    blind: Any = SimpleNamespace(
+        annotations=[SimpleNamespace(image_id=a.image_id, width=64, height=48) for a in tiny.annotations],
+        image=tiny.image,
+    )
+    assert len(cached_search(blind, tmp_path / "x.npz", FAST, 1).flat)
+
+
+def test_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stub in (None, SimpleNamespace()):  # not installed; installed without the contributed modules
+        monkeypatch.setitem(sys.modules, "cv2", stub)
+        with pytest.raises(ValueError, match=r"pip install 'fast-rfcn\[proposals\]'"):
+            selective_search(torch.zeros(3, 8, 8, dtype=torch.uint8), FAST)
+
+
+def refuse(image: Tensor, search: Search) -> Tensor:
+    raise AssertionError(f"searched an image {np.shape(image)} again")
