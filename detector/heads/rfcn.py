@@ -1,8 +1,8 @@
 """The R-FCN head (R-FCN, figures 1 and 2): score maps, position-sensitive RoI pooling, a vote. No weights per RoI.
 
-                            +--1x1--> k^2 (K + 1) score maps --PS RoI pool k x k, vote--> class scores [R, K + 1]
-    res5 --1x1, ReLU-- 1024-+
-                            +--1x1--> k^2 4 (1 or K) box maps --PS RoI pool k x k, vote--> box deltas  [R, 1 or K, 4]
+                        +--1x1--> k^2 (K + 1) score maps --PS RoI pool k x k, vote--> class scores [R, K + 1]
+res5 --1x1, ReLU-- 1024-+
+                        +--1x1--> k^2 4 (1 or K) box maps --PS RoI pool k x k, vote--> box deltas  [R, 1 or K, 4]
 """
 
 from __future__ import annotations
