@@ -7,6 +7,7 @@ multiples of the stride, so that a feature map has ceil(side / stride) cells as 
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ class Frame(NamedTuple):
     scale_x: float
 
     def scale(self) -> float:
-        return (self.scale_x * self.scale_y) ** 0.5
+        return math.sqrt(self.scale_x * self.scale_y)
 
 
 class Inputs(NamedTuple):

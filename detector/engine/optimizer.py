@@ -16,7 +16,9 @@ def parameter_groups(
     Frozen parameters are left out. Source: fast-rcnn `models/VGG16/train.prototxt` (lr_mult 2, decay_mult 0 for
     biases); R-FCN's prototxt has no decay_mult, so its biases decay.
     """
-    weights, biases, scales = [], [], []
+    weights: list[nn.Parameter] = []
+    biases: list[nn.Parameter] = []
+    scales: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue

@@ -24,11 +24,8 @@ def base_anchors(stride: int, scales: tuple[float, ...], aspects: tuple[float, .
 
 
 def anchor_grid(base: Tensor, height: int, width: int, stride: int) -> Tensor:
-    """Anchors [height * width * A, 4] of a feature map: cell by cell in row-major order, the anchors of a cell together."""
-    y, x = torch.meshgrid(
-        torch.arange(height, device=base.device) * stride,
-        torch.arange(width, device=base.device) * stride,
-        indexing="ij",
-    )
+    """Anchors [height * width * A, 4] of a feature map: cells in row-major order, the anchors of a cell together."""
+    top, left = (torch.arange(cells, device=base.device) * stride for cells in (height, width))
+    y, x = torch.meshgrid(top, left, indexing="ij")
     shift = torch.stack((x, y, x, y), dim=-1).reshape(-1, 1, 4)
     return (shift + base).reshape(-1, 4)

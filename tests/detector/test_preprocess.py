@@ -1,0 +1,129 @@
+"""Resizing by the 600/1000 rule, normalising, padding, and boxes there and back."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from detector.preprocess import Frame, Preprocess, resized_size, to_input, to_original
+from detector.structures import Batch, Detections, Instances, Proposals
+
+RGB = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "bgr_255": False}
+
+
+def batch_of(*images: torch.Tensor, short_side: int = 600, boxes: torch.Tensor | None = None) -> Batch:
+    boxes = torch.zeros(0, 4) if boxes is None else boxes
+    item = Instances(boxes, torch.ones(len(boxes), dtype=torch.int64), torch.zeros(len(boxes), dtype=torch.bool))
+    count = len(images)
+    return Batch(
+        images=list(images),
+        instances=[item] * count,
+        proposals=[Proposals(boxes, torch.zeros(len(boxes)))] * count,
+        image_ids=[str(i) for i in range(count)],
+        seeds=list(range(count)),
+        short_sides=[short_side] * count,
+    )
+
+
+def picture(height: int, width: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((375, 500), (600, 800)),
+        ((500, 375), (800, 600)),
+        ((333, 500), (600, 901)),
+        ((200, 500), (400, 1000)),  # 600 would make the longer side 1500
+        ((600, 1000), (600, 1000)),
+        ((599, 999), (600, 1000)),  # 600 / 599 makes the longer 1000.67, which rounds to 1001 > 1000
+        ((1, 5000), (1, 1000)),
+    ],
+)
+def test_the_shorter_side_is_600_unless_the_longer_passes_1000(
+    size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    assert resized_size(*size, 600, 1000) == expected
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(32, 1200), st.integers(32, 2000))
+def test_resized_sides_keep_their_limits(height: int, width: int, short: int, longest: int) -> None:
+    made = resized_size(height, width, short, longest)
+    assert max(made) <= max(longest, 1)
+    assert min(made) <= short
+    assert min(made) >= 1
+
+
+def test_images_are_normalised_padded_with_zeros_and_their_sides_multiples_of_the_stride() -> None:
+    first, second = picture(40, 60), picture(50, 45)
+    preprocess = Preprocess(max_side=1000, stride=16, **RGB)
+    inputs = preprocess(Batch([first, second], *_no_boxes(2), ["a", "b"], [0, 1], [40, 45]))
+    assert inputs.images.shape == (2, 3, 64, 64)
+    mean, std = torch.tensor(RGB["mean"])[:, None, None], torch.tensor(RGB["std"])[:, None, None]
+    expected = (first / 255.0 - mean) / std
+    torch.testing.assert_close(inputs.images[0, :, :40, :60], expected, rtol=1e-5, atol=1e-5)
+    assert (inputs.images[0, :, 40:] == 0).all()
+    assert (inputs.images[0, :, :, 60:] == 0).all()
+    assert inputs.frames == [Frame(40, 60, 1.0, 1.0), Frame(50, 45, 1.0, 1.0)]
+
+
+def _no_boxes(count: int) -> tuple[list[Instances], None]:
+    nothing = Instances(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
+    return [nothing] * count, None
+
+
+def test_a_batch_gives_each_image_what_it_would_get_alone() -> None:
+    images = [picture(30, 50, seed=1), picture(60, 33, seed=2)]
+    preprocess = Preprocess(max_side=120, stride=16, **RGB)
+    together = preprocess(batch_of(*images, short_side=48))
+    for index, image in enumerate(images):
+        alone = preprocess(batch_of(image, short_side=48))
+        frame = alone.frames[0]
+        assert together.frames[index] == frame
+        assert torch.equal(
+            together.images[index, :, : frame.height, : frame.width], alone.images[0, :, : frame.height, : frame.width]
+        )
+
+
+def test_caffe_wants_bgr_in_0_to_255() -> None:
+    image = picture(16, 16)
+    mean = (102.9801, 115.9465, 122.7717)
+    preprocess = Preprocess(max_side=1000, stride=16, mean=mean, std=(1.0, 1.0, 1.0), bgr_255=True)
+    made = preprocess(batch_of(image, short_side=16)).images[0]
+    torch.testing.assert_close(made[0], image[2].float() - mean[0])
+    torch.testing.assert_close(made[2], image[0].float() - mean[2])
+
+
+def test_resizing_is_bilinear_on_half_pixel_centres() -> None:
+    image = picture(20, 30)
+    preprocess = Preprocess(max_side=1000, stride=1, **RGB)
+    made = preprocess(batch_of(image, short_side=33)).images
+    alone = preprocess(batch_of(image, short_side=20)).images
+    torch.testing.assert_close(made, F.interpolate(alone, (33, 50), mode="bilinear", align_corners=False))
+
+
+def test_boxes_and_proposals_follow_the_image_there_and_back() -> None:
+    boxes = torch.tensor([[0.0, 0, 30, 20], [3.25, 4.5, 10, 19]])
+    preprocess = Preprocess(max_side=1000, stride=16, **RGB)
+    inputs = preprocess(batch_of(picture(20, 30), short_side=33, boxes=boxes))
+    frame = inputs.frames[0]
+    assert (frame.height, frame.width) == (33, 50)
+    torch.testing.assert_close(inputs.instances[0].boxes[0], torch.tensor([0.0, 0, 50, 33]))
+    assert inputs.proposals is not None
+    assert torch.equal(inputs.proposals[0].boxes, inputs.instances[0].boxes)
+    found = Detections(to_input(boxes, frame), torch.ones(2), torch.tensor([1, 2]))
+    torch.testing.assert_close(to_original(found, frame).boxes, boxes)
+
+
+def test_the_scale_of_a_frame_is_between_those_of_its_axes() -> None:
+    frame = Frame(33, 50, 33 / 20, 50 / 30)
+    assert 33 / 20 <= frame.scale() <= 50 / 30
+
+
+def test_channel_statistics_move_with_the_module_but_are_not_saved() -> None:
+    preprocess = Preprocess(max_side=1000, stride=16, **RGB)
+    assert preprocess.state_dict() == {}
+    assert preprocess.to("meta").mean.is_meta
