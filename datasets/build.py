@@ -19,8 +19,11 @@ from detector.datasets.synthetic import SyntheticDataset
 from detector.datasets.voc import VOCDataset
 
 
-def build_dataset(config: schema.DatasetConfig, role: str) -> Dataset:
-    """The dataset of a role, train or test. Raises ValueError for data that is missing or faulty."""
+def build_dataset(config: schema.DatasetConfig, role: str, *, need_images: bool = True) -> Dataset:
+    """The dataset of a role, train or test. Raises ValueError for data that is missing or faulty.
+
+    Without `need_images` a VOC folder may lack its pictures: result files are scored on annotations alone.
+    """
     split, sibling = (config.train, config.test) if role == "train" else (config.test, config.train)
     match config:
         case schema.VOCDatasetConfig():
@@ -30,6 +33,7 @@ def build_dataset(config: schema.DatasetConfig, role: str) -> Dataset:
                 classes=config.classes,
                 box_base=config.box_base.value,
                 sibling=sibling,
+                need_images=need_images,
             )
         case schema.COCODatasetConfig():
             images = config.train_images if role == "train" else config.test_images

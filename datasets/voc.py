@@ -43,8 +43,11 @@ class VOCDataset:
         classes: Sequence[str] | None,
         box_base: str = "auto",
         sibling: str | None = None,
+        need_images: bool = True,
     ) -> None:
         """`split` is year_name, a bare name, or several joined by +; `box_base` is auto, one or zero.
+
+        Without `need_images` the pictures may be absent, where annotations state their sizes: to score result files.
 
         `classes` None discovers them. What is discovered or decided is a property of the whole dataset, so the
         annotations of `sibling`, the other split of a pair, count too where they can be read.
@@ -57,7 +60,7 @@ class VOCDataset:
         raws = _read_annotations(entries, faults)
         listings = {folder: list_images(folder / "JPEGImages") for folder in {folder for _, folder in entries}}
         for image_id, folder in entries:
-            if image_id not in listings[folder]:
+            if need_images and image_id not in listings[folder]:
                 missing = folder / "JPEGImages" / f"{image_id}.jpg"
                 faults.append(
                     Fault(image_id, f"{missing}: no such image (nor .jpeg, .png), but the image list names it")
@@ -73,8 +76,9 @@ class VOCDataset:
         annotations, files = [], []
         for image_id, folder in entries:
             raw, path = raws.get(image_id), listings[folder].get(image_id)
-            if raw is None or path is None:
+            if raw is None or (path is None and need_images):
                 continue
+            path = path or folder / "JPEGImages" / f"{image_id}.jpg"
             try:
                 width, height = raw.size or read_size(path)
             except ValueError as error:

@@ -32,7 +32,7 @@ def run_evaluation(config: schema.Config, run: RunFolder) -> None:
 
 
 def evaluate_files(config: schema.Config, folder: Path, run: RunFolder) -> None:
-    dataset = build_dataset(config.dataset, "test")
+    dataset = build_dataset(config.dataset, "test", need_images=False)
     truths = TruthTable.from_annotations(dataset.annotations, dataset.classes)
     detections = read_voc_results(folder, truths.image_ids, dataset.classes)
     start = time.perf_counter()

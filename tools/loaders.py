@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -9,6 +10,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from detector.datasets.augment import EvaluationView, TrainingView
 from detector.datasets.sample import Sample
+from detector.engine.interrupt import SIGNALS
 from detector.engine.seed import derive
 from detector.structures import Batch, Instances, Proposals
 
@@ -89,8 +91,14 @@ def training_loader(view: TrainingView, order: TrainingOrder, *, workers: int, p
         num_workers=workers,
         pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(0),
-        persistent_workers=False,
+        worker_init_fn=_leave_signals_to_the_trainer,
     )
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """A signal to the whole process group must not take the workers away while the trainer saves."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def evaluation_loader(view: EvaluationView, *, batch_size: int, workers: int, pin_memory: bool) -> DataLoader[Batch]:
@@ -102,4 +110,5 @@ def evaluation_loader(view: EvaluationView, *, batch_size: int, workers: int, pi
         num_workers=workers,
         pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(0),
+        worker_init_fn=_leave_signals_to_the_trainer,
     )
