@@ -2,8 +2,8 @@
 
 The five top-level folders are installed under one import name: setuptools cannot find packages through a map.
 
-The kernels become plain shared libraries in `detector/ops`, no Python modules: they use libtorch's stable ABI and no
-Python API, so that one file serves every Python and every torch from 2.11 on, and the wheel is tagged py3-none-PLATFORM.
+The kernels become plain shared libraries in `detector/ops`, no Python modules: libtorch's stable ABI and no
+Python API, so one file serves every Python and every torch from 2.11 on, and the wheel is tagged py3-none-PLATFORM.
 DETECTOR_NATIVE says what to build: `auto` what can be built (the CPU library where a C++ compiler is, the CUDA one
 where nvcc is), `cpu` or `cuda` that much or fail, `none` nothing. What was not built serves from PyTorch; the last
 lines of the build, and `detector.ops.native_status()` afterwards, say so and why.

@@ -73,18 +73,19 @@ def roi_align(
 
 
 class Axis(NamedTuple):
-    """Sample positions of RoIs along one axis: sample i of bin p stands at start + p * size + (i + shift) * step."""
+    """Sample i of bin p stands at start + p * size + (i + shift) * size / divisions along one axis."""
 
     start: Tensor  # [R] in cells
     size: Tensor  # [R] size of a bin in cells
-    step: Tensor  # [R] distance of samples
+    divisions: Tensor  # [R] number of samples, or one more for the inner grid
     per_bin: Tensor  # [R] int64, samples per bin
     shift: float
 
     def at(self, roi: Tensor, bin_index: Tensor, sample: Tensor) -> Tensor:
         """Positions in cells of the given samples (index tensors of one shape or that broadcast)."""
-        start, size, step = self.start[roi], self.size[roi], self.step[roi]
-        return start + bin_index.to(start.dtype) * size + (sample.to(start.dtype) + self.shift) * step
+        start, size = self.start[roi], self.size[roi]
+        within = (sample.to(start.dtype) + self.shift) * size / self.divisions[roi]
+        return start + bin_index.to(start.dtype) * size + within
 
 
 def sample_axis(
@@ -101,8 +102,8 @@ def sample_axis(
         count = torch.full_like(low, sampling_ratio, dtype=torch.int64)
     else:
         count = size.ceil().nan_to_num(nan=0.0).clamp(0, 1 << 15).to(torch.int64)
-    step = size / (count + 1 if inner else count.clamp(min=1)).to(low.dtype)
-    return Axis(start, size, step, count, 1.0 if inner else 0.5)
+    divisions = (count + 1 if inner else count.clamp(min=1)).to(low.dtype)
+    return Axis(start, size, divisions, count, 1.0 if inner else 0.5)
 
 
 def neighbours(position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -128,8 +129,16 @@ class Entries(NamedTuple):
     weights: Tensor  # [E]
 
 
-def _corner_entries(y: Tensor, x: Tensor, images: Tensor, map_height: int, map_width: int) -> tuple[Tensor, Tensor]:
-    """Cells [S, 4] and weights [S, 4] of samples at y, x [S]; a sample that is outside on an axis weighs 0."""
+class Corners(NamedTuple):
+    """What samples read: four cells each, with bilinear weights. A sample outside the map reads nothing."""
+
+    cells: Tensor  # [S, 4] int64, rows of the features as [N * H * W, C]
+    weights: Tensor  # [S, 4]
+    inside: Tensor  # [S] bool
+
+
+def _corners(y: Tensor, x: Tensor, images: Tensor, map_height: int, map_width: int) -> Corners:
+    """The corners of samples at y, x [S]."""
     top, bottom, weight_top, weight_bottom = neighbours(y, map_height)
     left, right, weight_left, weight_right = neighbours(x, map_width)
     row = images * map_height
@@ -141,7 +150,7 @@ def _corner_entries(y: Tensor, x: Tensor, images: Tensor, map_height: int, map_w
         (weight_top * weight_left, weight_top * weight_right,
          weight_bottom * weight_left, weight_bottom * weight_right), dim=1
     )  # fmt: skip
-    return cells, weights
+    return Corners(cells, weights, (weight_top + weight_bottom) * (weight_left + weight_right) > 0)
 
 
 class Grid(NamedTuple):
@@ -160,14 +169,14 @@ class Grid(NamedTuple):
         """Samples per bin of each RoI [R]."""
         return (self.rows.per_bin * self.columns.per_bin).masked_fill(self.images < 0, 0)
 
-    def samples(self, bins: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
-        """Cells [S, 4] and weights [S, 4] of sample numbers [S] in bins [S], numbered (roi, row, column)."""
+    def samples(self, bins: Tensor, sample: Tensor) -> Corners:
+        """Corners of sample numbers [S] in bins [S], numbered (roi, row, column)."""
         roi = bins.div(self.height * self.width, rounding_mode="floor")
         in_roi = bins % (self.height * self.width)
         columns = self.columns.per_bin[roi].clamp(min=1)
         y = self.rows.at(roi, in_roi.div(self.width, rounding_mode="floor"), sample.div(columns, rounding_mode="floor"))
         x = self.columns.at(roi, in_roi % self.width, sample % columns)
-        return _corner_entries(y, x, self.images[roi], self.map_height, self.map_width)
+        return _corners(y, x, self.images[roi], self.map_height, self.map_width)
 
     def mean_entries(self) -> Iterator[Entries]:
         """Every corner read of the mean, in chunks of whole RoIs that bound memory."""
@@ -180,12 +189,16 @@ class Grid(NamedTuple):
             if end < len(chunk) and chunk[end] == chunk[start]:
                 continue
             counts = per_bin[start:end].repeat_interleave(bins)
-            rows = torch.arange(start * bins, end * bins, device=counts.device).repeat_interleave(counts)
+            rows = torch.arange(counts.shape[0], device=counts.device).repeat_interleave(counts)
             first = counts.cumsum(0) - counts
-            sample = torch.arange(rows.shape[0], device=counts.device) - first.repeat_interleave(counts)
-            cells, weights = self.samples(rows, sample)
-            weights = weights / counts.repeat_interleave(counts)[:, None].to(weights.dtype)
-            yield Entries(rows.repeat_interleave(4), first * 4, cells.flatten(), weights.flatten())
+            sample = torch.arange(rows.shape[0], device=counts.device) - first[rows]
+            corners = self.samples(rows + start * bins, sample)
+            weights = corners.weights / counts[rows, None].to(corners.weights.dtype)
+            rows, cells, weights = (each[corners.inside] for each in (rows, corners.cells, weights))
+            read = rows.bincount(minlength=counts.shape[0]) * 4
+            yield Entries(
+                (rows + start * bins).repeat_interleave(4), read.cumsum(0) - read, cells.flatten(), weights.flatten()
+            )
             start = end
 
 
@@ -348,7 +361,7 @@ def _max_reference(
         for sample in range(int(counts.max())):
             active = (counts > sample).nonzero()[:, 0]
             bins = (active[:, None] * (height * width) + in_roi).flatten()
-            value = _sample_values(table, *grid.samples(bins, torch.full_like(bins, sample)))
+            value = _sample_values(table, grid.samples(bins, torch.full_like(bins, sample)))
             value = value.view(active.shape[0], height * width, -1)
             now = best[active]
             better = (value > now) | (value.isnan() & ~now.isnan()) if sample > 0 else torch.ones_like(value).bool()
@@ -359,10 +372,11 @@ def _max_reference(
     return pooled, argmax
 
 
-def _sample_values(table: Tensor, cells: Tensor, weights: Tensor) -> Tensor:
-    """Values [S, c] of samples with four corners each."""
-    weights = weights.to(table.dtype)
-    return torch.nn.functional.embedding_bag(cells, table, mode="sum", per_sample_weights=weights)
+def _sample_values(table: Tensor, corners: Corners) -> Tensor:
+    """Values [S, c] of samples, 0 outside the map."""
+    weights = corners.weights.to(table.dtype)
+    value = torch.nn.functional.embedding_bag(corners.cells, table, mode="sum", per_sample_weights=weights)
+    return value.masked_fill(~corners.inside[:, None], 0)
 
 
 def _max_fake(
@@ -391,16 +405,17 @@ def _max_backward(ctx: Context, grad: Tensor, _grad_argmax: Tensor) -> tuple[Ten
     return _max_scatter(grad, *ctx.saved_tensors, size, *options), *(None,) * 7
 
 
-def _winning_corners(rois: Tensor, argmax: Tensor, size: Sequence[int], options: Any) -> tuple[Tensor, Tensor]:
-    """Cells [R * h * w * C, 4] of the flattened channels-last features, and weights, of the winning samples."""
+def _winning_corners(rois: Tensor, argmax: Tensor, size: Sequence[int], options: Any) -> Corners:
+    """Corners of the winning samples, [R * h * w * C] of them, as cells of the flattened channels-last features."""
     num_rois, channels, height, width = argmax.shape
     grid = make_grid(rois, size, height, width, *options)
     winner = argmax.permute(0, 2, 3, 1).flatten()
     bins = torch.arange(num_rois * height * width, device=rois.device).repeat_interleave(channels)
-    cells, weights = grid.samples(bins, winner.clamp(min=0).to(torch.int64))
+    corners = grid.samples(bins, winner.clamp(min=0).to(torch.int64))
     channel = torch.arange(channels, device=rois.device).repeat(num_rois * height * width)
-    absent = (winner < 0)[:, None]
-    return (cells * channels + channel[:, None]).masked_fill(absent, 0), weights.masked_fill(absent, 0)
+    inside = corners.inside & (winner >= 0)
+    cells = (corners.cells * channels + channel[:, None]).masked_fill(~inside[:, None], 0)
+    return Corners(cells, corners.weights, inside)
 
 
 def _max_scatter_reference(
@@ -421,9 +436,10 @@ def _max_scatter_reference(
     if total.numel() > 0:
         for part in _roi_chunks(grad.shape):
             options = (spatial_scale, sampling_ratio, aligned, inner)
-            cells, weights = _winning_corners(rois[part], argmax[part], size, options)
-            share = grad[part].permute(0, 2, 3, 1).reshape(-1, 1).to(total.dtype) * weights.to(total.dtype)
-            total.view(-1).scatter_add_(0, cells.flatten(), share.flatten())
+            corners = _winning_corners(rois[part], argmax[part], size, options)
+            share = grad[part].permute(0, 2, 3, 1).reshape(-1, 1).to(total.dtype) * corners.weights.to(total.dtype)
+            share = share.masked_fill(~corners.inside[:, None], 0)
+            total.view(-1).scatter_add_(0, corners.cells.flatten(), share.flatten())
     return total.permute(0, 3, 1, 2).to(grad.dtype).contiguous()
 
 
@@ -472,8 +488,9 @@ def _max_gather_reference(
         flat = features.permute(0, 2, 3, 1).reshape(-1)
         for part in _roi_chunks(argmax.shape):
             options = (spatial_scale, sampling_ratio, aligned, inner)
-            cells, weights = _winning_corners(rois[part], argmax[part], features.shape, options)
-            value = (flat[cells].to(weights.dtype) * weights).sum(1)
+            corners = _winning_corners(rois[part], argmax[part], features.shape, options)
+            value = (flat[corners.cells].to(corners.weights.dtype) * corners.weights).sum(1)
+            value = value.masked_fill(~corners.inside, 0)
             num_rois, channels, height, width = argmax[part].shape
             picked[part] = value.view(num_rois, height, width, channels).permute(0, 3, 1, 2).to(picked.dtype)
     return picked

@@ -89,20 +89,22 @@ def _roi_gradient(grad: Tensor, features: Tensor, rois: Tensor, spatial_scale: f
     x = grid.columns.at(roi, torch.arange(width, device=rois.device)[None], torch.zeros_like(roi))  # [R, w]
     top, bottom, weight_top, weight_bottom = neighbours(y, size[2])
     left, right, weight_left, weight_right = neighbours(x, size[3])
-    known = (grid.images >= 0).to(rois.dtype)[:, None]
-    follows_y, follows_x = _follows(y, size[2]) * known, _follows(x, size[3]) * known
+    known = (grid.images >= 0)[:, None]
+    follows_y, follows_x = _follows(y, size[2]) & known, _follows(x, size[3]) & known
+    inside = (weight_top + weight_bottom)[:, :, None] * (weight_left + weight_right)[:, None, :] > 0
     table = features.permute(0, 2, 3, 1)  # [N, H, W, C]
     image = grid.images.clamp(min=0)[:, None, None]
     sums = []  # of grad x corner over the channels, [R, h, w] each
     for row in (top, bottom):
         for column in (left, right):
             corner = table[image, row[:, :, None], column[:, None, :]].to(rois.dtype)  # [R, h, w, C]
-            sums.append(torch.einsum("rchw,rhwc->rhw", grad.to(rois.dtype), corner))
+            sums.append(torch.einsum("rchw,rhwc->rhw", grad.to(rois.dtype), corner).where(inside, 0))
     top_left, top_right, bottom_left, bottom_right = sums
     on_left, on_right = weight_left[:, None, :], weight_right[:, None, :]
     on_top, on_bottom = weight_top[:, :, None], weight_bottom[:, :, None]
-    grad_y = follows_y * (on_left * (bottom_left - top_left) + on_right * (bottom_right - top_right)).sum(2)
-    grad_x = follows_x * (on_top * (top_right - top_left) + on_bottom * (bottom_right - bottom_left)).sum(1)
+    down = (on_left * (bottom_left - top_left) + on_right * (bottom_right - top_right)).sum(2)
+    right = (on_top * (top_right - top_left) + on_bottom * (bottom_right - bottom_left)).sum(1)
+    grad_y, grad_x = down.where(follows_y, 0), right.where(follows_x, 0)
     # A sample at fraction f of the way between the corners moves by 1 - f with the first and by f with the second.
     part_y = (torch.arange(height, device=rois.device, dtype=rois.dtype) + 0.5) / height
     part_x = (torch.arange(width, device=rois.device, dtype=rois.dtype) + 0.5) / width
@@ -111,8 +113,8 @@ def _roi_gradient(grad: Tensor, features: Tensor, rois: Tensor, spatial_scale: f
 
 
 def _follows(position: Tensor, size: int) -> Tensor:
-    """1 where a sample follows its position, 0 where it is outside or held to the border."""
-    return ((position >= 0) & (position < size - 1)).to(position.dtype)
+    """Whether a sample follows its position: it is neither outside nor held to the border."""
+    return (position >= 0) & (position < size - 1)
 
 
 def _grads_fake(grad: Tensor, features: Tensor, rois: Tensor, spatial_scale: float) -> tuple[Tensor, Tensor]:

@@ -142,7 +142,8 @@ struct SampleAxis {
 };
 
 // The two cells that a position on an axis of `size` cells reads, and their bilinear weights. Outside [-1, size] both
-// weights are 0; within, positions are held to [0, size - 1]. `follows`: the value moves with the position.
+// weights are 0; within, positions are held to [0, size - 1]. `follows`: the value moves with the position. Nothing is to
+// be read outside: the cells there may hold NaN.
 template <typename T>
 struct Neighbours {
   int32_t lower;
@@ -150,10 +151,11 @@ struct Neighbours {
   T weight_lower;
   T weight_upper;
   bool follows;
+  bool inside;
 
   FAST_RFCN_HD Neighbours(T position, int64_t size) {
     const int32_t last = static_cast<int32_t>(size - 1);
-    const bool inside = position >= -1 && position <= static_cast<T>(size);
+    inside = position >= -1 && position <= static_cast<T>(size);
     const T held = inside ? larger(position, static_cast<T>(0)) : static_cast<T>(0);
     lower = smaller(static_cast<int32_t>(held), last);
     upper = smaller(lower + 1, last);

@@ -182,6 +182,7 @@ static void warp_rois_typed(const AlignPlan& plan, int64_t image, int64_t channe
     for (int64_t bin = 0; bin < bins; ++bin) {
       const int p = static_cast<int>(bin / plan.options.width), q = static_cast<int>(bin % plan.options.width);
       const Neighbours<T> y(rows.at(p, 0), plan.map_height), x(columns.at(q, 0), plan.map_width);
+      if (!y.inside || !x.inside) continue;
       const Vector<T>* top_left = vectors(slab + (y.lower * plan.map_width + x.lower) * width);
       const Vector<T>* top_right = vectors(slab + (y.lower * plan.map_width + x.upper) * width);
       const Vector<T>* bottom_left = vectors(slab + (y.upper * plan.map_width + x.lower) * width);

@@ -1,0 +1,89 @@
+"""The compiled library: what it says of itself, and that instruction sets and the fallback agree."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from detector.ops import _native, native_status
+
+COMPILED = any(status.kernel == "compiled" and status.device == "cpu" for status in native_status())
+
+POOL_EVERYTHING = """
+import hashlib, torch
+import detector.ops as ops
+g = torch.Generator().manual_seed(0)
+rois = torch.cat((torch.randint(0, 2, (30, 1), generator=g), torch.rand(30, 4, generator=g) * 300 - 50), dim=1)
+digest = hashlib.sha256()
+for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+    x = torch.randn(2, 45, 13, 21, generator=g).to(dtype).requires_grad_()
+    for output in (
+        ops.roi_pool(x, rois, 7, 1 / 16),
+        ops.roi_align(x, rois, (7, 5), 1 / 16, sampling_ratio=2),
+        ops.roi_align(x, rois, 7, 1 / 16, reduction="max"),
+        ops.roi_warp(x, rois, 14, 1 / 16),
+    ):
+        (grad,) = torch.autograd.grad(output, x, output.detach())
+        for tensor in (output.detach(), grad):
+            digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+print(digest.hexdigest())
+"""
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+def test_status_names_every_operator_and_a_reason_where_nothing_was_compiled() -> None:
+    status = native_status()
+    assert {(each.operator, each.device) for each in status} >= {("roi_pool", "cpu"), ("roi_align", "cuda")}
+    for each in status:
+        assert each.kernel in {"compiled", "pytorch"}
+        assert bool(each.reason) == (each.kernel == "pytorch")
+        assert "float32" in each.dtypes
+
+
+@pytest.mark.skipif(not COMPILED, reason="no compiled CPU library here")
+def test_instruction_sets_agree_to_the_last_bit() -> None:
+    digests = {isa: run(POOL_EVERYTHING, DETECTOR_ISA=isa) for isa in ("baseline", "avx2", "avx512")}
+    assert all(result.returncode == 0 for result in digests.values()), [result.stderr for result in digests.values()]
+    assert len({result.stdout for result in digests.values()}) == 1
+
+
+def test_the_fallback_that_was_asked_for_is_silent_and_says_so_when_asked() -> None:
+    result = run("import detector.ops as ops; print({s.reason for s in ops.native_status()})", DETECTOR_NATIVE="none")
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert "DETECTOR_NATIVE=none" in result.stdout
+
+
+def test_a_missing_library_is_logged_in_one_line_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: os.PathLike[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = type(_native.FOLDER)(tmp_path)
+    monkeypatch.setattr(_native, "FOLDER", folder)
+    monkeypatch.setattr(_native, "_MISSING", {})
+    monkeypatch.delenv("DETECTOR_NATIVE", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (folder / "native_build.json").write_text(json.dumps({"cpu": "no C++ compiler was found"}))
+    _native.load()
+    assert [record.getMessage() for record in caplog.records] == [
+        "PyTorch kernels serve the RoI operators on cpu: not built: no C++ compiler was found"
+    ]
+
+
+def test_a_broken_library_is_a_reason_and_an_error_only_where_it_was_demanded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: os.PathLike[str]
+) -> None:
+    folder = type(_native.FOLDER)(tmp_path)
+    monkeypatch.setattr(_native, "FOLDER", folder)
+    monkeypatch.setattr(_native, "_MISSING", {})
+    (folder / "libfast_rfcn_cpu.so").write_text("no library")
+    monkeypatch.setenv("DETECTOR_NATIVE", "cpu")
+    with pytest.raises(RuntimeError, match=r"DETECTOR_NATIVE=cpu, but libfast_rfcn_cpu\.so does not load"):
+        _native.load()
