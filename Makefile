@@ -23,6 +23,9 @@ test: .venv/installed  ## install, then run the test suite
 test-all: .venv/installed  ## the slow tests too
 	$(BIN)/python -m pytest -m ""
 
+bench: .venv/installed  ## time the operators beside torchvision's; results go to docs/benchmarks (3 minutes)
+	$(BIN)/python -m detector.tools.bench_ops
+
 check: .venv/installed  ## lint, format, types, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -38,9 +38,8 @@ SCHEMAS: tuple[str, ...] = (
     "roi_warp_backward(Tensor grad, Tensor features, Tensor rois, float spatial_scale) -> (Tensor, Tensor)",
     "ps_roi_pool(Tensor score_maps, Tensor rois, int bins, float spatial_scale) -> Tensor",
     "ps_roi_pool_backward(Tensor grad, Tensor rois, SymInt[] size, float spatial_scale) -> Tensor",
-    "ps_roi_pool_max(Tensor score_maps, Tensor rois, int bins, float spatial_scale) -> (Tensor pooled, Tensor argmax)",
-    "ps_roi_pool_scatter(Tensor grad, Tensor rois, Tensor argmax, SymInt[] size) -> Tensor",
-    "ps_roi_pool_gather(Tensor score_maps, Tensor rois, Tensor argmax) -> Tensor",
+    "ps_roi_pool_max(Tensor score_maps, Tensor rois, int bins, float spatial_scale, bool with_argmax)"
+    " -> (Tensor pooled, Tensor argmax)",
     "ps_roi_vote(Tensor score_maps, Tensor rois, int bins, float spatial_scale) -> Tensor",
     "ps_roi_vote_max(Tensor score_maps, Tensor rois, int bins, float spatial_scale, bool with_argmax)"
     " -> (Tensor votes, Tensor argmax)",

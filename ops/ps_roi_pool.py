@@ -22,7 +22,7 @@ from detector.ops._score_maps import (
     spread,
     weighted_sums,
 )
-from detector.ops.roi_pool import image_index
+from detector.ops.roi_pool import argmax_dtype, image_index
 
 REDUCTIONS = ("mean", "max")
 
@@ -60,11 +60,10 @@ def ps_roi_pool(
     Source: R-FCN eq. 1.
     """
     rois, bins = checked_arguments("ps_roi_pool", score_maps, rois, output_size)
-    pooled: Tensor
-    if _is_max("ps_roi_pool", reduction):
-        pooled = _ps_roi_pool_max(score_maps, rois, bins, spatial_scale)[0]
+    if not _is_max("ps_roi_pool", reduction):
+        pooled: Tensor = _ps_roi_pool(score_maps, rois, bins, spatial_scale)
     else:
-        pooled = _ps_roi_pool(score_maps, rois, bins, spatial_scale)
+        pooled = _ps_roi_pool_max(score_maps, rois, bins, spatial_scale, _wants_argmax(score_maps))[0]
     return pooled
 
 
@@ -86,13 +85,10 @@ def ps_roi_vote(
     Source: R-FCN 2.2, "voting"; the paper's formula is a sum, its text and its code take the average.
     """
     rois, bins = checked_arguments("ps_roi_vote", score_maps, rois, output_size)
-    votes: Tensor
-    if _is_max("ps_roi_vote", reduction):
-        # The positions of the maxima cost k * k times the memory of the votes, so only training pays for them.
-        with_argmax = torch.is_grad_enabled() and score_maps.requires_grad and not torch.compiler.is_exporting()
-        votes = _ps_roi_vote_max(score_maps, rois, bins, spatial_scale, with_argmax)[0]
+    if not _is_max("ps_roi_vote", reduction):
+        votes: Tensor = _ps_roi_vote(score_maps, rois, bins, spatial_scale)
     else:
-        votes = _ps_roi_vote(score_maps, rois, bins, spatial_scale)
+        votes = _ps_roi_vote_max(score_maps, rois, bins, spatial_scale, _wants_argmax(score_maps))[0]
     return votes
 
 
@@ -118,6 +114,11 @@ def _is_max(op: str, reduction: str) -> bool:
     if reduction not in REDUCTIONS:
         raise ValueError(f"{op}: expected reduction to be one of {REDUCTIONS}, got {reduction!r}")
     return reduction == "max"
+
+
+def _wants_argmax(score_maps: Tensor) -> bool:
+    """Whether to keep where the maxima are: only training pays for it; an export does either, see `_max_gradient`."""
+    return torch.is_grad_enabled() and score_maps.requires_grad and not torch.compiler.is_exporting()
 
 
 def _round(value: Tensor) -> Tensor:
@@ -211,8 +212,10 @@ def _to_bins(grad: Tensor, bins: int) -> Tensor:
     return (grad / (bins * bins))[:, :, None, None].expand(-1, -1, bins, bins)
 
 
-def _max_reference(score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: float) -> tuple[Tensor, Tensor]:
-    """Maxima [R, D, k, k] and their cells y * W + x in int32, -1 for empty bins."""
+def _max_reference(
+    score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: float, with_argmax: bool
+) -> tuple[Tensor, Tensor]:
+    """Maxima [R, D, k, k] and, if wanted, their cells y * W + x in the dtype and with the mark of `roi_pool`."""
     (num_images, channels, map_height, map_width), num_rois = score_maps.shape, rois.shape[0]
     classes = channels // (bins * bins)
     pooled = score_maps.new_zeros((num_rois, bins, bins, classes))
@@ -227,105 +230,52 @@ def _max_reference(score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: f
         cell = (taps.cell % (map_height * map_width)).to(torch.int32)[:, None]
         cell = torch.where(wins, cell, torch.iinfo(torch.int32).max)
         argmax[part].flatten(0, 2).scatter_reduce_(0, index, cell, "amin", include_self=False)
-    return pooled.permute(0, 3, 1, 2).contiguous(), argmax.permute(0, 3, 1, 2).contiguous()
+    argmax = argmax.permute(0, 3, 1, 2) if with_argmax else argmax.new_empty(0)
+    dtype = argmax_dtype(score_maps.shape) if with_argmax else torch.uint16
+    return pooled.permute(0, 3, 1, 2).contiguous(), argmax.contiguous().to(dtype)
 
 
-def _max_fake(score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: float) -> tuple[Tensor, Tensor]:
+def _max_fake(
+    score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: float, with_argmax: bool
+) -> tuple[Tensor, Tensor]:
     pooled = _pool_fake(score_maps, rois, bins, spatial_scale)
-    return pooled, torch.empty_like(pooled, dtype=torch.int32)
+    dtype = argmax_dtype(score_maps.shape) if with_argmax else torch.uint16
+    return pooled, pooled.new_empty(pooled.shape if with_argmax else (0,), dtype=dtype)
 
 
 def _max_setup(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    score_maps, rois, _, _ = inputs
-    ctx.options = (score_maps.shape,)
+    score_maps, rois, *options, with_argmax = inputs
+    ctx.options = (score_maps.shape, options, with_argmax)
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(rois, output[1])
+    ctx.save_for_backward(rois, output[1] if with_argmax else score_maps)
 
 
 def _max_gradient(ctx: Context, grad: Tensor, _grad_argmax: Tensor) -> tuple[Tensor | None, ...]:
-    return _ps_roi_pool_scatter(grad, *ctx.saved_tensors, ctx.options[0]), None, None, None
+    """Scatters to the maxima, as `roi_pool` does: here every output has a channel of its own."""
+    rois, saved = ctx.saved_tensors
+    size, (bins, spatial_scale), with_argmax = ctx.options
+    argmax = saved if with_argmax else _ps_roi_pool_max(saved.detach(), rois, bins, spatial_scale, True)[1]
+    grad = grad if grad.dim() == 4 else _to_bins(grad, bins)
+    by_channel = (len(rois), size[1], 1, 1)
+    total = torch.ops.fast_rfcn.roi_pool_scatter.default(
+        grad.reshape(by_channel), rois, argmax.reshape(by_channel), size
+    )
+    return total, None, None, None, None
 
 
 def _vote_max_reference(
     score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: float, with_argmax: bool
 ) -> tuple[Tensor, Tensor]:
-    pooled, argmax = _max_reference(score_maps, rois, bins, spatial_scale)
-    votes = pooled.to(torch.promote_types(pooled.dtype, torch.float32)).mean(dim=(2, 3)).to(pooled.dtype)
-    return votes, argmax if with_argmax else argmax.new_empty(0)
+    pooled, argmax = _max_reference(score_maps, rois, bins, spatial_scale, with_argmax)
+    votes = pooled.to(torch.promote_types(pooled.dtype, torch.float32)).mean(dim=(2, 3))
+    return votes.to(pooled.dtype), argmax
 
 
 def _vote_max_fake(
     score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: float, with_argmax: bool
 ) -> tuple[Tensor, Tensor]:
-    votes, pooled = (fake(score_maps, rois, bins, spatial_scale) for fake in (_vote_fake, _pool_fake))
-    return votes, pooled.new_empty(pooled.shape if with_argmax else (0,), dtype=torch.int32)
-
-
-def _vote_max_setup(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    score_maps, rois, bins, spatial_scale, with_argmax = inputs
-    ctx.options = (score_maps.shape, bins, spatial_scale, with_argmax)
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(rois, output[1] if with_argmax else score_maps)
-
-
-def _vote_max_gradient(ctx: Context, grad: Tensor, _grad_argmax: Tensor) -> tuple[Tensor | None, ...]:
-    rois, saved = ctx.saved_tensors
-    size, bins, spatial_scale, with_argmax = ctx.options
-    argmax = saved if with_argmax else _ps_roi_pool_max(saved.detach(), rois, bins, spatial_scale)[1]
-    return _ps_roi_pool_scatter(_to_bins(grad, bins), rois, argmax, size), None, None, None, None
-
-
-def _winners(rois: Tensor, argmax: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """For each output its cell in the flattened score maps, 0 where there is none, and whether there is one."""
-    images, bins = image_index(rois, size[0]), argmax.shape[-1]
-    channel = torch.arange(size[1], device=argmax.device).view(-1, bins, bins)
-    plane = images[:, None, None, None] * size[1] + channel
-    found = (argmax >= 0) & (images >= 0)[:, None, None, None]
-    return (plane * (size[2] * size[3]) + argmax).masked_fill(~found, 0), found
-
-
-def _scatter_reference(grad: Tensor, rois: Tensor, argmax: Tensor, size: Sequence[int]) -> Tensor:
-    """Gradient [N, D * k * k, H, W] of the score maps: each output's gradient, added at its argmax."""
-    total = grad.new_zeros(size, dtype=torch.promote_types(grad.dtype, torch.float32))
-    index, found = _winners(rois, argmax, size)
-    if found.any():
-        total.view(-1).index_add_(0, index[found], grad[found].to(total.dtype))
-    return total.to(grad.dtype)
-
-
-def _scatter_fake(grad: Tensor, rois: Tensor, argmax: Tensor, size: Sequence[int]) -> Tensor:
-    return grad.new_empty(size)
-
-
-def _scatter_setup(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[1], inputs[2])
-
-
-def _scatter_gradient(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return _ps_roi_pool_gather(grad, *ctx.saved_tensors), None, None, None
-
-
-def _gather_reference(score_maps: Tensor, rois: Tensor, argmax: Tensor) -> Tensor:
-    """Cells [R, D, k, k] of the score maps at the argmax, 0 for empty bins: the adjoint of the scatter."""
-    picked = score_maps.new_zeros(argmax.shape)
-    index, found = _winners(rois, argmax, score_maps.shape)
-    if found.any():
-        picked[found] = score_maps[torch.unravel_index(index[found], score_maps.shape)]
-    return picked
-
-
-def _gather_fake(score_maps: Tensor, rois: Tensor, argmax: Tensor) -> Tensor:
-    return score_maps.new_empty(argmax.shape)
-
-
-def _gather_setup(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
-    score_maps, rois, argmax = inputs
-    ctx.options = (score_maps.shape,)
-    ctx.save_for_backward(rois, argmax)
-
-
-def _gather_gradient(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return _ps_roi_pool_scatter(grad, *ctx.saved_tensors, ctx.options[0]), None, None
+    votes = _vote_fake(score_maps, rois, bins, spatial_scale)
+    return votes, _max_fake(score_maps, rois, bins, spatial_scale, with_argmax)[1]
 
 
 _ps_roi_pool = register("ps_roi_pool", _pool_reference, _pool_fake, _pool_setup, _pool_gradient)
@@ -334,8 +284,4 @@ _ps_roi_pool_backward = register(
 )
 _ps_roi_vote = register("ps_roi_vote", _vote_reference, _vote_fake, _pool_setup, _vote_gradient)
 _ps_roi_pool_max = register("ps_roi_pool_max", _max_reference, _max_fake, _max_setup, _max_gradient)
-_ps_roi_vote_max = register("ps_roi_vote_max", _vote_max_reference, _vote_max_fake, _vote_max_setup, _vote_max_gradient)
-_ps_roi_pool_scatter = register(
-    "ps_roi_pool_scatter", _scatter_reference, _scatter_fake, _scatter_setup, _scatter_gradient
-)
-_ps_roi_pool_gather = register("ps_roi_pool_gather", _gather_reference, _gather_fake, _gather_setup, _gather_gradient)
+_ps_roi_vote_max = register("ps_roi_vote_max", _vote_max_reference, _vote_max_fake, _max_setup, _max_gradient)

@@ -282,15 +282,12 @@ def test_operators_keep_the_dispatcher_contract() -> None:
     ops = torch.ops.fast_rfcn
     maps = random_maps().requires_grad_()
     size = list(maps.shape)
-    pooled, argmax = ops.ps_roi_pool_max(maps.detach(), ROIS, 3, SCALE)
-    pooled.requires_grad_()
+    grad = torch.randn(len(ROIS), 4, 3, 3, requires_grad=True)
     torch.library.opcheck(ops.ps_roi_pool.default, (maps, ROIS, 3, SCALE))
-    torch.library.opcheck(ops.ps_roi_pool_backward.default, (pooled, ROIS, size, SCALE))
-    torch.library.opcheck(ops.ps_roi_pool_max.default, (maps, ROIS, 3, SCALE))
-    torch.library.opcheck(ops.ps_roi_pool_scatter.default, (pooled, ROIS, argmax, size))
-    torch.library.opcheck(ops.ps_roi_pool_gather.default, (maps, ROIS, argmax))
+    torch.library.opcheck(ops.ps_roi_pool_backward.default, (grad, ROIS, size, SCALE))
     torch.library.opcheck(ops.ps_roi_vote.default, (maps, ROIS, 3, SCALE))
     for with_argmax in (True, False):
+        torch.library.opcheck(ops.ps_roi_pool_max.default, (maps, ROIS, 3, SCALE, with_argmax))
         torch.library.opcheck(ops.ps_roi_vote_max.default, (maps, ROIS, 3, SCALE, with_argmax))
 
 

@@ -1,0 +1,156 @@
+// Non-maximum suppression on the CPU: sort by score, then visit each box once; see nms.h for what makes that cheap.
+
+#include "nms.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <optional>
+#include <unordered_map>
+
+#include "isa.h"
+
+#define FAST_RFCN_KERNELS "nms_kernels.h"
+#include "each_isa.h"
+
+namespace fast_rfcn {
+
+// A number whose unsigned order is falling scores: NaN first, then infinity; both zeros are equal.
+static uint32_t falling_key(float score) {
+  if (score != score) return 0;
+  const uint32_t bits = score == 0 ? 0 : __builtin_bit_cast(uint32_t, score);
+  return ~(bits >> 31 ? ~bits : bits | 0x80000000u);
+}
+static uint64_t falling_key(double score) {
+  if (score != score) return 0;
+  const uint64_t bits = score == 0 ? 0 : __builtin_bit_cast(uint64_t, score);
+  return ~(bits >> 63 ? ~bits : bits | 0x8000000000000000u);
+}
+
+// Indices by falling score, ties by index: a radix sort by 11 bits at a time.
+template <typename T>
+static std::vector<int32_t> order_of(const T* scores, int64_t stride, int64_t count) {
+  using Key = decltype(falling_key(T{}));
+  constexpr int kDigit = 11, kPasses = (sizeof(Key) * 8 + kDigit - 1) / kDigit, kValues = 1 << kDigit;
+  struct Entry {
+    Key key;
+    int32_t index;
+  };
+  std::vector<Entry> entries(count), sorted(count);
+  std::vector<int64_t> counts(kPasses * kValues);
+  for (int64_t i = 0; i < count; ++i) {
+    const Key key = falling_key(scores[i * stride]);
+    entries[i] = {key, static_cast<int32_t>(i)};
+    for (int pass = 0; pass < kPasses; ++pass) ++counts[pass * kValues + (key >> (pass * kDigit)) % kValues];
+  }
+  for (int pass = 0; pass < kPasses; ++pass) {
+    int64_t* starts = counts.data() + pass * kValues;
+    int64_t total = 0;
+    for (int value = 0; value < kValues; ++value) {
+      const int64_t here = starts[value];
+      starts[value] = total;
+      total += here;
+    }
+    for (const Entry& entry : entries) sorted[starts[(entry.key >> (pass * kDigit)) % kValues]++] = entry;
+    entries.swap(sorted);
+  }
+  std::vector<int32_t> order(count);
+  for (int64_t i = 0; i < count; ++i) order[i] = entries[i].index;
+  return order;
+}
+
+// Labels as numbers 0, 1, ... in the order of first appearance.
+static int32_t number_groups(const int64_t* labels, int64_t stride, const std::vector<int32_t>& order,
+                             std::vector<int32_t>& groups) {
+  std::unordered_map<int64_t, int32_t> known;
+  for (size_t i = 0; i < order.size(); ++i) {
+    groups[i] = known.try_emplace(labels[order[i] * stride], static_cast<int32_t>(known.size())).first->second;
+  }
+  return static_cast<int32_t>(known.size());
+}
+
+template <typename T>
+static T rounded_down(double threshold) {
+  const T rounded = static_cast<T>(threshold);
+  return static_cast<double>(rounded) > threshold ? std::nextafter(rounded, T{-1}) : rounded;
+}
+
+template <typename T>
+static Tensor run(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& labels, double threshold,
+                  int64_t max_output) {
+  const int64_t count = boxes.size(0);
+  const T* data = static_cast<const T*>(boxes.const_data_ptr());
+  const std::vector<int32_t> order =
+      scores.scalar_type() == ScalarType::Double
+          ? order_of(static_cast<const double*>(scores.const_data_ptr()), scores.stride(0), count)
+          : order_of(static_cast<const float*>(scores.const_data_ptr()), scores.stride(0), count);
+  std::vector<int32_t> groups(count, 0);
+  const int32_t num_groups =
+      labels ? number_groups(static_cast<const int64_t*>(labels->const_data_ptr()), labels->stride(0), order, groups)
+             : 1;
+
+  const NmsGrid grid(threshold);
+  std::vector<NmsBox<T>> sorted(count);
+  int32_t first_level = std::numeric_limits<int32_t>::max(), last_level = -1;
+  double left = std::numeric_limits<double>::infinity(), right = -left;
+  for (int64_t i = 0; i < count; ++i) {
+    const T* box = data + order[i] * boxes.stride(0);
+    const int64_t next = boxes.stride(1);
+    NmsBox<T>& to = sorted[i];
+    to = {box[0], box[next], box[2 * next], box[3 * next], T{0}, order[i], groups[i], -1};
+    to.area = (to.x2 - to.x1) * (to.y2 - to.y1);
+    // Any other box has an IoU of 0 or NaN with every box, so it stays and drops none.
+    if (!(to.x2 > to.x1 && to.y2 > to.y1 && is_finite(to.area))) continue;
+    to.level = grid.raw_level(to.area);
+    const double centre = 0.5 * (static_cast<double>(to.x1) + to.x2);
+    first_level = smaller(first_level, to.level), last_level = larger(last_level, to.level);
+    left = smaller(left, centre), right = larger(right, centre);
+  }
+  for (NmsBox<T>& box : sorted) box.level = box.level < 0 ? -1 : box.level - first_level;
+  const int32_t num_levels = larger(last_level - first_level + 1, 0);
+
+  // As many strips as fill their blocks, but none much narrower than what a candidate reaches.
+  const double crowd = static_cast<double>(count) / num_groups / larger(num_levels, 1) / NmsBlock<T>::kLanes;
+  std::vector<double> strips_per_pixel(num_levels);
+  std::vector<int32_t> num_strips(num_levels);
+  for (int32_t level = 0; level < num_levels; ++level) {
+    const double side = std::sqrt(grid.smallest_area(level + first_level));
+    const double fit = (right - left) / larger(side * (1 - threshold), 1e-30);
+    num_strips[level] = static_cast<int32_t>(larger(smaller(smaller(fit, crowd), double{NmsGrid::kMostStrips}), 1.0));
+    strips_per_pixel[level] = right > left ? num_strips[level] / (right - left) : 0;
+  }
+
+  std::vector<int32_t> heads(static_cast<size_t>(num_groups) * num_levels * NmsGrid::kMostStrips, -1);
+  std::vector<NmsBlock<T>> blocks;
+  std::vector<int64_t> kept(smaller(count, max_output));
+  const NmsPlan<T> plan{sorted.data(), count, max_output, threshold, rounded_down<T>(threshold), grid, first_level,
+                        num_levels, num_groups, strips_per_pixel.data(), num_strips.data(), left, heads.data(),
+                        &blocks, kept.data()};
+  const int64_t num_kept = FAST_RFCN_CHOOSE(suppress<T>)(plan);
+  Tensor output = torch::stable::new_empty(boxes, {num_kept}, ScalarType::Long);
+  if (num_kept > 0) std::memcpy(output.mutable_data_ptr(), kept.data(), num_kept * sizeof(int64_t));
+  return output;
+}
+
+static Tensor nms(const Tensor& boxes, const Tensor& scores, std::optional<Tensor> labels, double iou_threshold,
+                  std::optional<int64_t> max_output) {
+  STD_TORCH_CHECK(boxes.dim() == 2 && boxes.size(1) == 4, "expected boxes [N, 4]");
+  STD_TORCH_CHECK(scores.dim() == 1 && scores.size(0) == boxes.size(0), "expected scores [N], one for each box");
+  STD_TORCH_CHECK(boxes.size(0) < std::numeric_limits<int32_t>::max(), "expected fewer than 2^31 boxes");
+  if (labels) {
+    STD_TORCH_CHECK(labels->dim() == 1 && labels->size(0) == boxes.size(0), "expected labels [N], one for each box");
+    STD_TORCH_CHECK(labels->scalar_type() == ScalarType::Long, "expected labels of int64");
+  }
+  const auto widened = [](const Tensor& tensor) {
+    const ScalarType wide = edge_dtype(tensor.scalar_type());
+    return tensor.scalar_type() == wide ? tensor : torch::stable::to(tensor, wide);
+  };
+  const int64_t limit = max_output.value_or(boxes.size(0));
+  return boxes.scalar_type() == ScalarType::Double
+             ? run<double>(boxes, widened(scores), labels, iou_threshold, limit)
+             : run<float>(widened(boxes), widened(scores), labels, iou_threshold, limit);
+}
+
+}  // namespace fast_rfcn
+
+STABLE_TORCH_LIBRARY_IMPL(fast_rfcn, CPU, library) { library.impl("nms", TORCH_BOX(&fast_rfcn::nms)); }

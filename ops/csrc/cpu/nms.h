@@ -1,0 +1,75 @@
+// What greedy suppression works on: boxes sorted by score, and the kept ones in lists that only hold possible rivals.
+//
+// IoU > t asks that areas differ by less than a factor t, and that centres are nearer than (1 - t) of the width. So a
+// kept box lies in a list by its label, its area's level (the exponent and first bits of its mantissa, a logarithm for
+// free) and the strip of the image that its centre is in, and a candidate visits a few of these lists only.
+#pragma once
+
+#include <algorithm>
+
+#include "tensors.h"
+
+namespace fast_rfcn {
+
+// Kept boxes of one list, one cache line for each number: lanes in use first, others are boxes that meet nothing.
+template <typename T>
+struct NmsBlock {
+  static constexpr int kLanes = 64 / static_cast<int>(sizeof(T));
+  alignas(64) T x1[kLanes];
+  T y1[kLanes], x2[kLanes], y2[kLanes], area[kLanes];
+  int32_t used;
+  int32_t next;  // index of the block before this one in the list, -1 for none
+};
+
+template <typename T>
+struct NmsBox {
+  T x1, y1, x2, y2, area;
+  int32_t index;   // in the caller's order
+  int32_t group;   // by label
+  int32_t level;   // by area; -1 for a box that meets nothing: empty, inverted or not finite
+};
+
+// Levels of area and strips of the image.
+class NmsGrid {
+ public:
+  static constexpr int kMostStrips = 16;
+
+  // Finer levels where the threshold is high: a candidate visits four to six.
+  explicit NmsGrid(double threshold) : shift_(threshold >= 0.6 ? 21 : threshold >= 0.4 ? 22 : 23) {}
+
+  int32_t raw_level(double area) const {
+    const float narrow = static_cast<float>(area);
+    return static_cast<int32_t>(__builtin_bit_cast(uint32_t, narrow) >> shift_);
+  }
+  double smallest_area(int32_t raw) const {
+    return __builtin_bit_cast(float, static_cast<uint32_t>(raw) << shift_);
+  }
+
+ private:
+  int shift_;
+};
+
+template <typename T>
+struct NmsPlan {
+  const NmsBox<T>* boxes;       // [N] by falling score
+  int64_t num_boxes;
+  int64_t max_output;
+  double threshold;
+  T rounded_threshold;          // the largest T up to the threshold
+  NmsGrid grid;
+  int32_t first_level, num_levels, num_groups;
+  const double* strips_per_pixel;  // of each level
+  const int32_t* num_strips;       // of each level
+  double left;                     // least centre
+  int32_t* heads;               // [groups][levels][kMostStrips], index of the last block of a list, -1 for none
+  std::vector<NmsBlock<T>>* blocks;
+  int64_t* kept;                // [max_output]
+
+  int32_t strip(int32_t level, double centre) const {
+    const double position = (centre - left) * strips_per_pixel[level];
+    const double last = num_strips[level] - 1;
+    return static_cast<int32_t>(position > 0 ? (position < last ? position : last) : 0);
+  }
+};
+
+}  // namespace fast_rfcn

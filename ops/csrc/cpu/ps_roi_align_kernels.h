@@ -1,0 +1,48 @@
+// Position-sensitive RoIAlign for one instruction set; see each_isa.h.
+
+#include "score_maps_kernels.h"
+
+// The mean of the samples of a bin.
+template <typename T>
+struct AlignBins {
+  using Cells = BinSamples<T>;
+  static constexpr bool kArgmax = false;
+  const BinSamples<T>& cells;
+
+  template <int N>
+  void reduce(int64_t roi, int i, int j, const T* slab, Vector<T>* value, Index<T>*) const {
+    const Taps<T> rows = cells.rows(roi, i), columns = cells.columns(roi, j);
+    if (rows.begin == rows.end || columns.begin == columns.end) return;
+    Vector<T> sum[N] = {};
+    for (const Tap<T>* y = rows.begin; y != rows.end; ++y) {
+      const T* row = slab + y->cell * cells.map_width * kChannels<T>;
+      Vector<T> across[N] = {};
+      for (const Tap<T>* x = columns.begin; x != columns.end; ++x) {
+        for (int n = 0; n < N; ++n) across[n] += x->weight * vectors(row + x->cell * kChannels<T>)[n];
+      }
+      for (int n = 0; n < N; ++n) sum[n] += y->weight * across[n];
+    }
+    const T count = cells.count(roi);
+    for (int n = 0; n < N; ++n) value[n] = sum[n] / count;
+  }
+
+  template <int N>
+  void spread(int64_t roi, int i, int j, const Vector<T>* grad, T* slab) const {
+    const Taps<T> rows = cells.rows(roi, i), columns = cells.columns(roi, j);
+    if (rows.begin == rows.end || columns.begin == columns.end) return;
+    const T count = cells.count(roi);
+    for (const Tap<T>* y = rows.begin; y != rows.end; ++y) {
+      T* row = slab + y->cell * cells.map_width * kChannels<T>;
+      Vector<T> share[N];
+      for (int n = 0; n < N; ++n) share[n] = y->weight * (grad[n] / count);
+      for (const Tap<T>* x = columns.begin; x != columns.end; ++x) {
+        Vector<T>* cell = vectors(row + x->cell * kChannels<T>);
+        for (int n = 0; n < N; ++n) cell[n] += x->weight * share[n];
+      }
+    }
+  }
+};
+
+static void reduce_samples(const ScorePlan& plan, int64_t task) { reduce<AlignBins>(plan, task); }
+static void spread_samples(const ScorePlan& plan, int64_t task) { spread<AlignBins>(plan, task); }
+static void finish_samples(const ScorePlan& plan, int64_t task) { finish<false>(plan, task); }

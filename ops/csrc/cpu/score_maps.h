@@ -1,0 +1,124 @@
+// The plan that every position-sensitive operator follows on the CPU. All classes of one bin read the same cells, so a
+// task lays the score maps of one bin out as [cells][classes] and reduces that bin of every RoI of the image, a vector
+// of classes at a time; the backward pass fills such a slab and writes it out. Tasks own their slab, so nothing is
+// atomic and sums have one order, whatever the number of threads.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+#include <utility>
+
+#include "../ps_rois.h"
+#include "tensors.h"
+
+namespace fast_rfcn {
+
+// Classes of a task; the same in every instruction set (see kBlockBytes in vector.h).
+template <typename T>
+constexpr int64_t kClasses = 128 / static_cast<int64_t>(sizeof(T));
+
+// Runs of bins whose votes are summed by one task: fixed, so that the order of a sum does not depend on the threads.
+constexpr int64_t kVoteRuns = 16;
+
+// Maps with fewer cells have an argmax of uint16, with this number for an empty bin; others one of int32, with -1.
+constexpr int64_t kNarrowCells = 65535;
+
+struct ScorePlan {
+  MapView map;                // the score maps; backward: what it fills, [N, D * k * k, H, W] contiguous
+  ScalarType dtype;
+  int k;
+  const RoisByImage* rois;
+  int64_t num_rois;
+  const void* cells;          // which cells each bin reads: BinSpans or BinSamples<T>
+  // One vector of classes for each RoI and each run of bins: [blocks][...], kClasses<T> numbers each.
+  void* partial = nullptr;
+  int64_t runs = 1;               // k * k runs of one bin, or kVoteRuns, or (backward) 1 where all bins have one gradient
+  int32_t* where = nullptr;   // argmax [blocks][R][k * k][kClasses<T>], or null
+  void* output = nullptr;     // [R, D, k, k] or [R, D]; backward: the gradient [R, D, k, k] or [R, D], dense
+  void* argmax = nullptr;     // [R, D, k, k], uint16 or int32, or null
+  bool wide_argmax = false;
+
+  int64_t num_bins() const { return static_cast<int64_t>(k) * k; }
+  int64_t classes() const { return map.channels / num_bins(); }
+  template <typename T>
+  int64_t blocks() const {
+    return (classes() + kClasses<T> - 1) / kClasses<T>;
+  }
+  template <typename T>
+  T* slot(int64_t block, int64_t roi, int64_t run) const {
+    return static_cast<T*>(partial) + ((block * num_rois + roi) * runs + run) * kClasses<T>;
+  }
+  template <typename T>
+  int32_t* place(int64_t block, int64_t roi, int64_t bin) const {
+    return where + ((block * num_rois + roi) * num_bins() + bin) * kClasses<T>;
+  }
+};
+
+// RoIs that one task packs or unpacks.
+constexpr int64_t kPackRois = 16;
+
+inline void check_score_maps(const Tensor& score_maps, const Tensor& rois, int64_t k) {
+  check_rois(score_maps, rois);
+  STD_TORCH_CHECK(k > 0 && score_maps.size(1) % (k * k) == 0, "expected D * k * k channels of score maps");
+}
+
+inline ScalarType arithmetic_dtype(ScalarType dtype) { return edge_dtype(dtype); }
+
+// Memory for `count` numbers that threads share during one call.
+inline Tensor shared_scratch(const Tensor& like, int64_t count, ScalarType dtype) {
+  return new_output(like, {count}, dtype);
+}
+
+struct ScoreKernels {
+  void (*reduce)(const ScorePlan&, int64_t task);  // bins of one (image, block of classes, run)
+  void (*finish)(const ScorePlan&, int64_t task);  // outputs of kPackRois RoIs of one block
+};
+
+struct SpreadKernels {
+  void (*pack)(const ScorePlan&, int64_t task);    // gradients of kPackRois RoIs of one block
+  void (*spread)(const ScorePlan&, int64_t task);  // the gradient of one (image, block of classes, bin)
+};
+
+// The two passes of a forward operator.
+template <typename T>
+void run_forward(ScorePlan plan, const Tensor& like, ScoreKernels kernels) {
+  const int64_t blocks = plan.blocks<T>(), slots = blocks * plan.num_rois * plan.runs * kClasses<T>;
+  const Tensor partial = shared_scratch(like, slots, arithmetic_dtype(plan.dtype));
+  const int64_t places = plan.argmax == nullptr ? 0 : blocks * plan.num_rois * plan.num_bins() * kClasses<T>;
+  const Tensor where = shared_scratch(like, places, ScalarType::Int);
+  plan.partial = partial.mutable_data_ptr();
+  plan.where = plan.argmax == nullptr ? nullptr : static_cast<int32_t*>(where.mutable_data_ptr());
+  for_each_task(plan.map.images * blocks * plan.runs, [&](int64_t task) { kernels.reduce(plan, task); });
+  const int64_t packs = (plan.num_rois + kPackRois - 1) / kPackRois;
+  for_each_task(blocks * packs, [&](int64_t task) { kernels.finish(plan, task); });
+}
+
+// The two passes of a backward operator.
+template <typename T>
+void run_backward(ScorePlan plan, const Tensor& like, SpreadKernels kernels) {
+  const int64_t blocks = plan.blocks<T>();
+  const Tensor partial =
+      shared_scratch(like, blocks * plan.num_rois * plan.runs * kClasses<T>, arithmetic_dtype(plan.dtype));
+  plan.partial = partial.mutable_data_ptr();
+  const int64_t packs = (plan.num_rois + kPackRois - 1) / kPackRois;
+  for_each_task(blocks * packs, [&](int64_t task) { kernels.pack(plan, task); });
+  for_each_task(plan.map.images * blocks * plan.num_bins(), [&](int64_t task) { kernels.spread(plan, task); });
+}
+
+// A gradient [R, D, k, k] to read: dense, or one per class where the bins share it (the gradient of a vote).
+struct BinGradient {
+  Tensor tensor;
+  bool shared;
+
+  explicit BinGradient(const Tensor& grad)
+      : tensor(grad), shared(grad.numel() > 0 && grad.stride(2) == 0 && grad.stride(3) == 0) {
+    if (shared) {
+      Tensor voted = grad;
+      voted = torch::stable::narrow(voted, 2, 0, 1);
+      tensor = torch::stable::narrow(voted, 3, 0, 1);
+    }
+    tensor = dense(tensor);
+  }
+};
+
+}  // namespace fast_rfcn
