@@ -124,7 +124,7 @@ def kernels(device: torch.device) -> str:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of `trainer.device`; auto takes CUDA where there is one. Raises ConfigError for one that is missing."""
+    """The device of `trainer.device`; auto takes CUDA where there is one. Raises ConfigError for one not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
