@@ -103,7 +103,7 @@ def versions() -> dict[str, str]:
     """Versions, commit and hardware, as stored with every checkpoint."""
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # as a plain string: a checkpoint holds no other class
         "torchvision": torchvision.__version__,
         "numpy": numpy.__version__,
         "commit": _commit(),
