@@ -52,7 +52,7 @@ def build_detector(config: schema.Config, num_classes: int) -> Detector:
         box_weight=config.loss.box_weight,
         sigma=config.loss.sigma,
     )
-    return detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return detector.to(memory_format=torch.channels_last)
 
 
 def build_preprocess(config: schema.InputConfig, stride: int) -> Preprocess:

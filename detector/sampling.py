@@ -82,7 +82,7 @@ class HardExampleMining:
     def __call__(self, candidates: Sequence[Candidates], seeds: Sequence[int], score: ScoreRoIs) -> Sampled:
         losses = score(candidates)
         chosen = [
-            take_best(item, torch.where(item.labels >= 0, loss + 1e-12, 0.0), self.rois_per_image)
+            take_best(item, torch.where(item.labels >= 0, _hardness(loss), 0.0), self.rois_per_image)
             for item, loss in zip(candidates, losses, strict=True)
         ]
         labelled = torch.cat([item.labels for item in candidates]) >= 0
@@ -94,6 +94,11 @@ class HardExampleMining:
             box_normalizer=torch.tensor(self.rois_per_image * len(candidates), device=mean.device),
             losses={"loss_all_rois": mean},
         )
+
+
+def _hardness(loss: Tensor) -> Tensor:
+    """A priority above 0 for each loss [P]. NaN is the hardest: left out, it would ruin the weights unseen."""
+    return torch.nan_to_num(loss, nan=torch.inf, posinf=torch.inf) + 1e-12
 
 
 def take_best(item: Candidates, priority: Tensor, count: int) -> Candidates:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from detector.configs.errors import ConfigError
+from detector.configs.schema import Config
 
 log = logging.getLogger("detector")
 
@@ -160,7 +161,7 @@ def _sweep(jobs: list[list[str]]) -> int:
     return DONE
 
 
-def _model_config(overrides: list[str]):
+def _model_config(overrides: list[str]) -> Config:
     """The config of the model in weights=..., with the overrides; without a model, the shipped defaults."""
     from detector.engine.checkpoint import load_checkpoint
     from detector.tools.settings import load_config, override_config

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from detector.datasets.augment import EvaluationView
@@ -83,7 +84,7 @@ def save_pictures(run: RunFolder, dataset: Dataset, found: Sequence[Detections],
         picture.save(run.pictures / f"{dataset.annotations[index].image_id}.jpg", quality=92)
 
 
-def draw_dataset_image(dataset: Dataset, index: int, detections: Detections, threshold: float):
+def draw_dataset_image(dataset: Dataset, index: int, detections: Detections, threshold: float) -> Image.Image:
     annotation = dataset.annotations[index]
     truths = Instances(annotation.boxes, annotation.labels, annotation.difficult)
     confident = detections[detections.scores >= threshold]

@@ -85,7 +85,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
 def training_loader(view: TrainingView, order: TrainingOrder, *, workers: int, pin_memory: bool) -> DataLoader[Batch]:
     """Batches in `order`. The loader has a generator of its own: its iterator must not disturb the global one."""
     return DataLoader(
-        view,
+        view,  # type: ignore[arg-type]  # what collate makes of its items is the loader's type
         batch_sampler=order,
         collate_fn=collate,
         num_workers=workers,
@@ -104,7 +104,7 @@ def _leave_signals_to_the_trainer(worker: int) -> None:
 def evaluation_loader(view: EvaluationView, *, batch_size: int, workers: int, pin_memory: bool) -> DataLoader[Batch]:
     """Every image once, in order."""
     return DataLoader(
-        view,
+        view,  # type: ignore[arg-type]  # what collate makes of its items is the loader's type
         batch_size=batch_size,
         collate_fn=collate,
         num_workers=workers,

@@ -103,7 +103,7 @@ def versions() -> dict[str, str]:
     """Versions, commit and hardware, as stored with every checkpoint."""
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # as a plain string: a checkpoint holds no other class
         "torchvision": torchvision.__version__,
         "numpy": numpy.__version__,
         "commit": _commit(),
@@ -124,7 +124,7 @@ def kernels(device: torch.device) -> str:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of `trainer.device`; auto takes CUDA where there is one. Raises ConfigError for one that is missing."""
+    """The device of `trainer.device`; auto takes CUDA where there is one. Raises ConfigError for one not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -75,9 +75,9 @@ def choices(group: str) -> list[str]:
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
     for line, item in zip(overrides, _parse(overrides), strict=True):
-        group = item.key_or_group
-        if group in (*GROUPS, "experiment") and isinstance(item.value(), str) and item.value() not in choices(group):
-            raise ConfigError(f"{line}: no such {group}{_nearest(item.value(), choices(group))}")
+        group, choice = item.key_or_group, item.value()
+        if group in (*GROUPS, "experiment") and isinstance(choice, str) and choice not in choices(group):
+            raise ConfigError(f"{line}: no such {group}{_nearest(choice, choices(group))}")
     _register_schemas()
     GlobalHydra.instance().clear()
     try:
@@ -94,15 +94,14 @@ def _defaults() -> DictConfig:
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
     parser = OverridesParser.create()
-    parsed = []
-    for line in overrides:
-        try:
-            parsed.append(parser.parse_override(line))
-        except HydraException as error:
-            raise ConfigError(
-                f"{line!r} is not of the form key=value: quote values that hold , = {{ or spaces"
-            ) from error
-    return parsed
+    return [_parse_one(parser, line) for line in overrides]
+
+
+def _parse_one(parser: OverridesParser, line: str) -> Override:
+    try:
+        return parser.parse_override(line)
+    except HydraException as error:
+        raise ConfigError(f"{line!r} is not of the form key=value: quote values that hold , = {{ or spaces") from error
 
 
 def _head(item: Override) -> str:
@@ -145,7 +144,7 @@ def _explain(error: Exception, line: str, config: DictConfig) -> str:
 
 
 def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
-    for name in config:
+    for name in map(str, config):
         key = f"{prefix}{name}"
         yield key
         if OmegaConf.is_missing(config, name):

@@ -49,7 +49,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # torch's advice to load the file without this protection is nothing to pass on.
+        unsafe = isinstance(error, pickle.UnpicklingError)
+        reason = "not only tensors and plain values" if unsafe else str(error).split("\n")[0] or type(error).__name__
         raise ValueError(f"{path} is damaged or not a checkpoint ({reason}); use another checkpoint") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 
 import torch
 
@@ -20,5 +21,6 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 def make_deterministic() -> None:
     """Asks torch for deterministic algorithms everywhere; an operation without one raises."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it every matrix product on CUDA raises
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False

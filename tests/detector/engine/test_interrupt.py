@@ -1,0 +1,40 @@
+"""Signals as a wish to stop."""
+
+import os
+import signal
+
+import pytest
+
+from detector.engine.interrupt import Interrupt
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+def test_a_signal_is_noted_by_name(name: str) -> None:
+    with Interrupt() as interrupt:
+        assert interrupt.requested is None
+        os.kill(os.getpid(), getattr(signal, name))
+        assert interrupt.requested == name
+
+
+def test_a_second_ctrl_c_stops_at_once() -> None:
+    with Interrupt() as interrupt:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupt.requested == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_second_sigterm_is_only_noted() -> None:
+    """Schedulers send it repeatedly; the first wish is being fulfilled."""
+    with Interrupt() as interrupt:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.requested == "SIGTERM"
+
+
+def test_handlers_are_put_back_also_after_an_error() -> None:
+    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    with pytest.raises(RuntimeError), Interrupt():  # noqa: PT012
+        assert signal.getsignal(signal.SIGTERM) != before[signal.SIGTERM]
+        raise RuntimeError
+    assert {name: signal.getsignal(name) for name in before} == before

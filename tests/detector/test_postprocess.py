@@ -1,0 +1,109 @@
+"""From predictions to detections by py-faster-rcnn's protocol, against a plain loop."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detector.ops import boxes as box_ops
+from detector.ops import nms
+from detector.postprocess import Postprocess, empty_detections
+from detector.preprocess import Frame
+from detector.structures import Detections, RoIPredictions
+from detector.targets import BoxCoder
+
+PROTOCOL = Postprocess(score_threshold=0.05, nms_iou=0.3, max_per_image=100)
+FRAME = Frame(200, 300, 1.0, 1.0)
+UNIT = {"mean": (0.0, 0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0, 1.0)}
+
+
+def logits_of(*scores: list[float]) -> torch.Tensor:
+    """Logits whose softmax gives these probabilities of the foreground classes, the rest for the background."""
+    foreground = torch.tensor(scores)
+    return torch.cat((1 - foreground.sum(dim=1, keepdim=True), foreground), dim=1).log()
+
+
+def loop_detections(
+    predictions: RoIPredictions, boxes: torch.Tensor, coder: BoxCoder, protocol: Postprocess
+) -> list[tuple[float, int, list[float]]]:
+    """Class by class: score floor, decode, clip, NMS; then the best of the image."""
+    scores = predictions.logits.softmax(dim=1)
+    found = []
+    for label in range(1, scores.shape[1]):
+        column = 0 if predictions.deltas.shape[1] == 1 else label - 1
+        labels = torch.full((len(boxes),), label)
+        decoded = box_ops.clip(coder.decode(predictions.deltas[:, column], boxes, labels), FRAME.height, FRAME.width)
+        confident = (scores[:, label] > protocol.score_threshold) & (box_ops.area(decoded) > 0)
+        kept = nms(decoded[confident], scores[confident, label], protocol.nms_iou)
+        found += [
+            (score, label, box)
+            for score, box in zip(
+                scores[confident, label][kept].tolist(), decoded[confident][kept].tolist(), strict=True
+            )
+        ]
+    return sorted(found, key=lambda item: -item[0])[: protocol.max_per_image]
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10**6), st.booleans(), st.sampled_from([3, 100]))
+def test_detections_equal_a_loop_over_the_classes(seed: int, agnostic: bool, most: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    classes, count = 3, 30
+    low = torch.rand(count, 2, generator=generator) * 150
+    boxes = torch.cat((low, low + 20 + 60 * torch.rand(count, 2, generator=generator)), dim=1)
+    predictions = RoIPredictions(
+        torch.randn(count, classes + 1, generator=generator) * 2,
+        torch.randn(count, 1 if agnostic else classes, 4, generator=generator),
+    )
+    coder = BoxCoder(rows=1 if agnostic else classes, mean=(0.0, 0.0, 0.1, 0.0), std=(0.1, 0.1, 0.2, 0.2))
+    protocol = Postprocess(score_threshold=0.05, nms_iou=0.3, max_per_image=most)
+    found = protocol(predictions, boxes, coder, FRAME)
+    expected = loop_detections(predictions, boxes, coder, protocol)
+    assert len(found) == len(expected) <= most
+    torch.testing.assert_close(found.scores, torch.tensor([item[0] for item in expected]).reshape(-1))
+    assert found.labels.tolist() == [item[1] for item in expected]
+    torch.testing.assert_close(found.boxes, torch.tensor([item[2] for item in expected]).reshape(-1, 4))
+
+
+def detect(scores: list[list[float]], boxes: list[list[float]], protocol: Postprocess = PROTOCOL) -> Detections:
+    classes = len(scores[0])
+    predictions = RoIPredictions(logits_of(*scores), torch.zeros(len(boxes), classes, 4))
+    return protocol(predictions, torch.tensor(boxes), BoxCoder(rows=classes, **UNIT), FRAME)
+
+
+def test_one_roi_may_be_several_classes_and_a_class_suppresses_only_itself() -> None:
+    found = detect([[0.5, 0.4], [0.3, 0.1]], [[10, 10, 50, 50], [11, 10, 50, 50]])
+    assert found.labels.tolist() == [1, 2]
+    torch.testing.assert_close(found.scores, torch.tensor([0.5, 0.4]))
+
+
+def test_scores_at_the_floor_are_dropped() -> None:
+    found = detect([[0.049], [0.06]], [[10, 10, 50, 50], [100, 100, 150, 150]])
+    torch.testing.assert_close(found.scores, torch.tensor([0.06]))
+
+
+def test_boxes_are_cut_to_the_image_and_those_outside_it_dropped() -> None:
+    found = detect([[0.9], [0.8], [0.7]], [[-20, -20, 50, 50], [250, 150, 400, 400], [310, 10, 350, 50]])
+    assert found.boxes.tolist() == [[0, 0, 50, 50], [250, 150, 300, 200]]
+
+
+def test_background_is_never_detected() -> None:
+    assert len(detect([[0.01, 0.02]], [[10, 10, 50, 50]])) == 0
+
+
+@pytest.mark.parametrize("most", [1, 2, 100])
+def test_the_best_of_an_image_over_all_classes_are_kept(most: int) -> None:
+    scores = [[0.9, 0.05], [0.1, 0.7], [0.3, 0.2]]
+    boxes = [[0.0, 0, 50, 50], [60, 60, 120, 120], [130, 130, 190, 190]]
+    protocol = Postprocess(score_threshold=0.15, nms_iou=0.3, max_per_image=most)
+    expected = [0.9, 0.7, 0.3, 0.2][:most]
+    torch.testing.assert_close(detect(scores, boxes, protocol).scores, torch.tensor(expected))
+
+
+def test_no_rois_are_no_detections() -> None:
+    predictions = RoIPredictions(torch.zeros(0, 4), torch.zeros(0, 3, 4))
+    found = PROTOCOL(predictions, torch.zeros(0, 4), BoxCoder(rows=3, **UNIT), FRAME)
+    empty = empty_detections(torch.device("cpu"))
+    for item in (found, empty):
+        assert len(item) == 0
+        assert (item.boxes.shape, item.scores.shape, item.labels.dtype) == ((0, 4), (0,), torch.int64)
