@@ -20,7 +20,12 @@ def detect_all(
     detector.eval()
     found: list[Detections] = []
     with tqdm(
-        total=num_images, unit="image", desc="detecting", leave=False, dynamic_ncols=True, file=sys.stderr
+        total=num_images,
+        unit="image",
+        desc="detecting",
+        leave=False,
+        disable=not sys.stderr.isatty(),
+        dynamic_ncols=True,
     ) as bar:
         for batch in batches:
             found += [item.to("cpu") for item in detector.detect(batch.to(device, non_blocking=True))]
