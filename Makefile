@@ -1,13 +1,13 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: help demo test test-all check bench gpu-check lock clean
+.PHONY: help demo test test-all check bench native-cuda gpu-check lock clean
 
 help:  ## show these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # uv takes torch and torchvision from one index in matching builds; pip may mix a local CPU torch with a CUDA torchvision.
-.venv/installed: pyproject.toml setup.py requirements.lock $(wildcard ops/csrc/*.h ops/csrc/cpu/*.cpp ops/csrc/cuda/*.cu)
+.venv/installed: pyproject.toml setup.py requirements.lock $(wildcard ops/csrc/*.h ops/csrc/*/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --requirements requirements.lock
@@ -35,9 +35,12 @@ check: .venv/installed  ## lint, format, types, spelling
 	MYPYPATH=build/typing $(BIN)/mypy -p detector
 	$(BIN)/codespell
 
+native-cuda: .venv/installed  ## compile the CUDA kernels, or fail (needs nvcc, no GPU)
+	DETECTOR_NATIVE=cuda $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+
 lock:  ## resolve requirements.lock anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-emit-index-url --no-header --no-annotate \
 		--extra dev --extra proposals pyproject.toml --output-file requirements.lock
 
 clean:  ## remove the environment and what was built
-	rm -rf .venv build dist *.egg-info ops/*.so
+	rm -rf .venv build dist *.egg-info ops/*.so ops/native_build.json
