@@ -1,0 +1,48 @@
+"""The README's commands run: on a small folder, with a narrow network and two steps where they would train for hours."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from detector.tools import cli
+from detector.tools.settings import load_config
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+COMMANDS = [shlex.split(line, comments=True) for block in BLOCKS for line in block.splitlines()]
+DETECTOR = [words[1:] for words in COMMANDS if words and words[0].endswith("/detector")]
+SMALL = ["backbone=resnet18_narrow", "trainer.max_steps=2", "trainer.workers=0", "input.short_sides=[96]"]
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = [words[1] for words in COMMANDS if words[0] == "make"]
+    assert targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("words", [words for words in DETECTOR if words[0] == "train"], ids=" ".join)
+def test_train_commands_compose(words: list[str]) -> None:
+    load_config(words[1:])
+
+
+def test_own_photographs_in_three_commands(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "mine"
+    named = {"ROOT": str(pictures), "PHOTOS": str(pictures / "JPEGImages"), "runs/mine": str(run)}
+    commands = [words for words in DETECTOR if any("runs/mine" in word for word in words)]
+    assert [words[0] for words in commands] == ["train", "eval", "predict"]
+    for words in commands:
+        for written, meant in named.items():
+            words = [word.replace(written, meant) for word in words]
+        words = [word.replace("=trainval", "=all").replace("=test", "=all") for word in words]
+        if words[0] == "train":
+            words += [*SMALL, "proposals=grid", "proposals.overlap=0.3"]
+        else:
+            words += [f"output_dir={tmp_path / words[0]}", "trainer.workers=0"]
+        assert cli.run(words) == 0, capsys.readouterr().err
+    assert (run / "metrics.json").is_file()
+    assert (tmp_path / "predict" / "detections.json").is_file()
