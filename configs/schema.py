@@ -207,7 +207,9 @@ class FileProposalsConfig(ProposalConfig):
     kind: str = "file"
     train: str = MISSING
     test: str = MISSING
-    convention: str = "yxyx-1"  # of a .mat: yxyx-1 (fast-rcnn's splits), xyxy-1 (IJCV, R-FCN), xyxy-0 (fast-rcnn's demo)
+    convention: str = (
+        "yxyx-1"  # of a .mat: yxyx-1 (fast-rcnn's splits), xyxy-1 (IJCV, R-FCN), xyxy-0 (fast-rcnn's demo)
+    )
 
 
 @dataclass

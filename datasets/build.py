@@ -59,7 +59,9 @@ def build_proposals(config: schema.ProposalConfig, dataset: Dataset, role: str) 
             return grid
         case schema.FileProposalsConfig():
             path = Path(config.train if role == "train" else config.test)
-            return prepare_all(load_proposals(path, dataset, convention=config.convention), top_k=top_k, min_size=config.min_size)
+            return prepare_all(
+                load_proposals(path, dataset, convention=config.convention), top_k=top_k, min_size=config.min_size
+            )
         case schema.SelectiveSearchConfig():
             found = cached_search(dataset, cache_path(config, dataset, role), _search(config), config.workers)
             return prepare_all(found, top_k=top_k, min_size=config.min_size)

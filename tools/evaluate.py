@@ -56,6 +56,7 @@ def evaluate_model(config: schema.Config, weights: Path, run: RunFolder) -> None
         model.detector,
         view,
         device=device,
+        precision=config.trainer.precision,
         batch_size=config.trainer.images_per_step,
         workers=config.trainer.workers,
     )

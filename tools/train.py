@@ -86,7 +86,12 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
 
     def evaluate(step: int) -> float:
         found, result = evaluate_detector(
-            detector, test_view, device=device, batch_size=settings.images_per_step, workers=settings.workers
+            detector,
+            test_view,
+            device=device,
+            precision=settings.precision,
+            batch_size=settings.images_per_step,
+            workers=settings.workers,
         )
         log.info("step %d, test split\n%s", step, result.table())
         show_results(monitor.writer, step, result)

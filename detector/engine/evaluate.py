@@ -8,12 +8,13 @@ from collections.abc import Iterable
 import torch
 from tqdm import tqdm
 
+from detector.engine.precision import autocast
 from detector.model import Detector
 from detector.structures import Batch, Detections
 
 
 def detect_all(
-    detector: Detector, batches: Iterable[Batch], *, num_images: int, device: torch.device
+    detector: Detector, batches: Iterable[Batch], *, num_images: int, device: torch.device, precision: str
 ) -> list[Detections]:
     """Detections of every image on the CPU; the detector is left in the mode that it was in."""
     training = detector.training
@@ -28,7 +29,8 @@ def detect_all(
         dynamic_ncols=True,
     ) as bar:
         for batch in batches:
-            found += [item.to("cpu") for item in detector.detect(batch.to(device, non_blocking=True))]
+            with autocast(device, precision):
+                found += [item.to("cpu") for item in detector.detect(batch.to(device, non_blocking=True))]
             bar.update(len(batch))
     detector.train(training)
     return found

@@ -17,6 +17,7 @@ from torch import nn
 from detector.engine.checkpoint import load_weights, save_checkpoint
 from detector.engine.interrupt import Interrupt
 from detector.engine.monitor import Monitor
+from detector.engine.precision import autocast
 from detector.engine.seed import seed_step
 from detector.structures import Batch, Losses
 
@@ -104,14 +105,13 @@ def train(
 ) -> Outcome:
     """Trains until max_steps, max_minutes or a signal; `batches` start at the state's step and last long enough."""
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
-    autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(settings.precision)
     deadline = time.monotonic() + 60 * settings.max_minutes if settings.max_minutes else math.inf
     state.detector.train()
     with Interrupt() as interrupt:
         for batch in monitor.waiting(batches):
             batch = batch.to(device, non_blocking=True)
             seed_step(settings.seed, state.step, rank)
-            with torch.autocast(device.type, autocast, enabled=autocast is not None):
+            with autocast(device, settings.precision):
                 losses: Losses = state.detector(batch)
                 total = losses.total()
             if device.type == "cpu" or (state.step + 1) % monitor.log_every == 0:
