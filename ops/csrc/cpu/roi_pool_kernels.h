@@ -109,8 +109,7 @@ static void pool(const PoolPlan& plan, int64_t task) {
   }
 }
 
-// Adds each output's gradient at its argmax. The planes of 16 channels lie side by side, and one channel after the
-// other walks over all RoIs' bins: no two tasks share a cell, so the order of additions is that of the RoIs.
+// Adds each output's gradient at its argmax. No two tasks share a cell, so the order of additions is that of the RoIs.
 template <typename S, typename T, typename A>
 static void scatter_typed(const ScatterPlan& plan, int64_t image, int64_t channel) {
   const int64_t channels = smaller<int64_t>(kScatterPlanes, plan.channels - channel);

@@ -3,6 +3,10 @@
 //
 // A block holds kBlockBytes of consecutive channels for each of some positions (cells, bins), [positions][channels].
 
+#ifndef FAST_RFCN_INLINE
+#define FAST_RFCN_INLINE __attribute__((always_inline)) static inline
+#endif
+
 constexpr int kVectorBytes = FAST_RFCN_VECTOR_BYTES;
 constexpr int kBlockBytes = 128;
 
@@ -80,7 +84,7 @@ typedef uint16_t Octet __attribute__((vector_size(16), may_alias, aligned(2)));
 // Words: four by four, or eight by eight where registers are that wide.
 constexpr int64_t kWordTile = kVectorBytes >= 32 ? 8 : 4;
 
-static inline void transpose_tile(const uint32_t* from, int64_t from_stride, uint32_t* to, int64_t to_stride) {
+FAST_RFCN_INLINE void transpose_tile(const uint32_t* from, int64_t from_stride, uint32_t* to, int64_t to_stride) {
 #if FAST_RFCN_VECTOR_BYTES >= 32
   typedef uint32_t Row __attribute__((vector_size(32), may_alias, aligned(4)));
   Row a[8], b[8];
@@ -116,7 +120,7 @@ static inline void transpose_tile(const uint32_t* from, int64_t from_stride, uin
 #endif
 }
 
-static inline void transpose_tile(const uint16_t* from, int64_t from_stride, uint16_t* to, int64_t to_stride) {
+FAST_RFCN_INLINE void transpose_tile(const uint16_t* from, int64_t from_stride, uint16_t* to, int64_t to_stride) {
   Octet row[8], pair[8];
   for (int i = 0; i < 8; ++i) row[i] = *reinterpret_cast<const Octet*>(from + i * from_stride);
   // Three rounds of interleaving row i with row i + 4 transpose eight by eight.
@@ -130,14 +134,12 @@ static inline void transpose_tile(const uint16_t* from, int64_t from_stride, uin
   for (int i = 0; i < 8; ++i) *reinterpret_cast<Octet*>(to + i * to_stride) = row[i];
 }
 
-static inline void transpose_tile(const uint64_t* from, int64_t from_stride, uint64_t* to, int64_t to_stride) {
+FAST_RFCN_INLINE void transpose_tile(const uint64_t* from, int64_t from_stride, uint64_t* to, int64_t to_stride) {
   const uint64_t a = from[0], b = from[1], c = from[from_stride], d = from[from_stride + 1];
   to[0] = a, to[1] = c, to[to_stride] = b, to[to_stride + 1] = d;
 }
 
 // Tiles at the end of a row or column overlap their neighbours; what is too small for a tile goes one by one.
-constexpr int64_t kAhead = 4;
-
 template <typename U>
 static void transpose(const U* from, int64_t from_stride, U* to, int64_t to_stride, int64_t rows, int64_t columns) {
   constexpr int64_t side = sizeof(U) == 2 ? 8 : sizeof(U) == 4 ? kWordTile : 2;
@@ -147,11 +149,11 @@ static void transpose(const U* from, int64_t from_stride, U* to, int64_t to_stri
     }
     return;
   }
-  constexpr int64_t strip = 64 / sizeof(U);  // a cache line of each row at a time
+  constexpr int64_t strip = 256 / sizeof(U);  // a few cache lines of each row at a time
   for (int64_t strip_begin = 0; strip_begin < columns; strip_begin += strip) {
     const int64_t strip_end = smaller(strip_begin + strip, columns);
     // Many rows are more streams than the hardware follows.
-    for (int64_t row = 0; row < rows; ++row) __builtin_prefetch(from + row * from_stride + strip_begin + kAhead * strip);
+    for (int64_t row = 0; row < rows; ++row) __builtin_prefetch(from + row * from_stride + strip_begin + strip);
     for (int64_t row = 0; row < rows; row += side) {
       const int64_t r = smaller(row, rows - side);
       for (int64_t column = strip_begin; column < strip_end; column += side) {
