@@ -374,6 +374,8 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         _require(self.images_per_step >= 1, f"trainer.images_per_step is {self.images_per_step}; expected at least 1")
         _require(self.max_steps >= 1, f"trainer.max_steps is {self.max_steps}; expected at least 1")
+        _require(self.log_every >= 1, f"trainer.log_every is {self.log_every}; expected at least 1")
+        _require(self.workers >= 0, f"trainer.workers is {self.workers}; expected 0 or more")
         _require(
             self.precision in ("fp32", "bf16", "fp16"),
             f"trainer.precision is {self.precision!r}; use fp32, bf16 or fp16",
