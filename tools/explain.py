@@ -298,7 +298,8 @@ def describe(told: Explanation, request: Request) -> list[str]:
 def _spans(bins: list[tuple[float, float]]) -> str:
     """Cells of the bins, the last one included."""
     return " | ".join(
-        "none" if end <= start else f"{start:g}" if end - start == 1 else f"{start:g}-{end - 1:g}" for start, end in bins
+        "none" if end <= start else f"{start:g}" if end - start == 1 else f"{start:g}-{end - 1:g}"
+        for start, end in bins
     )
 
 
@@ -323,5 +324,3 @@ def _table(values: Tensor) -> list[str]:
     columns = values.shape[1]
     rows = (texts[start : start + columns] for start in range(0, len(texts), columns))
     return ["  " + " ".join(text.rjust(longest) for text in row) for row in rows]
-
-

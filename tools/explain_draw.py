@@ -12,7 +12,7 @@ from detector.tools.explain_canvas import Box, Canvas, Color, text_width
 from detector.tools.explain_geometry import Explanation, Rect
 
 LOST_CORNERS, LOST_BINS, GAINED = (104, 148, 228), (190, 214, 250), (156, 220, 148)
-PAPER, OUTSIDE, LINES, INK, FAINT = (255, 255, 255), (228, 228, 232), (206, 206, 212), (28, 28, 34), (112, 112, 120)
+PAPER, OUTSIDE, LINES, INK, FAINT = (255, 255, 255), (228, 228, 232), (206, 206, 212), (28, 28, 34), (120, 120, 128)
 ROI = (20, 60, 160)
 # Tint and line of a bin, by the parity of its row and column, so that neighbours differ.
 BINS: tuple[tuple[Color, Color], ...] = (
@@ -64,16 +64,16 @@ def draw_explanation(told: Explanation, title: str, *, show_gradient: bool = Fal
     width = max(GAP * 4 + left_width + right_width, GAP * 2 + text_width(title, 19))
     lines = _wrapped([text for _, text in legend], width - GAP * 2)
     vote_height = 58 if told.vote is not None else 0
-    body = 72 + max(left_height + 16, told.pooled.shape[0] * bin_side + vote_height)
+    body = 78 + max(left_height + 16, told.pooled.shape[0] * bin_side + vote_height)
     canvas = Canvas(width, body + 14 + 26 * len(lines), PAPER)
     canvas.text((GAP, 14), title, 19, INK)
     shown = told.gradient if show_gradient else told.maps
     for index in range(side * side):
         row, column = divmod(index, side)
-        origin = GAP + column * (map_width + GAP / 2), 60 + row * (map_height + GAP / 2)
+        origin = GAP + column * (map_width + GAP / 2), 66 + row * (map_height + GAP / 2)
         frame = Frame(window, *origin, cell)
         _draw_map(canvas, told, shown[index], index, frame)
-    _draw_pooled(canvas, told, GAP * 3 + left_width, 68, bin_side)
+    _draw_pooled(canvas, told, GAP * 3 + left_width, 76, bin_side)
     y = body + 8
     for line in lines:
         x = float(GAP)
@@ -123,7 +123,7 @@ def _draw_map(canvas: Canvas, told: Explanation, values: Tensor, index: int, fra
         if told.taken is not None:
             canvas.fill(frame.box(here), GAINED)
         canvas.fill(frame.box(here.cut(told.roi) if told.taken else here), _colors(row, column)[0])
-    _draw_cells(canvas, values, frame)
+    _draw_cells(canvas, values, frame, legible=told.samples is None)
     for row, column in shown:
         # Bins may share cells, so their lines stand a little inside, at two distances.
         inset = 1.5 + 2.5 * ((row + column) % 2) if told.taken else 0
@@ -136,7 +136,7 @@ def _draw_map(canvas: Canvas, told: Explanation, values: Tensor, index: int, fra
         _draw_samples(canvas, told, row, column, frame)
 
 
-def _draw_cells(canvas: Canvas, values: Tensor, frame: Frame) -> None:
+def _draw_cells(canvas: Canvas, values: Tensor, frame: Frame, *, legible: bool) -> None:
     """Lines between cells, their values, and rows and columns numbered along the edges."""
     height, width = values.shape
     window = frame.window.cut(Rect(0, 0, width, height))
@@ -145,12 +145,13 @@ def _draw_cells(canvas: Canvas, values: Tensor, frame: Frame) -> None:
     for y in range(int(window.top), int(window.bottom) + 1):
         canvas.line(frame.at(window.left, y), frame.at(window.right, y), LINES)
     texts = number_texts(values)
+    ink = INK if legible else FAINT  # samples stand on top of the values
     longest = max(texts, key=len)
     size = min(15.0, 15.0 * (frame.cell - 4) / text_width(longest, 15))
     for y in range(int(window.top), int(window.bottom)):
         for x in range(int(window.left), int(window.right)):
             if size >= 7:
-                canvas.text(frame.at(x + 0.5, y + 0.5), texts[y * width + x], size, INK, "mm")
+                canvas.text(frame.at(x + 0.5, y + 0.5), texts[y * width + x], size, ink, "mm")
     if frame.cell >= 22:
         for x in range(int(window.left), int(window.right)):
             place = frame.at(x + 0.5, frame.window.top)
@@ -173,7 +174,7 @@ def _draw_samples(canvas: Canvas, told: Explanation, row: int, column: int, fram
         place = frame.at(x, y)
         canvas.dot(place, 7 if number == winner else 4.5, color, INK if number == winner else PAPER)
         if labelled:
-            canvas.text((place[0] + 8, place[1] - 5), f"S{number + 1}", 12, color, "lb")
+            canvas.text((place[0] + 8, place[1] - 5), f"S{number + 1}", 14, INK, "lb")
 
 
 def _draw_pooled(canvas: Canvas, told: Explanation, left: float, top: float, side: float) -> None:

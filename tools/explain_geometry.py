@@ -124,8 +124,8 @@ def explain(
         vote = float(outputs.detach()[0, 0])
     samples, taken = None, None
     x1, y1, x2, y2 = (float(value) for value in boxes[0])
-    # Position-sensitive pooling, as published, takes x2 and y2 for the last pixels inside.
-    last = 1.0 if pooling == "ps_roi_pool" else 0.0
+    # The published pooling layers take x2 and y2 for the last pixels inside, all others for the ends.
+    last = 1.0 if pooling == "ps_roi_pool" or options.get("quantization") == "caffe" else 0.0
     scaled = Rect(x1 * spatial_scale, y1 * spatial_scale, (x2 + last) * spatial_scale, (y2 + last) * spatial_scale)
     if pooling in ("roi_pool", "ps_roi_pool"):
         edges = (rois[:1], spatial_scale, maps.shape[1:], options.get("quantization"))
