@@ -27,6 +27,7 @@ commands
   predict    draw detections on pictures          detector predict images=photos/ weights=runs/demo
   proposals  compute or check proposals           detector proposals dataset.root=VOCdevkit
   download   fetch Pascal VOC                     detector download root=VOCdevkit years=2007,2012
+  explain    draw what a RoI operator does        detector explain roi_pool
   info       versions, kernels, choices           detector info
 
 train on Pascal VOC, on your own VOC-format folder, go on with a run, sweep:
@@ -80,6 +81,7 @@ def _dispatch(words: list[str]) -> int:
         "predict": _predict,
         "proposals": _proposals,
         "download": _download,
+        "explain": _explain,
         "info": _info,
     }
     if not words or words[0] in ("-h", "--help", "help"):
@@ -227,6 +229,20 @@ def _download(words: list[str]) -> int:
     with logging_to(None):
         download_voc(Path(values["root"]), values["years"].split(","), values["mirror"] or None)
     return DONE
+
+
+def _explain(words: list[str]) -> int:
+    from detector.tools import explain
+
+    if not words or {"-h", "--help"} & set(words):
+        print(explain.HELP)
+    elif words[0] == "ps_roi_pool" and any(word.startswith("weights=") for word in words):
+        from detector.tools.explain_model import run_explain_model
+
+        run_explain_model(words[1:])
+    else:
+        explain.run_explain(words)
+    return DONE if words else USAGE
 
 
 def _info(words: list[str]) -> int:

@@ -1,0 +1,76 @@
+"""A small drawing surface over Pillow: twice as fine as its picture, so that lines, points and letters are smooth."""
+
+from __future__ import annotations
+
+from PIL import Image, ImageDraw, ImageFont
+
+Color = tuple[int, int, int]
+Box = tuple[float, float, float, float]
+
+FINE = 2  # pixels drawn per pixel of the finished picture
+COLORS = 96  # of the finished picture's palette, which keeps files small
+
+
+class Canvas:
+    """All arguments are in pixels of the finished picture."""
+
+    def __init__(self, width: float, height: float, background: Color) -> None:
+        self.image = Image.new("RGB", (round(width) * FINE, round(height) * FINE), background)
+        self.draw = ImageDraw.Draw(self.image)
+
+    def fill(self, box: Box, color: Color) -> None:
+        """Fills a rectangle; one without area stays undrawn."""
+        left, top, right, bottom = _fine(box)
+        if right > left and bottom > top:
+            self.draw.rectangle((left, top, right - 1, bottom - 1), fill=color)
+
+    def outline(self, box: Box, color: Color, width: float = 1) -> None:
+        left, top, right, bottom = _fine(box)
+        if right > left and bottom > top:
+            self.draw.rectangle((left, top, right - 1, bottom - 1), outline=color, width=round(width * FINE))
+
+    def dashed(self, box: Box, color: Color, width: float = 2, dash: float = 7) -> None:
+        """A dashed rectangle; its sides may coincide."""
+        left, top, right, bottom = box
+        for x1, y1, x2, y2 in (
+            (left, top, right, top),
+            (right, top, right, bottom),
+            (left, bottom, right, bottom),
+            (left, top, left, bottom),
+        ):
+            length = abs(x2 - x1) + abs(y2 - y1)
+            steps = max(1, round(length / dash / 2))
+            for step in range(steps):
+                start, end = step / steps, (step + 0.55) / steps
+                self.line((x1 + (x2 - x1) * start, y1 + (y2 - y1) * start),
+                          (x1 + (x2 - x1) * end, y1 + (y2 - y1) * end), color, width)  # fmt: skip
+
+    def line(self, start: tuple[float, float], end: tuple[float, float], color: Color, width: float = 1) -> None:
+        points = (start[0] * FINE, start[1] * FINE, end[0] * FINE, end[1] * FINE)
+        self.draw.line(points, fill=color, width=round(width * FINE))
+
+    def dot(self, center: tuple[float, float], radius: float, color: Color, ring: Color | None = None) -> None:
+        x, y, r = center[0] * FINE, center[1] * FINE, radius * FINE
+        self.draw.ellipse((x - r, y - r, x + r, y + r), fill=color, outline=ring, width=2 * FINE if ring else 0)
+
+    def circle(self, center: tuple[float, float], radius: float, color: Color, width: float = 2) -> None:
+        x, y, r = center[0] * FINE, center[1] * FINE, radius * FINE
+        self.draw.ellipse((x - r, y - r, x + r, y + r), outline=color, width=round(width * FINE))
+
+    def text(self, place: tuple[float, float], text: str, size: float, color: Color, anchor: str = "la") -> None:
+        font = ImageFont.load_default(size=size * FINE)
+        self.draw.text((place[0] * FINE, place[1] * FINE), text, fill=color, font=font, anchor=anchor)
+
+    def finished(self) -> Image.Image:
+        size = self.image.width // FINE, self.image.height // FINE
+        small = self.image.resize(size, Image.Resampling.BOX)
+        return small.quantize(COLORS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+
+
+def text_width(text: str, size: float) -> float:
+    return float(ImageFont.load_default(size=size).getlength(text))
+
+
+def _fine(box: Box) -> tuple[int, int, int, int]:
+    left, top, right, bottom = (round(value * FINE) for value in box)
+    return left, top, right, bottom
