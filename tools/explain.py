@@ -20,7 +20,7 @@ from torch import Tensor
 from detector.configs.errors import ConfigError
 from detector.tools.explain_draw import draw_explanation, number_texts
 from detector.tools.explain_examples import DEFAULTS, EXAMPLES, NAMED_MAPS, named_map
-from detector.tools.explain_geometry import OPERATORS, Explanation, explain
+from detector.tools.explain_geometry import Explanation, explain
 
 # Options of an operator beyond its RoIs, output_size and spatial_scale, with their defaults.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -74,7 +74,7 @@ class Request:
 
 
 def run_explain(words: Sequence[str]) -> Explanation:
-    """Prints and draws what `OPERATOR key=value ...` asks for. Raises ConfigError; OSError if nothing can be written."""
+    """Prints and draws what `OPERATOR key=value ...` asks for. Raises ConfigError; OSError where it cannot write."""
     request = read_request(words)
     try:
         told = explain(

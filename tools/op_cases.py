@@ -157,7 +157,7 @@ def _batched_suppression(count: int, num_classes: int) -> Case:
 
 def _cases() -> list[Case]:
     tv = torchvision.ops
-    fixed = {"output_size": BINS, "spatial_scale": SCALE}
+    fixed: dict[str, Any] = {"output_size": BINS, "spatial_scale": SCALE}
     sampled = {**fixed, "sampling_ratio": 2}
     roi_pool = partial(_pooling, "roi_pool", partial(ops.roi_pool, **fixed), partial(tv.roi_pool, **fixed))
     align_peer = partial(tv.roi_align, **sampled, aligned=True)
