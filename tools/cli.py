@@ -23,7 +23,7 @@ usage: detector COMMAND [key=value ...]
 
 commands
   train      train a detector                     detector train experiment=demo
-  eval       score a model or result files        detector eval weights=runs/demo
+  eval       score a model or its detections      detector eval weights=runs/demo
   predict    draw detections on pictures          detector predict images=photos/ weights=runs/demo
   proposals  compute or check proposals           detector proposals dataset.root=VOCdevkit
   download   fetch Pascal VOC                     detector download root=VOCdevkit years=2007,2012
@@ -173,10 +173,20 @@ def _model_config(overrides: list[str]) -> Config:
     return override_config(saved, overrides)
 
 
+def _scoring_config(overrides: list[str]) -> Config:
+    """The config of the run that detections=... come from, with the overrides; without them, that of the model."""
+    from detector.tools.detections import saved_config
+    from detector.tools.settings import override_config
+
+    path = next((word.partition("=")[2] for word in overrides if word.startswith("detections=")), None)
+    saved = saved_config(Path(path)) if path else None
+    return _model_config(overrides) if saved is None else override_config(saved, overrides)
+
+
 def _eval(words: list[str]) -> int:
     if _wants_help(words):
         return DONE
-    config = _model_config(words)
+    config = _scoring_config(words)
     from detector.tools.evaluate import run_evaluation
     from detector.tools.run import logging_to, open_run
 
