@@ -312,6 +312,54 @@ class PostprocessConfig:
     max_per_image: int = 100
 
 
+class COCODifficult(Enum):
+    crowd = "crowd"  # ignored, as VOC ignores them
+    object = "object"
+
+
+@dataclass
+class EvaluationConfig:
+    """What `eval`, `analyze` and `compare` make of detections; no model is run again for it."""
+
+    protocols: list[str] = field(
+        default_factory=lambda: ["voc07_11point", "voc07_11point_exact", "voc07_11point_devkit", "voc_area"]
+    )  # also voc_area_devkit, and coco for COCO's twelve numbers
+    protocol: str = "voc_area"  # of `analyze` and `compare`
+    iou_threshold: float = 0.5  # of the VOC protocols
+    coco_difficult: COCODifficult = COCODifficult.crowd
+    score_threshold: float = 0.5  # from which on a detection counts as said: confusion matrix, worst images
+    pictures: int = 12  # worst images and most confident mistakes that `analyze` draws, of each
+    tensorboard: bool = False  # `analyze` writes precision-recall curves and pictures for TensorBoard too
+    resamples: int = 10000  # of the images, for the interval of `compare`
+
+    def __post_init__(self) -> None:
+        _require(len(self.protocols) > 0, "evaluation.protocols is empty; name at least one")
+        _require(
+            0 < self.iou_threshold <= 1,
+            f"evaluation.iou_threshold is {self.iou_threshold}; expected above 0, at most 1",
+        )
+        _require(self.resamples >= 1, f"evaluation.resamples is {self.resamples}; expected at least 1")
+        _require(self.pictures >= 0, f"evaluation.pictures is {self.pictures}; expected 0 or more")
+
+
+@dataclass
+class BenchmarkConfig:
+    """What `benchmark` times: a picture of noise of this size, over and over."""
+
+    height: int = 375
+    width: int = 500
+    batch_size: int = 1
+    num_proposals: int = 2000  # boxes given with each image; a proposal network makes its own
+    num_classes: int = 20  # of a model without a checkpoint
+    warmup: int = 3
+    repeats: int = 20
+
+    def __post_init__(self) -> None:
+        for key in ("height", "width", "batch_size", "num_proposals", "num_classes", "repeats"):
+            _require(getattr(self, key) >= 1, f"benchmark.{key} is {getattr(self, key)}; expected at least 1")
+        _require(self.warmup >= 0, f"benchmark.warmup is {self.warmup}; expected 0 or more")
+
+
 # --- optimisation -----------------------------------------------------------------------------------------------------
 
 
@@ -397,10 +445,14 @@ class Config:
     optimizer: OptimizerConfig = MISSING
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
     output_dir: str | None = None  # None: runs/<date>_<time>
     resume: str | None = None  # a run's folder
     weights: str | None = None  # a checkpoint: to evaluate, to predict with, or to start training from
-    detections: str | None = None  # eval: score these result files instead of running a model
+    detections: str | None = (
+        None  # eval, analyze: a run's folder, a dump, comp4 files or COCO results, in place of a model
+    )
     images: str | None = None  # predict: a picture or a folder of them
 
     def __post_init__(self) -> None:

@@ -23,7 +23,10 @@ usage: detector COMMAND [key=value ...]
 
 commands
   train      train a detector                     detector train experiment=demo
-  eval       score a model or result files        detector eval weights=runs/demo
+  eval       score a model or its detections      detector eval weights=runs/demo
+  analyze    why it fails, as one HTML page       detector analyze detections=runs/demo
+  compare    two runs, or two protocols           detector compare a=runs/one b=runs/two
+  benchmark  a model's time and memory by part    detector benchmark experiment=rfcn_resnet50_voc0712_ohem
   predict    draw detections on pictures          detector predict images=photos/ weights=runs/demo
   proposals  compute or check proposals           detector proposals dataset.root=VOCdevkit
   download   fetch Pascal VOC                     detector download root=VOCdevkit years=2007,2012
@@ -78,6 +81,9 @@ def _dispatch(words: list[str]) -> int:
     commands: dict[str, Callable[[list[str]], int]] = {
         "train": _train,
         "eval": _eval,
+        "analyze": _analyze,
+        "compare": _compare,
+        "benchmark": _benchmark,
         "predict": _predict,
         "proposals": _proposals,
         "download": _download,
@@ -175,16 +181,85 @@ def _model_config(overrides: list[str]) -> Config:
     return override_config(saved, overrides)
 
 
+def _scoring_config(overrides: list[str], path: str | None = None) -> Config:
+    """The config of the run that `path` or detections=... lies in, with the overrides; without one, the model's."""
+    from detector.tools.detections import saved_config
+    from detector.tools.settings import override_config
+
+    path = path or next((word.partition("=")[2] for word in overrides if word.startswith("detections=")), None)
+    saved = saved_config(Path(path)) if path else None
+    return _model_config(overrides) if saved is None else override_config(saved, overrides)
+
+
 def _eval(words: list[str]) -> int:
     if _wants_help(words):
         return DONE
-    config = _model_config(words)
+    config = _scoring_config(words)
     from detector.tools.evaluate import run_evaluation
     from detector.tools.run import logging_to, open_run
 
     folder = open_run(config.output_dir, "eval")
     with logging_to(folder.path / "log.txt"):
         run_evaluation(config, folder)
+    return DONE
+
+
+def _analyze(words: list[str]) -> int:
+    if _wants_help(words):
+        return DONE
+    config = _scoring_config(words)
+    from detector.tools.analyze import run_analysis
+    from detector.tools.run import logging_to, open_run
+
+    folder = open_run(config.output_dir, "analyze")
+    with logging_to(folder.path / "log.txt"):
+        run_analysis(config, folder)
+    return DONE
+
+
+def _compare(words: list[str]) -> int:
+    """`a`, `b` and `protocols` are compare's own words; the rest are settings, on top of those of the run in `a`."""
+    overrides, own = _split_words(words, ("a", "b", "protocols"))
+    if _wants_help(overrides):
+        return DONE
+    if not own["a"] or bool(own["b"]) == bool(own["protocols"]):
+        raise ConfigError("compare needs a=PATH b=PATH (two detectors), or a=PATH protocols=P,Q (two protocols)")
+    config = _scoring_config(overrides, own["a"])
+    from detector.tools.compare import compare_detectors, compare_two_protocols
+    from detector.tools.run import logging_to, open_run
+
+    folder = open_run(config.output_dir, "compare")
+    with logging_to(folder.path / "log.txt"):
+        if own["b"]:
+            compare_detectors(config, Path(own["a"]), Path(own["b"]), folder)
+        else:
+            compare_two_protocols(config, Path(own["a"]), own["protocols"].strip("[]").split(","), folder)
+    return DONE
+
+
+def _split_words(words: list[str], keys: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
+    """The words that are settings, and the values of a command's own keys, empty where not given."""
+    own = dict.fromkeys(keys, "")
+    rest = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and key in own:
+            own[key] = value
+        else:
+            rest.append(word)
+    return rest, own
+
+
+def _benchmark(words: list[str]) -> int:
+    if _wants_help(words):
+        return DONE
+    config = _model_config(words)
+    from detector.tools.benchmark import run_benchmark
+    from detector.tools.run import logging_to, open_run
+
+    folder = open_run(config.output_dir, "benchmark")
+    with logging_to(folder.path / "log.txt"):
+        run_benchmark(config, folder)
     return DONE
 
 

@@ -15,10 +15,12 @@ from detector.datasets.sample import Dataset
 from detector.draw import draw_detections, to_tensor
 from detector.engine.evaluate import detect_all
 from detector.metrics import voc
+from detector.metrics.dump import Dump, write_dump
 from detector.metrics.result_files import write_voc_results
 from detector.metrics.tables import DetectionTable, TruthTable
 from detector.model import Detector
 from detector.structures import Detections, Instances
+from detector.tools.detections import DUMP
 from detector.tools.loaders import evaluation_loader
 from detector.tools.run import RunFolder
 
@@ -26,18 +28,25 @@ log = logging.getLogger("detector")
 
 
 def evaluate_detector(
+<<<<<<< HEAD
     detector: Detector, view: EvaluationView, *, device: torch.device, precision: str, batch_size: int, workers: int
 ) -> tuple[list[Detections], voc.VOCResult]:
     """Detections of every image of the view, and their VOC average precision."""
     loader = evaluation_loader(view, batch_size=batch_size, workers=workers, pin_memory=device.type == "cuda")
     found = detect_all(detector, loader, num_images=len(view), device=device, precision=precision)
     return found, score(found, view.dataset)
+=======
+    detector: Detector, view: EvaluationView, *, device: torch.device, batch_size: int, workers: int
+) -> list[Detections]:
+    """Detections of every image of the view."""
+    loader = evaluation_loader(view, batch_size=batch_size, workers=workers, pin_memory=device.type == "cuda")
+    return detect_all(detector, loader, num_images=len(view), device=device)
+>>>>>>> eval-tools
 
 
-def score(found: Sequence[Detections], dataset: Dataset) -> voc.VOCResult:
-    """VOC average precision of detections, one per image of the dataset."""
-    truths = TruthTable.from_annotations(dataset.annotations, dataset.classes)
-    return voc.evaluate(table(found, dataset), truths)
+def truth_table(dataset: Dataset) -> TruthTable:
+    """A dataset's objects as one table."""
+    return TruthTable.from_annotations(dataset.annotations, dataset.classes)
 
 
 def table(found: Sequence[Detections], dataset: Dataset) -> DetectionTable:
@@ -50,12 +59,11 @@ def mean_ap(result: voc.VOCResult) -> float:
     return result.results["voc07_11point"].mean or 0.0
 
 
-def save_results(
-    run: RunFolder, result: voc.VOCResult, found: Sequence[Detections], dataset: Dataset, about: dict[str, Any]
-) -> None:
-    """metrics.json with `about` beside the figures, and the official result files in detections/."""
-    run.write_json("metrics.json", {**result.to_json(), **about})
-    write_voc_results(table(found, dataset), run.detections)
+def save_results(run: RunFolder, figures: dict[str, Any], dump: Dump) -> None:
+    """metrics.json, the dump from which every figure follows again, and VOC's result files in detections/."""
+    run.write_json("metrics.json", figures)
+    write_dump(dump, run.path / DUMP)
+    write_voc_results(dump.detections, run.detections)
 
 
 def show_results(writer: SummaryWriter, step: int, result: voc.VOCResult) -> None:

@@ -19,9 +19,11 @@ from detector.engine.checkpoint import load_checkpoint, load_weights
 from detector.engine.monitor import Monitor
 from detector.engine.seed import make_deterministic, seed_step
 from detector.engine.trainer import LoopSettings, Outcome, TrainingState, train
+from detector.metrics import voc
 from detector.model import Detector
 from detector.structures import Instances, Proposals
 from detector.targets import measure_statistics
+from detector.tools.detections import make_dump
 from detector.tools.evaluation import (
     evaluate_detector,
     mean_ap,
@@ -29,6 +31,8 @@ from detector.tools.evaluation import (
     save_results,
     show_pictures,
     show_results,
+    table,
+    truth_table,
 )
 from detector.tools.loaders import TrainingOrder, training_loader
 from detector.tools.proposals import report_recall
@@ -85,7 +89,7 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
     started = time.monotonic()
 
     def evaluate(step: int) -> float:
-        found, result = evaluate_detector(
+        found = evaluate_detector(
             detector,
             test_view,
             device=device,
@@ -93,11 +97,14 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
             batch_size=settings.images_per_step,
             workers=settings.workers,
         )
+        dump = make_dump(table(found, test_set), config, detector)
+        result = voc.evaluate(dump.detections, truth_table(test_set))
         log.info("step %d, test split\n%s", step, result.table())
         show_results(monitor.writer, step, result)
         show_pictures(monitor.writer, step, test_set, found, settings.eval_images)
         minutes = (time.monotonic() - started) / 60
-        save_results(run, result, found, test_set, {"step": step, "minutes": round(minutes, 2), "run": str(run.path)})
+        about = {"step": step, "minutes": round(minutes, 2), "run": str(run.path)}
+        save_results(run, {**result.to_json(), **about}, dump)
         save_pictures(run, test_set, found, settings.eval_images)
         return mean_ap(result)
 

@@ -1,0 +1,151 @@
+"""`detector analyze`: why a detector fails, from its detections alone, as one HTML page that needs no server.
+
+Everything is measured under one protocol, `evaluation.protocol`; the page shows the scores of the others beside it.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from detector.configs import schema
+from detector.configs.errors import ConfigError
+from detector.datasets.build import build_dataset
+from detector.datasets.sample import Dataset
+from detector.draw import draw_detections, to_tensor
+from detector.metrics import voc
+from detector.metrics.calibration import Calibration, calibrate
+from detector.metrics.confusion import confusion_matrix
+from detector.metrics.dump import Dump
+from detector.metrics.errors import ErrorSplit, split_errors
+from detector.metrics.strata import Stratum, strata
+from detector.metrics.tables import DetectionTable, IntArray, TruthTable
+from detector.structures import Detections, Instances
+from detector.tools.analysis_page import render
+from detector.tools.detections import read_detections
+from detector.tools.evaluation import truth_table
+from detector.tools.examples import WorstImage, confident_mistakes, first_with_picture, worst_images
+from detector.tools.run import RunFolder
+from detector.tools.scores import Scores, check_settings, score
+
+log = logging.getLogger("detector")
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """All that the page shows."""
+
+    dump: Dump
+    truths: TruthTable
+    settings: schema.EvaluationConfig
+    scores: Scores
+    result: voc.ProtocolResult  # by the protocol of the analysis
+    split: ErrorSplit
+    confusion: IntArray  # [K + 1, K + 1]
+    strata: list[Stratum]
+    calibration: Calibration | str  # why there is none: scores outside [0, 1]
+    worst: list[WorstImage]
+    mistakes: IntArray  # rows of detections, most confident first
+
+    @property
+    def detections(self) -> DetectionTable:
+        return self.dump.detections
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures of the page, without curves and pictures."""
+        error = self.calibration if isinstance(self.calibration, str) else self.calibration.error
+        return {
+            **self.scores.to_json(),
+            **self.split.to_json(),
+            "strata": [asdict(item) for item in self.strata],
+            "calibration_error": error,
+            "confusion": {"score_threshold": self.settings.score_threshold, "counts": self.confusion.tolist()},
+            "worst_images": [
+                {"image": self.truths.image_ids[item.image], "missed": item.missed, "false": item.false_positives}
+                for item in self.worst[:100]
+            ],
+        }
+
+
+def run_analysis(config: schema.Config, run: RunFolder) -> None:
+    """Writes analysis.html and analysis.json (and, if asked, tensorboard/) into `run`."""
+    check_settings(config.evaluation)
+    if config.detections is None:
+        raise ConfigError("analyze needs detections=PATH: a run's folder, a dump, comp4 files or COCO results")
+    dataset = build_dataset(config.dataset, "test", need_images=False)
+    truths = truth_table(dataset)
+    analysis = analyze(read_detections(Path(config.detections), truths, config), truths, config.evaluation)
+    log.info("%s", analysis.split.table())
+    run.write_json("analysis.json", analysis.to_json())
+    page = run.path / "analysis.html"
+    page.write_text(render(analysis, dataset), encoding="utf-8")
+    if config.evaluation.tensorboard:
+        write_tensorboard(analysis, dataset, run.tensorboard)
+        log.info("curves and pictures: tensorboard --logdir %s", run.tensorboard)
+    log.info("open %s in a browser", page)
+
+
+def analyze(dump: Dump, truths: TruthTable, settings: schema.EvaluationConfig) -> Analysis:
+    """Everything measured of detections whose images and classes are numbered as in `truths`."""
+    detections, protocol, iou = dump.detections, settings.protocol, settings.iou_threshold
+    split = split_errors(detections, truths, protocol, iou)
+    try:
+        calibration: Calibration | str = calibrate(detections, truths, iou_threshold=iou)
+    except ValueError as error:
+        calibration = str(error)
+    return Analysis(
+        dump=dump,
+        truths=truths,
+        settings=settings,
+        scores=score(detections, truths, settings),
+        result=voc.evaluate(detections, truths, [protocol], iou).results[protocol],
+        split=split,
+        confusion=confusion_matrix(detections, truths, settings.score_threshold, iou),
+        strata=strata(detections, truths, protocol, iou),
+        calibration=calibration,
+        worst=worst_images(detections, truths, split, settings.score_threshold),
+        mistakes=confident_mistakes(detections, split),
+    )
+
+
+def write_tensorboard(analysis: Analysis, dataset: Dataset, folder: Path) -> None:
+    """Precision-recall curves of every class, and the worst images, as TensorBoard's own kinds of pages."""
+    writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+    for name, curve in analysis.result.curves.items():
+        thresholds = np.linspace(0.0, 1.0, 127)
+        above = np.searchsorted(-curve.scores, -thresholds, side="right")
+        right = np.concatenate(([0], curve.true_positives))[above]
+        writer.add_pr_curve_raw(  # type: ignore[no-untyped-call]
+            f"precision_recall/{name}",
+            right,
+            above - right,
+            np.zeros_like(right),  # detectors have no true negatives
+            curve.num_truths - right,
+            right / np.maximum(above, 1),
+            right / curve.num_truths,
+            num_thresholds=len(thresholds),
+        )
+    images = [item.image for item in analysis.worst]
+    for position, picture in first_with_picture(images, dataset.image, analysis.settings.pictures):
+        annotation = dataset.annotations[images[position]]
+        found = _of_image(analysis.detections, images[position], analysis.settings.score_threshold)
+        objects = Instances(annotation.boxes, annotation.labels, annotation.difficult)
+        drawn = draw_detections(picture, found, dataset.classes, objects)
+        writer.add_image(f"worst_images/{position:03d}_{annotation.image_id}", to_tensor(drawn))  # type: ignore[no-untyped-call]
+    writer.close()  # type: ignore[no-untyped-call]
+
+
+def _of_image(table: DetectionTable, image: int, score_threshold: float) -> Detections:
+    rows = np.flatnonzero((table.image_index == image) & (table.scores >= score_threshold))
+    rows = rows[np.argsort(-table.scores[rows], kind="stable")]
+    return Detections(
+        torch.from_numpy(table.boxes[rows]).float(),
+        torch.from_numpy(table.scores[rows]).float(),
+        torch.from_numpy(table.labels[rows]),
+    )

@@ -1,0 +1,94 @@
+"""Detections to score, from whatever file they come in, and the dump that an evaluation leaves.
+
+`detections=` takes a run's folder or its detections.npz, a folder of VOC's comp4 files, or a COCO result JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from detector.configs import schema
+from detector.configs.errors import ConfigError
+from detector.metrics.dump import Dump, read_dump
+from detector.metrics.result_files import PREFIX, read_coco_results, read_voc_results
+from detector.metrics.tables import DetectionTable, TruthTable
+
+DUMP = "detections.npz"  # its name in a run's folder
+
+
+def make_dump(detections: DetectionTable, config: schema.Config, model: nn.Module) -> Dump:
+    """Detections with what one must know to read them."""
+    return Dump(detections, dataset_name(config), asdict(config.postprocess), weights_hash(model))
+
+
+def read_detections(path: Path, truths: TruthTable, config: schema.Config) -> Dump:
+    """The detections at `path`, their images and classes numbered as in `truths`.
+
+    Raises ValueError where nothing is there, the file is malformed, or it speaks of other images or classes.
+    """
+    if path.is_dir() and (path / DUMP).is_file():
+        path = path / DUMP
+    if path.is_dir():
+        if not any(path.glob(f"{PREFIX}*.txt")) and (path / "detections").is_dir():
+            path = path / "detections"
+        return Dump(read_voc_results(path, truths.image_ids, truths.classes), dataset_name(config))
+    if not path.exists():
+        raise ValueError(
+            f"detections={path}: no such file or folder; give a run's folder, a {DUMP}, a folder of {PREFIX}CLASS.txt "
+            "or a COCO result .json"
+        )
+    if path.suffix == ".json":
+        table = read_coco_results(path, truths.image_ids, truths.classes, category_ids(config.dataset, truths.classes))
+        return Dump(table, dataset_name(config))
+    dump = read_dump(path)
+    try:
+        return Dump(dump.detections.aligned(truths), dump.dataset, dump.postprocess, dump.model)
+    except ValueError as error:
+        raise ValueError(f"{path} (made on {dump.dataset}), against {dataset_name(config)}: {error}") from error
+
+
+def saved_config(path: Path) -> dict[str, Any] | None:
+    """The config of the run that a dump lies in, as plain values, ready to score it; None where there is none."""
+    file = (path if path.is_dir() else path.parent) / "config.yaml"
+    if not file.is_file():
+        return None
+    try:
+        plain = OmegaConf.to_container(OmegaConf.load(file))
+    except Exception as error:  # YAML's errors share no base with OmegaConf's
+        raise ConfigError(f"{file}: not a run's config: {str(error).splitlines()[0]}") from error
+    if not isinstance(plain, dict):
+        raise ConfigError(f"{file}: expected a run's config, got a {type(plain).__name__}")
+    kept = {str(key): value for key, value in plain.items()}
+    return {**kept, "output_dir": None, "resume": None, "weights": None, "detections": None, "images": None}
+
+
+def dataset_name(config: schema.Config) -> str:
+    """Kind and split, for example `voc 2007_test`."""
+    return f"{config.dataset.kind} {Path(config.dataset.test).name}"
+
+
+def category_ids(config: schema.DatasetConfig, classes: tuple[str, ...]) -> dict[int, str]:
+    """COCO's category id -> class: the annotation file's own; for a dataset without such ids, 1..K."""
+    match config:
+        case schema.COCODatasetConfig():
+            content = json.loads(Path(config.test).read_bytes())
+            return {int(item["id"]): str(item["name"]) for item in content["categories"]}
+    return dict(enumerate(classes, 1))
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 over names, shapes and values of a model's weights, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        tensor = value.detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

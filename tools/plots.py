@@ -1,0 +1,150 @@
+"""The few plots that `analyze` needs, as inline SVG text: no library, no script, sharp at any size.
+
+Colours and type come from the page's style sheet through class names. Every function returns one <svg> element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+
+from detector.metrics.tables import FloatArray, IntArray
+
+SIDE = 190  # of a square plot's inner area, in CSS pixels
+LEFT, BOTTOM, TOP, RIGHT = 34, 24, 8, 8
+
+
+def bars(rows: Sequence[tuple[str, float, str]], *, width: int = 560, kind: str = "bar") -> str:
+    """Horizontal bars of (name, value >= 0, text beside the bar); the longest takes the whole width."""
+    height, label, room = 22, 130, 150
+    longest = max((value for _, value, _ in rows), default=0.0) or 1.0
+    parts = []
+    for index, (name, value, text) in enumerate(rows):
+        y, length = index * height, (width - label - room) * max(value, 0.0) / longest
+        parts.append(
+            f'<text class="label" x="{label - 8}" y="{y + 15}" text-anchor="end">{escape(name)}</text>'
+            f'<rect class="{kind}" x="{label}" y="{y + 4}" width="{max(length, 1):.1f}" height="{height - 8}" rx="2"/>'
+            f'<text class="value" x="{label + max(length, 1) + 6:.1f}" y="{y + 15}">{escape(text)}</text>'
+        )
+    return _svg(width, max(1, len(rows)) * height, parts)
+
+
+def stacked_bars(rows: Sequence[tuple[str, Sequence[int]]], kinds: Sequence[str], *, width: int = 560) -> str:
+    """For each name its counts as shares of one bar; `kinds` are the parts' names and classes."""
+    height, label = 22, 130
+    parts = []
+    for index, (name, counts) in enumerate(rows):
+        y, x, total = index * height, float(label), sum(counts) or 1
+        parts.append(f'<text class="label" x="{label - 8}" y="{y + 15}" text-anchor="end">{escape(name)}</text>')
+        for kind, count in zip(kinds, counts, strict=True):
+            length = (width - label) * count / total
+            if count:
+                tip = f"{name}: {kind} {count} of {total}"
+                parts.append(
+                    f'<rect class="{kind}" x="{x:.1f}" y="{y + 4}" width="{length:.1f}" height="{height - 8}">'
+                    f"<title>{escape(tip)}</title></rect>"
+                )
+            x += length
+    return _svg(width, max(1, len(rows)) * height, parts)
+
+
+def precision_recall(recall: FloatArray, precision: FloatArray, num_points: int = 160) -> str:
+    """One class's curve [D] as found, and shaded its monotone envelope, of which AP is the area."""
+    keep = np.unique(np.linspace(0, len(recall) - 1, min(len(recall), num_points)).astype(np.int64))
+    parts = _square_axes("recall", "precision")
+    if len(keep):
+        envelope = np.maximum.accumulate(precision[::-1])[::-1]
+        raw = [_place(x, y) for x, y in zip(recall[keep], precision[keep], strict=True)]
+        best = [_place(x, y) for x, y in zip(recall[keep], envelope[keep], strict=True)]
+        outline = [_place(0, 0), _place(0, float(envelope[0])), *best, _place(float(recall[-1]), 0)]
+        parts.append(f'<polygon class="area" points="{" ".join(outline)}"/>')
+        parts.append(f'<polyline class="curve" points="{" ".join(raw)}"/>')
+    return _square(parts)
+
+
+def reliability(edges: FloatArray, count: IntArray, score: FloatArray, precision: FloatArray) -> str:
+    """Precision of the detections of each score bin, against the diagonal on which scores are probabilities."""
+    parts = _square_axes("score", "precision")
+    for low, high, number, mean, right in zip(edges[:-1], edges[1:], count, score, precision, strict=True):
+        if number:
+            tip = f"{number} detections of mean score {mean:.3f}: {100 * right:.1f} % right"
+            parts.append(
+                f'<rect class="bar" x="{LEFT + SIDE * low + 1:.1f}" y="{TOP + SIDE * (1 - right):.1f}" '
+                f'width="{SIDE * (high - low) - 2:.1f}" height="{SIDE * right:.1f}"><title>{tip}</title></rect>'
+            )
+    (start, end) = (_place(0, 0).split(","), _place(1, 1).split(","))
+    parts.append(f'<line class="ideal" x1="{start[0]}" y1="{start[1]}" x2="{end[0]}" y2="{end[1]}"/>')
+    return _square(parts)
+
+
+def heat_map(counts: IntArray, names: Sequence[str]) -> str:
+    """Counts [K, K]: rows are what is, columns what was said; shaded by the share of the row, diagonal apart."""
+    cell = 30 if len(names) <= 24 else 12
+    margin = 8 + 7 * max(len(name) for name in names)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    parts = []
+    for row, name in enumerate(names):
+        middle = margin + row * cell + cell / 2
+        text = escape(name)
+        parts.append(f'<text class="label" x="{margin - 6}" y="{middle + 4:.1f}" text-anchor="end">{text}</text>')
+        parts.append(
+            f'<text class="label" transform="translate({middle + 4:.1f},{margin - 6}) rotate(-60)">{text}</text>'
+        )
+        for column, other in enumerate(names):
+            number, share = int(counts[row, column]), float(shares[row, column])
+            x, y = margin + column * cell, margin + row * cell
+            kind = "agree" if row == column else "differ"
+            tip = escape(f"{name} said to be {other}: {number} ({100 * share:.1f} % of the row)")
+            opacity = 0.0 if number == 0 else 0.12 + 0.88 * share
+            parts.append(
+                f'<g><rect class="grid" x="{x}" y="{y}" width="{cell}" height="{cell}"/><rect class="{kind}" x="{x}" '
+                f'y="{y}" width="{cell}" height="{cell}" fill-opacity="{opacity:.2f}"/><title>{tip}</title>'
+            )
+            if number and cell >= 30:
+                strong = " strong" if share > 0.45 else ""
+                parts.append(
+                    f'<text class="count{strong}" x="{x + cell / 2}" y="{y + cell / 2 + 3.5}" text-anchor="middle">'
+                    f"{_short(number)}</text>"
+                )
+            parts.append("</g>")
+    extent = margin + len(names) * cell
+    return _svg(extent + 40, extent + 4, parts)
+
+
+def _short(number: int) -> str:
+    return str(number) if number < 10_000 else f"{number / 1000:.0f}k"
+
+
+def _place(x: float, y: float) -> str:
+    """The point (x, y) of the unit square, as SVG coordinates."""
+    return f"{LEFT + SIDE * x:.1f},{TOP + SIDE * (1 - y):.1f}"
+
+
+def _square_axes(across: str, up: str) -> list[str]:
+    parts = [f'<rect class="frame" x="{LEFT}" y="{TOP}" width="{SIDE}" height="{SIDE}"/>']
+    for tick in (0.0, 0.5, 1.0):
+        x, y = _place(tick, tick).split(",")
+        parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{TOP}" y2="{TOP + SIDE}"/>')
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{LEFT + SIDE}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<text class="tick" x="{x}" y="{TOP + SIDE + 13}" text-anchor="middle">{tick:g}</text>')
+        parts.append(f'<text class="tick" x="{LEFT - 4}" y="{float(y) + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    middle = TOP + SIDE / 2
+    parts.append(
+        f'<text class="tick" x="{LEFT + 0.75 * SIDE}" y="{TOP + SIDE + 13}" text-anchor="middle">{across}</text>'
+    )
+    parts.append(
+        f'<text class="tick" transform="translate({LEFT - 8},{middle / 1.6}) rotate(-90)" '
+        f'text-anchor="middle">{up}</text>'
+    )
+    return parts
+
+
+def _square(parts: Sequence[str]) -> str:
+    return _svg(LEFT + SIDE + RIGHT, TOP + SIDE + BOTTOM, parts)
+
+
+def _svg(width: float, height: float, parts: Sequence[str]) -> str:
+    size = f'width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}"'
+    return f'<svg {size} xmlns="http://www.w3.org/2000/svg" role="img">{"".join(parts)}</svg>'

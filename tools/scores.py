@@ -1,0 +1,57 @@
+"""Every protocol that was asked for, on one table of detections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from detector.configs import schema
+from detector.configs.errors import ConfigError
+from detector.metrics import coco, voc
+from detector.metrics.tables import DetectionTable, TruthTable
+
+COCO = "coco"
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The figures of one set of detections, each under its protocol's name."""
+
+    voc: voc.VOCResult | None
+    coco: coco.COCOResult | None
+
+    def to_json(self) -> dict[str, Any]:
+        """{"voc07_11point": {...}, "voc_area": {...}, "coco": {...}}."""
+        content: dict[str, Any] = {}
+        for part in (self.voc, self.coco):
+            content |= part.to_json() if part is not None else {}
+        return content
+
+    def table(self) -> str:
+        """Plain text: VOC's protocols side by side, then COCO's numbers."""
+        return "\n\n".join(part.table() for part in (self.voc, self.coco) if part is not None)
+
+
+def check_settings(settings: schema.EvaluationConfig) -> None:
+    """Raises ConfigError naming the first protocol that is not known, before a model is run for it."""
+    for key, names, known in (
+        ("protocols", settings.protocols, [*voc.PROTOCOLS, COCO]),
+        ("protocol", [settings.protocol], list(voc.PROTOCOLS)),
+    ):
+        for name in names:
+            if name not in known:
+                raise ConfigError(f"evaluation.{key}: no protocol {name!r}; known: {', '.join(known)}")
+
+
+def score(detections: DetectionTable, truths: TruthTable, settings: schema.EvaluationConfig) -> Scores:
+    """The protocols of `settings`, each class that could not be scored named.
+
+    Raises ValueError where the tables differ in images or classes.
+    """
+    of_voc = [name for name in settings.protocols if name != COCO]
+    return Scores(
+        voc=voc.evaluate(detections, truths, of_voc, settings.iou_threshold) if of_voc else None,
+        coco=coco.evaluate(detections, truths, difficult=settings.coco_difficult.value)
+        if COCO in settings.protocols
+        else None,
+    )
