@@ -28,20 +28,11 @@ log = logging.getLogger("detector")
 
 
 def evaluate_detector(
-<<<<<<< HEAD
     detector: Detector, view: EvaluationView, *, device: torch.device, precision: str, batch_size: int, workers: int
-) -> tuple[list[Detections], voc.VOCResult]:
-    """Detections of every image of the view, and their VOC average precision."""
-    loader = evaluation_loader(view, batch_size=batch_size, workers=workers, pin_memory=device.type == "cuda")
-    found = detect_all(detector, loader, num_images=len(view), device=device, precision=precision)
-    return found, score(found, view.dataset)
-=======
-    detector: Detector, view: EvaluationView, *, device: torch.device, batch_size: int, workers: int
 ) -> list[Detections]:
-    """Detections of every image of the view."""
+    """Detections of every image of the view, in their order."""
     loader = evaluation_loader(view, batch_size=batch_size, workers=workers, pin_memory=device.type == "cuda")
-    return detect_all(detector, loader, num_images=len(view), device=device)
->>>>>>> eval-tools
+    return detect_all(detector, loader, num_images=len(view), device=device, precision=precision)
 
 
 def truth_table(dataset: Dataset) -> TruthTable:
