@@ -26,6 +26,8 @@ from detector.tools.run import RunFolder
 
 log = logging.getLogger("detector")
 
+CONFIDENT = 0.5  # detections below this score are not drawn
+
 
 def evaluate_detector(
     detector: Detector, view: EvaluationView, *, device: torch.device, precision: str, batch_size: int, workers: int
@@ -67,7 +69,7 @@ def show_results(writer: SummaryWriter, step: int, result: voc.VOCResult) -> Non
 
 
 def show_pictures(
-    writer: SummaryWriter, step: int, dataset: Dataset, found: Sequence[Detections], count: int, threshold: float = 0.3
+    writer: SummaryWriter, step: int, dataset: Dataset, found: Sequence[Detections], count: int, threshold: float = CONFIDENT
 ) -> None:
     """The first images with their truths (thin white) and confident detections, in TensorBoard."""
     for index in range(min(count, len(found))):
@@ -79,7 +81,7 @@ def save_pictures(run: RunFolder, dataset: Dataset, found: Sequence[Detections],
     """The same pictures as files."""
     run.pictures.mkdir(exist_ok=True)
     for index in range(min(count, len(found))):
-        picture = draw_dataset_image(dataset, index, found[index], threshold=0.3)
+        picture = draw_dataset_image(dataset, index, found[index], threshold=CONFIDENT)
         picture.save(run.pictures / f"{dataset.annotations[index].image_id}.jpg", quality=92)
 
 
