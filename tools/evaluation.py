@@ -69,7 +69,12 @@ def show_results(writer: SummaryWriter, step: int, result: voc.VOCResult) -> Non
 
 
 def show_pictures(
-    writer: SummaryWriter, step: int, dataset: Dataset, found: Sequence[Detections], count: int, threshold: float = CONFIDENT
+    writer: SummaryWriter,
+    step: int,
+    dataset: Dataset,
+    found: Sequence[Detections],
+    count: int,
+    threshold: float = CONFIDENT,
 ) -> None:
     """The first images with their truths (thin white) and confident detections, in TensorBoard."""
     for index in range(min(count, len(found))):
