@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: help demo test test-all check bench native-cuda gpu-check lock clean
+.PHONY: help demo test test-all check bench native-cuda gpu-check figures lock clean
 
 help:  ## show these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ check: .venv/installed  ## lint, format, types, spelling
 
 native-cuda: .venv/installed  ## compile the CUDA kernels, or fail (needs nvcc, no GPU)
 	DETECTOR_NATIVE=cuda $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+
+figures: .venv/installed  ## draw the figures of ops/README.md anew
+	grep '^detector explain' ops/README.md | sed 's|^|$(BIN)/|' | sh -e
 
 lock:  ## resolve requirements.lock anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-emit-index-url --no-header --no-annotate \

@@ -74,7 +74,7 @@ class Request:
 
 
 def run_explain(words: Sequence[str]) -> Explanation:
-    """Prints and draws what `OPERATOR key=value ...` asks for. Raises ConfigError; OSError where it cannot write."""
+    """Prints and draws what `OPERATOR key=value ...` asks for. Raises ConfigError, or OSError in writing."""
     request = read_request(words)
     try:
         told = explain(
@@ -297,10 +297,11 @@ def describe(told: Explanation, request: Request) -> list[str]:
 
 def _spans(bins: list[tuple[float, float]]) -> str:
     """Cells of the bins, the last one included."""
-    return " | ".join(
-        "none" if end <= start else f"{start:g}" if end - start == 1 else f"{start:g}-{end - 1:g}"
-        for start, end in bins
-    )
+    texts = []
+    for start, end in bins:
+        several = f"{start:g}-{end - 1:g}" if end - start > 1 else f"{start:g}"
+        texts.append(several if end > start else "none")
+    return " | ".join(texts)
 
 
 def _sample_lines(told: Explanation) -> list[str]:

@@ -57,7 +57,7 @@ def draw_explanation(told: Explanation, title: str, *, show_gradient: bool = Fal
     columns, rows = window.right - window.left, window.bottom - window.top
     cell = max(10.0, min(64.0, MAP_SIDE / side / max(columns, rows)))
     map_width, map_height = columns * cell, rows * cell
-    left_width, left_height = (size * side + GAP / 2 * (side - 1) for size in (map_width, map_height))
+    left_width, left_height = (size * side + GAP * (side - 1) for size in (map_width, map_height))
     bin_side = max(46.0, min(96.0, BINS_SIDE / max(told.pooled.shape)))
     right_width = max(told.pooled.shape[1] * bin_side, text_width(_heading(told), 15), 150)
     legend = _legend(told, show_gradient)
@@ -70,7 +70,7 @@ def draw_explanation(told: Explanation, title: str, *, show_gradient: bool = Fal
     shown = told.gradient if show_gradient else told.maps
     for index in range(side * side):
         row, column = divmod(index, side)
-        origin = GAP + column * (map_width + GAP / 2), 66 + row * (map_height + GAP / 2)
+        origin = GAP + column * (map_width + GAP), 66 + row * (map_height + GAP)
         frame = Frame(window, *origin, cell)
         _draw_map(canvas, told, shown[index], index, frame)
     _draw_pooled(canvas, told, GAP * 3 + left_width, 76, bin_side)
