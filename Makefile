@@ -38,6 +38,9 @@ check: .venv/installed  ## lint, format, types, spelling
 native-cuda: .venv/installed  ## compile the CUDA kernels, or fail (needs nvcc, no GPU)
 	DETECTOR_NATIVE=cuda $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 
+gpu-check:  ## build, test and time the kernels on this machine's GPU with what is installed (8 minutes)
+	$(PYTHON) tools/gpu_check.py
+
 lock:  ## resolve requirements.lock anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-emit-index-url --no-header --no-annotate \
 		--extra dev --extra proposals pyproject.toml --output-file requirements.lock
