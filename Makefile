@@ -44,6 +44,9 @@ native-cuda: .venv/installed  ## compile the CUDA kernels, or fail (needs nvcc, 
 figures: .venv/installed  ## draw the figures of ops/README.md anew
 	grep '^detector explain' ops/README.md | sed 's|^|$(BIN)/|' | sh -e
 
+gpu-check:  ## build, test and time the kernels on this machine's GPU with what is installed (8 minutes)
+	$(PYTHON) tools/gpu_check.py
+
 lock:  ## resolve requirements.lock anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-emit-index-url --no-header --no-annotate \
 		--extra dev --extra proposals pyproject.toml --output-file requirements.lock

@@ -1,0 +1,68 @@
+// How kernels read feature maps: a few channels of a cell at a time, from shared memory or where they are.
+#pragma once
+
+#include "tensors.cuh"
+
+namespace fast_rfcn {
+
+// Channels that a thread handles together: 32 bytes of them, 16 in half precision.
+template <typename S>
+constexpr int kGroup = sizeof(S) == 8 ? 4 : 8;
+
+// What one cell has in a group of channels.
+template <typename S>
+struct alignas(16) Cell {
+  S channel[kGroup<S>];
+};
+
+// Copies in words of 16 bytes.
+template <typename S>
+__device__ __forceinline__ Cell<S> load(const void* source) {
+  union {
+    uint4 words[sizeof(Cell<S>) / 16];
+    Cell<S> cell;
+  } copy{};
+#pragma unroll
+  for (int i = 0; i < static_cast<int>(sizeof(Cell<S>) / 16); ++i) copy.words[i] = static_cast<const uint4*>(source)[i];
+  return copy.cell;
+}
+
+// A group of channels of one image, where it lies in global memory.
+template <typename S>
+struct GlobalPlanes {
+  const S* data;
+  int64_t channel_stride, row_stride, column_stride;
+  int count;
+  bool vectors;  // the group's channels lie side by side, aligned
+
+  __device__ GlobalPlanes(const View<S>& map, int64_t image, int64_t first_channel, int64_t channel_step, int count)
+      : data(map.data + image * map.stride[0] + first_channel * map.stride[1]),
+        channel_stride(channel_step * map.stride[1]),
+        row_stride(map.stride[2]),
+        column_stride(map.stride[3]),
+        count(count) {
+    constexpr int per_word = 16 / static_cast<int>(sizeof(S));
+    vectors = channel_stride == 1 && count == kGroup<S> && row_stride % per_word == 0 &&
+              column_stride % per_word == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0;
+  }
+
+  __device__ __forceinline__ Cell<S> at(int y, int x) const {
+    const S* source = data + y * row_stride + x * column_stride;
+    if (vectors) return load<S>(source);
+    Cell<S> cell;
+#pragma unroll
+    for (int k = 0; k < kGroup<S>; ++k) cell.channel[k] = source[smaller(k, count - 1) * channel_stride];
+    return cell;
+  }
+};
+
+// The same in shared memory, as [cells][channels of the group].
+template <typename S>
+struct SharedPlanes {
+  const Cell<S>* cells;
+  int width;
+
+  __device__ __forceinline__ Cell<S> at(int y, int x) const { return load<S>(cells + y * width + x); }
+};
+
+}  // namespace fast_rfcn

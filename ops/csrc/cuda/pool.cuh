@@ -1,0 +1,123 @@
+// The forward pass of every RoI operator. A block owns one image and one group of channels (for position-sensitive
+// operators: one bin and one group of classes), lays that slab of the map out in shared memory as
+// [cells][channels], where it fits and pays, and reduces the bins of its share of the RoIs. A thread reduces one bin
+// for the whole group, so that edges and weights are worked out once for up to 8 channels. Every output is written
+// once, by one thread.
+#pragma once
+
+#include "reduce.cuh"
+
+namespace fast_rfcn {
+
+constexpr int kPoolThreads = 512;
+constexpr int kMostRois = 256;            // of one round of a block
+constexpr int64_t kEntryBytes = 12 << 10;  // of shared memory for what rounds know about axes
+
+struct PoolShape {
+  int height, width;         // bins
+  bool position_sensitive;   // channel (d * height + i) * width + j serves bin (i, j) of output d
+  int64_t num_rois, outputs;  // pooled is [num_rois, outputs, height, width]
+  int rois_per_round;
+
+  __host__ __device__ int64_t bins() const { return static_cast<int64_t>(height) * width; }
+  // Bins that one block reduces, along each axis.
+  __host__ __device__ int rows() const { return position_sensitive ? 1 : height; }
+  __host__ __device__ int columns() const { return position_sensitive ? 1 : width; }
+};
+
+template <typename S, typename O, typename Reduction, bool kShared>
+__global__ void __launch_bounds__(kPoolThreads, 2)
+    pool_bins(const View<S> map, const Number<S>* __restrict__ rois, const Reduction reduction, const PoolShape shape,
+              O* __restrict__ pooled, const Places places) {
+  using Entry = typename Reduction::Entry;
+  extern __shared__ __align__(16) unsigned char memory[];
+  Cell<S>* slab = reinterpret_cast<Cell<S>*>(memory);
+  Entry* entries = reinterpret_cast<Entry*>(memory + (kShared ? map.cells() * sizeof(Cell<S>) : 0));
+  __shared__ bool mine[kMostRois];
+
+  const int64_t groups = (shape.outputs + kGroup<S> - 1) / kGroup<S>;
+  int64_t block = blockIdx.x;
+  const int64_t first_output = block % groups * kGroup<S>;
+  block /= groups;
+  const int the_bin = shape.position_sensitive ? static_cast<int>(block % shape.bins()) : 0;
+  const int64_t image = shape.position_sensitive ? block / shape.bins() : block;
+  const int count = static_cast<int>(smaller<int64_t>(kGroup<S>, shape.outputs - first_output));
+  const int64_t channel_step = shape.position_sensitive ? shape.bins() : 1;
+  const GlobalPlanes<S> there(map, image, first_output * channel_step + the_bin, channel_step, count);
+  const int map_width = static_cast<int>(map.width());
+  if constexpr (kShared) {
+    for (int i = threadIdx.x; i < static_cast<int>(map.cells()); i += kPoolThreads) {
+      slab[i] = there.at(i / map_width, i % map_width);
+    }
+  }
+
+  // RoIs are dealt out in turn, for they often come sorted by image.
+  const int rows = shape.rows(), columns = shape.columns(), axes = rows + columns;
+  const int64_t splits = gridDim.y, share = (shape.num_rois - blockIdx.y + splits - 1) / splits;
+  for (int64_t begin = 0; begin < share; begin += shape.rois_per_round) {
+    const int num = static_cast<int>(smaller<int64_t>(shape.rois_per_round, share - begin));
+    __syncthreads();
+    for (int i = threadIdx.x; i < num * axes; i += kPoolThreads) {
+      const int number = i / axes, k = i % axes;
+      const Number<S>* roi = rois + (blockIdx.y + (begin + number) * splits) * kRoiColumns;
+      const int64_t its_image = image_of(roi, map.images());
+      if (k == 0) mine[number] = its_image == image || (its_image < 0 && image == 0);
+      const bool vertical = k < rows;
+      int bin = vertical ? k : k - rows;
+      if (shape.position_sensitive) bin = vertical ? the_bin / shape.width : the_bin % shape.width;
+      Entry entry = reduction.entry(roi, vertical, bin);
+      if (its_image < 0) Reduction::clear(entry);  // no such image: the bins are empty
+      entries[i] = entry;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < num * rows * columns; i += kPoolThreads) {
+      const int number = i / (rows * columns), bin = i % (rows * columns);
+      if (!mine[number]) continue;
+      const Entry& along_rows = entries[number * axes + bin / columns];
+      const Entry& along_columns = entries[number * axes + rows + bin % columns];
+      Reduced<S> reduced;
+      if constexpr (kShared) {
+        reduction(SharedPlanes<S>{slab, map_width}, along_rows, along_columns, reduced);
+      } else {
+        reduction(there, along_rows, along_columns, reduced);
+      }
+      const int64_t roi = blockIdx.y + (begin + number) * splits;
+      const int64_t target = (roi * shape.outputs + first_output) * shape.bins() + the_bin + bin;
+#pragma unroll
+      for (int k = 0; k < kGroup<S>; ++k) {
+        if (k >= count) continue;
+        pooled[target + k * shape.bins()] = from_number<O>(reduced.value[k]);
+        if constexpr (Reduction::kPlaces) {
+          if (places.data != nullptr) places.put(target + k * shape.bins(), reduced.place[k]);
+        }
+      }
+    }
+  }
+}
+
+// Launches the above; neither the map nor the output is empty.
+template <typename S, typename O, typename Reduction>
+void pool(const Device& device, const View<S>& map, const Number<S>* rois, const Reduction& reduction, PoolShape shape,
+          O* pooled, Places places) {
+  const int64_t entry_bytes = (shape.rows() + shape.columns()) * static_cast<int64_t>(sizeof(typename Reduction::Entry));
+  shape.rois_per_round = static_cast<int>(larger<int64_t>(1, smaller<int64_t>(kMostRois, kEntryBytes / entry_bytes)));
+  const int64_t entries = shape.rois_per_round * entry_bytes;
+  const int64_t slab = map.cells() * static_cast<int64_t>(sizeof(Cell<S>));
+  const int64_t most = device.attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) - kMostRois;
+  STD_TORCH_CHECK(entries <= most, "expected at most ", most / sizeof(typename Reduction::Entry),
+                  " bins along both axes together, got ", shape.height, " and ", shape.width);
+  // The slab is read once in long runs; bins read some ten cells each, in short ones.
+  const bool shared = slab + entries <= most && shape.num_rois * shape.rows() * shape.columns() * 32 >= map.cells();
+  const int64_t bytes = entries + (shared ? slab : 0);
+  const int64_t blocks = map.images() * blocks_for(shape.outputs, kGroup<S>) *
+                         (shape.position_sensitive ? shape.bins() : 1);
+  // As many shares of RoIs as keep the GPU filled with one wave of blocks.
+  const int64_t per_processor = larger<int64_t>(
+      1, smaller<int64_t>(2, device.attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / (bytes + 2048)));
+  const int64_t wave = device.attribute(cudaDevAttrMultiProcessorCount) * per_processor;
+  const int64_t splits = smaller<int64_t>(larger<int64_t>(1, wave / blocks), smaller<int64_t>(shape.num_rois, 65535));
+  const auto kernel = shared ? &pool_bins<S, O, Reduction, true> : &pool_bins<S, O, Reduction, false>;
+  device.launch(kernel, grid_of(blocks, splits), kPoolThreads, bytes, map, rois, reduction, shape, pooled, places);
+}
+
+}  // namespace fast_rfcn

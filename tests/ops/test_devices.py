@@ -1,0 +1,185 @@
+"""Every operator of the dispatcher on every device against its PyTorch kernel on the CPU, on the same inputs."""
+
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from detector import ops
+
+CUDA = torch.cuda.is_available()
+SCALE, BINS = 1 / 16, 3
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+# Relative to the largest value; sums differ in their order, halves in the last place.
+TOLERANCE = {torch.float32: 4e-6, torch.float64: 1e-12, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+MAPS = {"slab": (2, 18, 23, 37), "direct": (1, 9, 190, 170), "tiny": (3, 9, 1, 2)}  # "slab" fits shared memory
+ALIGN = {"adaptive": (0, True, False), "two": (2, True, False), "legacy inner": (3, False, True)}
+
+REFERENCES = {
+    "roi_pool": ("roi_pool", "_reference"),
+    "roi_pool_scatter": ("roi_pool", "_scatter_reference"),
+    "roi_pool_gather": ("roi_pool", "_gather_reference"),
+    "roi_align": ("roi_align", "_mean_reference"),
+    "roi_align_backward": ("roi_align", "_mean_grad_reference"),
+    "roi_align_max": ("roi_align", "_max_reference"),
+    "roi_align_max_scatter": ("roi_align", "_max_scatter_reference"),
+    "roi_align_max_gather": ("roi_align", "_max_gather_reference"),
+    "ps_roi_pool": ("ps_roi_pool", "_pool_reference"),
+    "ps_roi_pool_max": ("ps_roi_pool", "_max_reference"),
+    "ps_roi_pool_backward": ("ps_roi_pool", "_backward_reference"),
+    "ps_roi_vote": ("ps_roi_pool", "_vote_reference"),
+    "ps_roi_vote_max": ("ps_roi_pool", "_vote_max_reference"),
+    "ps_roi_align": ("ps_roi_align", "_reference"),
+    "ps_roi_align_backward": ("ps_roi_align", "_backward_reference"),
+    "nms": ("nms", "_reference"),
+}
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    if request.param == "cuda" and not CUDA:
+        pytest.skip("no CUDA device here")
+    return torch.device(request.param)
+
+
+def random_rois(count: int, images: int, height: int, width: int, dtype: torch.dtype) -> Tensor:
+    """RoIs in and across the map, some inverted, with no image, outside, or not finite."""
+    generator = torch.Generator().manual_seed(count)
+    corners = torch.rand(count, 4, generator=generator) * 1.4 - 0.2
+    corners[:, :2], corners[:, 2:] = corners[:, :2].minimum(corners[:, 2:]), corners[:, :2].maximum(corners[:, 2:])
+    corners = corners * (torch.tensor([width, height, width, height]) / SCALE)
+    corners[::5] = (corners[::5] / 8).round() * 8
+    corners[::7] = corners[::7, [2, 3, 0, 1]]
+    corners[1], corners[2], corners[3] = -900, torch.tensor([0.0, 0.0, 1e9, 1e9]), torch.nan
+    corners[4, 2] = torch.inf
+    image = torch.randint(images, (count, 1), generator=generator).to(corners.dtype)
+    image[6], image[8] = images, -1
+    return torch.cat((image, corners), dim=1).to(dtype)
+
+
+def operators(features: Tensor, rois: Tensor) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Names and arguments of all RoI operators, made on the CPU."""
+    size, generator = list(features.shape), torch.Generator().manual_seed(1)
+
+    def grad(channels: int, height: int, width: int) -> Tensor:
+        return torch.randn(len(rois), channels, height, width, generator=generator).to(features.dtype)
+
+    library, classes = torch.ops.fast_rfcn, size[1] // BINS**2
+    for rule in ("caffe", "floor", "split", "outer"):
+        for with_argmax in (True, False):
+            yield "roi_pool", (features, rois, 7, 5, SCALE, rule, with_argmax)
+    argmax = library.roi_pool.default(features, rois, 7, 5, SCALE, "caffe", True)[1]
+    yield "roi_pool_scatter", (grad(size[1], 7, 5), rois, argmax, size)
+    yield "roi_pool_gather", (features, rois, argmax)
+    for options in ALIGN.values():
+        # An adaptive RoI that reaches to 1e9 has more samples than the PyTorch kernel can hold.
+        few = rois.clone()
+        few[2] = 0 if options[0] == 0 else few[2]
+        yield "roi_align", (features, few, 7, 5, SCALE, *options)
+        yield "roi_align_backward", (grad(size[1], 7, 5), few, size, SCALE, *options)
+        yield "roi_align_max", (features, few, 4, 5, SCALE, *options)
+        argmax = library.roi_align_max.default(features, few, 4, 5, SCALE, *options)[1]
+        yield "roi_align_max_scatter", (grad(size[1], 4, 5), few, argmax, size, SCALE, *options)
+        yield "roi_align_max_gather", (features, few, argmax, SCALE, *options)
+    yield "ps_roi_pool", (features, rois, BINS, SCALE)
+    yield "ps_roi_pool_backward", (grad(classes, BINS, BINS), rois, size, SCALE)
+    yield "ps_roi_pool_backward", (grad(classes, 1, 1).expand(-1, -1, BINS, BINS), rois, size, SCALE)
+    yield "ps_roi_vote", (features, rois, BINS, SCALE)
+    for with_argmax in (True, False):
+        yield "ps_roi_pool_max", (features, rois, BINS, SCALE, with_argmax)
+        yield "ps_roi_vote_max", (features, rois, BINS, SCALE, with_argmax)
+    for ratio in (0, 2):
+        yield "ps_roi_align", (features, rois, BINS, SCALE, ratio)
+        yield "ps_roi_align_backward", (grad(classes, BINS, BINS), rois, size, SCALE, ratio)
+
+
+def reference_of(name: str) -> Callable[..., Any]:
+    module, function = REFERENCES[name]
+    found: Callable[..., Any] = getattr(importlib.import_module(f"detector.ops.{module}"), function)
+    return found
+
+
+def moved(arguments: tuple[Any, ...], device: torch.device) -> tuple[Any, ...]:
+    return tuple(each.to(device) if isinstance(each, Tensor) else each for each in arguments)
+
+
+def assert_near(result: Any, expected: Any, name: str) -> None:
+    """Integers are equal, maxima too, and sums up to rounding; layout and dtype are the same."""
+    results = result if isinstance(result, tuple) else (result,)
+    for ours, other in zip(results, expected if isinstance(expected, tuple) else (expected,), strict=True):
+        assert (ours.dtype, ours.shape) == (other.dtype, other.shape), name
+        ours, other = ours.cpu(), other.contiguous()
+        if name in {"roi_pool", "roi_pool_gather", "ps_roi_pool_max"} or not ours.is_floating_point():
+            equal = torch.equal(ours.to(torch.int64), other.to(torch.int64)) if ours.dtype == torch.uint16 else None
+            assert torch.equal(ours, other) if equal is None else equal, name
+        elif other.numel():
+            bound = TOLERANCE[other.dtype] * max(1.0, other.double().abs().max().item())
+            torch.testing.assert_close(ours.double(), other.double(), rtol=0, atol=bound, msg=lambda text: name + text)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels last"])
+@pytest.mark.parametrize("shape", MAPS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_equals_the_pytorch_kernels(
+    device: torch.device, dtype: torch.dtype, shape: str, layout: torch.memory_format
+) -> None:
+    size = MAPS[shape]
+    features = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(dtype).to(memory_format=layout)
+    rois = random_rois(12, size[0], *size[2:], torch.float64 if dtype == torch.float64 else torch.float32)
+    for name, arguments in operators(features, rois):
+        result = getattr(torch.ops.fast_rfcn, name).default(*moved(arguments, device))
+        if name == "roi_align_max":  # of equal samples either may win, where rounding decides
+            result = result[0]
+            assert_near(result, reference_of(name)(*arguments)[0], name)
+        else:
+            assert_near(result, reference_of(name)(*arguments), name)
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 1500])
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_suppression_equals_the_pytorch_kernel(
+    device: torch.device, count: int, labelled: bool, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(count)
+    corners = torch.rand(count, 2, generator=generator) * 300
+    boxes = torch.cat((corners, corners + torch.rand(count, 2, generator=generator) * 120 - 4), dim=1).to(dtype)
+    scores = (torch.rand(count, generator=generator) * 200).round() / 200
+    labels = torch.randint(5, (count,), generator=generator) if labelled else None
+    for threshold in (0.0, 0.3, 0.7):
+        for max_output in (None, 0, 1, 40, 5000):
+            arguments = (boxes, scores, labels, threshold, max_output)
+            kept = torch.ops.fast_rfcn.nms.default(*moved(arguments, device))
+            assert torch.equal(kept.cpu(), reference_of("nms")(*arguments)), (threshold, max_output)
+
+
+@pytest.mark.parametrize("name", ["roi_align", "roi_warp", "ps_roi_pool", "ps_roi_vote", "ps_roi_align"])
+def test_gradients_are_those_of_the_forward_pass(device: torch.device, name: str) -> None:
+    features = torch.randn(2, 18, 7, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).to(device)
+    rois = torch.tensor([[0, 3.1, 5.2, 60.3, 90.4], [1, 20.5, 10.6, 130.7, 70.8]], dtype=torch.float64, device=device)
+    pool = getattr(ops, name)
+    inputs = (features.requires_grad_(), rois.requires_grad_(name == "roi_warp"))
+    assert torch.autograd.gradcheck(lambda x, r: pool(x, r, BINS, SCALE), inputs)
+
+
+def test_results_are_the_same_bits_every_time(device: torch.device) -> None:
+    features = torch.randn(2, 18, 23, 37, generator=torch.Generator().manual_seed(3)).to(device)
+    rois = random_rois(200, 2, 23, 37, torch.float32)
+    for name, arguments in operators(features.cpu(), rois):
+        first, second = (getattr(torch.ops.fast_rfcn, name).default(*moved(arguments, device)) for _ in range(2))
+        pairs = zip(first, second, strict=True) if isinstance(first, tuple) else [(first, second)]
+        for one, other in pairs:
+            assert torch.equal(one.view(torch.uint8), other.view(torch.uint8)), name
+
+
+def test_roi_warp_gives_the_rois_the_gradient_of_the_pytorch_kernel(device: torch.device) -> None:
+    features = torch.randn(2, 19, 23, 37, generator=torch.Generator().manual_seed(4))
+    rois, grad = random_rois(12, 2, 23, 37, torch.float32), torch.randn(12, 19, 6, 5)
+    rois[3:5, 1:] = 10
+    module = importlib.import_module("detector.ops.roi_warp")
+    expected = module._roi_gradient(grad, features, rois, SCALE)
+    result = torch.ops.fast_rfcn.roi_warp_backward.default(*moved((grad, features, rois), device), SCALE)[1]
+    torch.testing.assert_close(result.cpu(), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
