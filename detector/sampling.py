@@ -7,14 +7,17 @@ own seed, so that they do not depend on which images share its batch.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from detector.targets import Candidates
+
+log = logging.getLogger("detector")
 
 
 class Sampled(NamedTuple):
@@ -70,30 +73,49 @@ class RandomSampling:
         return torch.where(foreground, 2.0, torch.where(background, 1.0, 0.0))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HardExampleMining:
     """The `rois_per_image` RoIs with the largest current loss, of all of them (R-FCN, section 3: OHEM).
 
-    The box loss is divided by the constant number of kept RoIs, as `box_annotator_ohem_layer.cu` has it.
+    The box loss is divided by the constant number of kept RoIs, as `box_annotator_ohem_layer.cu` has it. Two means are
+    logged, of classification and box loss together: over all labelled RoIs, and over the mined ones, which are the
+    hard ones and therefore worse.
     """
 
     rois_per_image: int
+    _warned: bool = field(default=False, init=False, repr=False)
 
     def __call__(self, candidates: Sequence[Candidates], seeds: Sequence[int], score: ScoreRoIs) -> Sampled:
+        self._warn_where_nothing_is_mined(candidates)
         losses = score(candidates)
-        chosen = [
-            take_best(item, torch.where(item.labels >= 0, _hardness(loss), 0.0), self.rois_per_image)
-            for item, loss in zip(candidates, losses, strict=True)
+        hardness = [
+            torch.where(item.labels >= 0, _hardness(loss), 0.0) for item, loss in zip(candidates, losses, strict=True)
         ]
-        labelled = torch.cat([item.labels for item in candidates]) >= 0
-        mean = (torch.cat(losses) * labelled).sum() / labelled.sum().clamp(min=1)
+        chosen = [take_best(*pair, self.rois_per_image) for pair in zip(candidates, hardness, strict=True)]
+        mined = torch.cat([item.topk(min(self.rois_per_image, len(item))).values for item in hardness])
         return Sampled(
             boxes=[item.boxes for item in chosen],
             labels=[item.labels for item in chosen],
             truths=[item.truths for item in chosen],
-            box_normalizer=torch.tensor(self.rois_per_image * len(candidates), device=mean.device),
-            losses={"loss_all_rois": mean},
+            box_normalizer=torch.tensor(self.rois_per_image * len(candidates), device=mined.device),
+            losses={"loss_all_rois": _mean_above_zero(torch.cat(hardness)), "loss_mined_rois": _mean_above_zero(mined)},
         )
+
+    def _warn_where_nothing_is_mined(self, candidates: Sequence[Candidates]) -> None:
+        fewest = min((len(item.labels) for item in candidates), default=self.rois_per_image + 1)
+        if fewest <= self.rois_per_image and not self._warned:
+            self._warned = True
+            log.warning(
+                "an image has only %d RoIs and sampling.rois_per_image is %d: all are kept, nothing is mined there; "
+                "lower sampling.rois_per_image or let more proposals through (told once)",
+                fewest,
+                self.rois_per_image,
+            )
+
+
+def _mean_above_zero(hardness: Tensor) -> Tensor:
+    """The mean of those of hardness [P] that are above 0; 0 where none is."""
+    return hardness.sum() / (hardness > 0).sum().clamp(min=1)
 
 
 def _hardness(loss: Tensor) -> Tensor:

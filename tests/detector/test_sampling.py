@@ -1,5 +1,6 @@
 """Random and hard-example sampling: counts, laws, and what the choice depends on."""
 
+import logging
 from collections.abc import Sequence
 
 import pytest
@@ -122,6 +123,26 @@ def test_mining_logs_the_mean_loss_of_all_labelled_rois() -> None:
     loss = torch.where(item.labels < 0, 50.0, torch.where(item.labels > 0, 7.0, 1.0))
     sampled = HardExampleMining(rois_per_image=2)([item], [0], score_with(loss))
     assert sampled.losses["loss_all_rois"].item() == pytest.approx(3.0)
+
+
+def test_mining_logs_the_mean_loss_of_the_mined_rois() -> None:
+    losses = [torch.tensor([5.0, 1.0, 3.0, 2.0]), torch.tensor([0.5, 0.1])]
+    sampled = HardExampleMining(rois_per_image=2)([candidates(0, 4), candidates(0, 2)], [0, 0], score_with(*losses))
+    assert sampled.losses["loss_mined_rois"].item() == pytest.approx((5 + 3 + 0.5 + 0.1) / 4)
+
+
+@pytest.mark.parametrize(("available", "warnings"), [(9, 0), (8, 1), (3, 1)])
+def test_mining_warns_once_where_it_keeps_every_roi(
+    available: int, warnings: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    mining = HardExampleMining(rois_per_image=8)
+    with caplog.at_level(logging.WARNING, logger="detector"):
+        for _ in range(2):
+            items = [candidates(1, 20), candidates(1, available - 1)]
+            mining(items, [0, 0], score_with(torch.rand(21), torch.rand(available)))
+    assert len(caplog.records) == warnings
+    if warnings:
+        assert f"only {available} RoIs and sampling.rois_per_image is 8" in caplog.text
 
 
 def test_mining_does_not_hide_a_loss_that_is_not_a_number() -> None:
