@@ -131,22 +131,30 @@ class RPN(nn.Module):
         labels = torch.full_like(inside, -1, dtype=torch.int64)
         if len(instances) == 0:
             return torch.where(inside, 0, labels), anchors
-        overlaps, best = box_ops.best_match(anchors, instances.boxes)
-        is_best = best_of_some_truth(anchors, instances.boxes, inside)
+        overlaps, best, is_best = match_anchors(anchors, instances.boxes, inside)
         labels = torch.where(overlaps < self.negative_iou, 0, labels)
         labels = torch.where(is_best | (overlaps >= self.positive_iou), 1, labels)
         return torch.where(inside, labels, -1), instances.boxes[best]
 
 
-def best_of_some_truth(anchors: Tensor, truths: Tensor, among: Tensor) -> Tensor:
-    """Which anchors [P] have the largest IoU, above 0, that any anchor in `among` has with some truth; ties included.
+def match_anchors(anchors: Tensor, truths: Tensor, among: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each of anchors [P] its largest IoU with truths [G, 4], that truth's index, and whether it is best for one.
 
-    Runs over tiles of truths twice, so that memory stays bounded whatever P x G.
+    An anchor is best for a truth if no anchor of `among` [P] has a larger IoU with it, and that is above 0; ties count.
+    py-faster-rcnn makes every anchor an object where a truth meets none of them. One pass over tiles of truths, so
+    that memory stays bounded whatever P x G; the first truth wins a tie, as `argmax` has it.
     """
     rows = max(1, box_ops.TILE_BYTES // (4 * anchors.element_size() * max(1, len(anchors))))
-    found = torch.zeros_like(among)
-    for tile in truths.split(rows):
-        overlaps = torch.where(among[:, None], box_ops.iou(anchors, tile), -1.0)
-        best = overlaps.max(dim=0).values
-        found |= ((overlaps == best) & (best > 0)).any(dim=1)
-    return found
+    largest, index = anchors.new_full((len(anchors),), -1.0), torch.zeros_like(among, dtype=torch.int64)
+    is_best = torch.zeros_like(among)
+    if len(anchors) == 0:
+        return largest, index, is_best
+    for start in range(0, len(truths), rows):
+        overlaps = box_ops.iou(truths[start : start + rows], anchors)  # [tile, P]: the long side last is the fast one
+        of_anchor = overlaps.max(dim=0)
+        closer = of_anchor.values > largest
+        largest = torch.where(closer, of_anchor.values, largest)
+        index = torch.where(closer, of_anchor.indices + start, index)
+        of_truth = torch.where(among, overlaps, 0.0).amax(dim=1, keepdim=True)
+        is_best |= (among & (overlaps == of_truth) & (of_truth > 0)).any(dim=0)
+    return largest, index, is_best
