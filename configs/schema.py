@@ -405,6 +405,9 @@ class ScheduleConfig:
 @dataclass
 class TrainerConfig:
     max_steps: int = 40000
+    trained: list[str] | None = (
+        None  # modules that learn, as head or backbone.layer4; None: all not frozen
+    )
     max_minutes: float | None = None  # stop, evaluate and save after this long
     images_per_step: int = 2  # over all processes
     workers: int = 2

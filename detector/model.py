@@ -16,7 +16,7 @@ from detector.losses import RoILosses, roi_losses
 from detector.postprocess import Postprocess, empty_detections
 from detector.preprocess import Preprocess, to_original
 from detector.sampling import Sampler
-from detector.structures import Batch, Detections, Losses, RoIPredictions, RoITargets
+from detector.structures import Batch, Detections, Losses, Proposals, RoIPredictions, RoITargets
 from detector.targets import BoxCoder, Candidates, Matcher
 
 if TYPE_CHECKING:
@@ -53,12 +53,15 @@ class Detector(nn.Module):
         self.postprocess = postprocess
         self.box_weight = box_weight
         self.sigma = sigma
+        self.learning = frozenset({"proposals", "head"})  # whose losses count; see `engine.learning.train_only`
 
     def forward(self, batch: Batch) -> Losses:
         """The losses of one training step."""
         inputs = self.preprocess(batch)
         features = self.backbone(inputs.images)
         proposed = self.proposals(features.proposals, inputs)
+        if "head" not in self.learning:
+            return Losses(proposed.losses, {})
         maps = self.head.maps(features.head)
 
         def score(candidates: Sequence[Candidates]) -> list[Tensor]:
@@ -79,7 +82,7 @@ class Detector(nn.Module):
         parts = {
             "loss_cls": losses.classification.sum() / num_sampled.clamp(min=1),
             "loss_box": losses.box.sum() / sampled.box_normalizer,
-            **proposed.losses,
+            **(proposed.losses if "proposals" in self.learning else {}),
         }
         num_foreground = (targets.labels > 0).sum()
         counts = {
@@ -106,6 +109,13 @@ class Detector(nn.Module):
                 predictions.logits.split(counts), predictions.deltas.split(counts), boxes, inputs.frames, strict=True
             )
         ]
+
+    @torch.no_grad()
+    def propose(self, batch: Batch) -> list[Proposals]:
+        """The proposals of each image, best first, in the pixels of the original images."""
+        inputs = self.preprocess(batch)
+        proposed = self.proposals(self.backbone(inputs.images).proposals, inputs).proposals
+        return [to_original(item, frame) for item, frame in zip(proposed, inputs.frames, strict=True)]
 
     def _targets(self, boxes: list[Tensor], labels: list[Tensor], truths: list[Tensor]) -> RoITargets:
         joined = torch.cat(labels)

@@ -8,13 +8,16 @@ multiples of the stride, so that a feature map has ceil(side / stride) cells as 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detector.structures import Batch, Detections, Instances, Proposals
+
+Found = TypeVar("Found", Detections, Proposals)
 
 
 class Frame(NamedTuple):
@@ -111,11 +114,10 @@ def to_input(boxes: Tensor, frame: Frame) -> Tensor:
     return boxes * boxes.new_tensor((frame.scale_x, frame.scale_y, frame.scale_x, frame.scale_y))
 
 
-def to_original(detections: Detections, frame: Frame) -> Detections:
-    """Detections of the network's input in the pixels of the original image."""
-    boxes = detections.boxes
-    scale = boxes.new_tensor((frame.scale_x, frame.scale_y, frame.scale_x, frame.scale_y))
-    return Detections(boxes / scale, detections.scores, detections.labels)
+def to_original(found: Found, frame: Frame) -> Found:
+    """Detections or proposals of the network's input in the pixels of the original image."""
+    scale = found.boxes.new_tensor((frame.scale_x, frame.scale_y, frame.scale_x, frame.scale_y))
+    return replace(found, boxes=found.boxes / scale)
 
 
 def _round_up(value: int, multiple: int) -> int:

@@ -23,6 +23,7 @@ usage: detector COMMAND [key=value ...]
 
 commands
   train      train a detector                     detector train experiment=demo
+  alternate  train RPN and head in four steps      detector alternate experiment=faster_rcnn_resnet50_voc0712
   eval       score a model or its detections      detector eval weights=runs/demo
   analyze    why it fails, as one HTML page       detector analyze detections=runs/demo
   compare    two runs, or two protocols           detector compare a=runs/one b=runs/two
@@ -80,6 +81,7 @@ def _say(error: Exception) -> None:
 def _dispatch(words: list[str]) -> int:
     commands: dict[str, Callable[[list[str]], int]] = {
         "train": _train,
+        "alternate": _alternate,
         "eval": _eval,
         "analyze": _analyze,
         "compare": _compare,
@@ -154,6 +156,22 @@ def _train(words: list[str]) -> int:
     folder_of_run = open_run(config.output_dir, "train")
     with logging_to(folder_of_run.path / "log.txt"):
         outcome = run_training(config, folder_of_run, resume)
+    return INTERRUPTED if outcome is Outcome.interrupted else DONE
+
+
+def _alternate(words: list[str]) -> int:
+    from detector.tools.settings import load_config
+
+    if _wants_help(words):
+        return DONE
+    config = load_config(words)
+    from detector.engine.trainer import Outcome
+    from detector.tools.alternate import run_alternation
+    from detector.tools.run import logging_to, open_run
+
+    folder = open_run(config.output_dir, "alternate")
+    with logging_to(folder.path / "log.txt"):
+        outcome = run_alternation(config, folder.path)
     return INTERRUPTED if outcome is Outcome.interrupted else DONE
 
 

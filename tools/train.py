@@ -16,6 +16,7 @@ from detector.datasets.augment import EvaluationView, TrainingView
 from detector.datasets.build import build_dataset, build_proposals
 from detector.datasets.sample import Dataset
 from detector.engine.checkpoint import load_checkpoint, load_weights
+from detector.engine.learning import train_only
 from detector.engine.monitor import Monitor
 from detector.engine.seed import make_deterministic, seed_step
 from detector.engine.trainer import LoopSettings, Outcome, TrainingState, train
@@ -34,6 +35,7 @@ from detector.tools.evaluation import (
     table,
     truth_table,
 )
+from detector.tools.learned_proposals import show_learned_proposals
 from detector.tools.loaders import TrainingOrder, training_loader
 from detector.tools.proposals import report_recall
 from detector.tools.run import RunFolder, kernels, pick_device, versions
@@ -63,6 +65,8 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
 
     seed_step(settings.seed, -1, 0)  # initial weights
     detector = build_detector(config, len(train_set.classes)).to(device)
+    if settings.trained is not None:
+        train_only(detector, settings.trained)
     optimizer = build_optimizer(config.optimizer, detector)
     state = TrainingState(
         detector=detector,
@@ -101,6 +105,10 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
         result = voc.evaluate(dump.detections, truth_table(test_set))
         log.info("step %d, test split\n%s", step, result.table())
         show_results(monitor.writer, step, result)
+        if test_view.proposals is None:
+            show_learned_proposals(
+                monitor.writer, step, detector, test_view, settings.eval_images, device, settings.precision
+            )
         show_pictures(monitor.writer, step, test_set, found, settings.eval_images)
         minutes = (time.monotonic() - started) / 60
         about = {"step": step, "minutes": round(minutes, 2), "run": str(run.path)}

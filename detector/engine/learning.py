@@ -1,0 +1,54 @@
+"""Which parts of a detector learn: the means of training in steps (Faster R-CNN 3.2, "4-step alternating training")."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from detector.model import Detector
+
+
+def train_only(detector: Detector, names: Sequence[str]) -> None:
+    """Freezes every parameter that is not under one of `names`: modules, such as head or backbone.layer4.
+
+    Without `head` or `proposals` among them, the losses of that part do not count either: a head that does not learn
+    must not teach the backbone. A parameter that two modules share learns with either.
+
+    Raises ValueError for a name under which the detector has no parameter.
+    """
+    parameters = dict(detector.named_parameters(remove_duplicate=False))
+    under = {name: [key for key in parameters if f"{key}.".startswith(f"{name}.")] for name in names}
+    for name, keys in under.items():
+        if not keys:
+            known = ", ".join(child for child, _ in detector.named_children())
+            raise ValueError(
+                f"expected modules with weights, got {name!r}; the detector has {known} and what is in them"
+            )
+    learning = {id(parameters[key]) for keys in under.values() for key in keys}
+    for parameter in detector.parameters():
+        if id(parameter) not in learning:
+            parameter.requires_grad_(False)
+    detector.learning = frozenset({"proposals", "head"} & set(names))
+
+
+def modules_of_the_head(backbone: nn.Module, *, side: int = 64) -> list[str]:
+    """Names of the backbone's largest trainable modules that the proposal map does not depend on.
+
+    They are the head's own, as a dilated res5 or a tail is; the rest is shared. Found by the gradients of one blank
+    image: no backbone has to tell.
+    """
+    backbone.zero_grad(set_to_none=True)
+    parameter = next(backbone.parameters())
+    backbone(torch.zeros(1, 3, side, side, device=parameter.device)).proposals.sum().backward()
+    names = [name for child, module in backbone.named_children() for name in _without_gradient(child, module)]
+    backbone.zero_grad(set_to_none=True)
+    return names
+
+
+def _without_gradient(name: str, module: nn.Module) -> list[str]:
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if trained and all(parameter.grad is None for parameter in trained):
+        return [name]
+    return [found for child, part in module.named_children() for found in _without_gradient(f"{name}.{child}", part)]
