@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: help demo test test-all check bench native-cuda gpu-check lock clean
+.PHONY: help demo test test-all check bench bench-rfcn native-cuda gpu-check lock clean
 
 help:  ## show these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ test-all: .venv/installed  ## the slow tests too
 
 bench: .venv/installed  ## time the operators beside torchvision's; results go to docs/benchmarks (3 minutes)
 	$(BIN)/python -m detector.tools.bench_ops
+
+bench-rfcn: .venv/installed  ## time what R-FCN does per RoI, and hard example mining; goes to docs/benchmarks (3 minutes)
+	$(BIN)/python -m detector.tools.bench_rfcn
 
 check: .venv/installed  ## lint, format, types, spelling
 	$(BIN)/ruff check .
