@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         "",
         f"Made by `python -m detector.tools.bench_rfcn`, {options.rounds} rounds of calls in turn after one to warm "
         f"up, {report['threads']} threads, torch {torch.__version__}, random weights; {report['kernels']}. Medians; "
-        "a ratio is the median of the ratios within a round. An image ends with the predictions of its RoIs decoded and NMS.",
+        "a ratio is the median of the ratios within a round. An image ends with its RoIs decoded and NMS.",
         "",
         "| what | ms |",
         "|---|---|",
