@@ -107,6 +107,9 @@ def train(
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
     deadline = time.monotonic() + 60 * settings.max_minutes if settings.max_minutes else math.inf
     state.detector.train()
+    if state.step >= settings.max_steps:
+        _evaluate(state, evaluate, checkpoints)  # nothing is left but what a kill may have cut short
+        return Outcome.done
     with Interrupt() as interrupt:
         for batch in monitor.waiting(batches):
             batch = batch.to(device, non_blocking=True)
@@ -130,13 +133,9 @@ def train(
 
             finished = state.step >= settings.max_steps or time.monotonic() >= deadline
             if finished or _due(state.step, settings.eval_every):
-                state.save(checkpoints / "last.pt")  # before the evaluation, so that nothing it does can cost steps
-                figure = evaluate(state.step)
-                if figure > state.best:
-                    state.best = figure
-                    state.save(checkpoints / "best.pt")
+                _evaluate(state, evaluate, checkpoints)
                 monitor.resume_clock()
-            if finished or interrupt.requested or _due(state.step, settings.checkpoint_every):
+            elif interrupt.requested or _due(state.step, settings.checkpoint_every):
                 state.save(checkpoints / "last.pt")
             if _due(state.step, settings.keep_every):
                 state.save(checkpoints / f"step_{state.step:07d}.pt")
@@ -146,6 +145,16 @@ def train(
             if finished:
                 break
     return Outcome.done
+
+
+def _evaluate(state: TrainingState, evaluate: Evaluate, checkpoints: Path) -> None:
+    """Evaluates. `last` is saved before, so that nothing in an evaluation can cost steps, and again with a new best."""
+    state.save(checkpoints / "last.pt")
+    figure = evaluate(state.step)
+    if figure > state.best:
+        state.best = figure
+        state.save(checkpoints / "best.pt")
+        state.save(checkpoints / "last.pt")
 
 
 def _due(step: int, every: int) -> bool:

@@ -1,0 +1,81 @@
+"""What a person sees of a run, read back from TensorBoard's files."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from detector.engine.monitor import Monitor
+from detector.structures import Losses
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def losses(value: float) -> Losses:
+    return Losses(
+        {"loss_cls": torch.tensor(value, requires_grad=True), "loss_box": torch.tensor(1.0)},
+        {"rois_foreground": torch.tensor(16)},
+    )
+
+
+def test_means_since_the_last_logging_step_are_written(tmp_path: Path) -> None:
+    monitor = Monitor(tmp_path, first_step=0, max_steps=4, log_every=2)
+    for step, value in enumerate((1.0, 3.0, 5.0, 9.0), start=1):
+        monitor.step(step, losses(value), lr=0.5, num_images=2)
+    monitor.close()
+    found = scalars(tmp_path)
+    assert found["train/loss_cls"] == [(2, 2.0), (4, 7.0)]
+    assert found["train/loss"] == [(2, 3.0), (4, 8.0)]
+    assert found["train/rois_foreground"] == [(2, 16.0), (4, 16.0)]
+    assert found["train/lr"] == [(2, 0.5), (4, 0.5)]
+    assert all(value > 0 for _, value in found["speed/images_per_s"])
+
+
+def test_waiting_for_data_is_measured(tmp_path: Path) -> None:
+    def slow() -> Iterator[int]:
+        for index in range(2):
+            time.sleep(0.05)
+            yield index
+
+    monitor = Monitor(tmp_path, first_step=0, max_steps=2, log_every=2)
+    for index in monitor.waiting(slow()):
+        monitor.step(index + 1, losses(1.0), lr=0.1, num_images=1)
+    monitor.close()
+    ((_, share),) = scalars(tmp_path)["speed/data_wait_share"]
+    assert 0.5 < share <= 1
+
+
+def test_an_evaluation_does_not_count_as_training_time(tmp_path: Path) -> None:
+    monitor = Monitor(tmp_path, first_step=0, max_steps=2, log_every=1)
+    monitor.step(1, losses(1.0), lr=0.1, num_images=1)
+    time.sleep(0.3)
+    monitor.resume_clock()
+    monitor.step(2, losses(1.0), lr=0.1, num_images=1)
+    monitor.close()
+    assert scalars(tmp_path)["speed/images_per_s"][1][1] > 1 / 0.3
+
+
+def test_what_an_earlier_run_wrote_beyond_the_resumed_step_is_hidden(tmp_path: Path) -> None:
+    first = Monitor(tmp_path, first_step=0, max_steps=6, log_every=1)
+    for step in range(1, 6):
+        first.step(step, losses(1.0), lr=0.1, num_images=1)
+    first.close()
+    time.sleep(1.1)  # TensorBoard orders files by the second in their names
+    second = Monitor(tmp_path, first_step=3, max_steps=6, log_every=1)
+    second.step(4, losses(7.0), lr=0.1, num_images=1)
+    second.close()
+    assert scalars(tmp_path)["train/loss_cls"] == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 7.0)]
+
+
+def test_the_bar_starts_at_the_resumed_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    monitor = Monitor(tmp_path, first_step=3, max_steps=6, log_every=1)
+    assert (monitor.bar.n, monitor.bar.total) == (3, 6)
+    monitor.close()
+    assert "3/6" in capsys.readouterr().err

@@ -1,0 +1,217 @@
+"""The loop on a detector of one number: the order of events, what is saved when, and how it ends."""
+
+import logging
+import math
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from detector.engine.checkpoint import load_checkpoint
+from detector.engine.monitor import Monitor
+from detector.engine.trainer import LoopSettings, NonFiniteLossError, Outcome, TrainingState, train
+from detector.structures import Batch, Instances, Losses
+
+SETTINGS = {
+    "max_steps": 6,
+    "max_minutes": None,
+    "seed": 3,
+    "precision": "fp32",
+    "clip_norm": None,
+    "eval_every": 0,
+    "checkpoint_every": 0,
+    "keep_every": 0,
+}
+
+
+class _OneNumber(nn.Module):
+    """Loss (w - 1)^2, with dropout on a vector so that it draws random numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(1))
+        self.drawn: list[float] = []
+        self.scale = 1.0
+
+    def forward(self, batch: Batch) -> Losses:
+        self.drawn.append(torch.rand(1).item())
+        loss: Tensor = self.scale * (self.w - 1).square().sum()
+        return Losses({"loss_a": loss, "loss_b": 0 * loss}, {"count": torch.tensor(5)})
+
+
+def make_state() -> TrainingState:
+    detector = _OneNumber()
+    optimizer = torch.optim.SGD(detector.parameters(), lr=0.1, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 if step < 3 else 0.1)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    return TrainingState(
+        detector=detector, optimizer=optimizer, schedule=schedule, scaler=scaler, about={"classes": ["a"]}
+    )
+
+
+def batches(count: int = 100) -> Iterator[Batch]:
+    nothing = Instances(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
+    for index in range(count):
+        yield Batch([torch.zeros(3, 4, 4, dtype=torch.uint8)], [nothing], None, [f"image_{index}"], [index], [4])
+
+
+def run(
+    folder: Path,
+    state: TrainingState,
+    evaluate: Callable[[int], float] = lambda step: 0.5,
+    source: Iterator[Batch] | None = None,
+    **changes: Any,
+) -> Outcome:
+    settings = LoopSettings(**{**SETTINGS, **changes})
+    monitor = Monitor(folder / "tensorboard", first_step=state.step, max_steps=settings.max_steps, log_every=2)
+    try:
+        return train(
+            state,
+            source or batches(),
+            settings,
+            device=torch.device("cpu"),
+            monitor=monitor,
+            evaluate=evaluate,
+            checkpoints=folder / "checkpoints",
+        )
+    finally:
+        monitor.close()
+
+
+def saved(folder: Path) -> set[str]:
+    return {path.name for path in (folder / "checkpoints").iterdir()}
+
+
+def test_a_run_ends_at_its_last_step_evaluated_and_saved(tmp_path: Path) -> None:
+    state, evaluated = make_state(), []
+    assert run(tmp_path, state, lambda step: evaluated.append(step) or 0.5) is Outcome.done  # type: ignore[func-returns-value]
+    assert (state.step, evaluated, saved(tmp_path)) == (6, [6], {"last.pt", "best.pt"})
+    assert load_checkpoint(tmp_path)["step"] == 6
+    assert load_checkpoint(tmp_path)["best"] == 0.5
+
+
+def test_the_steps_are_those_of_the_optimizer_alone(tmp_path: Path) -> None:
+    """SGD with momentum on (w - 1)^2, the rate divided by 10 after three steps."""
+    state = make_state()
+    run(tmp_path, state)
+    w = velocity = 0.0
+    for step in range(6):
+        velocity = 0.9 * velocity + 2 * (w - 1)
+        w -= (0.1 if step < 3 else 0.01) * velocity
+    assert state.detector.w.item() == pytest.approx(w, rel=1e-5)  # type: ignore[union-attr, operator]
+
+
+def test_gradients_are_cut_to_their_norm(tmp_path: Path) -> None:
+    state = make_state()
+    run(tmp_path, state, max_steps=1, clip_norm=0.5)
+    assert state.detector.w.item() == pytest.approx(0.1 * 0.5, rel=1e-4)  # type: ignore[union-attr, operator]
+
+
+def test_the_best_checkpoint_is_that_of_the_best_figure(tmp_path: Path) -> None:
+    figures = {2: 0.3, 4: 0.8, 6: 0.6}
+    run(tmp_path, make_state(), figures.__getitem__, eval_every=2)
+    best = load_checkpoint(tmp_path / "checkpoints" / "best.pt")
+    assert (best["step"], best["best"]) == (4, 0.8)
+    assert load_checkpoint(tmp_path)["best"] == 0.8
+
+
+def test_a_run_killed_after_an_evaluation_remembers_the_best_figure(tmp_path: Path) -> None:
+    def killed_later(source: Iterator[Batch]) -> Iterator[Batch]:
+        for index, batch in enumerate(source):
+            if index == 3:
+                raise KeyboardInterrupt
+            yield batch
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, make_state(), source=killed_later(batches()), eval_every=2)
+    assert load_checkpoint(tmp_path)["step"] == 2
+    assert load_checkpoint(tmp_path)["best"] == 0.5
+
+
+def test_an_evaluation_that_fails_costs_no_steps(tmp_path: Path) -> None:
+    def fails(step: int) -> float:
+        raise RuntimeError("no space for pictures")
+
+    with pytest.raises(RuntimeError):
+        run(tmp_path, make_state(), fails, eval_every=4)
+    assert load_checkpoint(tmp_path)["step"] == 4
+
+
+def test_checkpoints_are_kept_as_asked(tmp_path: Path) -> None:
+    run(tmp_path, make_state(), keep_every=2)
+    assert saved(tmp_path) == {"last.pt", "best.pt", "step_0000002.pt", "step_0000004.pt", "step_0000006.pt"}
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+def test_a_signal_saves_at_the_next_step(tmp_path: Path, name: str) -> None:
+    def with_signal(source: Iterator[Batch]) -> Iterator[Batch]:
+        for index, batch in enumerate(source):
+            if index == 2:
+                os.kill(os.getpid(), getattr(signal, name))
+            yield batch
+
+    assert run(tmp_path, make_state(), source=with_signal(batches())) is Outcome.interrupted
+    assert load_checkpoint(tmp_path)["step"] == 3
+    assert saved(tmp_path) == {"last.pt"}
+
+
+def test_a_resumed_state_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    whole, first, second = make_state(), make_state(), make_state()
+    run(tmp_path / "whole", whole)
+    run(tmp_path / "parts", first, max_steps=3)
+    second.load(load_checkpoint(tmp_path / "parts"), "parts")
+    run(tmp_path / "parts", second)
+    assert torch.equal(whole.detector.w, second.detector.w)  # type: ignore[arg-type]
+    drawn = [*first.detector.drawn, *second.detector.drawn]  # type: ignore[misc, union-attr]
+    assert drawn == whole.detector.drawn
+
+
+def test_a_finished_run_is_only_evaluated(tmp_path: Path) -> None:
+    state, evaluated = make_state(), []
+    state.step = 6
+    assert run(tmp_path, state, lambda step: evaluated.append(step) or 0.5) is Outcome.done  # type: ignore[func-returns-value]
+    assert (evaluated, state.detector.drawn) == ([6], [])
+    assert saved(tmp_path) == {"last.pt", "best.pt"}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(tmp_path: Path, value: float) -> None:
+    state = make_state()
+    state.detector.scale = value  # type: ignore[assignment]
+    with pytest.raises(
+        NonFiniteLossError, match=r"step 1 \(loss_a (nan|inf), loss_b nan\) on images image_0"
+    ) as caught:
+        run(tmp_path, state)
+    assert "lower optimizer.lr" in str(caught.value)
+    assert state.detector.w.item() == 0  # type: ignore[union-attr, operator]
+
+
+def test_the_time_limit_ends_a_run_properly(tmp_path: Path) -> None:
+    state = make_state()
+    assert run(tmp_path, state, max_minutes=1e-9) is Outcome.done
+    assert state.step == 1
+    assert saved(tmp_path) == {"last.pt", "best.pt"}
+
+
+def test_state_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, make_state())
+    content = load_checkpoint(tmp_path)
+    content["model"] = {"v": torch.zeros(1)}
+    with pytest.raises(ValueError, match="runs/x does not fit this model"):
+        make_state().load(content, "runs/x")
+
+
+def test_the_log_holds_the_means_of_logging_steps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, logger="detector"):
+        run(tmp_path, make_state())
+    told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("step ")]
+    assert [line.split(":")[0] for line in told] == ["step 2", "step 4", "step 6"]
+    first = (1.0 + (1 - 0.2) ** 2) / 2  # the means of two steps
+    assert f"loss {first:.3f} " in told[0]
+    assert "loss_a" in told[0]
+    assert "count 5" in told[0]

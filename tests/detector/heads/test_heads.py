@@ -1,0 +1,147 @@
+"""Both heads against their papers' figures: shapes, initial weights, and which input reaches which output."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from detector.heads.fast_rcnn import FastRCNNHead
+from detector.heads.rfcn import RFCNHead, aligned_vote
+from detector.ops import boxes as box_ops
+from detector.ops import ps_roi_vote, roi_pool
+
+BOXES = [torch.tensor([[0.0, 0, 64, 48], [16, 16, 80, 64]]), torch.zeros(0, 4), torch.tensor([[8.0, 8, 40, 40]])]
+
+
+def fast_rcnn(class_agnostic: bool = False) -> FastRCNNHead:
+    torch.manual_seed(0)
+    tail = nn.Sequential(nn.Flatten(), nn.Linear(5 * 9, 20), nn.ReLU())
+    return FastRCNNHead(
+        num_classes=4,
+        tail=tail,
+        tail_channels=20,
+        stride=16,
+        pooling=roi_pool,
+        output_size=3,
+        inclusive=True,
+        class_agnostic=class_agnostic,
+    )
+
+
+def rfcn(class_agnostic: bool = True, k: int = 3) -> RFCNHead:
+    torch.manual_seed(0)
+    return RFCNHead(
+        num_classes=4,
+        in_channels=5,
+        channels=8,
+        stride=16,
+        k=k,
+        vote=ps_roi_vote,
+        inclusive=True,
+        class_agnostic=class_agnostic,
+    )
+
+
+def features(seed: int = 0) -> Tensor:
+    return torch.randn(3, 5, 5, 6, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("class_agnostic", [False, True])
+@pytest.mark.parametrize("make", [fast_rcnn, rfcn])
+def test_predictions_have_a_row_for_each_roi(make: type, class_agnostic: bool) -> None:
+    head = make(class_agnostic)
+    logits, deltas = head(head.maps(features()), BOXES)
+    assert logits.shape == (3, 5)
+    assert deltas.shape == (3, 1 if class_agnostic else 4, 4)
+
+
+@pytest.mark.parametrize("make", [fast_rcnn, rfcn])
+def test_no_rois_are_no_predictions_with_gradients_of_zero(make: type) -> None:
+    head = make()
+    logits, deltas = head(head.maps(features()), [torch.zeros(0, 4)] * 3)
+    assert logits.shape[0] == deltas.shape[0] == 0
+    (logits.sum() + deltas.sum()).backward()
+    assert all(parameter.grad is not None and (parameter.grad == 0).all() for parameter in head.parameters())
+
+
+@pytest.mark.parametrize("make", [fast_rcnn, rfcn])
+def test_a_roi_reads_its_own_image_only(make: type) -> None:
+    head = make()
+    before = head(head.maps(features()), BOXES).logits
+    changed = features()
+    changed[2] += 1
+    after = head(head.maps(changed), BOXES).logits
+    torch.testing.assert_close(after[:2], before[:2])
+    assert not torch.allclose(after[2], before[2])
+
+
+def test_fast_rcnn_is_pooling_the_tail_and_two_siblings() -> None:
+    head = fast_rcnn()
+    logits, deltas = head(head.maps(features()), BOXES)
+    rois = box_ops.to_rois(BOXES, inclusive=True)
+    hidden = head.tail(roi_pool(features(), rois, 3, 1 / 16))
+    torch.testing.assert_close(logits, hidden @ head.scores.weight.T + head.scores.bias)
+    torch.testing.assert_close(deltas.flatten(1), hidden @ head.deltas.weight.T + head.deltas.bias)
+
+
+def test_fast_rcnn_starts_from_the_published_deviations() -> None:
+    head = FastRCNNHead(
+        num_classes=20,
+        tail=nn.Identity(),
+        tail_channels=4096,
+        stride=16,
+        pooling=roi_pool,
+        output_size=7,
+        inclusive=True,
+        class_agnostic=False,
+    )
+    assert head.scores.weight.std().item() == pytest.approx(0.01, rel=0.02)
+    assert head.deltas.weight.std().item() == pytest.approx(0.001, rel=0.02)
+    assert (head.scores.bias == 0).all()
+    assert (head.deltas.bias == 0).all()
+    assert head.new_layers() == (head.scores, head.deltas)
+
+
+def test_rfcn_has_the_published_numbers_of_score_maps() -> None:
+    head = RFCNHead(
+        num_classes=20,
+        in_channels=2048,
+        channels=1024,
+        stride=16,
+        k=7,
+        vote=ps_roi_vote,
+        inclusive=True,
+        class_agnostic=True,
+    )
+    assert head.reduce.weight.shape == (1024, 2048, 1, 1)
+    assert head.score_maps.weight.shape == (1029, 1024, 1, 1)  # 7 * 7 * 21
+    assert head.box_maps.weight.shape == (196, 1024, 1, 1)  # the paper's 4 k^2
+    assert head.score_maps.weight.std().item() == pytest.approx(0.01, rel=0.02)
+
+
+def test_rfcn_votes_by_class_row_and_column() -> None:
+    """Raising the maps of class 2 at the bin of row 0, column 2 raises that class alone, by a ninth."""
+    head = rfcn()
+    scores, boxes = head.maps(features())
+    before = head((scores, boxes), BOXES).logits
+    raised = scores.clone()
+    raised[:, (2 * 3 + 0) * 3 + 2] += 9
+    change = head((raised, boxes), BOXES).logits - before
+    expected = torch.zeros_like(change)
+    expected[:, 2] = 1
+    torch.testing.assert_close(change, expected, rtol=0, atol=1e-4)
+
+
+def test_rfcn_has_no_weights_per_roi() -> None:
+    """Its cost per RoI is pooling: all parameters act on the maps."""
+    head = rfcn()
+    maps = tuple(part.detach().requires_grad_() for part in head.maps(features()))
+    logits, _ = head(maps, BOXES)
+    logits.sum().backward()
+    assert all(parameter.grad is None for parameter in head.parameters())
+    assert maps[0].grad is not None
+
+
+def test_the_aligned_vote_of_constant_maps_is_the_constant() -> None:
+    maps = torch.arange(5.0).repeat_interleave(9)[None, :, None, None].expand(1, 45, 6, 8)
+    rois = torch.tensor([[0.0, 20, 20, 70, 60]])
+    torch.testing.assert_close(aligned_vote(maps, rois, 3, 1 / 16), torch.arange(5.0)[None])
