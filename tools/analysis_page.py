@@ -109,10 +109,11 @@ def render(analysis: Analysis, dataset: Dataset) -> str:
 def summary(analysis: Analysis) -> str:
     """What was analysed, and the mean of every protocol."""
     table, truths = analysis.detections, analysis.truths
+    counted = int((~truths.difficult).sum())
     shaped = ", ".join(f"{key} {value}" for key, value in analysis.dump.postprocess.items()) or "not stated"
     about = (
-        f"{len(table):,} detections in {len(truths.image_ids):,} images with {int((~truths.difficult).sum()):,} objects "
-        f"that count and {int(truths.difficult.sum()):,} difficult ones, {len(truths.classes)} classes. "
+        f"{len(table):,} detections in {len(truths.image_ids):,} images with {counted:,} objects that "
+        f"count and {int(truths.difficult.sum()):,} difficult ones, {len(truths.classes)} classes. "
         f"Post-processing: {escape(shaped)}. Model: <code>{escape(analysis.dump.model or 'not stated')}</code>"
     )
     tiles = []
@@ -190,8 +191,9 @@ def kinds(analysis: Analysis) -> str:
         groups.setdefault(item.property, []).append((item.name, item.mean or 0.0, text))
     figures = (f"<figure><h3>{name}</h3>{bars(rows, width=480)}</figure>" for name, rows in groups.items())
     return (
-        f"<p>mAP ({analysis.split.protocol}) over the objects of one kind, and their number; objects of other kinds are "
-        "neither asked for nor punished. Size: small below 32&sup2; pixels, large from 96&sup2;. Aspect: tall below 1:2, wide above 2:1. "
+        f"<p>mAP ({analysis.split.protocol}) over the objects of one kind, and their number; objects of other kinds "
+        "are neither asked for nor punished. Size: small below 32&sup2; pixels, large from 96&sup2;. Aspect: tall "
+        "below 1:2, wide above 2:1. "
         "Compare detectors within a kind rather than kinds within a detector: a rarer kind has the lower AP for that "
         f'alone.</p><div class="columns">{"".join(figures)}</div>'
     )
