@@ -25,7 +25,7 @@ MEANING = {
     "both": "near an object of another class: class and box are off",
     "duplicate": "on an object that a better scored detection had found already",
     "background": "on nothing that is annotated",
-    "missed": "objects that no detection means",
+    "missed": "objects that no detection is on, not even by mistake",
     "false positives": "all of the first five together",
     "false negatives": "all objects not found, whatever the reason",
 }
@@ -109,10 +109,11 @@ def render(analysis: Analysis, dataset: Dataset) -> str:
 def summary(analysis: Analysis) -> str:
     """What was analysed, and the mean of every protocol."""
     table, truths = analysis.detections, analysis.truths
+    counted = int((~truths.difficult).sum())
     shaped = ", ".join(f"{key} {value}" for key, value in analysis.dump.postprocess.items()) or "not stated"
     about = (
-        f"{len(table):,} detections in {len(truths.image_ids):,} images with {int((~truths.difficult).sum()):,} objects "
-        f"that count and {int(truths.difficult.sum()):,} difficult ones, {len(truths.classes)} classes. "
+        f"{len(table):,} detections in {len(truths.image_ids):,} images with {counted:,} objects that "
+        f"count and {int(truths.difficult.sum()):,} difficult ones, {len(truths.classes)} classes. "
         f"Post-processing: {escape(shaped)}. Model: <code>{escape(analysis.dump.model or 'not stated')}</code>"
     )
     tiles = []
@@ -120,8 +121,7 @@ def summary(analysis: Analysis) -> str:
         for name, result in analysis.scores.voc.results.items():
             tiles.append((result.mean, f"mAP, {name}, {analysis.scores.voc.coverage}"))
     if analysis.scores.coco is not None:
-        for name in ("AP", "AP50", "AP75"):
-            tiles.append((analysis.scores.coco.statistics[name], f"COCO {name}"))
+        tiles += [(analysis.scores.coco.statistics[name], f"COCO {name}") for name in ("AP", "AP50", "AP75")]
     shown = "".join(f'<div class="tile"><b>{_figure(value)}</b><span>{name}</span></div>' for value, name in tiles)
     return f'<p>{about}</p><div class="tiles">{shown}</div>'
 
@@ -191,8 +191,9 @@ def kinds(analysis: Analysis) -> str:
         groups.setdefault(item.property, []).append((item.name, item.mean or 0.0, text))
     figures = (f"<figure><h3>{name}</h3>{bars(rows, width=480)}</figure>" for name, rows in groups.items())
     return (
-        f"<p>mAP ({analysis.split.protocol}) over the objects of one kind, the others neither asked for nor punished, and "
-        "their number. Size: small below 32&sup2; pixels, large from 96&sup2;. Aspect: tall below 1:2, wide above 2:1. "
+        f"<p>mAP ({analysis.split.protocol}) over the objects of one kind, and their number; objects of other kinds "
+        "are neither asked for nor punished. Size: small below 32&sup2; pixels, large from 96&sup2;. Aspect: tall "
+        "below 1:2, wide above 2:1. "
         "Compare detectors within a kind rather than kinds within a detector: a rarer kind has the lower AP for that "
         f'alone.</p><div class="columns">{"".join(figures)}</div>'
     )
@@ -201,11 +202,12 @@ def kinds(analysis: Analysis) -> str:
 def confusion(analysis: Analysis) -> str:
     """Which class is taken for which."""
     names = ["background", *analysis.truths.classes]
+    shown = [row for row, name in enumerate(names) if name not in analysis.detections.unsearched]
     return (
         f"<p>Rows: what an object is. Columns: what it was said to be, by detections scored "
-        f"{analysis.settings.score_threshold:g} or more. Row background: detections on nothing, or on an object already "
-        "found; column background: objects that nothing found. Shaded by the share of the row.</p>"
-        f"{heat_map(analysis.confusion, names)}"
+        f"{analysis.settings.score_threshold:g} or more. Row background: detections on nothing, or on an object "
+        "already found; column background: objects that nothing found. Shaded by the share of the row.</p>"
+        f"{heat_map(analysis.confusion[np.ix_(shown, shown)], [names[row] for row in shown])}"
     )
 
 
@@ -251,7 +253,7 @@ def worst(analysis: Analysis, dataset: Dataset) -> str:
         f"<p>Images by objects missed and false detections scored {analysis.settings.score_threshold:g} or more. "
         "Drawn are the worst of those whose pictures are there.</p>"
     )
-    key = _key(("right", *CAUSES)) + '<span class="key">&emsp;white, dashed: objects found or difficult</span>'
+    key = _key(("right", *CAUSES)) + '<span class="key">&emsp;white, dashed: the other objects</span>'
     return f'{lead}{listed}<br>{key}<div class="grid worst">{"".join(figures)}</div>'
 
 
@@ -271,24 +273,24 @@ def mistakes(analysis: Analysis, dataset: Dataset) -> str:
             boxes.append(_box(truths.boxes[meant]))
             marks.insert(0, Mark(boxes[-1], "truth", ""))
         shown = annotated(picture, marks, region=around(boxes), longest=230)
-        caption = f"<b>{cause}</b>{_on(analysis, meant)}, {escape(truths.image_ids[table.image_index[row]])}"
+        caption = f"<b>{cause}</b>{escape(_on(analysis, meant))}, {escape(truths.image_ids[table.image_index[row]])}"
         figures.append(f"<figure>{shown}<figcaption>{caption}</figcaption></figure>")
     rows = []
     for row in analysis.mistakes[: max(analysis.settings.pictures, 1)].tolist():
-        name = Outcome(split.outcomes[row]).name
-        cells = [
-            truths.classes[table.labels[row] - 1],
-            f"{table.scores[row]:.4f}",
-            truths.image_ids[table.image_index[row]],
-        ]
-        rows.append([*cells, f"{name}{_on(analysis, int(split.objects[row]))}", "" if row in drawn else "no picture"])
-    listed = _table(["class", "score", "image", "mistake", ""], rows, text_column=3)
-    lead = "<p>The false detections with the highest scores. Dashed: the object that the detection is on.</p>"
+        image = truths.image_ids[table.image_index[row]]
+        mistake = f"{Outcome(split.outcomes[row]).name}{_on(analysis, int(split.objects[row]))}"
+        seen = "drawn" if row in drawn else "no picture"
+        rows.append([truths.classes[table.labels[row] - 1], f"{table.scores[row]:.4f}", image, mistake, seen])
+    listed = _table(["class", "score", "image", "mistake", "picture"], rows, text_column=3)
+    lead = (
+        "<p>The false detections with the highest scores, from the same threshold on. "
+        "Dashed: the object that the detection is on.</p>"
+    )
     return f'{lead}{listed}<br><div class="grid crops">{"".join(figures)}</div>'
 
 
 def _on(analysis: Analysis, meant: int) -> str:
-    return "" if meant < 0 else f" on {escape(analysis.truths.classes[analysis.truths.labels[meant] - 1])}"
+    return "" if meant < 0 else f" on {analysis.truths.classes[analysis.truths.labels[meant] - 1]}"
 
 
 def _marks(analysis: Analysis, image: int) -> list[Mark]:
@@ -296,16 +298,15 @@ def _marks(analysis: Analysis, image: int) -> list[Mark]:
     table, truths, split = analysis.detections, analysis.truths, analysis.split
     marks = []
     for row in np.flatnonzero(truths.image_index == image):
-        kind = "missed" if split.missed[row] else "truth"
-        marks.append(
-            Mark(_box(truths.boxes[row]), kind, truths.classes[truths.labels[row] - 1] if split.missed[row] else "")
-        )
+        name = truths.classes[truths.labels[row] - 1]
+        missed = bool(split.missed[row])
+        marks.append(Mark(_box(truths.boxes[row]), "missed" if missed else "truth", name if missed else ""))
     rows = np.flatnonzero((table.image_index == image) & (table.scores >= analysis.settings.score_threshold))
     for row in rows[np.argsort(table.scores[rows], kind="stable")]:
-        kind = Outcome(split.outcomes[row])
-        if kind is not Outcome.ignored:
+        outcome = Outcome(split.outcomes[row])
+        if outcome is not Outcome.ignored:
             text = f"{truths.classes[table.labels[row] - 1]} {table.scores[row]:.2f}"
-            marks.append(Mark(_box(table.boxes[row]), kind.name, text))
+            marks.append(Mark(_box(table.boxes[row]), outcome.name, text))
     return marks
 
 

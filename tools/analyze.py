@@ -110,18 +110,18 @@ def analyze(dump: Dump, truths: TruthTable, settings: schema.EvaluationConfig) -
         strata=strata(detections, truths, protocol, iou),
         calibration=calibration,
         worst=worst_images(detections, truths, split, settings.score_threshold),
-        mistakes=confident_mistakes(detections, split),
+        mistakes=confident_mistakes(detections, split, settings.score_threshold),
     )
 
 
 def write_tensorboard(analysis: Analysis, dataset: Dataset, folder: Path) -> None:
     """Precision-recall curves of every class, and the worst images, as TensorBoard's own kinds of pages."""
-    writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+    writer = SummaryWriter(str(folder))
     for name, curve in analysis.result.curves.items():
         thresholds = np.linspace(0.0, 1.0, 127)
         above = np.searchsorted(-curve.scores, -thresholds, side="right")
         right = np.concatenate(([0], curve.true_positives))[above]
-        writer.add_pr_curve_raw(  # type: ignore[no-untyped-call]
+        writer.add_pr_curve_raw(
             f"precision_recall/{name}",
             right,
             above - right,
@@ -137,8 +137,8 @@ def write_tensorboard(analysis: Analysis, dataset: Dataset, folder: Path) -> Non
         found = _of_image(analysis.detections, images[position], analysis.settings.score_threshold)
         objects = Instances(annotation.boxes, annotation.labels, annotation.difficult)
         drawn = draw_detections(picture, found, dataset.classes, objects)
-        writer.add_image(f"worst_images/{position:03d}_{annotation.image_id}", to_tensor(drawn))  # type: ignore[no-untyped-call]
-    writer.close()  # type: ignore[no-untyped-call]
+        writer.add_image(f"worst_images/{position:03d}_{annotation.image_id}", to_tensor(drawn))
+    writer.close()
 
 
 def _of_image(table: DetectionTable, image: int, score_threshold: float) -> Detections:

@@ -67,8 +67,8 @@ class Benchmark:
             parameters = f"{part.parameters:14,}" if part.parameters else f"{'-':>14}"
             share = f"{part.milliseconds / total_ms:8.1%}"
             lines.append(f"{part.name:<16}{part.milliseconds:10.2f}{share}{flops}{parameters}")
-        parameters = sum(part.parameters for part in self.parts)
-        lines.append(f"{'sum':<16}{total_ms:10.2f}{1:8.1%}{total_flops / 1e9:10.2f}{parameters:14,}")
+        total = sum(part.parameters for part in self.parts)
+        lines.append(f"{'sum':<16}{total_ms:10.2f}{1:8.1%}{total_flops / 1e9:10.2f}{total:14,}")
         percentiles = ", ".join(f"{name} {value:.2f}" for name, value in self.latency.items())
         memory = "peak GPU memory" if device.startswith("cuda") else "peak memory of the process"
         lines.append(f"whole calls, ms: {percentiles}")
@@ -127,7 +127,7 @@ def noise_batch(config: schema.Config) -> Batch:
 
 
 def benchmark(detector: Detector, batch: Batch, device: torch.device, warmup: int, repeats: int) -> Benchmark:
-    """Times `detector.detect(batch)`: whole calls after `warmup` ones, then its parts. The detector is left as it was."""
+    """Times `detector.detect(batch)`: whole calls after `warmup` ones, then by part; the detector stays as it was."""
     for _ in range(warmup):
         detector.detect(batch)
     _wait(device)
@@ -191,17 +191,17 @@ def _by_part(detector: Detector, batch: Batch, read: Callable[[], float]) -> dic
 
 def _parameters(detector: Detector) -> dict[str, int]:
     """Numbers of parameters by part; a tail that backbone and head share counts for the head, which runs it."""
+    backbone: Any = detector.backbone
+    proposals: Any = detector.proposals
     head: Any = detector.head
-    tail = getattr(head, "tail", None)
-    per_roi = list(tail.parameters()) if tail is not None else []
-    # Layers of the head itself belong to its maps where it has no tail: then nothing with weights runs per RoI.
     own = list(head.parameters())
     seen = {id(value) for value in own}
-    counts = {
-        "backbone": _count([value for value in detector.backbone.parameters() if id(value) not in seen]),
-        "proposals": _count(list(detector.proposals.parameters())),
+    return {
+        "backbone": _count([value for value in backbone.parameters() if id(value) not in seen]),
+        "proposals": _count(list(proposals.parameters())),
+        # Where a head has no tail, nothing with weights runs per RoI: its layers make the maps.
+        ("head per RoI" if hasattr(head, "tail") else "head maps"): _count(own),
     }
-    return {**counts, ("head per RoI" if per_roi else "head maps"): _count(own)}
 
 
 def _count(values: list[Tensor]) -> int:

@@ -20,7 +20,7 @@ class WorstImage:
     """An image with what was got wrong there."""
 
     image: int  # row in image_ids
-    missed: int  # objects that no detection means
+    missed: int  # objects that no detection is on, not even by mistake
     false_positives: int  # detections from the score threshold on
 
     @property
@@ -41,9 +41,9 @@ def worst_images(
     return [WorstImage(int(row), int(missed[row]), int(false_positives[row])) for row in order if total[row]]
 
 
-def confident_mistakes(detections: DetectionTable, split: ErrorSplit) -> IntArray:
-    """Rows of the false positives, best score first."""
-    rows = np.flatnonzero(split.outcomes > Outcome.ignored)
+def confident_mistakes(detections: DetectionTable, split: ErrorSplit, score_threshold: float) -> IntArray:
+    """Rows of the false positives from the score threshold on, best score first."""
+    rows = np.flatnonzero((split.outcomes > Outcome.ignored) & (detections.scores >= score_threshold))
     return rows[np.argsort(-detections.scores[rows], kind="stable")]
 
 

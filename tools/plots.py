@@ -52,9 +52,9 @@ def stacked_bars(rows: Sequence[tuple[str, Sequence[int]]], kinds: Sequence[str]
 
 def precision_recall(recall: FloatArray, precision: FloatArray, num_points: int = 160) -> str:
     """One class's curve [D] as found, and shaded its monotone envelope, of which AP is the area."""
-    keep = np.unique(np.linspace(0, len(recall) - 1, min(len(recall), num_points)).astype(np.int64))
     parts = _square_axes("recall", "precision")
-    if len(keep):
+    if len(recall) and recall[-1] > 0:
+        keep = np.unique(np.searchsorted(recall, np.linspace(recall[0], recall[-1], num_points)))
         envelope = np.maximum.accumulate(precision[::-1])[::-1]
         raw = [_place(x, y) for x, y in zip(recall[keep], precision[keep], strict=True)]
         best = [_place(x, y) for x, y in zip(recall[keep], envelope[keep], strict=True)]

@@ -1,0 +1,67 @@
+"""A small evaluation to read: shapes with known boxes, and detections of which everything is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detector.datasets.build import build_dataset
+from detector.metrics.dump import Dump, write_dump
+from detector.metrics.tables import DetectionTable, TruthTable
+from detector.tools.cli import run
+from detector.tools.evaluation import truth_table
+from detector.tools.settings import load_config
+
+DATASET = ["dataset=synthetic", "dataset.test=6", "proposals=grid"]
+
+
+@pytest.fixture(scope="session")
+def truths() -> TruthTable:
+    """The objects of the dataset that DATASET names."""
+    return truth_table(build_dataset(load_config(DATASET).dataset, "test"))
+
+
+@pytest.fixture(scope="session")
+def perfect(truths: TruthTable) -> DetectionTable:
+    """Every object found, with scores of their own."""
+    scores = np.linspace(0.95, 0.6, len(truths))
+    return DetectionTable(truths.image_ids, truths.classes, truths.image_index, truths.boxes, scores, truths.labels)
+
+
+@pytest.fixture(scope="session")
+def faulty(perfect: DetectionTable) -> DetectionTable:
+    """The same with the first class wrong, the second box far off, the third object missed."""
+    labels, boxes, keep = perfect.labels.copy(), perfect.boxes.copy(), np.ones(len(perfect), np.bool_)
+    labels[0] = labels[0] % len(perfect.classes) + 1
+    boxes[1, 2:] = boxes[1, :2] + 0.6 * (boxes[1, 2:] - boxes[1, :2])
+    keep[2] = False
+    return replace(perfect, labels=labels, boxes=boxes).select(keep)
+
+
+@pytest.fixture
+def dumped(tmp_path: Path) -> Callable[[DetectionTable, str], Path]:
+    """Writes a table as the dump of a run's folder, and returns the folder."""
+
+    def write(table: DetectionTable, name: str) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        write_dump(Dump(table, "synthetic 6", {"nms_iou": 0.3}, "ab" * 32), folder / "detections.npz")
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, Path]]:
+    """Runs a command line on the small dataset: its exit code, what it printed, and its output folder."""
+
+    def call(*words: str) -> tuple[int, str, Path]:
+        folder = tmp_path / "out"
+        code = run([*words, *DATASET, f"output_dir={folder}"])
+        return code, capsys.readouterr().err, folder
+
+    return call
