@@ -75,9 +75,10 @@ def operators(features: Tensor, rois: Tensor) -> Iterator[tuple[str, tuple[Any, 
     yield "roi_pool_scatter", (grad(size[1], 7, 5), rois, argmax, size)
     yield "roi_pool_gather", (features, rois, argmax)
     for options in ALIGN.values():
-        # An adaptive RoI that reaches to 1e9 has more samples than the PyTorch kernel can hold.
+        # An adaptive RoI that reaches to 1e9 or further has more samples than the PyTorch kernel can hold.
         few = rois.clone()
-        few[2] = 0 if options[0] == 0 else few[2]
+        if options[0] == 0:
+            few[2], few[4] = 0, 0
         yield "roi_align", (features, few, 7, 5, SCALE, *options)
         yield "roi_align_backward", (grad(size[1], 7, 5), few, size, SCALE, *options)
         yield "roi_align_max", (features, few, 4, 5, SCALE, *options)
