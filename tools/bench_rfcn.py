@@ -128,7 +128,7 @@ def _image(detector: Detector, batch: Batch) -> Callable[[], object]:
 def _step(detector: Detector, batch: Batch) -> Callable[[], object]:
     def run() -> None:
         detector.zero_grad(set_to_none=True)
-        detector(batch).total().backward()  # type: ignore[no-untyped-call]
+        detector(batch).total().backward()
 
     return _in_mode(detector, True, run)
 
