@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import tarfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -269,10 +268,7 @@ def test_all_of_voc_2007_test(shared_data: Path, tmp_path: Path) -> None:
     (tmp_path / "VOC2007/JPEGImages").mkdir(exist_ok=True)
     for path in (tmp_path / "VOC2007/Annotations").iterdir():
         (tmp_path / "VOC2007/JPEGImages" / f"{path.stem}.jpg").touch()
-    start = time.process_time()
     dataset = VOCDataset(tmp_path, "2007_test", classes=None)
-    seconds = time.process_time() - start
     assert len(dataset.annotations) == 4952
     assert sum(int((~item.difficult).sum()) for item in dataset.annotations) == 12032
     assert dataset.classes == VOC_CLASSES
-    assert seconds < 3, "twice the goal of 1.5 s: this machine may be busy, but not slow by far"
