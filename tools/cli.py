@@ -142,6 +142,8 @@ def _train(words: list[str]) -> int:
         from detector.engine.checkpoint import load_checkpoint
 
         folder = Path(next(word for word in overrides if word.startswith("resume=")).partition("=")[2])
+        if folder.is_file():
+            raise ConfigError(f"resume={folder} is a file; resume=FOLDER goes on with a run, weights=FILE starts anew")
         resume = load_checkpoint(folder)
         config = override_config({**resume["config"], "output_dir": str(folder)}, overrides)
     else:

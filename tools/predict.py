@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -29,6 +30,9 @@ def run_prediction(config: schema.Config, run: RunFolder) -> int:
     if config.images is None or config.weights is None:
         raise ConfigError("predict needs images=FILE_OR_FOLDER and weights=CHECKPOINT")
     paths = find_images(Path(config.images))
+    if run.path.resolve() == paths[0].parent.resolve():
+        raise ConfigError(f"output_dir={run.path} holds the pictures, which would be overwritten; set another")
+    same_stem = Counter(path.stem for path in paths)
     device = pick_device(config.trainer.device)
     model = load_model(Path(config.weights), config, device)
     results, failures = {}, 0
@@ -43,7 +47,7 @@ def run_prediction(config: schema.Config, run: RunFolder) -> int:
         batch = single_image_batch(image, boxes, path.stem, config.input.test_short_side)
         detections = model.detector.detect(batch.to(device))[0].to("cpu")
         picture = draw_detections(image, detections[detections.scores >= 0.5], model.classes)
-        save_picture(picture, run.path / f"{path.stem}.jpg")
+        save_picture(picture, run.path / f"{path.stem if same_stem[path.stem] == 1 else path.name}.jpg")
         results[path.name] = to_rows(detections, model.classes)
     run.write_json("detections.json", {"box": "x1 y1 x2 y2, pixels, 0-based, half-open", "images": results})
     log.info("%d images, %d unreadable | pictures and detections.json in %s", len(paths), failures, run.path)

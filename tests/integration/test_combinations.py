@@ -1,0 +1,127 @@
+"""Two heads x three sources of proposals x mining or not x three families of backbones: all join, all learn.
+
+The ordinary suite takes nine combinations in which every pair of choices occurs; the slow one trains all 36 to mAP 1.
+"""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from detector.build import build_detector, build_optimizer
+from detector.datasets.build import build_dataset, build_proposals
+from detector.datasets.proposal_files import from_boxes, save_proposals
+from detector.tools import cli
+from detector.tools.loaders import TrainingOrder, training_loader
+from detector.tools.settings import load_config
+from detector.tools.train import build_views
+
+BACKBONES = {
+    "vgg": [
+        "backbone=vgg16_bn",
+        "backbone.weights=null",
+        "backbone.norm=gn",
+        "backbone.width=0.125",
+        "backbone.dropout=0",
+        "backbone.frozen_stages=0",
+    ],
+    "resnet": ["backbone=resnet18_narrow"],
+    "mobilenet": [
+        "backbone=mobilenet_v2",
+        "backbone.weights=null",
+        "backbone.norm=bn",
+        "backbone.tail_channels=256",
+        "backbone.frozen_stages=0",
+    ],
+}
+SOURCES = {
+    "grid": ["proposals=grid"],
+    "file": ["proposals=file"],
+    "rpn": [
+        "proposals=rpn",
+        "proposals.scales=[1,2,4]",
+        "proposals.channels=64",
+        "proposals.min_size=4",
+        "proposals.pre_nms_train=1000",
+        "proposals.top_k_train=300",
+        "proposals.top_k_test=100",
+        "sampling.background_iou_low=0",
+    ],
+}
+HEADS = {"fast_rcnn": ["head=fast_rcnn"], "rfcn": ["head=rfcn", "head.channels=128", "head.k=3"]}
+SAMPLERS = {"random": ["sampling=random"], "ohem": ["sampling=ohem", "sampling.rois_per_image=64"]}
+
+EVERY = list(itertools.product(BACKBONES, SOURCES, HEADS, SAMPLERS))
+PAIRWISE = [
+    ("vgg", "grid", "fast_rcnn", "random"),
+    ("vgg", "file", "rfcn", "ohem"),
+    ("vgg", "rpn", "fast_rcnn", "ohem"),
+    ("resnet", "grid", "rfcn", "ohem"),
+    ("resnet", "file", "fast_rcnn", "random"),
+    ("resnet", "rpn", "rfcn", "random"),
+    ("mobilenet", "grid", "rfcn", "random"),
+    ("mobilenet", "file", "fast_rcnn", "ohem"),
+    ("mobilenet", "rpn", "fast_rcnn", "random"),
+]
+
+
+def test_the_nine_combinations_hold_every_pair_of_choices() -> None:
+    for first, second in itertools.combinations(range(4), 2):
+        assert {(row[first], row[second]) for row in PAIRWISE} == {(row[first], row[second]) for row in EVERY}
+
+
+@pytest.fixture(scope="session")
+def proposal_file(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The grid's boxes of the six pictures, in a file."""
+    config = load_config(settings)
+    dataset = build_dataset(config.dataset, "train")
+    grid = build_proposals(config.proposals, dataset, "train")
+    assert grid is not None
+    ids = [item.image_id for item in dataset.annotations]
+    path = tmp_path_factory.mktemp("proposals") / "grid.npz"
+    save_proposals(path, from_boxes(ids, [grid.boxes(index) for index in range(len(ids))]))
+    return path
+
+
+def overrides(row: tuple[str, str, str, str], settings: list[str], proposal_file: Path) -> list[str]:
+    backbone, source, head, sampler = row
+    files = [f"proposals.train={proposal_file}", f"proposals.test={proposal_file}"] if source == "file" else []
+    chosen = [*BACKBONES[backbone], *SOURCES[source], *files, *HEADS[head], *SAMPLERS[sampler]]
+    replaced = {word.split("=")[0] for word in chosen}
+    return [*(word for word in settings if word.split("=")[0] not in replaced), *chosen]
+
+
+@pytest.mark.parametrize("row", PAIRWISE, ids="-".join)
+def test_the_loss_falls_in_a_few_steps(
+    row: tuple[str, str, str, str], settings: list[str], proposal_file: Path
+) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    config = load_config([*overrides(row, settings, proposal_file), "optimizer.lr=0.01"])
+    dataset = build_dataset(config.dataset, "train")
+    view, _ = build_views(config, dataset, dataset)
+    detector = build_detector(config, len(dataset.classes)).train()
+    optimizer = build_optimizer(config.optimizer, detector)
+    order = TrainingOrder(6, 2, seed=0, first_step=0, last_step=1, rank=0, world_size=1)
+    (batch,) = training_loader(view, order, workers=0, pin_memory=False)
+    totals = []
+    for _ in range(8):
+        total = detector(batch).total()
+        optimizer.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(detector.parameters(), 10.0)
+        optimizer.step()
+        totals.append(total.item())
+    assert min(totals[-3:]) < 0.8 * totals[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", EVERY, ids="-".join)
+def test_every_combination_learns_six_pictures_by_heart(
+    row: tuple[str, str, str, str], settings: list[str], proposal_file: Path, tmp_path: Path
+) -> None:
+    words = [*overrides(row, settings, proposal_file), "trainer.max_steps=600", f"output_dir={tmp_path}"]
+    assert cli.run(["train", *words]) == 0
+    assert json.loads((tmp_path / "metrics.json").read_text())["voc07_11point"]["mAP"] >= 0.99

@@ -1,0 +1,166 @@
+"""The command line: exit codes, one line for what is wrong, help, sweeps."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from detector.tools import cli
+
+TINY = [
+    "experiment=demo",
+    "dataset.train=2",
+    "dataset.test=1",
+    "dataset.height=48",
+    "dataset.width=64",
+    "input.short_sides=[48]",
+    "input.test_short_side=48",
+    "backbone.width=0.125",
+    "backbone.tail_channels=16",
+    "trainer.max_steps=1",
+    "trainer.images_per_step=2",
+    "trainer.workers=0",
+    "trainer.device=cpu",
+    "trainer.eval_images=0",
+]
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> str:
+    """The one line that a command line is answered with."""
+    assert cli.run(list(words)) == code
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    lines = told.strip().splitlines()
+    assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
+    return lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["trane"], ["trane: no such command", "train"]),
+        (["train", "--epochs", "5"], ["--epochs: no such option", "key=value"]),
+        (["train", "trainer.max_step=5"], ["did you mean trainer.max_steps?"]),
+        (["train", "trainer.max_steps=many"], ["trainer.max_steps", "many"]),
+        (["train", "trainer.max_steps=0"], ["trainer.max_steps is 0; expected at least 1"]),
+        (["train", "backbone=resnet51"], ["backbone=resnet51: no such backbone", "resnet50"]),
+        (["train", "proposals=rpn", "loss.targets=measured"], ["loss.targets"]),
+        (["train", "experiment=demo", "dataset=voc"], ["experiment/demo"]),
+        (["eval"], ["eval needs weights=CHECKPOINT"]),
+        (["predict"], ["predict needs images=FILE_OR_FOLDER and weights=CHECKPOINT"]),
+        (["download", "year=2007"], ["year=2007: download takes"]),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    words: list[str],
+    parts: list[str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = refusal(capsys, *words)
+    for part in parts:
+        assert part in told
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["eval", "weights=nowhere.pt"], ["nowhere.pt", "no such file"]),
+        (["train", "resume=nowhere"], ["nowhere", "no such file"]),
+        (["train", "dataset.root=nowhere", "proposals=grid"], ["nowhere"]),
+    ],
+)
+def test_what_is_not_there_is_one_line_and_exit_code_1(
+    words: list[str],
+    parts: list[str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = refusal(capsys, *words, code=1)
+    for part in parts:
+        assert part in told
+
+
+def test_a_device_that_is_not_there_is_wrong_usage(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    told = refusal(capsys, "train", *TINY, "trainer.device=cuda", f"output_dir={tmp_path}")
+    assert "set trainer.device=cpu" in told
+    assert "expected auto, cpu" in refusal(capsys, "train", *TINY, "trainer.device=abacus", f"output_dir={tmp_path}")
+
+
+def test_a_loss_that_is_not_finite_has_an_exit_code_of_its_own(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = [*TINY, "trainer.max_steps=20", "optimizer.lr=1e30", "optimizer.clip_norm=null", "schedule.warmup_steps=0"]
+    told = refusal(capsys, "train", *words, f"output_dir={tmp_path}", code=4)
+    assert "the loss is not finite at step" in told
+    assert "lower optimizer.lr" in told
+
+
+def test_resuming_from_a_file_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cli.run(["train", *TINY, f"output_dir={tmp_path}"]) == 0
+    capsys.readouterr()
+    told = refusal(capsys, "train", f"resume={tmp_path / 'checkpoints' / 'last.pt'}")
+    assert "resume=FOLDER" in told
+
+
+def test_a_damaged_checkpoint_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "model.pt").write_bytes(b"PK\x03\x04 not a checkpoint")
+    assert "damaged or not a checkpoint" in refusal(capsys, "eval", f"weights={tmp_path / 'model.pt'}", code=1)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["help"]])
+def test_help_lists_every_command_and_choice(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(words) == 0
+    told = capsys.readouterr().out
+    for name in ("train", "eval", "predict", "proposals", "download", "info", "resnet50", "rfcn", "ohem", "demo"):
+        assert name in told
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "predict", "proposals"])
+def test_help_of_a_command_shows_its_settings_with_their_values(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run([command, "experiment=demo", "trainer.max_steps=77", "--help"]) == 0
+    assert "max_steps: 77" in capsys.readouterr().out
+
+
+def test_no_command_is_wrong_usage_with_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([]) == 2
+    assert "usage: detector COMMAND" in capsys.readouterr().out
+
+
+def test_info_names_versions_kernels_and_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["info"]) == 0
+    told = capsys.readouterr().out
+    for part in ("torch", "roi_pool", "ps_roi_pool", "experiment"):
+        assert part in told
+
+
+def test_a_sweep_runs_every_combination_in_its_own_folder(tmp_path: Path) -> None:
+    words = ["train", "--multirun", *TINY, "trainer.seed=1,2", f"output_dir={tmp_path}"]
+    assert cli.run(words) == 0
+    for number, seed in ((0, 1), (1, 2)):
+        assert f"seed: {seed}" in (tmp_path / str(number) / "config.yaml").read_text()
+        assert (tmp_path / str(number) / "metrics.json").is_file()
+
+
+def test_the_installed_program_answers_from_an_empty_folder(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "detector.tools", "train", "trainer.max_step=1"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "did you mean trainer.max_steps?" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
