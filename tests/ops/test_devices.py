@@ -127,6 +127,8 @@ def assert_near(result: Any, expected: Any, name: str) -> None:
 def test_equals_the_pytorch_kernels(
     device: torch.device, dtype: torch.dtype, shape: str, layout: torch.memory_format
 ) -> None:
+    if shape == "direct" and device.type == "cpu":
+        pytest.skip("a path of the CUDA kernels alone: a map beyond shared memory")
     size = MAPS[shape]
     features = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(dtype).to(memory_format=layout)
     rois = random_rois(12, size[0], *size[2:], torch.float64 if dtype == torch.float64 else torch.float32)
@@ -160,10 +162,11 @@ def test_suppression_equals_the_pytorch_kernel(
 @pytest.mark.parametrize("name", ["roi_align", "roi_warp", "ps_roi_pool", "ps_roi_vote", "ps_roi_align"])
 def test_gradients_are_those_of_the_forward_pass(device: torch.device, name: str) -> None:
     features = torch.randn(2, 18, 7, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).to(device)
-    rois = torch.tensor([[0, 3.1, 5.2, 60.3, 90.4], [1, 20.5, 10.6, 130.7, 70.8]], dtype=torch.float64, device=device)
+    boxes = torch.tensor([[3.1, 5.2, 60.3, 90.4], [20.5, 10.6, 130.7, 70.8]], dtype=torch.float64, device=device)
+    images = torch.tensor([[0.0], [1.0]], dtype=torch.float64, device=device)
     pool = getattr(ops, name)
-    inputs = (features.requires_grad_(), rois.requires_grad_(name == "roi_warp"))
-    assert torch.autograd.gradcheck(lambda x, r: pool(x, r, BINS, SCALE), inputs)
+    inputs = (features.requires_grad_(), boxes.requires_grad_(name == "roi_warp"))
+    assert torch.autograd.gradcheck(lambda x, b: pool(x, torch.cat((images, b), dim=1), BINS, SCALE), inputs)
 
 
 def test_results_are_the_same_bits_every_time(device: torch.device) -> None:
