@@ -39,7 +39,8 @@ operators  {" ".join(OPTIONS)}
 
 settings
   example=NAME             {" ".join(EXAMPLES)}: where the settings below start
-  map=NAME_OR_FILE         {" ".join(NAMED_MAPS)} random, or a .npy, .csv or .txt file
+  map=NAME_OR_FILE         {" ".join(NAMED_MAPS)} random, or a .npy, .csv or .txt file;
+                           with the operator's own defaults unless example= is given too
   seed=0 map_size=8,12     of map=random: height,width
   rois=x1,y1,x2,y2         pixels; more, separated by ";", count in the gradient
   output_size=7            bins, or height,width
@@ -103,12 +104,14 @@ def read_request(words: Sequence[str]) -> Request:
     if name not in EXAMPLES:
         raise ConfigError(f"example={name}: expected one of {', '.join(EXAMPLES)}")
     example = EXAMPLES[name]
+    # An example's rule belongs to its map; another map starts from the operator's own defaults.
+    rule = example.options if "example" in given or "map" not in given else {}
     settings = {
         "map": example.map,
         "rois": example.rois,
         "output_size": example.output_size,
         "spatial_scale": example.spatial_scale,
-        **{key: value for key, value in example.options.items() if key in allowed},
+        **{key: value for key, value in rule.items() if key in allowed},
         **given,
     }
     options = {key: _option(key, settings.get(key, default), default) for key, default in OPTIONS[op].items()}

@@ -110,7 +110,8 @@ def explain(
     """
     sensitive = op.startswith("ps_")
     expected = output_size[0] * output_size[1] if sensitive else 1
-    if maps.shape[0] != expected:
+    square = output_size[0] == output_size[1]  # else the operator says what is wrong
+    if maps.shape[0] != expected and (square or not sensitive):
         reason = f"one for each of {output_size[0]} x {output_size[1]} bins" if sensitive else "one channel"
         raise ConfigError(f"map: {op} is explained on {expected} map(s), {reason}; this one has {maps.shape[0]}")
     features = maps[None].clone().requires_grad_()

@@ -47,6 +47,11 @@ def words_of(case: dict[str, object], output: Path) -> list[str]:
     return words + [f"{key}={value}" for key, value in case["options"].items()]  # type: ignore[attr-defined]
 
 
+def picture(path: Path) -> Image.Image:
+    with Image.open(path) as opened:
+        return opened.convert("RGB")
+
+
 def printed_table(text: str, heading: str) -> np.ndarray:
     """The numbers below a heading, all tables of that name on top of each other."""
     tables = re.findall(rf"^{heading}\n((?:  .*\n)+)", text, re.MULTILINE)
@@ -94,7 +99,7 @@ def test_losses_of_the_cat(tmp_path: Path) -> None:
     assert areas["RoI"] == pytest.approx(
         areas["read"] + areas["lost by rounding corners"] + areas["lost by rounding bins"]
     )
-    pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).astype(int)
+    pixels = np.asarray(picture(tmp_path / "a.png")).astype(int)
     drawn = [(np.abs(pixels - color).max(axis=-1) < 6).sum() for color in (LOST_CORNERS, LOST_BINS, GAINED)]
     shares = np.array(drawn) / sum(drawn)
     told_shares = np.array([areas["lost by rounding corners"], areas["lost by rounding bins"], areas["gained"]])
@@ -134,9 +139,9 @@ def test_score_maps_of_k_3_at_random(tmp_path: Path) -> None:
 def test_odd_rois_are_drawn_too(op: str, box: str, tmp_path: Path) -> None:
     ratio = ["sampling_ratio=2"] if op.endswith("align") else []
     run_explain([op, f"rois={box}", f"output={tmp_path / 'a.png'}", *ratio])
-    picture = Image.open(tmp_path / "a.png")
-    assert 200 < picture.width < 1600
-    assert 150 < picture.height < 1600
+    width, height = picture(tmp_path / "a.png").size
+    assert 200 < width < 1600
+    assert 150 < height < 1600
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -147,9 +152,9 @@ def test_commands_of_the_readme(command: str, tmp_path: Path) -> None:
     assert cli.run(words) == 0
     committed = ROOT / named
     assert committed.stat().st_size < 60_000
-    made, kept = Image.open(tmp_path / "a.png"), Image.open(committed)
+    made, kept = picture(tmp_path / "a.png"), picture(committed)
     assert made.size == kept.size, "make figures draws them anew"
-    assert len(made.convert("RGB").getcolors(1 << 16) or ()) > 12
+    assert len(made.getcolors(1 << 16) or ()) > 12
     assert f"({Path('..') / named})" in README
 
 
