@@ -99,7 +99,7 @@ def test_the_loss_falls_in_a_few_steps(
 ) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    config = load_config([*overrides(row, settings, proposal_file), "optimizer.lr=0.01"])
+    config = load_config([*overrides(row, settings, proposal_file), "optimizer.lr=0.03"])
     dataset = build_dataset(config.dataset, "train")
     view, _ = build_views(config, dataset, dataset)
     detector = build_detector(config, len(dataset.classes)).train()
@@ -107,7 +107,7 @@ def test_the_loss_falls_in_a_few_steps(
     order = TrainingOrder(6, 2, seed=0, first_step=0, last_step=1, rank=0, world_size=1)
     (batch,) = training_loader(view, order, workers=0, pin_memory=False)
     totals = []
-    for _ in range(8):
+    for _ in range(24):
         total = detector(batch).total()
         optimizer.zero_grad()
         total.backward()

@@ -115,6 +115,7 @@ def test_weights_of_other_classes_are_refused(
 ) -> None:
     words = ["eval", f"weights={overfitted}", "dataset=synthetic", "dataset.test=2", f"output_dir={tmp_path}"]
     assert cli.run([*words, "dataset.height=96"]) == 0  # the same classes
-    assert cli.run(["eval", f"weights={overfitted}", "dataset.classes=[disc,square]", f"output_dir={tmp_path}"]) == 1
+    more = "dataset.classes=[disc,square,triangle,cross,diamond,ring,star]"
+    assert cli.run(["eval", f"weights={overfitted}", more, f"output_dir={tmp_path}"]) == 1
     told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert told.startswith("error: ")
+    assert told.startswith("error: the model knows 6 classes")
