@@ -20,9 +20,10 @@ static Tensor ps_roi_align(const Tensor& score_maps, const Tensor& rois_in, int6
     using T = decltype(number);
     const T* data = static_cast<const T*>(rois.const_data_ptr());
     const MapView map(score_maps);
-    const RoisByImage by_image(data, num_rois, map.images);
-    const BinSamples<T> samples(data, num_rois, map, static_cast<int>(k), static_cast<T>(spatial_scale), sampling_ratio);
-    ScorePlan plan{map, score_maps.scalar_type(), static_cast<int>(k), &by_image, num_rois, &samples};
+    const T scale = static_cast<T>(spatial_scale);
+    const RoisByImage visits = visiting_order(data, num_rois, map.images, static_cast<int>(k), scale);
+    const BinSamples<T> samples(data, visits, map, static_cast<int>(k), scale, sampling_ratio);
+    ScorePlan plan{map, score_maps.scalar_type(), static_cast<int>(k), &visits, num_rois, &samples};
     plan.runs = plan.num_bins();
     plan.output = output.mutable_data_ptr();
     run_forward<T>(plan, score_maps, {FAST_RFCN_CHOOSE(reduce_samples), FAST_RFCN_CHOOSE(finish_samples)});
@@ -44,9 +45,10 @@ static Tensor ps_roi_align_backward(const Tensor& grad, const Tensor& rois_in, s
     const int64_t num_rois = rois.size(0);
     const int k = static_cast<int>(grad.size(3));
     const MapView map(total);
-    const RoisByImage by_image(data, num_rois, map.images);
-    const BinSamples<T> samples(data, num_rois, map, k, static_cast<T>(spatial_scale), sampling_ratio);
-    ScorePlan plan{map, grad.scalar_type(), k, &by_image, num_rois, &samples};
+    const T scale = static_cast<T>(spatial_scale);
+    const RoisByImage visits = visiting_order(data, num_rois, map.images, k, scale);
+    const BinSamples<T> samples(data, visits, map, k, scale, sampling_ratio);
+    ScorePlan plan{map, grad.scalar_type(), k, &visits, num_rois, &samples};
     plan.runs = gradient.shared ? 1 : plan.num_bins();
     plan.output = gradient.tensor.mutable_data_ptr();
     run_backward<T>(plan, grad, {FAST_RFCN_CHOOSE(pack), FAST_RFCN_CHOOSE(spread_samples)});

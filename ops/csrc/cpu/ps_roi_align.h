@@ -22,25 +22,26 @@ struct Taps {
 template <typename T>
 class BinSamples {
  public:
-  BinSamples(const T* rois, int64_t num_rois, const MapView& map, int k, T scale, int64_t sampling_ratio)
-      : map_width(map.width), k_(k), groups_((num_rois + kGroup - 1) / kGroup), counts_(num_rois) {
+  BinSamples(const T* rois, const RoisByImage& visits, const MapView& map, int k, T scale, int64_t sampling_ratio)
+      : map_width(map.width), k_(k), groups_((visits.order.size() + kGroup - 1) / kGroup), counts_(visits.order.size()) {
+    const int64_t num_rois = static_cast<int64_t>(visits.order.size());
     for_each_task(static_cast<int64_t>(groups_.size()), [&](int64_t group) {
       const int64_t begin = group * kGroup, end = smaller(begin + kGroup, num_rois);
       groups_[group].bounds.push_back(0);
-      for (int64_t r = begin; r < end; ++r) {
-        const T* roi = rois + r * kRoiColumns;
+      for (int64_t visit = begin; visit < end; ++visit) {
+        const T* roi = rois + visits.order[visit] * kRoiColumns;
         const bool known = image_of(roi, map.images) >= 0;
         const int64_t down = add_axis(groups_[group], known, roi[kY1], roi[kY2], scale, sampling_ratio, map.height);
         const int64_t across = add_axis(groups_[group], known, roi[kX1], roi[kX2], scale, sampling_ratio, map.width);
-        counts_[r] = static_cast<T>(down * across);
+        counts_[visit] = static_cast<T>(down * across);
       }
     });
   }
 
-  Taps<T> rows(int64_t roi, int i) const { return taps(roi, i); }
-  Taps<T> columns(int64_t roi, int j) const { return taps(roi, k_ + j); }
+  Taps<T> rows(int64_t visit, int i) const { return taps(visit, i); }
+  Taps<T> columns(int64_t visit, int j) const { return taps(visit, k_ + j); }
   // Samples of each bin, those off the map too.
-  T count(int64_t roi) const { return counts_[roi]; }
+  T count(int64_t visit) const { return counts_[visit]; }
 
   const int64_t map_width;
 
@@ -48,12 +49,12 @@ class BinSamples {
   static constexpr int64_t kGroup = 64;
   struct Group {
     std::vector<Tap<T>> taps;
-    std::vector<size_t> bounds;  // those of bin b on one axis of one RoI end where the next begin
+    std::vector<size_t> bounds;  // of each visit, its rows' bins, then its columns'; one more at the end
   };
 
-  Taps<T> taps(int64_t roi, int bin) const {
-    const Group& group = groups_[roi / kGroup];
-    const size_t* bound = group.bounds.data() + roi % kGroup * 2 * k_ + bin;
+  Taps<T> taps(int64_t visit, int bin) const {
+    const Group& group = groups_[visit / kGroup];
+    const size_t* bound = group.bounds.data() + visit % kGroup * 2 * k_ + bin;
     return {group.taps.data() + bound[0], group.taps.data() + bound[1]};
   }
 

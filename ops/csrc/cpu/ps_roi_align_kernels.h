@@ -10,8 +10,8 @@ struct AlignBins {
   const BinSamples<T>& cells;
 
   template <int N>
-  void reduce(int64_t roi, int i, int j, const T* slab, Vector<T>* value, Index<T>*) const {
-    const Taps<T> rows = cells.rows(roi, i), columns = cells.columns(roi, j);
+  void reduce(int64_t visit, int i, int j, const T* slab, Vector<T>* value, Index<T>*) const {
+    const Taps<T> rows = cells.rows(visit, i), columns = cells.columns(visit, j);
     if (rows.begin == rows.end || columns.begin == columns.end) return;
     Vector<T> sum[N] = {};
     for (const Tap<T>* y = rows.begin; y != rows.end; ++y) {
@@ -22,15 +22,15 @@ struct AlignBins {
       }
       for (int n = 0; n < N; ++n) sum[n] += y->weight * across[n];
     }
-    const T count = cells.count(roi);
+    const T count = cells.count(visit);
     for (int n = 0; n < N; ++n) value[n] = sum[n] / count;
   }
 
   template <int N>
-  void spread(int64_t roi, int i, int j, const Vector<T>* grad, T* slab) const {
-    const Taps<T> rows = cells.rows(roi, i), columns = cells.columns(roi, j);
+  void spread(int64_t visit, int i, int j, const Vector<T>* grad, T* slab) const {
+    const Taps<T> rows = cells.rows(visit, i), columns = cells.columns(visit, j);
     if (rows.begin == rows.end || columns.begin == columns.end) return;
-    const T count = cells.count(roi);
+    const T count = cells.count(visit);
     for (const Tap<T>* y = rows.begin; y != rows.end; ++y) {
       T* row = slab + y->cell * cells.map_width * kChannels<T>;
       Vector<T> share[N];

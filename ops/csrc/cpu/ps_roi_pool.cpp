@@ -18,9 +18,10 @@ static void pool(const Tensor& score_maps, const Tensor& rois_in, int64_t k, dou
     const T* data = static_cast<const T*>(rois.const_data_ptr());
     const int64_t num_rois = rois.size(0);
     const MapView map(score_maps);
-    const RoisByImage by_image(data, num_rois, map.images);
-    const BinSpans bins(data, num_rois, map, static_cast<int>(k), static_cast<T>(spatial_scale));
-    ScorePlan plan{map, score_maps.scalar_type(), static_cast<int>(k), &by_image, num_rois, &bins};
+    const T scale = static_cast<T>(spatial_scale);
+    const RoisByImage visits = visiting_order(data, num_rois, map.images, static_cast<int>(k), scale);
+    const BinSpans bins(data, visits, map, static_cast<int>(k), scale);
+    ScorePlan plan{map, score_maps.scalar_type(), static_cast<int>(k), &visits, num_rois, &bins};
     plan.runs = output.dim() == 2 ? smaller(kVoteRuns, k * k) : k * k;
     plan.output = output.mutable_data_ptr();
     plan.argmax = argmax == nullptr ? nullptr : argmax->mutable_data_ptr();
@@ -100,9 +101,10 @@ static Tensor ps_roi_pool_backward(const Tensor& grad, const Tensor& rois_in, st
     const T* data = static_cast<const T*>(rois.const_data_ptr());
     const int k = static_cast<int>(grad.size(3));
     const MapView map(total);
-    const RoisByImage by_image(data, rois.size(0), map.images);
-    const BinSpans bins(data, rois.size(0), map, k, static_cast<T>(spatial_scale));
-    ScorePlan plan{map, grad.scalar_type(), k, &by_image, rois.size(0), &bins};
+    const T scale = static_cast<T>(spatial_scale);
+    const RoisByImage visits = visiting_order(data, rois.size(0), map.images, k, scale);
+    const BinSpans bins(data, visits, map, k, scale);
+    ScorePlan plan{map, grad.scalar_type(), k, &visits, rois.size(0), &bins};
     plan.runs = gradient.shared ? 1 : plan.num_bins();
     plan.output = gradient.tensor.mutable_data_ptr();
     run_backward<T>(plan, grad, {FAST_RFCN_CHOOSE(pack), FAST_RFCN_CHOOSE(spread_mean)});

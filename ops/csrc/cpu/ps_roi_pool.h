@@ -5,24 +5,30 @@
 
 namespace fast_rfcn {
 
-// Rows and columns of the bins of every RoI.
-struct BinSpans {
-  int k;
-  int64_t map_width;
-  std::vector<Span> spans;  // [R][2 * k], rows before columns
-
+// Rows and columns of the bins, in the order of the visits: a task reads one row of each table from end to end.
+class BinSpans {
+ public:
   template <typename T>
-  BinSpans(const T* rois, int64_t num_rois, const MapView& map, int k, T scale) : k(k), map_width(map.width) {
-    spans.reserve(num_rois * 2 * k);
-    for (int64_t r = 0; r < num_rois; ++r, rois += kRoiColumns) {
-      const bool known = image_of(rois, map.images) >= 0;
-      const PsPoolAxis<T> y(rois[kY1], rois[kY2], scale, k), x(rois[kX1], rois[kX2], scale, k);
-      for (int i = 0; i < k; ++i) spans.push_back(known ? y.bin(i, map.height) : Span{0, 0});
-      for (int j = 0; j < k; ++j) spans.push_back(known ? x.bin(j, map.width) : Span{0, 0});
+  BinSpans(const T* rois, const RoisByImage& visits, const MapView& map, int k, T scale)
+      : map_width(map.width), k_(k), num_rois_(static_cast<int64_t>(visits.order.size())), spans_(2 * k * num_rois_) {
+    for (int64_t visit = 0; visit < num_rois_; ++visit) {
+      const T* roi = rois + visits.order[visit] * kRoiColumns;
+      if (image_of(roi, map.images) < 0) continue;
+      const PsPoolAxis<T> y(roi[kY1], roi[kY2], scale, k), x(roi[kX1], roi[kX2], scale, k);
+      for (int i = 0; i < k; ++i) spans_[i * num_rois_ + visit] = y.bin(i, map.height);
+      for (int j = 0; j < k; ++j) spans_[(k + j) * num_rois_ + visit] = x.bin(j, map.width);
     }
   }
-  Span rows(int64_t roi, int i) const { return spans[roi * 2 * k + i]; }
-  Span columns(int64_t roi, int j) const { return spans[roi * 2 * k + k + j]; }
+
+  Span rows(int64_t visit, int i) const { return spans_[i * num_rois_ + visit]; }
+  Span columns(int64_t visit, int j) const { return spans_[(k_ + j) * num_rois_ + visit]; }
+
+  const int64_t map_width;
+
+ private:
+  int k_;
+  int64_t num_rois_;
+  std::vector<Span> spans_;  // [2 * k][R], rows before columns
 };
 
 }  // namespace fast_rfcn

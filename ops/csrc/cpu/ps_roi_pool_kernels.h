@@ -10,8 +10,8 @@ struct MeanBins {
   static constexpr bool kArgmax = false;
 
   template <int N>
-  void reduce(int64_t roi, int i, int j, const T* slab, Vector<T>* value, Index<T>*) const {
-    const Span y = cells.rows(roi, i), x = cells.columns(roi, j);
+  void reduce(int64_t visit, int i, int j, const T* slab, Vector<T>* value, Index<T>*) const {
+    const Span y = cells.rows(visit, i), x = cells.columns(visit, j);
     if (y.end <= y.first || x.end <= x.first) return;
     Vector<T> sum[N] = {};
     for (int64_t row = y.first; row < y.end; ++row) {
@@ -25,8 +25,8 @@ struct MeanBins {
   }
 
   template <int N>
-  void spread(int64_t roi, int i, int j, const Vector<T>* grad, T* slab) const {
-    const Span y = cells.rows(roi, i), x = cells.columns(roi, j);
+  void spread(int64_t visit, int i, int j, const Vector<T>* grad, T* slab) const {
+    const Span y = cells.rows(visit, i), x = cells.columns(visit, j);
     if (y.end <= y.first || x.end <= x.first) return;
     const T count = static_cast<T>((y.end - y.first) * (x.end - x.first));
     Vector<T> share[N];
@@ -48,9 +48,9 @@ struct MaxBins {
   static constexpr bool kArgmax = true;
 
   template <int N>
-  void reduce(int64_t roi, int i, int j, const T* slab, Vector<T>* value, Index<T>* place) const {
+  void reduce(int64_t visit, int i, int j, const T* slab, Vector<T>* value, Index<T>* place) const {
     using Place = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
-    const Span y = cells.rows(roi, i), x = cells.columns(roi, j);
+    const Span y = cells.rows(visit, i), x = cells.columns(visit, j);
     if (y.end <= y.first || x.end <= x.first) return;
     const int64_t first = y.first * cells.map_width + x.first;
     Vector<T> best[N];

@@ -27,13 +27,13 @@ struct ScorePlan {
   MapView map;                // the score maps; backward: what it fills, [N, D * k * k, H, W] contiguous
   ScalarType dtype;
   int k;
-  const RoisByImage* rois;
+  const RoisByImage* rois;    // in the order of visiting_order(); the index of a visit is that in rois->order
   int64_t num_rois;
   const void* cells;          // which cells each bin reads: BinSpans or BinSamples<T>
-  // One vector of classes for each RoI and each run of bins: [blocks][...], kClasses<T> numbers each.
+  // A vector of classes for each run of bins and each visit: [blocks][runs][R], kClasses<T> numbers each.
   void* partial = nullptr;
   int64_t runs = 1;               // k * k runs of one bin, or kVoteRuns, or (backward) 1 where all bins have one gradient
-  int32_t* where = nullptr;   // argmax [blocks][R][k * k][kClasses<T>], or null
+  int32_t* where = nullptr;   // argmax [blocks][k * k][R][kClasses<T>], or null
   void* output = nullptr;     // [R, D, k, k] or [R, D]; backward: the gradient [R, D, k, k] or [R, D], dense
   void* argmax = nullptr;     // [R, D, k, k], uint16 or int32, or null
   bool wide_argmax = false;
@@ -45,14 +45,36 @@ struct ScorePlan {
     return (classes() + kClasses<T> - 1) / kClasses<T>;
   }
   template <typename T>
-  T* slot(int64_t block, int64_t roi, int64_t run) const {
-    return static_cast<T*>(partial) + ((block * num_rois + roi) * runs + run) * kClasses<T>;
+  T* slot(int64_t block, int64_t run, int64_t visit) const {
+    return static_cast<T*>(partial) + ((block * runs + run) * num_rois + visit) * kClasses<T>;
   }
   template <typename T>
-  int32_t* place(int64_t block, int64_t roi, int64_t bin) const {
-    return where + ((block * num_rois + roi) * num_bins() + bin) * kClasses<T>;
+  int32_t* place(int64_t block, int64_t bin, int64_t visit) const {
+    return where + ((block * num_bins() + bin) * num_rois + visit) * kClasses<T>;
   }
 };
+
+// RoIs by image, those of like size one after the other: then the loops over the cells of their bins end as the branch
+// predictor expects, which costs more than the sums do.
+template <typename T>
+RoisByImage visiting_order(const T* rois, int64_t num_rois, int64_t num_images, int k, T scale) {
+  RoisByImage visits(rois, num_rois, num_images);
+  constexpr T kWidest = 64;
+  std::vector<int32_t> size(num_rois);
+  for (int64_t r = 0; r < num_rois; ++r) {
+    const T* roi = rois + r * kRoiColumns;
+    const auto cells = [&](T low, T high) {
+      const T extent = (high - low) * scale / static_cast<T>(k);
+      return extent > 0 ? static_cast<int32_t>(smaller(extent, kWidest)) : 0;  // 0 for NaN, too
+    };
+    size[r] = cells(roi[kY1], roi[kY2]) * 128 + cells(roi[kX1], roi[kX2]);
+  }
+  for (int64_t n = 0; n < num_images; ++n) {
+    std::stable_sort(visits.order.begin() + visits.bounds[n], visits.order.begin() + visits.bounds[n + 1],
+                     [&](int64_t a, int64_t b) { return size[a] < size[b]; });
+  }
+  return visits;
+}
 
 // RoIs that one task packs or unpacks.
 constexpr int64_t kPackRois = 16;

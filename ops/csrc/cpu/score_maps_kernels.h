@@ -1,7 +1,7 @@
 // The four passes of score_maps.h for one instruction set; see each_isa.h. A `Bins` works on
-// N vectors of classes of one bin of one RoI:
-//   void reduce<N>(roi, i, j, slab, value, place)   sets the value, and where it is, unless the bin is empty
-//   void spread<N>(roi, i, j, grad, slab)           adds to the cells of the bin
+// N vectors of classes of one bin of one RoI, named by its visit:
+//   void reduce<N>(visit, i, j, slab, value, place)   sets the value, and where it is, unless the bin is empty
+//   void spread<N>(visit, i, j, grad, slab)           adds to the cells of the bin
 
 // Calls f.operator()<N>() for the N vectors of T that hold `classes`.
 template <typename T, int N = 1, typename F>
@@ -39,22 +39,37 @@ static inline MapView map_of_bin(const ScorePlan& plan, int64_t bin) {
   return map;
 }
 
+// Fills the slab with the score maps of one bin. Lanes past the last class hold anything: no output reads them.
+template <typename S, typename T>
+static inline void load_bin(const ScorePlan& plan, int64_t image, int64_t first, int64_t classes, int64_t bin, T* slab) {
+  const MapView map = map_of_bin<S>(plan, bin);
+  if constexpr (sizeof(S) == sizeof(T)) {
+    if (map.planes_are_dense()) {
+      using U = typename Bits<sizeof(S)>::type;
+      const S* planes = static_cast<const S*>(map.data) + image * map.stride[0] + first * map.stride[1];
+      transpose<U>(
+          reinterpret_cast<const U*>(planes), map.stride[1], reinterpret_cast<U*>(slab), kClasses<T>, classes, map.cells());
+      return;
+    }
+  }
+  load_slab<S, T>(map, image, first, classes, slab);
+}
+
 // One bin of all RoIs of an image, given its slab.
 template <typename Bins, typename T, int N>
 static void reduce_bin(
     const ScorePlan& plan, int64_t image, int64_t block, int64_t run, int64_t bin, bool first, const T* slab) {
   const Bins bins{*static_cast<const typename Bins::Cells*>(plan.cells)};
   const int i = static_cast<int>(bin / plan.k), j = static_cast<int>(bin % plan.k);
-  for (int64_t index = plan.rois->bounds[image]; index < plan.rois->bounds[image + 1]; ++index) {
-    const int64_t roi = plan.rois->order[index];
+  for (int64_t visit = plan.rois->bounds[image]; visit < plan.rois->bounds[image + 1]; ++visit) {
     Vector<T> value[N] = {};
     Index<T> place[N];
     for (int n = 0; n < N; ++n) place[n] = Index<T>{} - 1;
-    bins.template reduce<N>(roi, i, j, slab, value, place);
-    Vector<T>* slot = vectors(plan.template slot<T>(block, roi, run));
+    bins.template reduce<N>(visit, i, j, slab, value, place);
+    Vector<T>* slot = vectors(plan.template slot<T>(block, run, visit));
     for (int n = 0; n < N; ++n) slot[n] = first ? value[n] : slot[n] + value[n];
     if (Bins::kArgmax && plan.where != nullptr) {
-      int32_t* where = plan.template place<T>(block, roi, bin);
+      int32_t* where = plan.template place<T>(block, bin, visit);
       constexpr int lanes = kVectorBytes / sizeof(T);
       for (int n = 0; n < N; ++n) {
         for (int lane = 0; lane < lanes; ++lane) where[n * lanes + lane] = static_cast<int32_t>(place[n][lane]);
@@ -74,7 +89,7 @@ static void reduce(const ScorePlan& plan, int64_t task) {
     const int64_t begin = run * plan.num_bins() / plan.runs, end = (run + 1) * plan.num_bins() / plan.runs;
     T* slab = Scratch::take<T>(0, plan.map.cells() * kClasses<T>);
     for (int64_t bin = begin; bin < end; ++bin) {
-      load_slab<S, T>(map_of_bin<S>(plan, bin), image, block * kClasses<T>, classes, slab);
+      load_bin<S, T>(plan, image, block * kClasses<T>, classes, bin, slab);
       with_vectors<T>(classes, [&]<int N>() {
         reduce_bin<Bins<T>, T, N>(plan, image, block, run, bin, bin == begin, slab);
       });
@@ -91,35 +106,44 @@ static void finish(const ScorePlan& plan, int64_t task) {
     const int64_t packs = (plan.num_rois + kPackRois - 1) / kPackRois, block = task / packs;
     const int64_t first = block * kClasses<T>, classes = smaller(plan.classes() - first, kClasses<T>);
     const int64_t bins = plan.num_bins(), begin = task % packs * kPackRois;
-    for (int64_t roi = begin; roi < smaller(begin + kPackRois, plan.num_rois); ++roi) {
-      const int64_t output = roi * plan.classes() + first;
-      const T* slot = plan.template slot<T>(block, roi, 0);
+    T* gathered = Scratch::take<T>(1, bins * kClasses<T>);
+    for (int64_t visit = begin; visit < smaller(begin + kPackRois, plan.num_rois); ++visit) {
+      const int64_t output = plan.rois->order[visit] * plan.classes() + first;
       if constexpr (kVote) {
         Vector<T> votes[kVectors] = {};
         for (int64_t run = 0; run < plan.runs; ++run) {
-          for (int n = 0; n < kVectors; ++n) votes[n] += vectors(slot + run * kClasses<T>)[n];
+          for (int n = 0; n < kVectors; ++n) votes[n] += vectors(plan.template slot<T>(block, run, visit))[n];
         }
         for (int n = 0; n < kVectors; ++n) votes[n] /= static_cast<T>(bins);
-        const T* vote = reinterpret_cast<const T*>(votes);
+        for (int n = 0; n < kVectors; ++n) vectors(gathered)[n] = votes[n];
         for (int64_t c = 0; c < classes; ++c) {
           if constexpr (sizeof(S) == sizeof(T)) {
-            static_cast<S*>(plan.output)[output + c] = vote[c];
+            static_cast<S*>(plan.output)[output + c] = gathered[c];
           } else {
-            static_cast<S*>(plan.output)[output + c] = stored<S>(vote[c]);
+            static_cast<S*>(plan.output)[output + c] = stored<S>(gathered[c]);
           }
         }
       } else {
-        store_block<S, T>(slot, classes, bins, static_cast<S*>(plan.output) + output * bins, bins);
+        for (int64_t bin = 0; bin < bins; ++bin) {
+          const Vector<T>* slot = vectors(plan.template slot<T>(block, bin, visit));
+          for (int n = 0; n < kVectors; ++n) vectors(gathered + bin * kClasses<T>)[n] = slot[n];
+        }
+        store_block<S, T>(gathered, classes, bins, static_cast<S*>(plan.output) + output * bins, bins);
       }
       if (plan.argmax == nullptr) continue;
-      const auto* where = reinterpret_cast<const uint32_t*>(plan.template place<T>(block, roi, 0));
+      const auto* where = reinterpret_cast<const uint32_t*>(plan.template place<T>(block, 0, visit));
+      const int64_t stride = plan.num_rois * kClasses<T>;
       if (plan.wide_argmax) {
         uint32_t* argmax = static_cast<uint32_t*>(plan.argmax) + output * bins;
-        transpose<uint32_t>(where, kClasses<T>, argmax, bins, bins, classes);
+        transpose<uint32_t>(where, stride, argmax, bins, bins, classes);
       } else {
         uint16_t* argmax = static_cast<uint16_t*>(plan.argmax) + output * bins;
-        uint16_t* narrow = Scratch::take<uint16_t>(1, bins * kClasses<T>);
-        for (int64_t n = 0; n < bins * kClasses<T>; ++n) narrow[n] = static_cast<uint16_t>(where[n]);
+        uint16_t* narrow = Scratch::take<uint16_t>(2, bins * kClasses<T>);
+        for (int64_t bin = 0; bin < bins; ++bin) {
+          for (int64_t c = 0; c < kClasses<T>; ++c) {
+            narrow[bin * kClasses<T> + c] = static_cast<uint16_t>(where[bin * stride + c]);
+          }
+        }
         transpose<uint16_t>(narrow, kClasses<T>, argmax, bins, bins, classes);
       }
     }
@@ -134,9 +158,15 @@ static void pack(const ScorePlan& plan, int64_t task) {
     const int64_t packs = (plan.num_rois + kPackRois - 1) / kPackRois, block = task / packs;
     const int64_t first = block * kClasses<T>, classes = smaller(plan.classes() - first, kClasses<T>);
     const int64_t begin = task % packs * kPackRois;
-    for (int64_t roi = begin; roi < smaller(begin + kPackRois, plan.num_rois); ++roi) {
+    T* gathered = Scratch::take<T>(1, plan.runs * kClasses<T>);
+    for (int64_t visit = begin; visit < smaller(begin + kPackRois, plan.num_rois); ++visit) {
+      const int64_t roi = plan.rois->order[visit];
       const S* grad = static_cast<const S*>(plan.output) + (roi * plan.classes() + first) * plan.runs;
-      load_block<S, T>(grad, plan.runs, classes, plan.runs, plan.template slot<T>(block, roi, 0));
+      load_block<S, T>(grad, plan.runs, classes, plan.runs, gathered);
+      for (int64_t run = 0; run < plan.runs; ++run) {
+        Vector<T>* slot = vectors(plan.template slot<T>(block, run, visit));
+        for (int n = 0; n < kVectors; ++n) slot[n] = vectors(gathered + run * kClasses<T>)[n];
+      }
     }
   });
 }
@@ -148,10 +178,9 @@ static void spread_bin(const ScorePlan& plan, int64_t image, int64_t block, int6
   for (int64_t cell = 0; cell < plan.map.cells(); ++cell) {
     for (int n = 0; n < N; ++n) vectors(slab + cell * kClasses<T>)[n] = Vector<T>{};
   }
-  for (int64_t index = plan.rois->bounds[image]; index < plan.rois->bounds[image + 1]; ++index) {
-    const int64_t roi = plan.rois->order[index];
-    const T* slot = plan.template slot<T>(block, roi, plan.runs == 1 ? 0 : bin);
-    bins.template spread<N>(roi, i, j, vectors(slot), slab);
+  for (int64_t visit = plan.rois->bounds[image]; visit < plan.rois->bounds[image + 1]; ++visit) {
+    const T* slot = plan.template slot<T>(block, plan.runs == 1 ? 0 : bin, visit);
+    bins.template spread<N>(visit, i, j, vectors(slot), slab);
   }
 }
 
