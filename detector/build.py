@@ -191,9 +191,8 @@ def load_backbone_weights(config: schema.BackboneConfig, backbone: Backbone) -> 
     """A classifier's weights, as `backbone.weights` says; with none, frozen layers would stay random: ConfigError."""
     if config.weights is None:
         frozen = getattr(config, "frozen_nodes", None) is not None or config.frozen_stages > 0
-        if frozen or (
-            getattr(config, "norm", None) is schema.Norm.frozen_bn and not isinstance(config, schema.VGGConfig)
-        ):
+        normalised = not isinstance(config, schema.VGGConfig) or config.batch_norm
+        if frozen or (normalised and getattr(config, "norm", None) is schema.Norm.frozen_bn):
             raise ConfigError(
                 "backbone.weights is null, but parts of the backbone are frozen and would stay random: set "
                 "backbone.weights (imagenet, a path or a URL), or backbone.frozen_stages=0 backbone.norm=gn"

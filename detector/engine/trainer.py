@@ -117,8 +117,9 @@ def train(
             with autocast(device, settings.precision):
                 losses: Losses = state.detector(batch)
                 total = losses.total()
-            if device.type == "cpu" or (state.step + 1) % monitor.log_every == 0:
-                _require_finite(losses, batch, state.step + 1)  # on a GPU this waits, so only on logging steps
+            reading = (monitor.log_every, settings.eval_every, settings.checkpoint_every, settings.keep_every)
+            if device.type == "cpu" or any(_due(state.step + 1, every) for every in reading):
+                _require_finite(losses, batch, state.step + 1)  # on a GPU this waits: only before logging or saving
             state.optimizer.zero_grad(set_to_none=True)
             state.scaler.scale(total).backward()
             if settings.clip_norm is not None:
