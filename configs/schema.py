@@ -360,6 +360,18 @@ class BenchmarkConfig:
         _require(self.warmup >= 0, f"benchmark.warmup is {self.warmup}; expected 0 or more")
 
 
+class ExportFormat(Enum):
+    portable = "portable"  # one safetensors file that every command takes as weights=
+
+
+@dataclass
+class ExportConfig:
+    """What `export` writes; on its command line these keys stand alone: format=portable output=model.safetensors."""
+
+    format: ExportFormat = ExportFormat.portable
+    output: str | None = None
+
+
 # --- optimisation -----------------------------------------------------------------------------------------------------
 
 
@@ -448,9 +460,10 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
     output_dir: str | None = None  # None: runs/<date>_<time>
     resume: str | None = None  # a run's folder
-    weights: str | None = None  # a checkpoint: to evaluate, to predict with, or to start training from
+    weights: str | None = None  # a checkpoint or portable model: to evaluate, predict with or start training from
     detections: str | None = (
         None  # eval, analyze: a run's folder, a dump, comp4 files or COCO results, in place of a model
     )

@@ -117,6 +117,17 @@ class Detector(nn.Module):
         proposed = self.proposals(self.backbone(inputs.images).proposals, inputs).proposals
         return [to_original(item, frame) for item, frame in zip(proposed, inputs.frames, strict=True)]
 
+    @torch.no_grad()
+    def set_target_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Other statistics [rows, 4] for the box targets, the boxes that are detected staying the same.
+
+        Mean 0 and deviation 1 fold the normalisation into the head, as the published models are saved
+        (fast-rcnn `lib/fast_rcnn/train.py`, `snapshot`).
+        """
+        self.head.rescale_deltas(self.coder.std / std, (self.coder.mean - mean) / std)
+        self.coder.mean.copy_(mean)
+        self.coder.std.copy_(std)
+
     def _targets(self, boxes: list[Tensor], labels: list[Tensor], truths: list[Tensor]) -> RoITargets:
         joined = torch.cat(labels)
         return RoITargets(joined, self.coder.encode(torch.cat(boxes), torch.cat(truths), joined))

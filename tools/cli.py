@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 from detector.configs.errors import ConfigError
@@ -29,6 +30,7 @@ commands
   compare    two runs, or two protocols           detector compare a=runs/one b=runs/two
   benchmark  a model's time and memory by part    detector benchmark experiment=rfcn_resnet50_voc0712_ohem
   predict    draw detections on pictures          detector predict images=photos/ weights=runs/demo
+  export     write a model for use elsewhere      detector export weights=runs/demo output=model.safetensors
   proposals  compute or check proposals           detector proposals dataset.root=VOCdevkit
   download   fetch Pascal VOC                     detector download root=VOCdevkit years=2007,2012
   explain    draw what a RoI operator does        detector explain roi_pool
@@ -87,6 +89,7 @@ def _dispatch(words: list[str]) -> int:
         "compare": _compare,
         "benchmark": _benchmark,
         "predict": _predict,
+        "export": _export,
         "proposals": _proposals,
         "download": _download,
         "explain": _explain,
@@ -191,14 +194,13 @@ def _sweep(jobs: list[list[str]]) -> int:
 
 def _model_config(overrides: list[str]) -> Config:
     """The config of the model in weights=..., with the overrides; without a model, the shipped defaults."""
-    from detector.engine.checkpoint import load_checkpoint
+    from detector.tools.models import read_model_config
     from detector.tools.settings import load_config, override_config
 
     weights = next((word.partition("=")[2] for word in overrides if word.startswith("weights=")), None)
     if weights is None:
         return load_config(overrides)
-    saved = {**load_checkpoint(Path(weights))["config"], "output_dir": None, "resume": None}
-    return override_config(saved, overrides)
+    return override_config(read_model_config(Path(weights)), overrides)
 
 
 def _scoring_config(overrides: list[str], path: str | None = None) -> Config:
@@ -293,6 +295,23 @@ def _predict(words: list[str]) -> int:
     folder = open_run(config.output_dir, "predict")
     with logging_to(folder.path / "log.txt"):
         return FAILED if run_prediction(config, folder) else DONE
+
+
+def _export(words: list[str]) -> int:
+    """The keys of the group `export` may stand alone."""
+    from detector.configs.schema import ExportConfig
+
+    own = tuple(field.name for field in fields(ExportConfig))
+    words = [f"export.{word}" if word.partition("=")[0] in own else word for word in words]
+    if _wants_help(words):
+        return DONE
+    config = _model_config(words)
+    from detector.tools.export import run_export
+    from detector.tools.run import logging_to
+
+    with logging_to(None):
+        run_export(config)
+    return DONE
 
 
 def _proposals(words: list[str]) -> int:

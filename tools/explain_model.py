@@ -13,14 +13,13 @@ from detector.configs.errors import ConfigError
 from detector.datasets.build import propose
 from detector.datasets.images import read_image
 from detector.draw_score_maps import draw_score_maps
-from detector.engine.checkpoint import load_checkpoint
 from detector.heads.rfcn import RFCNHead
 from detector.ops import boxes as box_ops
 from detector.ops import ps_roi_align, ps_roi_pool
 from detector.preprocess import to_input
 from detector.structures import Batch
 from detector.tools.explain import check_picture_name, numbers, split_settings
-from detector.tools.models import Model, load_model
+from detector.tools.models import Model, load_model, read_model_config
 from detector.tools.predict import single_image_batch
 from detector.tools.run import pick_device
 from detector.tools.settings import override_config
@@ -41,8 +40,7 @@ def run_explain_model(words: Sequence[str]) -> None:
     output = Path(settings.get("output", "runs/explain/score_maps.png"))
     check_picture_name(output)
     given = torch.tensor([numbers("box", settings["box"], 4)]) if "box" in settings else None
-    saved = {**load_checkpoint(weights)["config"], "output_dir": None, "resume": None}
-    config = override_config(saved, [])
+    config = override_config(read_model_config(weights), [])
     if not isinstance(config.head, schema.RFCNConfig):
         raise ConfigError(f"weights={weights}: has head={config.head.kind}; only head=rfcn makes score maps")
     device = pick_device(config.trainer.device)

@@ -1,16 +1,33 @@
-"""A trained detector from its checkpoint."""
+"""A trained detector from its file: a checkpoint of training, or a portable model."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from detector.build import build_detector
 from detector.configs import schema
 from detector.engine.checkpoint import load_checkpoint, load_weights
+from detector.export.portable import read_config, read_portable
+from detector.export.safetensors import looks_like_safetensors
 from detector.model import Detector
+
+RUN_SETTINGS = ("output_dir", "resume", "weights", "detections", "images")  # of one run, not of the model
+
+
+@dataclass(frozen=True, slots=True)
+class SavedModel:
+    """What is in the file."""
+
+    config: dict[str, Any]  # plain values, without those of the run that made it
+    classes: tuple[str, ...]
+    weights: dict[str, Tensor]
+    provenance: dict[str, Any]  # step, versions, figures if known
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +37,39 @@ class Model:
     step: int
 
 
-def load_model(path: Path, config: schema.Config, device: torch.device) -> Model:
-    """The detector of a checkpoint under `config` (the checkpoint's own, perhaps with overrides).
+def read_model(path: Path) -> SavedModel:
+    """The model at `path`: a checkpoint, a run's folder or a portable file. Nothing in the file is executed.
 
-    Raises ValueError where the file is not a checkpoint or does not fit the config.
+    Raises ValueError where it is missing, damaged, foreign or newer.
     """
+    if path.is_file() and looks_like_safetensors(path):
+        portable = read_portable(path)
+        return SavedModel(_own(portable.config), portable.classes, portable.weights, portable.provenance)
     content = load_checkpoint(path)
-    detector = build_detector(config, len(content["classes"]))
-    load_weights(detector, content["model"], str(path))
-    return Model(detector.to(device).eval(), tuple(content["classes"]), int(content["step"]))
+    provenance = {
+        "step": int(content["step"]),
+        "versions": {key: content["versions"][key] for key in ("python", "torch", "torchvision", "commit")},
+        "metrics": _metrics(path, int(content["step"])),
+    }
+    return SavedModel(_own(content["config"]), tuple(content["classes"]), content["model"], provenance)
+
+
+def read_model_config(path: Path) -> dict[str, Any]:
+    """The config of the model at `path`, as `read_model` has it; of a portable file only the header is read."""
+    if path.is_file() and looks_like_safetensors(path):
+        return _own(read_config(path))
+    return _own(load_checkpoint(path)["config"])
+
+
+def load_model(path: Path, config: schema.Config, device: torch.device) -> Model:
+    """The detector of a model's file under `config` (the model's own, perhaps with overrides).
+
+    Raises ValueError where the file holds no model or does not fit the config.
+    """
+    saved = read_model(path)
+    detector = build_detector(config, len(saved.classes))
+    load_weights(detector, saved.weights, str(path))
+    return Model(detector.to(device).eval(), saved.classes, int(saved.provenance.get("step", 0)))
 
 
 def require_classes(model: Model, classes: tuple[str, ...]) -> None:
@@ -38,3 +79,17 @@ def require_classes(model: Model, classes: tuple[str, ...]) -> None:
             f"the model knows {len(model.classes)} classes ({', '.join(model.classes)}), the dataset has "
             f"{len(classes)} ({', '.join(classes)}); give the model's list in dataset.classes, or train on this dataset"
         )
+
+
+def _own(config: dict[str, Any]) -> dict[str, Any]:
+    return {**config, **dict.fromkeys(RUN_SETTINGS)}
+
+
+def _metrics(path: Path, step: int) -> dict[str, Any]:
+    """The figures that lie in a checkpoint's run, if they are those of this very step."""
+    file = (path if path.is_dir() else path.parent.parent) / "metrics.json"
+    try:
+        found = json.loads(file.read_text())
+        return {key: value for key, value in found.items() if key != "run"} if found["step"] == step else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

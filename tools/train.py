@@ -15,7 +15,7 @@ from detector.configs.groups import to_plain
 from detector.datasets.augment import EvaluationView, TrainingView
 from detector.datasets.build import build_dataset, build_proposals
 from detector.datasets.sample import Dataset
-from detector.engine.checkpoint import load_checkpoint, load_weights
+from detector.engine.checkpoint import load_weights
 from detector.engine.learning import train_only
 from detector.engine.monitor import Monitor
 from detector.engine.seed import make_deterministic, seed_step
@@ -37,6 +37,7 @@ from detector.tools.evaluation import (
 )
 from detector.tools.learned_proposals import show_learned_proposals
 from detector.tools.loaders import TrainingOrder, training_loader
+from detector.tools.models import read_model
 from detector.tools.proposals import report_recall
 from detector.tools.run import RunFolder, kernels, pick_device, versions
 
@@ -80,11 +81,15 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
         log.info("going on from step %d", state.step)
     else:
         if config.weights is not None:
-            load_weights(detector, load_checkpoint(Path(config.weights))["model"], config.weights)
+            load_weights(detector, read_model(Path(config.weights)).weights, config.weights)
         else:
             load_backbone_weights(config.backbone, detector.backbone)
-        if config.loss.targets is not schema.TargetStatistics.fixed and train_view.proposals is not None:
-            set_target_statistics(config, detector, train_view)
+        mean, std = target_statistics(config, detector, train_view)
+        if config.weights is not None:
+            detector.set_target_statistics(mean, std)  # what it has learned stays, in the new units
+        else:
+            detector.coder.mean.copy_(mean)
+            detector.coder.std.copy_(std)
 
     monitor = Monitor(
         run.tensorboard, first_step=state.step, max_steps=settings.max_steps, log_every=settings.log_every
@@ -177,9 +182,15 @@ def build_views(config: schema.Config, train_set: Dataset, test_set: Dataset) ->
     return train_view, EvaluationView(test_set, test_proposals, short_side=config.input.test_short_side)
 
 
-def set_target_statistics(config: schema.Config, detector: Detector, view: TrainingView) -> None:
-    """Measures the regression targets' mean and deviation over the training split, into the model."""
-    assert view.proposals is not None
+def target_statistics(
+    config: schema.Config, detector: Detector, view: TrainingView
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation [rows, 4] of the regression targets: the config's, or measured over the training split."""
+    coder = detector.coder
+    if config.loss.targets is schema.TargetStatistics.fixed or view.proposals is None:
+        rows = (coder.mean.new_tensor(values) for values in (config.loss.deltas_mean, config.loss.deltas_std))
+        mean, std = (row.expand_as(coder.mean) for row in rows)
+        return mean, std
     source = view.proposals
     pairs = (
         (
@@ -188,13 +199,11 @@ def set_target_statistics(config: schema.Config, detector: Detector, view: Train
         )
         for index, annotation in enumerate(view.dataset.annotations)
     )
-    coder = detector.coder
     mean, std = measure_statistics(
         pairs, build_matcher(config.sampling), rows=coder.mean.shape[0], flip=config.input.flip
     )
-    coder.mean.copy_(mean)
-    coder.std.copy_(std)
     log.info("box targets: mean %s, deviation %s (over classes)", _short(mean), _short(std))
+    return mean.to(coder.mean.device), std.to(coder.std.device)
 
 
 def _short(rows: torch.Tensor) -> str:

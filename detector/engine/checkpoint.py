@@ -59,9 +59,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+def shared_names(module: nn.Module) -> dict[str, str]:
+    """Further name -> first name of each tensor that the state dict holds twice, as a backbone's tail is the head's."""
+    first: dict[int, str] = {}
+    state = module.state_dict(keep_vars=True)
+    return {name: first[id(value)] for name, value in state.items() if first.setdefault(id(value), name) != name}
+
+
 def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Loads a state dict that must fit exactly. Raises ValueError naming what is missing, unknown or of other shape."""
+    """Loads a state dict that must fit exactly; a tensor with two names may be given under the first alone.
+
+    Raises ValueError naming what is missing, unknown or of other shape.
+    """
     own = module.state_dict()
+    shared = {name: weights[first] for name, first in shared_names(module).items() if first in weights}
+    weights = {**shared, **weights}
     missing = sorted(own.keys() - weights.keys())
     unknown = sorted(weights.keys() - own.keys())
     shapes = [

@@ -17,3 +17,7 @@ class Head(Protocol):
     def __call__(self, maps: tuple[Tensor, ...], boxes: list[Tensor]) -> RoIPredictions:
         """The part that is computed per RoI: predictions for N lists of boxes [R_i, 4] in input pixels."""
         ...
+
+    def rescale_deltas(self, scale: Tensor, shift: Tensor) -> None:
+        """Makes every delta `delta * scale + shift`, both [rows, 4], by the layer that it comes from."""
+        ...

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from detector.ops import boxes as box_ops
@@ -60,6 +61,12 @@ class FastRCNNHead(nn.Module):
         pooled = self.pooling(features, rois, self.output_size, self.spatial_scale)
         hidden = self.tail(pooled)
         return RoIPredictions(self.scores(hidden), self.deltas(hidden).unflatten(1, (-1, 4)))
+
+    @torch.no_grad()
+    def rescale_deltas(self, scale: Tensor, shift: Tensor) -> None:
+        """Makes every delta `delta * scale + shift`, both [rows, 4], by the layer that it comes from."""
+        self.deltas.weight.mul_(scale.reshape(-1, 1))
+        self.deltas.bias.mul_(scale.reshape(-1)).add_(shift.reshape(-1))
 
     def new_layers(self) -> tuple[nn.Module, ...]:
         """The layers that no classifier brings weights for."""

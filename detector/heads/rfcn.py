@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -63,6 +64,17 @@ class RFCNHead(nn.Module):
         logits = self.vote(score_maps, rois, self.k, self.spatial_scale)
         deltas = self.vote(box_maps, rois, self.k, self.spatial_scale)
         return RoIPredictions(logits, deltas.unflatten(1, (-1, 4)))
+
+    @torch.no_grad()
+    def rescale_deltas(self, scale: Tensor, shift: Tensor) -> None:
+        """Makes every delta `delta * scale + shift`, both [rows, 4], by the maps that it is voted from.
+
+        A shift is exact where every bin holds a cell: an empty one votes 0. The released models have the same.
+        """
+        scale, shift = (item.reshape(-1).repeat_interleave(self.k * self.k) for item in (scale, shift))
+        assert self.box_maps.bias is not None
+        self.box_maps.weight.mul_(scale[:, None, None, None])
+        self.box_maps.bias.mul_(scale).add_(shift)
 
 
 def aligned_vote(score_maps: Tensor, rois: Tensor, k: int, spatial_scale: float) -> Tensor:

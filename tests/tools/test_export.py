@@ -1,0 +1,118 @@
+"""`detector export format=portable`: what training leaves becomes one file that every command takes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from detector.export.portable import read_portable
+from detector.tools.cli import run
+
+TINY = [
+    "experiment=demo",
+    "dataset.train=2",
+    "dataset.test=2",
+    "dataset.height=48",
+    "dataset.width=64",
+    "input.short_sides=[48]",
+    "input.test_short_side=48",
+    "backbone.width=0.125",
+    "backbone.tail_channels=16",
+    "trainer.max_steps=2",
+    "trainer.images_per_step=2",
+    "trainer.workers=0",
+    "trainer.device=cpu",
+    "trainer.eval_images=0",
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export") / "run"
+    assert run(["train", *TINY, f"output_dir={folder}"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(trained: Path) -> Path:
+    path = trained / "model.safetensors"
+    assert run(["export", f"weights={trained}", "format=portable", f"output={path}"]) == 0
+    return path
+
+
+def test_it_holds_what_detection_needs_and_no_more(trained: Path, exported: Path) -> None:
+    checkpoint: dict[str, Any] = torch.load(trained / "checkpoints" / "last.pt", weights_only=True)
+    model = read_portable(exported)
+    assert list(model.classes) == checkpoint["classes"]
+    assert model.provenance["step"] == 2
+    assert model.provenance["versions"]["torch"] == checkpoint["versions"]["torch"]
+    assert model.provenance["metrics"]["step"] == 2
+    assert model.preprocessing["short_side"] == 48
+    assert model.config["head"]["kind"] == "fast_rcnn"
+    assert not {"weights", "output_dir", "export", "resume"} & model.config.keys()
+    assert not any(name.startswith("head.tail") for name in model.weights), "the tail is stored once"
+    assert (model.weights["coder.std"] == 1).all()
+    assert exported.stat().st_size < 0.6 * (trained / "checkpoints" / "last.pt").stat().st_size
+
+
+def test_detections_are_those_of_the_checkpoint(trained: Path, exported: Path, tmp_path: Path) -> None:
+    for name, weights in (("a", trained), ("b", exported)):
+        assert (
+            run(["eval", f"weights={weights}", "postprocess.score_threshold=0.01", f"output_dir={tmp_path / name}"])
+            == 0
+        )
+    a, b = ((tmp_path / name / "detections").glob("*.txt") for name in "ab")
+    found = 0
+    for one, other in zip(sorted(a), sorted(b), strict=True):
+        lines = zip(one.read_text().splitlines(), other.read_text().splitlines(), strict=True)
+        for (image, *numbers), (image_too, *numbers_too) in ((x.split(), y.split()) for x, y in lines):
+            assert image == image_too
+            assert list(map(float, numbers)) == pytest.approx(list(map(float, numbers_too)), abs=2e-3)
+            found += 1
+    assert found
+
+
+def test_training_starts_from_it_in_the_units_of_training(exported: Path, tmp_path: Path) -> None:
+    words = ["train", *TINY, f"weights={exported}", "optimizer.lr=0", f"output_dir={tmp_path / 'more'}"]
+    assert run(words) == 0
+    again = tmp_path / "again.safetensors"
+    assert run(["export", f"weights={tmp_path / 'more'}", f"output={again}"]) == 0
+    checkpoint = torch.load(tmp_path / "more" / "checkpoints" / "last.pt", weights_only=True)
+    assert (checkpoint["model"]["coder.std"] != 1).any(), "targets are normalised as the config says"
+    one, other = read_portable(exported), read_portable(again)
+    for name, value in one.weights.items():
+        torch.testing.assert_close(other.weights[name], value, atol=1e-6, rtol=1e-5)
+
+
+def test_overrides_are_kept_in_the_file(exported: Path, tmp_path: Path) -> None:
+    path = tmp_path / "strict.safetensors"
+    assert run(["export", f"weights={exported}", f"output={path}", "postprocess.score_threshold=0.7"]) == 0
+    assert read_portable(path).config["postprocess"]["score_threshold"] == 0.7
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["weights={exported}"], 2, "export needs weights=CHECKPOINT and output=FILE"),
+        (["weights={exported}", "output=x", "format=zip"], 2, "export.format"),
+        (["weights={exported}.not", "output=x"], 1, "no such file"),
+        (["weights={exported}", "output=x", "backbone.tail_channels=8"], 1, "does not fit this model"),
+    ],
+)
+def test_what_cannot_be_exported(
+    exported: Path, words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["export", *(word.format(exported=exported) for word in words)]) == code
+    told = capsys.readouterr().err.strip().splitlines()
+    assert said in told[-1]
+
+
+def test_a_damaged_file_is_one_line_for_every_command(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(exported.read_bytes()[:-5])
+    for words in (["eval"], ["export", "output=x"], ["predict", f"images={path}"], ["train", *TINY]):
+        assert run([*words, f"weights={path}", f"output_dir={tmp_path / 'o'}"]) == 1
+        assert "is damaged" in capsys.readouterr().err.strip().splitlines()[-1]
