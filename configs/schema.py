@@ -297,7 +297,8 @@ class InputConfig:
     short_sides: list[int] = field(default_factory=lambda: [600])  # training draws one per image
     test_short_side: int = 600
     max_side: int = 1000
-    flip: bool = True
+    flip: bool = True  # half of the training images left to right
+    flip_vertical: bool = False  # half of them upside down: for pictures without an up (microscopes, satellites)
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])  # RGB in [0, 1], torchvision's
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     bgr_255: bool = False  # Caffe's preprocessing: BGR in [0, 255]; set mean and std to match

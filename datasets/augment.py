@@ -34,13 +34,16 @@ class TrainingView:
         proposals: ProposalSource | None,
         *,
         flip: bool,
+        flip_vertical: bool = False,
         short_sides: tuple[int, ...],
         seed: int,
     ) -> None:
-        """`flip` mirrors half of the samples; `short_sides` are the training scales, one drawn per sample."""
+        """`flip` mirrors half of the samples, `flip_vertical` turns half upside down; `short_sides` are the training
+        scales, one drawn per sample."""
         self.dataset = dataset
         self.proposals = proposals
         self.flip = flip
+        self.flip_vertical = flip_vertical
         self.short_sides = short_sides
         self.seed = seed
 
@@ -52,6 +55,7 @@ class TrainingView:
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
         mirrored = self.flip and rng.random() < 0.5
+        upside_down = self.flip_vertical and rng.random() < 0.5
         short_side = self.short_sides[int(rng.integers(len(self.short_sides)))]
         sample = Sample(
             image=self.dataset.image(index),
@@ -60,7 +64,8 @@ class TrainingView:
             seed=int(rng.integers(2**62)),
             short_side=short_side,
         )
-        return flipped(sample) if mirrored else sample
+        sample = flipped(sample) if mirrored else sample
+        return flipped_vertically(sample) if upside_down else sample
 
 
 class EvaluationView:
@@ -93,4 +98,15 @@ def flipped(sample: Sample) -> Sample:
         image=torch.flip(sample.image, (2,)),
         annotation=replace(sample.annotation, boxes=box_ops.flip(sample.annotation.boxes, width)),
         proposals=None if sample.proposals is None else box_ops.flip(sample.proposals, width),
+    )
+
+
+def flipped_vertically(sample: Sample) -> Sample:
+    """The sample upside down, boxes and proposals with it."""
+    height = sample.annotation.height
+    return replace(
+        sample,
+        image=torch.flip(sample.image, (1,)),
+        annotation=replace(sample.annotation, boxes=box_ops.flip_vertical(sample.annotation.boxes, height)),
+        proposals=None if sample.proposals is None else box_ops.flip_vertical(sample.proposals, height),
     )

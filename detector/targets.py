@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -84,12 +85,12 @@ class BoxCoder(nn.Module):
 
 
 def measure_statistics(
-    images: Iterable[tuple[Proposals, Instances]], matcher: Matcher, *, rows: int, flip: bool
+    images: Iterable[tuple[Proposals, Instances]], matcher: Matcher, *, rows: int, flip: bool, flip_vertical: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Mean and population standard deviation [rows, 4] of the regression targets of all foreground RoIs.
 
     `images` are in the original pixels: targets do not change with the image's scale. Flipped copies are counted
-    where training flips, which only mirrors tx. A class with no or a single distinct target keeps std 1, never 0:
+    where training flips, which only mirrors tx (vertically: ty). A class with no or a single distinct target keeps std 1, never 0:
     the original divides by (almost) zero there. Source: fast-rcnn `roidb.py::add_bbox_regression_targets`.
     """
     count = torch.zeros(rows, 1, dtype=torch.float64)
@@ -99,8 +100,9 @@ def measure_statistics(
         foreground = candidates.labels > 0
         deltas = box_ops.encode(candidates.truths[foreground].double(), candidates.boxes[foreground].double())
         row = (candidates.labels[foreground] - 1).clamp(max=rows - 1)
-        for mirrored in (1.0, -1.0) if flip else (1.0,):
-            view = deltas * deltas.new_tensor((mirrored, 1.0, 1.0, 1.0))
+        signs = product((1.0, -1.0) if flip else (1.0,), (1.0, -1.0) if flip_vertical else (1.0,))
+        for sign_x, sign_y in signs:
+            view = deltas * deltas.new_tensor((sign_x, sign_y, 1.0, 1.0))
             count.index_add_(0, row, torch.ones(len(row), 1, dtype=torch.float64))
             total.index_add_(0, row, view)
             squares.index_add_(0, row, view.square())

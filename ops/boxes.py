@@ -65,6 +65,12 @@ def flip(boxes: Tensor, width: float) -> Tensor:
     return torch.stack((width - x2, y1, width - x1, y2), dim=-1)
 
 
+def flip_vertical(boxes: Tensor, height: float) -> Tensor:
+    """Boxes [..., 4] mirrored top to bottom in an image of the given height."""
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack((x1, height - y2, x2, height - y1), dim=-1)
+
+
 def encode(boxes: Tensor, references: Tensor) -> Tensor:
     """Regression targets [..., 4] (tx, ty, tw, th) that take `references` to `boxes`, both [..., 4].
 

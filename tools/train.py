@@ -176,6 +176,7 @@ def build_views(config: schema.Config, train_set: Dataset, test_set: Dataset) ->
         train_set,
         train_proposals,
         flip=config.input.flip,
+        flip_vertical=config.input.flip_vertical,
         short_sides=tuple(config.input.short_sides),
         seed=config.trainer.seed,
     )
@@ -200,7 +201,11 @@ def target_statistics(
         for index, annotation in enumerate(view.dataset.annotations)
     )
     mean, std = measure_statistics(
-        pairs, build_matcher(config.sampling), rows=coder.mean.shape[0], flip=config.input.flip
+        pairs,
+        build_matcher(config.sampling),
+        rows=coder.mean.shape[0],
+        flip=config.input.flip,
+        flip_vertical=config.input.flip_vertical,
     )
     log.info("box targets: mean %s, deviation %s (over classes)", _short(mean), _short(std))
     return mean.to(coder.mean.device), std.to(coder.std.device)

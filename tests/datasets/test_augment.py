@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from detector.datasets.augment import EvaluationView, TrainingView, flipped
+from detector.datasets.augment import EvaluationView, TrainingView, flipped, flipped_vertically
 from detector.datasets.proposal_grid import GridProposals
 from detector.datasets.sample import Sample
 from detector.datasets.synthetic import SyntheticDataset
@@ -59,6 +59,32 @@ def test_a_flip_by_hand() -> None:
     twice = flipped(mirrored)
     assert same(twice, sample)
     assert sample.annotation.boxes is boxes, "nothing is changed in place"
+
+
+def test_a_vertical_flip_by_hand() -> None:
+    sample = EvaluationView(DATASET, GRID, short_side=48)[0]
+    boxes = torch.tensor([[0.0, 2.0, 10.0, 12.0]])
+    sample = replace(sample, annotation=replace(sample.annotation, boxes=boxes), proposals=boxes + 1)
+    turned = flipped_vertically(sample)
+    assert turned.annotation.boxes.tolist() == [[0, 36, 10, 46]]
+    assert turned.proposals is not None
+    assert turned.proposals.tolist() == [[1, 35, 11, 45]]
+    assert torch.equal(turned.image[:, 36:46, 0:10], sample.image[:, 2:12, 0:10].flip(1))
+    assert same(flipped_vertically(turned), sample)
+
+
+def test_a_quarter_of_the_samples_is_flipped_both_ways() -> None:
+    keys = [(epoch, index) for epoch in range(50) for index in range(6)]
+    both = view(flip_vertical=True)
+    kinds = [(None,), (2,), (1,), (1, 2)]
+    seen = [
+        next(axes for axes in kinds if torch.equal(both[key].image, turn(DATASET.image(key[1]), axes))) for key in keys
+    ]
+    assert all(0.15 < seen.count(axes) / len(keys) < 0.35 for axes in kinds), "300 throws of two coins"
+
+
+def turn(image: torch.Tensor, axes: tuple[int | None, ...]) -> torch.Tensor:
+    return image if axes == (None,) else image.flip(axes)  # type: ignore[arg-type]
 
 
 def test_evaluation_sees_the_image_as_it_is() -> None:

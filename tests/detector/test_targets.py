@@ -123,7 +123,7 @@ def test_targets_of_padding_are_zero() -> None:
 
 
 def loop_statistics(
-    images: list[tuple[Proposals, Instances]], rows: int, flip: bool
+    images: list[tuple[Proposals, Instances]], rows: int, flip: bool, flip_vertical: bool
 ) -> tuple[list[list[float]], list[list[float]]]:
     """Every foreground RoI's deltas, one by one in Python's floats; population variance."""
     deltas: dict[int, list[list[float]]] = {row: [] for row in range(rows)}
@@ -142,29 +142,32 @@ def loop_statistics(
                 math.log((y2 - y1) / h),
             ]
             row = min(int(objects.labels[match]) - 1, rows - 1)
-            deltas[row].append(delta)
-            if flip:
-                deltas[row].append([-delta[0], *delta[1:]])
+            for x in (1, -1) if flip else (1,):
+                for y in (1, -1) if flip_vertical else (1,):
+                    deltas[row].append([x * delta[0], y * delta[1], *delta[2:]])
     mean = [np.mean(deltas[row], axis=0).tolist() for row in range(rows)]
     std = [np.std(deltas[row], axis=0).tolist() for row in range(rows)]
     return mean, std
 
 
+@pytest.mark.parametrize("flip_vertical", [False, True])
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("rows", [1, 2])
-def test_statistics_equal_a_loop(rows: int, flip: bool) -> None:
+def test_statistics_equal_a_loop(rows: int, flip: bool, flip_vertical: bool) -> None:
     images = []
     for seed in range(6):
         objects = random_boxes(3, seed)
         jitter = torch.randn(40, 4, generator=torch.Generator().manual_seed(seed)) * 4
         item = Proposals(objects.repeat(14, 1)[:40] + jitter, torch.zeros(40))
         images.append((item, Instances(objects, torch.tensor([1, 2, 1]), torch.zeros(3, dtype=torch.bool))))
-    mean, std = measure_statistics(images, PAPER, rows=rows, flip=flip)
-    expected_mean, expected_std = loop_statistics(images, rows, flip)
+    mean, std = measure_statistics(images, PAPER, rows=rows, flip=flip, flip_vertical=flip_vertical)
+    expected_mean, expected_std = loop_statistics(images, rows, flip, flip_vertical)
     torch.testing.assert_close(mean, torch.tensor(expected_mean), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(std, torch.tensor(expected_std), rtol=1e-4, atol=1e-5)
     if flip:
         assert mean[:, 0].abs().max() < 1e-6  # mirrored copies cancel
+    if flip_vertical:
+        assert mean[:, 1].abs().max() < 1e-6
 
 
 def test_a_class_without_examples_keeps_deviation_one() -> None:
