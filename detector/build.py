@@ -18,9 +18,9 @@ from detector.configs.errors import ConfigError
 from detector.engine.optimizer import cosine_factor, parameter_groups, step_factor
 from detector.heads import Head
 from detector.heads.fast_rcnn import FastRCNNHead
-from detector.heads.rfcn import RFCNHead, Vote, aligned_vote
+from detector.heads.rfcn import PSPooling, RFCNHead
 from detector.model import Detector
-from detector.ops import ps_roi_vote, roi_align, roi_pool
+from detector.ops import roi_align, roi_pool
 from detector.postprocess import Postprocess
 from detector.preprocess import Preprocess
 from detector.proposals.given import GivenProposals, ProposalModule
@@ -125,19 +125,14 @@ def build_head(config: schema.HeadConfig, backbone: Backbone, num_classes: int) 
                 class_agnostic=config.class_agnostic,
             )
         case schema.RFCNConfig():
-            votes: dict[schema.PSPooling, Vote] = {
-                schema.PSPooling.mean: ps_roi_vote,
-                schema.PSPooling.max: partial(ps_roi_vote, reduction="max"),
-                schema.PSPooling.align: aligned_vote,
-            }
+            aligned = config.pooling is schema.PSPooling.align
             return RFCNHead(
                 num_classes=num_classes,
                 in_channels=backbone.head_channels,
                 channels=config.channels,
                 stride=backbone.stride,
                 k=config.k,
-                vote=votes[config.pooling],
-                inclusive=config.pooling is not schema.PSPooling.align,
+                pooling=PSPooling.aligned() if aligned else PSPooling.published(config.pooling.value),
                 class_agnostic=config.class_agnostic,
             )
     raise ConfigError(f"head.kind {config.kind!r} has no builder")

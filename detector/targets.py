@@ -85,13 +85,19 @@ class BoxCoder(nn.Module):
 
 
 def measure_statistics(
-    images: Iterable[tuple[Proposals, Instances]], matcher: Matcher, *, rows: int, flip: bool, flip_vertical: bool = False
+    images: Iterable[tuple[Proposals, Instances]],
+    matcher: Matcher,
+    *,
+    rows: int,
+    flip: bool,
+    flip_vertical: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Mean and population standard deviation [rows, 4] of the regression targets of all foreground RoIs.
 
     `images` are in the original pixels: targets do not change with the image's scale. Flipped copies are counted
-    where training flips, which only mirrors tx (vertically: ty). A class with no or a single distinct target keeps std 1, never 0:
-    the original divides by (almost) zero there. Source: fast-rcnn `roidb.py::add_bbox_regression_targets`.
+    where training flips, which only mirrors tx (vertically: ty). A class with no or a single distinct target keeps
+    std 1, never 0: the original divides by (almost) zero there.
+    Source: fast-rcnn `roidb.py::add_bbox_regression_targets`.
     """
     count = torch.zeros(rows, 1, dtype=torch.float64)
     total, squares = torch.zeros(rows, 4, dtype=torch.float64), torch.zeros(rows, 4, dtype=torch.float64)

@@ -8,20 +8,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from detector.configs import schema
 from detector.configs.errors import ConfigError
 from detector.datasets.build import propose
 from detector.datasets.images import read_image
 from detector.draw_score_maps import draw_score_maps
-from detector.heads.rfcn import RFCNHead
-from detector.ops import boxes as box_ops
-from detector.ops import ps_roi_align, ps_roi_pool
-from detector.preprocess import to_input
+from detector.heads import VotingHead
 from detector.structures import Batch
 from detector.tools.explain import check_picture_name, numbers, split_settings
 from detector.tools.models import Model, load_model, read_model_config
 from detector.tools.predict import single_image_batch
 from detector.tools.run import pick_device
+from detector.tools.score_maps import votes_of
 from detector.tools.settings import override_config
 
 SETTINGS = ("weights", "images", "box", "class", "output")
@@ -41,10 +38,10 @@ def run_explain_model(words: Sequence[str]) -> None:
     check_picture_name(output)
     given = torch.tensor([numbers("box", settings["box"], 4)]) if "box" in settings else None
     config = override_config(read_model_config(weights), [])
-    if not isinstance(config.head, schema.RFCNConfig):
-        raise ConfigError(f"weights={weights}: has head={config.head.kind}; only head=rfcn makes score maps")
     device = pick_device(config.trainer.device)
     model = load_model(weights, config, device)
+    if not isinstance(model.detector.head, VotingHead):
+        raise ConfigError(f"weights={weights}: has head={config.head.kind}; only head=rfcn makes score maps")
     names = ("background", *model.classes)
     label = _label(settings["class"], names) if "class" in settings else None
     image = read_image(source)
@@ -54,7 +51,8 @@ def run_explain_model(words: Sequence[str]) -> None:
         box, label = _best_detection(model, batch, label, source)
     else:
         box = given[0].to(device)
-    bins, maps, scale = pooled_scores(model, batch, box, config.head.pooling)
+    cast = votes_of(model.detector, batch, box)
+    bins, maps = cast.bins[0], cast.score_maps[0]
     votes = bins.mean(dim=(1, 2))
     probabilities = votes.softmax(dim=0)
     label = int(votes[1:].argmax()) + 1 if label is None else label
@@ -64,25 +62,10 @@ def run_explain_model(words: Sequence[str]) -> None:
     for index in dict.fromkeys((label, *best)):
         print(f"{names[index]:<16} vote {float(votes[index]):+.3f}, probability {float(probabilities[index]):.3f}")
     told = f"{names[label]}: probability {float(probabilities[label]):.3f} for the box {corners}"
-    picture = draw_score_maps(image, maps[label], box, bins[label], cell_size=scale, title=told)
+    picture = draw_score_maps(image, maps[label], box, bins[label], cell_size=cast.stride, title=told)
     output.parent.mkdir(parents=True, exist_ok=True)
     picture.save(output)
     print(f"picture  {output}")
-
-
-def pooled_scores(model: Model, batch: Batch, box: Tensor, pooling: schema.PSPooling) -> tuple[Tensor, Tensor, float]:
-    """Pooled bins [K + 1, k, k] of a box [4] of the image, score maps [K + 1, k * k, h, w], image pixels per cell."""
-    detector, head = model.detector, model.detector.head
-    assert isinstance(head, RFCNHead)
-    inputs = detector.preprocess(batch)
-    score_maps = head.maps(detector.backbone(inputs.images).head)[0]
-    frame = inputs.frames[0]
-    rois = box_ops.to_rois([to_input(box[None], frame)], inclusive=head.inclusive)
-    if pooling is schema.PSPooling.align:
-        bins = ps_roi_align(score_maps, rois, head.k, head.spatial_scale, sampling_ratio=2)
-    else:
-        bins = ps_roi_pool(score_maps, rois, head.k, head.spatial_scale, reduction=pooling.value)
-    return bins[0], score_maps[0].unflatten(0, (-1, head.k * head.k)), 1 / head.spatial_scale / frame.scale()
 
 
 def _label(name: str, names: Sequence[str]) -> int:

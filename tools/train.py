@@ -40,6 +40,7 @@ from detector.tools.loaders import TrainingOrder, training_loader
 from detector.tools.models import read_model
 from detector.tools.proposals import report_recall
 from detector.tools.run import RunFolder, kernels, pick_device, versions
+from detector.tools.score_maps import show_score_maps
 
 log = logging.getLogger("detector")
 
@@ -115,6 +116,9 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
                 monitor.writer, step, detector, test_view, settings.eval_images, device, settings.precision
             )
         show_pictures(monitor.writer, step, test_set, found, settings.eval_images)
+        show_score_maps(
+            monitor.writer, step, detector, test_view, found, settings.eval_images, device, settings.precision
+        )
         minutes = (time.monotonic() - started) / 60
         about = {"step": step, "minutes": round(minutes, 2), "run": str(run.path)}
         save_results(run, {**result.to_json(), **about}, dump)

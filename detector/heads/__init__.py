@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -20,4 +20,21 @@ class Head(Protocol):
 
     def rescale_deltas(self, scale: Tensor, shift: Tensor) -> None:
         """Makes every delta `delta * scale + shift`, both [rows, 4], by the layer that it comes from."""
+        ...
+
+
+class Votes(NamedTuple):
+    """How a head came to its class scores: bins that each read a map of their own."""
+
+    bins: Tensor  # [R, K + 1, k, k]; their mean is the class score
+    score_maps: Tensor  # [N, K + 1, k * k, H, W]
+    stride: float  # input pixels per cell of the maps
+
+
+@runtime_checkable
+class VotingHead(Protocol):
+    """A head whose votes can be drawn."""
+
+    def votes(self, maps: tuple[Tensor, ...], boxes: list[Tensor]) -> Votes:
+        """The votes of N lists of boxes [R_i, 4] in input pixels, image by image."""
         ...

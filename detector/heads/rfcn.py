@@ -8,17 +8,40 @@ res5 --1x1, ReLU-- 1024-+
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detector.heads import Votes
 from detector.ops import boxes as box_ops
-from detector.ops import ps_roi_align
+from detector.ops import ps_roi_align, ps_roi_pool, ps_roi_vote
 from detector.structures import RoIPredictions
 
-# (score maps [N, k k D, H, W], rois [R, 5], k, spatial_scale) -> the mean over the k x k bins [R, D]
-Vote = Callable[[Tensor, Tensor, int, float], Tensor]
+
+class PSPooling(NamedTuple):
+    """A position-sensitive pooling of (maps [N, k k D, H, W], rois [R, 5], k, spatial_scale)."""
+
+    bins: Callable[[Tensor, Tensor, int, float], Tensor]  # each bin from its own map [R, D, k, k]
+    vote: Callable[[Tensor, Tensor, int, float], Tensor]  # their mean [R, D], in one pass where there is an op for it
+    inclusive: bool  # takes the last pixel of a box rather than its end
+
+    @staticmethod
+    def published(reduction: str = "mean") -> PSPooling:
+        """R-FCN's own (section 2, equation 1), or with the maximum of each bin in place of its mean."""
+        return PSPooling(
+            bins=partial(ps_roi_pool, reduction=reduction),
+            vote=partial(ps_roi_vote, reduction=reduction),
+            inclusive=True,
+        )
+
+    @staticmethod
+    def aligned() -> PSPooling:
+        """PS-RoIAlign, without rounding: not the published layer, offered beside it."""
+        bins = partial(ps_roi_align, sampling_ratio=2)
+        return PSPooling(bins, lambda *arguments: bins(*arguments).mean(dim=(2, 3)), inclusive=False)
 
 
 class RFCNHead(nn.Module):
@@ -30,19 +53,14 @@ class RFCNHead(nn.Module):
         channels: int,
         stride: int,
         k: int,
-        vote: Vote,
-        inclusive: bool,
+        pooling: PSPooling,
         class_agnostic: bool,
     ) -> None:
-        """`channels` is the width of the 1x1 reduction, `k` the number of bins along a side.
-
-        `inclusive` says that `vote` takes the last pixel of a box rather than its end (the published pooling).
-        """
+        """`channels` is the width of the 1x1 reduction, `k` the number of bins along a side."""
         super().__init__()
         self.k = k
-        self.vote = vote
+        self.pooling = pooling
         self.spatial_scale = 1.0 / stride
-        self.inclusive = inclusive
         box_rows = 1 if class_agnostic else num_classes
         self.reduce = nn.Conv2d(in_channels, channels, 1)
         # Channel c = (class * k + row) * k + column, so that the maps of one class lie together.
@@ -60,10 +78,17 @@ class RFCNHead(nn.Module):
     def forward(self, maps: tuple[Tensor, ...], boxes: list[Tensor]) -> RoIPredictions:
         """Votes for N lists of boxes [R_i, 4] in the pixels of the network's input, image by image."""
         score_maps, box_maps = maps
-        rois = box_ops.to_rois(boxes, inclusive=self.inclusive)
-        logits = self.vote(score_maps, rois, self.k, self.spatial_scale)
-        deltas = self.vote(box_maps, rois, self.k, self.spatial_scale)
+        rois = box_ops.to_rois(boxes, inclusive=self.pooling.inclusive)
+        logits = self.pooling.vote(score_maps, rois, self.k, self.spatial_scale)
+        deltas = self.pooling.vote(box_maps, rois, self.k, self.spatial_scale)
         return RoIPredictions(logits, deltas.unflatten(1, (-1, 4)))
+
+    def votes(self, maps: tuple[Tensor, ...], boxes: list[Tensor]) -> Votes:
+        """What `forward` averages to class scores, bin by bin, to be looked at (figures 3 and 4)."""
+        score_maps = maps[0]
+        rois = box_ops.to_rois(boxes, inclusive=self.pooling.inclusive)
+        bins = self.pooling.bins(score_maps, rois, self.k, self.spatial_scale)
+        return Votes(bins, score_maps.unflatten(1, (-1, self.k * self.k)), 1 / self.spatial_scale)
 
     @torch.no_grad()
     def rescale_deltas(self, scale: Tensor, shift: Tensor) -> None:
@@ -75,8 +100,3 @@ class RFCNHead(nn.Module):
         assert self.box_maps.bias is not None
         self.box_maps.weight.mul_(scale[:, None, None, None])
         self.box_maps.bias.mul_(scale).add_(shift)
-
-
-def aligned_vote(score_maps: Tensor, rois: Tensor, k: int, spatial_scale: float) -> Tensor:
-    """The vote [R, D] over PS-RoIAlign's bins: not the published layer, offered beside it."""
-    return ps_roi_align(score_maps, rois, k, spatial_scale, sampling_ratio=2).mean(dim=(2, 3))

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from detector.build import build_detector, build_optimizer
-from detector.datasets.build import build_dataset, build_proposals
+from detector.datasets.build import build_dataset
 from detector.datasets.proposal_files import from_boxes, save_proposals
+from detector.ops import boxes as box_ops
 from detector.tools import cli
 from detector.tools.loaders import TrainingOrder, training_loader
 from detector.tools.settings import load_config
@@ -74,14 +75,18 @@ def test_the_nine_combinations_hold_every_pair_of_choices() -> None:
 
 @pytest.fixture(scope="session")
 def proposal_file(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The grid's boxes of the six pictures, in a file."""
-    config = load_config(settings)
-    dataset = build_dataset(config.dataset, "train")
-    grid = build_proposals(config.proposals, dataset, "train")
-    assert grid is not None
-    ids = [item.image_id for item in dataset.annotations]
-    path = tmp_path_factory.mktemp("proposals") / "grid.npz"
-    save_proposals(path, from_boxes(ids, [grid.boxes(index) for index in range(len(ids))]))
+    """Boxes about the objects of the six pictures and boxes anywhere, in a file."""
+    dataset = build_dataset(load_config(settings).dataset, "train")
+    generator = torch.Generator().manual_seed(0)
+    boxes = []
+    for item in dataset.annotations:
+        near = item.boxes.repeat(20, 1)
+        near = near + 4 * torch.randn(near.shape, generator=generator)
+        limits = torch.tensor([item.width, item.height])
+        anywhere = (torch.rand(100, 2, 2, generator=generator) * limits).sort(dim=1).values.flatten(1)
+        boxes.append(box_ops.clip(torch.cat((near, anywhere)), item.height, item.width))
+    path = tmp_path_factory.mktemp("proposals") / "near.npz"
+    save_proposals(path, from_boxes([item.image_id for item in dataset.annotations], boxes))
     return path
 
 

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from detector.heads.fast_rcnn import FastRCNNHead
-from detector.heads.rfcn import RFCNHead, aligned_vote
+from detector.heads.rfcn import PSPooling, RFCNHead
 from detector.ops import boxes as box_ops
-from detector.ops import ps_roi_vote, roi_pool
+from detector.ops import roi_pool
 
 BOXES = [torch.tensor([[0.0, 0, 64, 48], [16, 16, 80, 64]]), torch.zeros(0, 4), torch.tensor([[8.0, 8, 40, 40]])]
 
@@ -35,8 +35,7 @@ def rfcn(class_agnostic: bool = True, k: int = 3) -> RFCNHead:
         channels=8,
         stride=16,
         k=k,
-        vote=ps_roi_vote,
-        inclusive=True,
+        pooling=PSPooling.published(),
         class_agnostic=class_agnostic,
     )
 
@@ -108,8 +107,7 @@ def test_rfcn_has_the_published_numbers_of_score_maps() -> None:
         channels=1024,
         stride=16,
         k=7,
-        vote=ps_roi_vote,
-        inclusive=True,
+        pooling=PSPooling.published(),
         class_agnostic=True,
     )
     assert head.reduce.weight.shape == (1024, 2048, 1, 1)
@@ -141,7 +139,19 @@ def test_rfcn_has_no_weights_per_roi() -> None:
     assert maps[0].grad is not None
 
 
+@pytest.mark.parametrize("pooling", [PSPooling.published(), PSPooling.published("max"), PSPooling.aligned()])
+def test_the_mean_of_the_votes_is_the_score(pooling: PSPooling) -> None:
+    head = rfcn()
+    head.pooling = pooling
+    maps = head.maps(features())
+    bins, score_maps, stride = head.votes(maps, BOXES)
+    assert bins.shape == (3, 5, 3, 3)
+    assert score_maps.shape == (3, 5, 9, 5, 6)
+    assert stride == 16
+    torch.testing.assert_close(bins.mean(dim=(2, 3)), head(maps, BOXES).logits)
+
+
 def test_the_aligned_vote_of_constant_maps_is_the_constant() -> None:
     maps = torch.arange(5.0).repeat_interleave(9)[None, :, None, None].expand(1, 45, 6, 8)
     rois = torch.tensor([[0.0, 20, 20, 70, 60]])
-    torch.testing.assert_close(aligned_vote(maps, rois, 3, 1 / 16), torch.arange(5.0)[None])
+    torch.testing.assert_close(PSPooling.aligned().vote(maps, rois, 3, 1 / 16), torch.arange(5.0)[None])
