@@ -14,6 +14,7 @@ from detector.engine.checkpoint import save_checkpoint
 from detector.preprocess import to_input
 from detector.tools import cli
 from detector.tools.predict import single_image_batch
+from detector.tools.run import versions
 from detector.tools.settings import load_config
 
 CLASSES = ["cat", "dog"]
@@ -34,8 +35,8 @@ def checkpoint(folder: Path, *overrides: str) -> Path:
     config = load_config([*words, "trainer.device=cpu", *overrides])
     torch.manual_seed(0)
     detector = build_detector(config, len(CLASSES))
-    content = {"config": to_plain(config), "classes": CLASSES, "step": 0, "model": detector.state_dict()}
-    save_checkpoint(folder / "last.pt", content)
+    about = {"config": to_plain(config), "classes": CLASSES, "versions": versions()}
+    save_checkpoint(folder / "last.pt", {**about, "step": 0, "model": detector.state_dict()})
     return folder / "last.pt"
 
 
