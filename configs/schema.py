@@ -415,18 +415,31 @@ class ScheduleConfig:
     warmup_factor: float = 0.1
 
 
+class OnNonFinite(Enum):
+    """What a loss that is not finite does."""
+
+    stop = "stop"  # ends the run with code 4 and says why
+    skip = "skip"  # the step is left out
+    rollback = "rollback"  # the weights go back to the last checkpoint, the images go on
+
+
 @dataclass
 class TrainerConfig:
     max_steps: int = 40000
     trained: list[str] | None = None  # modules that learn, as head or backbone.layer4; None: all not frozen
     max_minutes: float | None = None  # stop, evaluate and save after this long
-    images_per_step: int = 2  # over all processes
+    images_per_step: int = 2  # over all processes and micro-batches
+    micro_batches: int = 1  # a process takes its images in so many parts, one after the other: less memory, same step
     workers: int = 2
     seed: int = 3  # the original's
     device: str = "auto"
     threads: int | None = None  # CPU threads of the main process; None: torch's choice
     deterministic: bool = False
     precision: str = "fp32"  # fp32 | bf16 | fp16
+    ema_decay: float | None = None  # 0.999: evaluate the weights' moving average; None: the weights themselves
+    patience: int | None = None  # stop after so many evaluations without a better figure; None: never
+    on_nonfinite: OnNonFinite = OnNonFinite.stop
+    timeout_minutes: float = 15.0  # after which a process of several that is stuck ends the run
     log_every: int = 20
     eval_every: int = 5000  # 0: only at the end
     eval_images: int = 4  # test images drawn in TensorBoard at each evaluation
@@ -437,6 +450,20 @@ class TrainerConfig:
         _require(self.images_per_step >= 1, f"trainer.images_per_step is {self.images_per_step}; expected at least 1")
         _require(self.max_steps >= 1, f"trainer.max_steps is {self.max_steps}; expected at least 1")
         _require(self.log_every >= 1, f"trainer.log_every is {self.log_every}; expected at least 1")
+        _require(self.micro_batches >= 1, f"trainer.micro_batches is {self.micro_batches}; expected at least 1")
+        _require(
+            self.images_per_step % self.micro_batches == 0,
+            f"trainer.images_per_step is {self.images_per_step}; expected a multiple of trainer.micro_batches, "
+            f"{self.micro_batches}",
+        )
+        _require(
+            self.ema_decay is None or 0 <= self.ema_decay < 1,
+            f"trainer.ema_decay is {self.ema_decay}; expected at least 0 and below 1",
+        )
+        _require(
+            self.patience is None or self.patience >= 1, f"trainer.patience is {self.patience}; expected 1 or more"
+        )
+        _require(self.timeout_minutes > 0, f"trainer.timeout_minutes is {self.timeout_minutes}; expected above 0")
         _require(self.workers >= 0, f"trainer.workers is {self.workers}; expected 0 or more")
         _require(
             self.precision in ("fp32", "bf16", "fp16"),

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from detector.losses import RoILosses, roi_losses
 from detector.postprocess import Postprocess, empty_detections
-from detector.preprocess import Preprocess, to_original
+from detector.preprocess import Inputs, Preprocess, to_original
 from detector.sampling import Sampler
-from detector.structures import Batch, Detections, Losses, Proposals, RoIPredictions, RoITargets
+from detector.structures import Batch, Detections, Losses, Mean, Proposals, RoIPredictions, RoITargets
 from detector.targets import BoxCoder, Candidates, Matcher
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Detector(nn.Module):
         features = self.backbone(inputs.images)
         proposed = self.proposals(features.proposals, inputs)
         if "head" not in self.learning:
-            return Losses(proposed.losses, {})
+            return Losses(proposed.losses, {}, {})
         maps = self.head.maps(features.head)
 
         def score(candidates: Sequence[Candidates]) -> list[Tensor]:
@@ -73,24 +73,41 @@ class Detector(nn.Module):
                 return list((losses.classification + losses.box).split([len(item) for item in boxes]))
 
         with torch.no_grad():
-            candidates = [self.matcher(*pair) for pair in zip(proposed.proposals, inputs.instances, strict=True)]
-            sampled = self.sampler(candidates, inputs.seeds, score)
+            sampled = self.sampler(self._match(proposed.proposals, inputs), inputs.seeds, score)
             targets = self._targets(sampled.boxes, sampled.labels, sampled.truths)
         losses = self._roi_losses(self.head(maps, sampled.boxes), targets)
         # Both terms are means over the sampled RoIs, foreground and background alike (section 2.3).
         num_sampled = (targets.labels >= 0).sum()
-        parts = {
-            "loss_cls": losses.classification.sum() / num_sampled.clamp(min=1),
-            "loss_box": losses.box.sum() / sampled.box_normalizer,
+        terms = {
+            "loss_cls": Mean(losses.classification.sum(), num_sampled),
+            "loss_box": Mean(losses.box.sum(), sampled.box_normalizer),
             **(proposed.losses if "proposals" in self.learning else {}),
         }
         num_foreground = (targets.labels > 0).sum()
-        counts = {
-            "rois_foreground": num_foreground,
-            "rois_background": num_sampled - num_foreground,
-            **sampled.losses,
-        }
-        return Losses(parts, counts)
+        counts = {"rois_foreground": num_foreground, "rois_background": num_sampled - num_foreground}
+        return Losses(terms, sampled.losses, counts)
+
+    @torch.no_grad()
+    def divisors(self, batch: Batch) -> dict[str, Tensor]:
+        """What the losses of `forward` on the same batch are divided by, before anything is learned from it.
+
+        They follow from boxes and seeds. The backbone runs only where a network proposes; the head never does.
+        """
+        inputs = self.preprocess(batch)
+        features = self.backbone(inputs.images).proposals if self.proposals.reads_features else inputs.images
+        proposed = self.proposals(features, inputs)
+        divisors = {name: mean.divisor for name, mean in proposed.losses.items()}
+        if "head" in self.learning:
+            # How many a sampler keeps does not depend on what each of them costs.
+            sampled = self.sampler(
+                self._match(proposed.proposals, inputs),
+                inputs.seeds,
+                lambda items: [torch.zeros_like(c.boxes[:, 0]) for c in items],
+            )
+            num_sampled = (torch.cat(sampled.labels) >= 0).sum()
+            divisors |= {"loss_cls": num_sampled, "loss_box": sampled.box_normalizer}
+            divisors |= {name: mean.divisor for name, mean in sampled.losses.items()}
+        return divisors
 
     @torch.no_grad()
     def detect(self, batch: Batch) -> list[Detections]:
@@ -127,6 +144,9 @@ class Detector(nn.Module):
         self.head.rescale_deltas(self.coder.std / std, (self.coder.mean - mean) / std)
         self.coder.mean.copy_(mean)
         self.coder.std.copy_(std)
+
+    def _match(self, proposals: list[Proposals], inputs: Inputs) -> list[Candidates]:
+        return [self.matcher(*pair) for pair in zip(proposals, inputs.instances, strict=True)]
 
     def _targets(self, boxes: list[Tensor], labels: list[Tensor], truths: list[Tensor]) -> RoITargets:
         joined = torch.cat(labels)

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from detector.structures import Mean
 from detector.targets import Candidates
 
 log = logging.getLogger("detector")
@@ -27,7 +28,7 @@ class Sampled(NamedTuple):
     labels: list[Tensor]  # N of [B] int64, -1 for padding
     truths: list[Tensor]  # N of [B, 4]
     box_normalizer: Tensor  # scalar: what the summed box loss is divided by
-    losses: dict[str, Tensor]  # named scalars for the log
+    losses: dict[str, Mean]  # for the log
 
 
 # The loss of each RoI [R] float32, given candidates of every image; computed without gradient.
@@ -52,7 +53,7 @@ class RandomSampling:
             boxes=[item.boxes for item in chosen],
             labels=[item.labels for item in chosen],
             truths=[item.truths for item in chosen],
-            box_normalizer=count.clamp(min=1),
+            box_normalizer=count,
             losses={},
         )
 
@@ -113,9 +114,9 @@ class HardExampleMining:
             )
 
 
-def _mean_above_zero(hardness: Tensor) -> Tensor:
-    """The mean of those of hardness [P] that are above 0; 0 where none is."""
-    return hardness.sum() / (hardness > 0).sum().clamp(min=1)
+def _mean_above_zero(hardness: Tensor) -> Mean:
+    """The mean of those of hardness [P] that are above 0."""
+    return Mean(hardness.sum(), (hardness > 0).sum())
 
 
 def _hardness(loss: Tensor) -> Tensor:

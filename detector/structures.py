@@ -7,6 +7,7 @@ batch, then x1 y1 x2 y2 in the pixels of the network's input.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple, TypeVar
 
@@ -101,6 +102,24 @@ class Batch:
             proposals=None if self.proposals is None else [item.to(device, non_blocking) for item in self.proposals],
         )
 
+    def split(self, parts: int) -> list[Batch]:
+        """The images in order, in `parts` batches of equal size. Raises ValueError where they do not divide."""
+        size, rest = divmod(len(self), parts)
+        if rest:
+            raise ValueError(f"expected a number of images that {parts} divides, got {len(self)}")
+        cuts = [slice(start, start + size) for start in range(0, len(self), size)]
+        return [
+            Batch(
+                images=self.images[cut],
+                instances=self.instances[cut],
+                proposals=None if self.proposals is None else self.proposals[cut],
+                image_ids=self.image_ids[cut],
+                seeds=self.seeds[cut],
+                short_sides=self.short_sides[cut],
+            )
+            for cut in cuts
+        ]
+
     def pin_memory(self) -> Batch:
         """Called by the loader's pinning thread, so that copies to the device need not wait."""
 
@@ -136,11 +155,55 @@ class RoITargets(NamedTuple):
     deltas: Tensor  # [R, 4] normalised regression targets; meaningful where labels > 0
 
 
-class Losses(NamedTuple):
-    """Named scalar losses of one step; their weighted sum is what is minimised."""
+class Mean(NamedTuple):
+    """A sum and what divides it, kept apart: a mean over several batches is no mean of their means."""
 
-    parts: dict[str, Tensor]  # name -> scalar, already weighted
+    sum: Tensor  # scalar
+    divisor: Tensor  # scalar, how many are summed; taken as at least 1
+
+    def value(self) -> Tensor:
+        return self.sum / self.divisor.clamp(min=1)
+
+
+class Losses(NamedTuple):
+    """Named losses of some images; the sum of the terms is what is minimised."""
+
+    terms: dict[str, Mean]  # already weighted
+    means: dict[str, Mean]  # for the log only
     counts: dict[str, Tensor]  # name -> scalar, for the log only: foreground and background RoIs, ...
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """The value of each term."""
+        return {name: mean.value() for name, mean in self.terms.items()}
 
     def total(self) -> Tensor:
         return torch.stack(list(self.parts.values())).sum()
+
+    def divisors(self) -> dict[str, Tensor]:
+        """What each term and each mean is divided by."""
+        return {name: mean.divisor for name, mean in {**self.terms, **self.means}.items()}
+
+    def divided_by(self, divisors: Mapping[str, Tensor]) -> Losses:
+        """The share of these images in the losses of more images, whose divisors are given."""
+        terms, means = (
+            {name: Mean(mean.sum, divisors[name]) for name, mean in group.items()} for group in (self.terms, self.means)
+        )
+        return Losses(terms, means, self.counts)
+
+    @staticmethod
+    def joined(shares: Sequence[Losses]) -> Losses:
+        """What shares of the same divisors add up to, without their gradient."""
+        first = shares[0]
+        terms, means = (
+            {
+                name: Mean(_total([getattr(s, group)[name].sum for s in shares]), mean.divisor)
+                for name, mean in own.items()
+            }
+            for group, own in (("terms", first.terms), ("means", first.means))
+        )
+        return Losses(terms, means, {name: _total([share.counts[name] for share in shares]) for name in first.counts})
+
+
+def _total(values: list[Tensor]) -> Tensor:
+    return torch.stack([value.detach() for value in values]).sum()

@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 failed while running, 2 wrong usage or settings, 3 stopped
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -57,7 +58,7 @@ def main() -> None:
 
 def run(words: list[str]) -> int:
     """Runs one command line and returns its exit code. Bugs keep their traceback; everything foreseen is one line."""
-    from detector.engine.trainer import NonFiniteLossError
+    from detector.engine.nonfinite import NonFiniteLossError
 
     try:
         return _dispatch(words)
@@ -67,7 +68,7 @@ def run(words: list[str]) -> int:
     except NonFiniteLossError as error:
         _say(error)
         return NON_FINITE
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         log.debug("failed", exc_info=True)
         _say(error)
         return FAILED
@@ -77,7 +78,8 @@ def run(words: list[str]) -> int:
 
 
 def _say(error: Exception) -> None:
-    print(f"error: {error}", file=sys.stderr)
+    process = f"process {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
+    print(f"{process}error: {error}", file=sys.stderr)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -155,12 +157,13 @@ def _train(words: list[str]) -> int:
             overrides = ["experiment=demo", *overrides]
         config = load_config(overrides)
     from detector.engine.trainer import Outcome
-    from detector.tools.run import logging_to, open_run
+    from detector.tools.run import all_processes, logging_to, open_run
     from detector.tools.train import run_training
 
-    folder_of_run = open_run(config.output_dir, "train")
-    with logging_to(folder_of_run.path / "log.txt"):
-        outcome = run_training(config, folder_of_run, resume)
+    with all_processes(config.trainer):
+        folder_of_run = open_run(config.output_dir, "train")
+        with logging_to(folder_of_run.path / "log.txt"):
+            outcome = run_training(config, folder_of_run, resume)
     return INTERRUPTED if outcome is Outcome.interrupted else DONE
 
 
@@ -218,11 +221,12 @@ def _eval(words: list[str]) -> int:
         return DONE
     config = _scoring_config(words)
     from detector.tools.evaluate import run_evaluation
-    from detector.tools.run import logging_to, open_run
+    from detector.tools.run import all_processes, logging_to, open_run
 
-    folder = open_run(config.output_dir, "eval")
-    with logging_to(folder.path / "log.txt"):
-        run_evaluation(config, folder)
+    with all_processes(config.trainer):
+        folder = open_run(config.output_dir, "eval")
+        with logging_to(folder.path / "log.txt"):
+            run_evaluation(config, folder)
     return DONE
 
 

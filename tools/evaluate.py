@@ -63,6 +63,8 @@ def evaluate_model(config: schema.Config, weights: Path, run: RunFolder) -> None
         workers=config.trainer.workers,
     )
     seconds = time.perf_counter() - start
+    if found is None:
+        return
     dump = make_dump(table(found, dataset), config, model.detector)
     scores = score(dump.detections, truth_table(dataset), config.evaluation)
     log.info("%s\n%.1f images/s", scores.table(), len(view) / seconds)

@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from detector.datasets.augment import EvaluationView
 from detector.datasets.sample import Dataset
 from detector.draw import draw_detections, to_tensor
+from detector.engine.distributed import collected, dealt, world_size
 from detector.engine.evaluate import detect_all
 from detector.metrics import voc
 from detector.metrics.dump import Dump, write_dump
@@ -21,7 +22,7 @@ from detector.metrics.tables import DetectionTable, TruthTable
 from detector.model import Detector
 from detector.structures import Detections, Instances
 from detector.tools.detections import DUMP
-from detector.tools.loaders import evaluation_loader
+from detector.tools.loaders import evaluation_loader, in_batches
 from detector.tools.run import RunFolder
 
 log = logging.getLogger("detector")
@@ -31,10 +32,18 @@ CONFIDENT = 0.5  # detections below this score are not drawn
 
 def evaluate_detector(
     detector: Detector, view: EvaluationView, *, device: torch.device, precision: str, batch_size: int, workers: int
-) -> list[Detections]:
-    """Detections of every image of the view, in their order."""
-    loader = evaluation_loader(view, batch_size=batch_size, workers=workers, pin_memory=device.type == "cuda")
-    return detect_all(detector, loader, num_images=len(view), device=device, precision=precision)
+) -> list[Detections] | None:
+    """Detections of every image of the view, in their order; None in all processes but the main one.
+
+    `batch_size` is over all processes. They share the batches among them, so that each image is looked at once.
+    """
+    batches = in_batches(len(view), max(1, batch_size // world_size()))
+    own = dealt(batches)
+    loader = evaluation_loader(view, own, workers=workers, pin_memory=device.type == "cuda")
+    found = detect_all(detector, loader, num_images=sum(map(len, own)), device=device, precision=precision)
+    rest = iter(found)
+    by_batch = collected([[next(rest) for _ in batch] for batch in own], len(batches))
+    return None if by_batch is None else [item for batch in by_batch for item in batch]
 
 
 def truth_table(dataset: Dataset) -> TruthTable:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ from detector.metrics.recall import evaluate
 from detector.metrics.tables import TruthTable
 from detector.model import Detector
 from detector.structures import Detections, Instances
-from detector.tools.loaders import evaluation_loader
+from detector.tools.loaders import evaluation_loader, in_batches
 
 RECALL_IMAGES = 100  # each costs another pass through the backbone
 RECALL_COUNT = 300
@@ -64,8 +63,8 @@ def learned_proposals(
     """Boxes [P, 4] of the first `count` images, best first; the detector is left in the mode that it was in."""
     training = detector.training
     detector.eval()
-    loader = evaluation_loader(view, batch_size=1, workers=0, pin_memory=False)
+    loader = evaluation_loader(view, in_batches(count, 1), workers=0, pin_memory=False)
     with autocast(device, precision):
-        found = [detector.propose(batch.to(device))[0].boxes.cpu() for batch in islice(loader, count)]
+        found = [detector.propose(batch.to(device))[0].boxes.cpu() for batch in loader]
     detector.train(training)
     return found

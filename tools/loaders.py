@@ -101,11 +101,19 @@ def _leave_signals_to_the_trainer(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def evaluation_loader(view: EvaluationView, *, batch_size: int, workers: int, pin_memory: bool) -> DataLoader[Batch]:
-    """Every image once, in order."""
+def in_batches(num_images: int, batch_size: int) -> list[list[int]]:
+    """Every image once, in order; the last batch may be smaller."""
+    whole = list(range(num_images))
+    return [whole[start : start + batch_size] for start in range(0, num_images, batch_size)]
+
+
+def evaluation_loader(
+    view: EvaluationView, batches: Sequence[list[int]], *, workers: int, pin_memory: bool
+) -> DataLoader[Batch]:
+    """The images of each batch, batch by batch."""
     return DataLoader(
         view,  # type: ignore[arg-type]  # what collate makes of its items is the loader's type
-        batch_size=batch_size,
+        batch_sampler=batches,
         collate_fn=collate,
         num_workers=workers,
         pin_memory=pin_memory,

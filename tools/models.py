@@ -13,6 +13,7 @@ from torch import Tensor
 from detector.build import build_detector
 from detector.configs import schema
 from detector.engine.checkpoint import load_checkpoint, load_weights
+from detector.engine.ema import judged_weights
 from detector.export.portable import read_config, read_portable
 from detector.export.safetensors import looks_like_safetensors
 from detector.model import Detector
@@ -51,7 +52,7 @@ def read_model(path: Path) -> SavedModel:
         "versions": {key: content["versions"][key] for key in ("python", "torch", "torchvision", "commit")},
         "metrics": _metrics(path, int(content["step"])),
     }
-    return SavedModel(_own(content["config"]), tuple(content["classes"]), content["model"], provenance)
+    return SavedModel(_own(content["config"]), tuple(content["classes"]), judged_weights(content), provenance)
 
 
 def read_model_config(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,8 +25,9 @@ from tqdm import tqdm
 
 from detector.configs.errors import ConfigError
 from detector.configs.groups import to_plain
-from detector.configs.schema import Config
+from detector.configs.schema import Config, TrainerConfig
 from detector.engine.checkpoint import write_atomically
+from detector.engine.distributed import from_main, is_main, local_rank, process_group, world_size
 from detector.ops import native_status
 
 log = logging.getLogger("detector")
@@ -65,7 +66,7 @@ class RunFolder:
 
 def open_run(output_dir: str | None, command: str) -> RunFolder:
     """The folder of a run, made if need be; named by date and time unless given. Raises OSError if not writable."""
-    folder = Path(output_dir or f"runs/{command}_{datetime.now():%Y%m%d_%H%M%S}")
+    folder = Path(from_main(output_dir or f"runs/{command}_{datetime.now():%Y%m%d_%H%M%S}"))
     folder.mkdir(parents=True, exist_ok=True)
     return RunFolder(folder)
 
@@ -79,11 +80,11 @@ class _BarHandler(logging.Handler):
 
 @contextmanager
 def logging_to(path: Path | None) -> Iterator[None]:
-    """Messages to the terminal, and with the details to the file `path`."""
-    terminal = _BarHandler(logging.INFO)
+    """Messages to the terminal, and with the details to the file `path`; errors only in all but the main process."""
+    terminal = _BarHandler(logging.INFO if is_main() else logging.ERROR)
     terminal.setFormatter(logging.Formatter("%(message)s"))
     handlers: list[logging.Handler] = [terminal]
-    if path is not None:
+    if path is not None and is_main():
         file = logging.FileHandler(path, encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         handlers.append(file)
@@ -109,8 +110,14 @@ def versions() -> dict[str, str]:
         "commit": _commit(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "processes": str(world_size()),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
+
+
+def all_processes(config: TrainerConfig) -> AbstractContextManager[None]:
+    """Context in which the processes that torchrun started, if it did, work as one."""
+    return process_group(pick_device(config.device), 60 * config.timeout_minutes)
 
 
 def kernels(device: torch.device) -> str:
@@ -124,7 +131,10 @@ def kernels(device: torch.device) -> str:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of `trainer.device`; auto takes CUDA where there is one. Raises ConfigError for one not there."""
+    """The device of `trainer.device`; auto takes CUDA where there is one. Raises ConfigError for one not there.
+
+    Of several processes on a machine each takes a CUDA device of its own.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -133,6 +143,14 @@ def pick_device(name: str) -> torch.device:
         raise ConfigError(f"trainer.device is {name!r}; expected auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"trainer.device is {name}, but this torch sees no CUDA device; set trainer.device=cpu")
+    if name == "cuda":
+        if local_rank() >= torch.cuda.device_count():
+            raise ConfigError(
+                f"this is process {local_rank()} of its machine, which has {torch.cuda.device_count()} CUDA devices: "
+                "start one process per device (torchrun --nproc_per_node)"
+            )
+        device = torch.device("cuda", local_rank())
+        torch.cuda.set_device(device)
     return device
 
 

@@ -16,10 +16,13 @@ from detector.datasets.augment import EvaluationView, TrainingView
 from detector.datasets.build import build_dataset, build_proposals
 from detector.datasets.sample import Dataset
 from detector.engine.checkpoint import load_weights
+from detector.engine.distributed import main_first, rank, world_size
+from detector.engine.ema import Average
 from detector.engine.learning import train_only
 from detector.engine.monitor import Monitor
 from detector.engine.seed import make_deterministic, seed_step
 from detector.engine.trainer import LoopSettings, Outcome, TrainingState, train
+from detector.engine.watchdog import watchdog
 from detector.metrics import voc
 from detector.model import Detector
 from detector.structures import Instances, Proposals
@@ -53,9 +56,11 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
         torch.set_num_threads(settings.threads)
     if settings.deterministic:
         make_deterministic()
-    log.info("run folder %s | device %s | %s", run.path, device, kernels(device))
+    processes = f" | {world_size()} processes" if world_size() > 1 else ""
+    log.info("run folder %s | device %s%s | %s", run.path, device, processes, kernels(device))
 
-    train_set, test_set = build_dataset(config.dataset, "train"), build_dataset(config.dataset, "test")
+    with main_first():
+        train_set, test_set = build_dataset(config.dataset, "train"), build_dataset(config.dataset, "test")
     if train_set.classes != test_set.classes:
         raise ValueError(
             f"training split has classes {', '.join(train_set.classes)}; test split has {', '.join(test_set.classes)}: "
@@ -63,7 +68,8 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
         )
     log.info("train %d images | test %d images", len(train_set.annotations), len(test_set.annotations))
     log.info("%d classes: %s", len(train_set.classes), ", ".join(train_set.classes))
-    train_view, test_view = build_views(config, train_set, test_set)
+    with main_first():
+        train_view, test_view = build_views(config, train_set, test_set)
 
     seed_step(settings.seed, -1, 0)  # initial weights
     detector = build_detector(config, len(train_set.classes)).to(device)
@@ -77,47 +83,53 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
         scaler=torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16"),
         about={"config": to_plain(config), "classes": list(train_set.classes), "versions": versions()},
     )
-    if resume is not None:
-        state.load(resume, str(config.resume))
-        log.info("going on from step %d", state.step)
-    else:
+    if resume is None:
         if config.weights is not None:
             load_weights(detector, read_model(Path(config.weights)).weights, config.weights)
         else:
-            load_backbone_weights(config.backbone, detector.backbone)
+            with main_first():
+                load_backbone_weights(config.backbone, detector.backbone)
         mean, std = target_statistics(config, detector, train_view)
         if config.weights is not None:
             detector.set_target_statistics(mean, std)  # what it has learned stays, in the new units
         else:
             detector.coder.mean.copy_(mean)
             detector.coder.std.copy_(std)
+    if settings.ema_decay is not None:
+        state.average = Average(detector, settings.ema_decay)
+    if resume is not None:
+        state.load(resume, str(config.resume))
+        log.info("going on from step %d", state.step)
 
     monitor = Monitor(
         run.tensorboard, first_step=state.step, max_steps=settings.max_steps, log_every=settings.log_every
     )
-    monitor.writer.add_text("config", f"```yaml\n{run.write_config(config)}\n```", state.step)
+    if monitor.writer is not None:
+        monitor.writer.add_text("config", f"```yaml\n{run.write_config(config)}\n```", state.step)
     started = time.monotonic()
 
     def evaluate(step: int) -> float:
         found = evaluate_detector(
-            detector,
+            state.judged,
             test_view,
             device=device,
             precision=settings.precision,
             batch_size=settings.images_per_step,
             workers=settings.workers,
         )
-        dump = make_dump(table(found, test_set), config, detector)
+        if found is None or monitor.writer is None:
+            return 0.0  # the main process judges
+        dump = make_dump(table(found, test_set), config, state.judged)
         result = voc.evaluate(dump.detections, truth_table(test_set))
         log.info("step %d, test split\n%s", step, result.table())
         show_results(monitor.writer, step, result)
         if test_view.proposals is None:
             show_learned_proposals(
-                monitor.writer, step, detector, test_view, settings.eval_images, device, settings.precision
+                monitor.writer, step, state.judged, test_view, settings.eval_images, device, settings.precision
             )
         show_pictures(monitor.writer, step, test_set, found, settings.eval_images)
         show_score_maps(
-            monitor.writer, step, detector, test_view, found, settings.eval_images, device, settings.precision
+            monitor.writer, step, state.judged, test_view, found, settings.eval_images, device, settings.precision
         )
         minutes = (time.monotonic() - started) / 60
         about = {"step": step, "minutes": round(minutes, 2), "run": str(run.path)}
@@ -131,29 +143,28 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
         seed=settings.seed,
         first_step=state.step,
         last_step=settings.max_steps,
-        rank=0,
-        world_size=1,
+        rank=rank(),
+        world_size=world_size(),
     )
     loader = training_loader(train_view, order, workers=settings.workers, pin_memory=device.type == "cuda")
+    loop = LoopSettings(
+        max_steps=settings.max_steps,
+        max_minutes=settings.max_minutes,
+        seed=settings.seed,
+        precision=settings.precision,
+        clip_norm=config.optimizer.clip_norm,
+        eval_every=settings.eval_every,
+        checkpoint_every=settings.checkpoint_every,
+        keep_every=settings.keep_every,
+        micro_batches=settings.micro_batches,
+        patience=settings.patience,
+        on_nonfinite=settings.on_nonfinite.value,
+    )
     try:
-        outcome = train(
-            state,
-            loader,
-            LoopSettings(
-                max_steps=settings.max_steps,
-                max_minutes=settings.max_minutes,
-                seed=settings.seed,
-                precision=settings.precision,
-                clip_norm=config.optimizer.clip_norm,
-                eval_every=settings.eval_every,
-                checkpoint_every=settings.checkpoint_every,
-                keep_every=settings.keep_every,
-            ),
-            device=device,
-            monitor=monitor,
-            evaluate=evaluate,
-            checkpoints=run.checkpoints,
-        )
+        with watchdog(60 * settings.timeout_minutes):
+            outcome = train(
+                state, loader, loop, device=device, monitor=monitor, evaluate=evaluate, checkpoints=run.checkpoints
+            )
     finally:
         monitor.close()
     log.info(

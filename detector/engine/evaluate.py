@@ -8,7 +8,9 @@ from collections.abc import Iterable
 import torch
 from tqdm import tqdm
 
+from detector.engine.distributed import is_main
 from detector.engine.precision import autocast
+from detector.engine.watchdog import alive
 from detector.model import Detector
 from detector.structures import Batch, Detections
 
@@ -25,10 +27,11 @@ def detect_all(
         unit="image",
         desc="detecting",
         leave=False,
-        disable=not sys.stderr.isatty(),
+        disable=not (is_main() and sys.stderr.isatty()),
         dynamic_ncols=True,
     ) as bar:
         for batch in batches:
+            alive()
             with autocast(device, precision):
                 found += [item.to("cpu") for item in detector.detect(batch.to(device, non_blocking=True))]
             bar.update(len(batch))

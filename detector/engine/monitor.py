@@ -1,6 +1,7 @@
 """What a person sees of a run: the progress line, the log, and TensorBoard's pages.
 
-Tensors are read only on logging steps; between them the losses are summed on the device.
+Tensors are read only on logging steps; between them the losses are summed on the device. Of several processes each
+sums its own, and the main one writes what they add up to.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from detector.engine.distributed import is_main, summed, world_size
+from detector.engine.watch import Watch
 from detector.structures import Losses
 
 log = logging.getLogger("detector")
@@ -25,9 +28,16 @@ T = TypeVar("T")
 
 class Monitor:
     def __init__(self, folder: Path, *, first_step: int, max_steps: int, log_every: int) -> None:
-        """`folder` receives TensorBoard's files; what an earlier run wrote beyond `first_step` is hidden."""
-        self.writer = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
+        """`folder` receives TensorBoard's files; what an earlier run wrote beyond `first_step` is hidden.
+
+        Only the main process has a writer and a bar that shows.
+        """
+        self.writer: SummaryWriter | None = None
+        if is_main():
+            self.writer = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
+        self.watch = Watch()
         self.bar = tqdm(
+            disable=not is_main(),
             total=max_steps,
             initial=first_step,
             unit="step",
@@ -54,10 +64,11 @@ class Monitor:
             yield batch
 
     def step(self, step: int, losses: Losses, lr: float, num_images: int) -> None:
-        """Counts one finished step; on logging steps writes the means since the last one."""
+        """Counts a finished step of `num_images` in this process; on logging steps writes the means since the last."""
         self._steps += 1
-        self._images += num_images
-        for name, value in {**losses.parts, **losses.counts}.items():
+        self._images += num_images * world_size()
+        means = {name: mean.value() for name, mean in losses.means.items()}
+        for name, value in {**losses.parts, **means, **losses.counts}.items():
             value = value.detach()
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
         self.bar.update(1)
@@ -66,8 +77,12 @@ class Monitor:
 
     def _write(self, step: int, lr: float, loss_names: list[str]) -> None:
         names = list(self._sums)
+        sums = summed(torch.stack([self._sums[name].float() for name in names]))
+        if self.writer is None:
+            self.resume_clock()
+            return
         # The one place where the host waits for the device.
-        values = torch.stack([self._sums[name].float() for name in names]).div(self._steps).tolist()
+        values = sums.div(self._steps).tolist()
         means = dict(zip(names, values, strict=True))
         seconds = time.perf_counter() - self._since
         total = sum(means[name] for name in loss_names)
@@ -84,6 +99,7 @@ class Monitor:
         told = f"loss {total:.3f} | {self._images / seconds:.1f} images/s | data wait {wait_share:.0%}"
         self.bar.set_postfix_str(told)
         log.debug("step %d: %s | %s | lr %.3g", step, told, " ".join(f"{k} {v:.4g}" for k, v in means.items()), lr)
+        self.watch.look(step, means)
         self.resume_clock()
 
     def resume_clock(self) -> None:
@@ -93,4 +109,5 @@ class Monitor:
 
     def close(self) -> None:
         self.bar.close()
-        self.writer.close()
+        if self.writer is not None:
+            self.writer.close()

@@ -14,21 +14,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from detector.engine.checkpoint import load_weights, save_checkpoint
+from detector.engine.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from detector.engine.distributed import any_of, from_main, is_main, rank
+from detector.engine.ema import Average, judged_weights
+from detector.engine.gradients import accumulate_gradients, over_processes
 from detector.engine.interrupt import Interrupt
+from detector.engine.memory import explaining_out_of_memory
 from detector.engine.monitor import Monitor
-from detector.engine.precision import autocast
+from detector.engine.nonfinite import FiniteLoss
 from detector.engine.seed import seed_step
-from detector.structures import Batch, Losses
+from detector.engine.watchdog import alive
+from detector.model import Detector
+from detector.structures import Batch
 
 log = logging.getLogger("detector")
 
-# Evaluates the detector after a number of steps and returns the figure that decides which checkpoint is best.
+# Evaluates the detector after a number of steps, in all processes; the figure of the main one decides which checkpoint
+# is best.
 Evaluate = Callable[[int], float]
-
-
-class NonFiniteLossError(ArithmeticError):
-    """The loss became infinite or not a number."""
 
 
 class Outcome(Enum):
@@ -46,6 +49,9 @@ class LoopSettings:
     eval_every: int  # 0: only at the end
     checkpoint_every: int
     keep_every: int  # 0: keep none besides last and best
+    micro_batches: int = 1  # of each process, one after the other in a step
+    patience: int | None = None  # evaluations without a better figure, after which to stop
+    on_nonfinite: str = "stop"  # stop | skip | rollback
 
 
 class TrainingState:
@@ -54,11 +60,12 @@ class TrainingState:
     def __init__(
         self,
         *,
-        detector: nn.Module,
+        detector: Detector,
         optimizer: torch.optim.Optimizer,
         schedule: torch.optim.lr_scheduler.LambdaLR,
         scaler: torch.amp.GradScaler,
         about: dict[str, Any],
+        average: Average | None = None,
     ) -> None:
         """`about` (config, classes, versions) is stored with every checkpoint, for whoever loads it."""
         self.detector = detector
@@ -66,30 +73,51 @@ class TrainingState:
         self.schedule = schedule
         self.scaler = scaler
         self.about = about
+        self.average = average
         self.step = 0
         self.best = -math.inf
+        self.stale = 0  # evaluations since the best figure
+
+    @property
+    def judged(self) -> Detector:
+        """What is evaluated: the average of the weights where one is kept."""
+        return self.detector if self.average is None else self.average.detector
 
     def save(self, path: Path) -> None:
+        """Writes a checkpoint, in the main process."""
+        if not is_main():
+            return
         save_checkpoint(
             path,
             {
                 **self.about,
                 "step": self.step,
                 "best": self.best,
+                "stale": self.stale,
                 "model": self.detector.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),
                 "scaler": self.scaler.state_dict(),
+                "average": None if self.average is None else self.average.detector.state_dict(),
             },
         )
 
     def load(self, content: dict[str, Any], source: str) -> None:
         """Takes up where `content` (of `load_checkpoint`) left off. Raises ValueError where it does not fit."""
         load_weights(self.detector, content["model"], source)
+        if self.average is not None:
+            load_weights(self.average.detector, judged_weights(content), source)
         self.optimizer.load_state_dict(content["optimizer"])
         self.schedule.load_state_dict(content["schedule"])
         self.scaler.load_state_dict(content["scaler"])
-        self.step, self.best = content["step"], content["best"]
+        self.step, self.best, self.stale = content["step"], content["best"], content.get("stale", 0)
+
+    def roll_back(self, path: Path) -> None:
+        """Takes the weights of the checkpoint `path` and what belongs to them; step and schedule go on."""
+        step, best, stale, schedule = self.step, self.best, self.stale, self.schedule.state_dict()
+        self.load(load_checkpoint(path), str(path))
+        self.step, self.best, self.stale = step, best, stale
+        self.schedule.load_state_dict(schedule)
 
 
 def train(
@@ -101,47 +129,68 @@ def train(
     monitor: Monitor,
     evaluate: Evaluate,
     checkpoints: Path,
-    rank: int = 0,
 ) -> Outcome:
-    """Trains until max_steps, max_minutes or a signal; `batches` start at the state's step and last long enough."""
+    """Trains until max_steps, max_minutes, patience or a signal; `batches` start at the state's step and last.
+
+    With several processes, each calls this with its share of every batch.
+    """
+    model = over_processes(state.detector)
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+    finite = FiniteLoss(
+        settings.on_nonfinite,
+        folder=checkpoints.parent,
+        detector=state.detector,
+        precision=settings.precision,
+        roll_back=lambda: state.roll_back(checkpoints / "last.pt"),
+    )
     deadline = time.monotonic() + 60 * settings.max_minutes if settings.max_minutes else math.inf
     state.detector.train()
-    if state.step >= settings.max_steps:
+    if state.step >= settings.max_steps or _exhausted(state, settings):
         _evaluate(state, evaluate, checkpoints)  # nothing is left but what a kill may have cut short
         return Outcome.done
     with Interrupt() as interrupt:
         for batch in monitor.waiting(batches):
+            alive()
             batch = batch.to(device, non_blocking=True)
-            seed_step(settings.seed, state.step, rank)
-            with autocast(device, settings.precision):
-                losses: Losses = state.detector(batch)
-                total = losses.total()
-            reading = (monitor.log_every, settings.eval_every, settings.checkpoint_every, settings.keep_every)
-            if device.type == "cpu" or any(_due(state.step + 1, every) for every in reading):
-                _require_finite(losses, batch, state.step + 1)  # on a GPU this waits: only before logging or saving
+            seed_step(settings.seed, state.step, rank())
             state.optimizer.zero_grad(set_to_none=True)
-            state.scaler.scale(total).backward()
-            if settings.clip_norm is not None:
-                state.scaler.unscale_(state.optimizer)
-                nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+            with explaining_out_of_memory(batch):
+                losses = accumulate_gradients(
+                    model,
+                    batch,
+                    micro_batches=settings.micro_batches,
+                    scaler=state.scaler,
+                    device=device,
+                    precision=settings.precision,
+                )
             lr = state.optimizer.param_groups[0]["lr"]
-            state.scaler.step(state.optimizer)
-            state.scaler.update()
+            reading = (monitor.log_every, settings.eval_every, settings.checkpoint_every, settings.keep_every)
+            due = any(_due(state.step + 1, every) for every in reading)
+            if finite.passes(state.step + 1, batch, losses, lr, reading=due):
+                if settings.clip_norm is not None:
+                    state.scaler.unscale_(state.optimizer)
+                    nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+                state.scaler.step(state.optimizer)
+                state.scaler.update()
+                if state.average is not None:
+                    state.average.update(state.detector, state.step + 1)
             state.schedule.step()
             state.step += 1
             monitor.step(state.step, losses, lr, len(batch))
 
-            finished = state.step >= settings.max_steps or time.monotonic() >= deadline
+            signalled, late = any_of(interrupt.requested is not None, time.monotonic() >= deadline)
+            finished = state.step >= settings.max_steps or late
             if finished or _due(state.step, settings.eval_every):
                 _evaluate(state, evaluate, checkpoints)
+                finished |= _exhausted(state, settings)
                 monitor.resume_clock()
-            elif interrupt.requested or _due(state.step, settings.checkpoint_every):
+            elif signalled or _due(state.step, settings.checkpoint_every):
                 state.save(checkpoints / "last.pt")
             if _due(state.step, settings.keep_every):
                 state.save(checkpoints / f"step_{state.step:07d}.pt")
-            if interrupt.requested:
-                log.info("%s: saved step %d to %s", interrupt.requested, state.step, checkpoints / "last.pt")
+            if signalled:
+                name = interrupt.requested or "a signal to another process"
+                log.info("%s: saved step %d to %s", name, state.step, checkpoints / "last.pt")
                 return Outcome.interrupted
             if finished:
                 break
@@ -149,24 +198,23 @@ def train(
 
 
 def _evaluate(state: TrainingState, evaluate: Evaluate, checkpoints: Path) -> None:
-    """Evaluates. `last` is saved before, so that nothing in an evaluation can cost steps, and again with a new best."""
+    """Evaluates. `last` is saved before, so that nothing in an evaluation can cost steps, and again with its figure."""
     state.save(checkpoints / "last.pt")
-    figure = evaluate(state.step)
+    figure = from_main(evaluate(state.step))
+    state.stale = 0 if figure > state.best else state.stale + 1
     if figure > state.best:
         state.best = figure
         state.save(checkpoints / "best.pt")
-        state.save(checkpoints / "last.pt")
+    state.save(checkpoints / "last.pt")
+
+
+def _exhausted(state: TrainingState, settings: LoopSettings) -> bool:
+    """Whether the last evaluations brought nothing better, so that more steps are not expected to."""
+    stop = settings.patience is not None and state.stale >= settings.patience
+    if stop:
+        log.info("no better figure than %.4f in %d evaluations: stopping early", state.best, state.stale)
+    return stop
 
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _require_finite(losses: Losses, batch: Batch, step: int) -> None:
-    if torch.isfinite(losses.total()):
-        return
-    parts = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.parts.items())
-    raise NonFiniteLossError(
-        f"the loss is not finite at step {step} ({parts}) on images {', '.join(batch.image_ids)}; "
-        "the last checkpoint is whole: lower optimizer.lr, lengthen schedule.warmup_steps or set optimizer.clip_norm"
-    )

@@ -8,24 +8,28 @@ from torch import Tensor, nn
 
 from detector.ops import boxes as box_ops
 from detector.preprocess import Inputs
-from detector.structures import Proposals
+from detector.structures import Mean, Proposals
 
 
 class ProposalOutput(NamedTuple):
     """Proposals of each image in the input's pixels, and the losses of whatever proposed them."""
 
     proposals: list[Proposals]
-    losses: dict[str, Tensor]
+    losses: dict[str, Mean]
 
 
 class ProposalModule(Protocol):
     """What the detector asks of a source of proposals: given the proposal map [N, C, H, W] and the inputs."""
+
+    reads_features: bool  # otherwise any tensor will do as the map
 
     def __call__(self, features: Tensor, inputs: Inputs) -> ProposalOutput: ...
 
 
 class GivenProposals(nn.Module):
     """Passes on what the dataset brought."""
+
+    reads_features = False
 
     def forward(self, features: Tensor, inputs: Inputs) -> ProposalOutput:
         """Raises ValueError where the batch has none."""

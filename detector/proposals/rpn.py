@@ -22,7 +22,7 @@ from detector.preprocess import Frame, Inputs
 from detector.proposals.anchors import anchor_grid, base_anchors
 from detector.proposals.given import ProposalOutput
 from detector.sampling import RandomSampling
-from detector.structures import Instances, Proposals
+from detector.structures import Instances, Mean, Proposals
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class KeepCounts:
 
 
 class RPN(nn.Module):
+    reads_features = True
     base: Tensor  # [A, 4]
 
     def __init__(
@@ -101,7 +102,7 @@ class RPN(nn.Module):
         kept = order[nms(boxes[order], objectness[order], self.nms_iou, max_output=keep.after_nms)]
         return Proposals(boxes[kept], objectness[kept].sigmoid())
 
-    def _losses(self, anchors: Tensor, scores: Tensor, deltas: Tensor, inputs: Inputs) -> dict[str, Tensor]:
+    def _losses(self, anchors: Tensor, scores: Tensor, deltas: Tensor, inputs: Inputs) -> dict[str, Mean]:
         """Cross-entropy and smooth L1 over the sampled anchors, both divided by their number."""
         with torch.no_grad():
             labels, targets = [], []
@@ -111,11 +112,11 @@ class RPN(nn.Module):
                 labels.append(torch.where(sampled, label, -1))
                 targets.append(box_ops.encode(truth, anchors))
         label, target = torch.stack(labels), torch.stack(targets)  # [N, P], [N, P, 4]
-        count = (label >= 0).sum().clamp(min=1)
+        count = (label >= 0).sum()
         classification = F.cross_entropy(scores.flatten(0, 1), label.flatten(), ignore_index=-1, reduction="sum")
         box = smooth_l1(deltas - target, self.sigma).sum(dim=2)
         box = torch.where(label > 0, box, 0.0).sum()
-        return {"loss_rpn_cls": classification / count, "loss_rpn_box": box / count}
+        return {"loss_rpn_cls": Mean(classification, count), "loss_rpn_box": Mean(box, count)}
 
     def assign(self, anchors: Tensor, instances: Instances, frame: Frame) -> tuple[Tensor, Tensor]:
         """Labels [P] (1 object, 0 background, -1 ignored) and best truths [P, 4] of one image's anchors.

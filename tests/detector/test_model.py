@@ -136,7 +136,7 @@ def test_mining_trains_on_the_largest_losses_and_divides_the_box_loss_by_a_const
             box.append(by_roi.box[hardest])
     torch.testing.assert_close(losses.parts["loss_cls"].detach(), torch.cat(classification).mean())
     torch.testing.assert_close(losses.parts["loss_box"].detach(), torch.cat(box).sum() / 32)
-    assert losses.counts["loss_all_rois"] < losses.parts["loss_cls"] + losses.parts["loss_box"] + 1e-6
+    assert losses.means["loss_all_rois"].value() < losses.parts["loss_cls"] + losses.parts["loss_box"] + 1e-6
 
 
 @pytest.mark.parametrize(("head", "source"), list(itertools.product(HEADS, SOURCES)))

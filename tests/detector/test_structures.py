@@ -1,8 +1,9 @@
 """The values that flow: selection, moving and sums."""
 
+import pytest
 import torch
 
-from detector.structures import Batch, Detections, Instances, Losses, Proposals
+from detector.structures import Batch, Detections, Instances, Losses, Mean, Proposals
 
 
 def instances(count: int) -> Instances:
@@ -47,7 +48,34 @@ def test_a_batch_without_proposals_stays_without() -> None:
 
 def test_total_is_the_sum_of_the_parts_and_carries_their_gradient() -> None:
     a, b = torch.tensor(1.5, requires_grad=True), torch.tensor(2.0, requires_grad=True)
-    total = Losses({"a": a, "b": b * 3}, {"count": torch.tensor(100)}).total()
+    four, nothing = torch.tensor(4), torch.tensor(0)
+    total = Losses({"a": Mean(4 * a, four), "b": Mean(b * 3, nothing)}, {}, {"count": torch.tensor(100)}).total()
     assert total.item() == 7.5
     total.backward()
     assert (a.grad, b.grad) == (torch.tensor(1.0), torch.tensor(3.0))
+
+
+def test_shares_of_a_batch_add_up_to_the_whole() -> None:
+    """Means of 3 and of 1 numbers: the mean of all four is not the mean of the means."""
+    shares = [
+        Losses({"a": Mean(torch.tensor(total), count)}, {"m": Mean(torch.tensor(1.0), count)}, {"c": count})
+        for total, count in ((6.0, torch.tensor(3)), (4.0, torch.tensor(1)))
+    ]
+    divisors = {name: sum(share.divisors()[name] for share in shares) for name in ("a", "m")}
+    whole = Losses.joined([share.divided_by(divisors) for share in shares])  # type: ignore[arg-type]
+    assert whole.parts["a"].item() == 10 / 4
+    assert whole.means["m"].value().item() == 2 / 4
+    assert whole.counts["c"].item() == 4
+
+
+def test_a_batch_is_split_in_order() -> None:
+    count = 4
+    boxes = [Proposals(torch.zeros(index, 4), torch.zeros(index)) for index in range(count)]
+    pictures = [torch.zeros(3, 2, 2, dtype=torch.uint8)] * count
+    batch = Batch(pictures, [instances(0)] * count, boxes, list("abcd"), [5, 6, 7, 8], [1, 2, 3, 4])
+    first, second = batch.split(2)
+    assert (first.image_ids, first.seeds, first.short_sides) == (["a", "b"], [5, 6], [1, 2])
+    assert second.proposals is not None
+    assert [len(item) for item in second.proposals] == [2, 3]
+    with pytest.raises(ValueError, match="3 divides, got 4"):
+        batch.split(3)

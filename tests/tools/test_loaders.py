@@ -9,7 +9,7 @@ from detector.datasets.augment import EvaluationView, TrainingView
 from detector.datasets.proposal_grid import GridProposals
 from detector.datasets.synthetic import SyntheticDataset
 from detector.structures import Batch
-from detector.tools.loaders import TrainingOrder, collate, evaluation_loader, training_loader
+from detector.tools.loaders import TrainingOrder, collate, evaluation_loader, in_batches, training_loader
 
 Step = list[tuple[int, int]]
 
@@ -109,9 +109,8 @@ def test_a_flipped_sample_mirrors_its_image_boxes_and_proposals(view: TrainingVi
 
 
 def test_evaluation_sees_every_image_once_in_order(view: TrainingView) -> None:
-    loader = evaluation_loader(
-        EvaluationView(view.dataset, None, short_side=40), batch_size=3, workers=0, pin_memory=False
-    )
+    evaluated = EvaluationView(view.dataset, None, short_side=40)
+    loader = evaluation_loader(evaluated, in_batches(len(evaluated), 3), workers=0, pin_memory=False)
     batches = list(loader)
     assert [len(batch) for batch in batches] == [3, 3, 1]
     assert [i for batch in batches for i in batch.image_ids] == [a.image_id for a in view.dataset.annotations]

@@ -9,7 +9,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from detector.engine.monitor import Monitor
-from detector.structures import Losses
+from detector.structures import Losses, Mean
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -20,7 +20,11 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def losses(value: float) -> Losses:
     return Losses(
-        {"loss_cls": torch.tensor(value, requires_grad=True), "loss_box": torch.tensor(1.0)},
+        {
+            "loss_cls": Mean(torch.tensor(2 * value, requires_grad=True), torch.tensor(2)),
+            "loss_box": Mean(torch.tensor(1.0), torch.tensor(1)),
+        },
+        {},
         {"rois_foreground": torch.tensor(16)},
     )
 

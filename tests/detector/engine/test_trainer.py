@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from detector.engine.checkpoint import load_checkpoint
 from detector.engine.monitor import Monitor
-from detector.engine.trainer import LoopSettings, NonFiniteLossError, Outcome, TrainingState, train
-from detector.structures import Batch, Instances, Losses
+from detector.engine.nonfinite import NonFiniteLossError
+from detector.engine.trainer import LoopSettings, Outcome, TrainingState, train
+from detector.structures import Batch, Instances, Losses, Mean
 
 SETTINGS = {
     "max_steps": 6,
@@ -41,7 +42,8 @@ class _OneNumber(nn.Module):
     def forward(self, batch: Batch) -> Losses:
         self.drawn.append(torch.rand(1).item())
         loss: Tensor = self.scale * (self.w - 1).square().sum()
-        return Losses({"loss_a": loss, "loss_b": 0 * loss}, {"count": torch.tensor(5)})
+        one = torch.tensor(1)
+        return Losses({"loss_a": Mean(loss, one), "loss_b": Mean(0 * loss, one)}, {}, {"count": torch.tensor(5)})
 
 
 def make_state() -> TrainingState:

@@ -15,7 +15,7 @@ from detector.preprocess import Frame, Inputs
 from detector.proposals.anchors import anchor_grid
 from detector.proposals.given import GivenProposals
 from detector.proposals.rpn import RPN, KeepCounts
-from detector.structures import Instances, Proposals
+from detector.structures import Instances, Mean, Proposals
 
 PUBLISHED: dict[str, Any] = {
     "in_channels": 8,
@@ -196,13 +196,17 @@ def loop_rpn_losses(
     return classification / max(1, count), box / max(1, count)
 
 
+def values(losses: dict[str, Mean]) -> dict[str, Tensor]:
+    return {name: mean.value() for name, mean in losses.items()}
+
+
 def test_losses_equal_a_loop_over_the_anchors() -> None:
     rpn = make_rpn()
     torch.nn.init.normal_(rpn.deltas.weight, std=0.3)
     torch.nn.init.normal_(rpn.scores.weight, std=0.3)
     instances = [objects([10, 10, 60, 60], [70, 30, 150, 100]), objects([40, 20, 90, 90])]
     features = torch.randn(2, 8, 8, 10)
-    found = rpn(features, inputs_of(*instances)).losses
+    found = values(rpn(features, inputs_of(*instances)).losses)
     with torch.no_grad():
         hidden = rpn.conv(features).relu()
         scores = rpn.scores(hidden).reshape(2, 6, 2, 8, 10).permute(0, 3, 4, 1, 2).reshape(2, -1, 2)
@@ -223,7 +227,7 @@ def test_losses_equal_a_loop_over_the_anchors() -> None:
 
 def test_without_objects_the_box_loss_is_an_exact_zero_and_gradients_exist() -> None:
     rpn = make_rpn()
-    losses = rpn(torch.randn(1, 8, 8, 10), inputs_of(objects())).losses
+    losses = values(rpn(torch.randn(1, 8, 8, 10), inputs_of(objects())).losses)
     assert losses["loss_rpn_box"].item() == 0
     (losses["loss_rpn_cls"] + losses["loss_rpn_box"]).backward()
     for name, parameter in rpn.named_parameters():
@@ -236,7 +240,7 @@ def test_without_objects_the_box_loss_is_an_exact_zero_and_gradients_exist() -> 
 def test_an_image_smaller_than_every_anchor_gives_zeros_and_gradients() -> None:
     rpn = make_rpn(scales=(8.0, 16.0))
     frame = Frame(32, 32, 1.0, 1.0)
-    losses = rpn(torch.randn(1, 8, 2, 2), inputs_of(objects([2, 2, 20, 20]), frame=frame)).losses
+    losses = values(rpn(torch.randn(1, 8, 2, 2), inputs_of(objects([2, 2, 20, 20]), frame=frame)).losses)
     total = losses["loss_rpn_cls"] + losses["loss_rpn_box"]
     assert total.item() == 0
     total.backward()

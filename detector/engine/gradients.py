@@ -1,0 +1,64 @@
+"""The gradient of one step's mean loss, over all its images: of every micro-batch and of every process.
+
+A loss is a sum over a count that only the whole step knows, so both are exchanged before the backward pass. Then N
+processes, or M micro-batches, learn exactly what one process with all the images would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from detector.engine.distributed import summed_by_name, world_size
+from detector.engine.precision import autocast
+from detector.model import Detector
+from detector.structures import Batch, Losses
+
+
+def over_processes(detector: nn.Module) -> nn.Module:
+    """The detector as the loop calls it: gradients are averaged over the processes while they are computed.
+
+    Every trained parameter takes part in every step, with or without objects in sight, so none has to be searched for.
+    """
+    return detector if world_size() == 1 else DistributedDataParallel(detector, gradient_as_bucket_view=True)
+
+
+def accumulate_gradients(
+    model: nn.Module,
+    batch: Batch,
+    *,
+    micro_batches: int,
+    scaler: torch.amp.GradScaler,
+    device: torch.device,
+    precision: str,
+) -> Losses:
+    """Adds the (scaled) gradient to every `.grad`; returns this process's share of the step's losses.
+
+    `model` is a `Detector`, or what `over_processes` made of it.
+    """
+    shares = batch.split(micro_batches)
+    divisors = None
+    if len(shares) > 1:  # the first backward pass has to know what the last will bring
+        detector = cast("Detector", model.module if isinstance(model, DistributedDataParallel) else model)
+        with autocast(device, precision):
+            divisors = summed_by_name(_added([detector.divisors(share) for share in shares]))
+    done = []
+    for number, share in enumerate(shares, start=1):
+        last = number == len(shares)
+        with model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext():
+            with autocast(device, precision):
+                losses: Losses = model(share)
+            losses = losses.divided_by(divisors or summed_by_name(losses.divisors()))
+            # The processes' gradients are averaged; their sum is what is wanted.
+            scaler.scale(losses.total() * world_size()).backward()
+        done.append(losses)
+    return Losses.joined(done)
+
+
+def _added(counts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([count[name] for count in counts]).sum() for name in counts[0]}

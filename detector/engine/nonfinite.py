@@ -1,0 +1,100 @@
+"""What to do about a loss that is not finite: stop and say why, leave the step out, or go back to the last checkpoint.
+
+The CPU's losses are read at every step. A GPU would have to be waited for, so with `stop` its losses are read before
+logging and saving only, the steps in between together: nothing that is not finite is ever saved.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from detector.engine.distributed import any_of, rank
+from detector.engine.postmortem import write_postmortem
+from detector.model import Detector
+from detector.structures import Batch, Losses
+
+log = logging.getLogger("detector")
+
+MOST_IN_A_ROW = 10  # steps left out one after the other, before even skip and rollback stop
+POLICIES = ("stop", "skip", "rollback")
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss became infinite or not a number."""
+
+
+class _Unread(NamedTuple):
+    step: int
+    batch: Batch
+    losses: Losses
+    finite: Tensor  # bool, on the device
+
+
+class FiniteLoss:
+    """The check that every step passes before it is learned from."""
+
+    def __init__(
+        self, policy: str, *, folder: Path, detector: Detector, precision: str, roll_back: Callable[[], None]
+    ) -> None:
+        """`folder` receives what is known about a bad step; `roll_back` loads the last checkpoint's weights."""
+        self.policy = policy
+        self.folder = folder
+        self.detector = detector
+        self.precision = precision
+        self.roll_back = roll_back
+        self.last_good = 0
+        self._unread: list[_Unread] = []
+        self._in_a_row = 0
+
+    def passes(self, step: int, batch: Batch, losses: Losses, lr: float, *, reading: bool) -> bool:
+        """Whether to learn from `step` (from 1). `reading` says that the device will be waited for anyway.
+
+        Raises NonFiniteLossError, in every process, where the run has to stop.
+        """
+        finite = torch.isfinite(losses.total().detach())
+        self._unread.append(_Unread(step, batch, losses, finite))
+        if finite.is_cuda and self.policy == "stop" and not reading:
+            return True
+        unread, self._unread = self._unread, []
+        own = [not good for good in torch.stack([item.finite for item in unread]).tolist()]
+        everywhere = any_of(*own)
+        if not any(everywhere):
+            self.last_good, self._in_a_row = step, 0
+            return True
+        first = everywhere.index(True)
+        self._in_a_row += 1
+        told = (
+            self._tell(unread[first], lr) if own[first] else f"the loss of another process than {rank()} is not finite"
+        )
+        if self.policy == "stop" or self._in_a_row > MOST_IN_A_ROW:
+            raise NonFiniteLossError(f"{told}; the last checkpoint is whole")
+        if self.policy == "rollback":
+            self.roll_back()
+        action = "left out" if self.policy == "skip" else "back to the last checkpoint's weights"
+        log.warning("%s; %s (%d in a row)", told, action, self._in_a_row)
+        return False
+
+    def _tell(self, bad: _Unread, lr: float) -> str:
+        terms = ", ".join(f"{name} {value.item():.4g}" for name, value in bad.losses.parts.items())
+        folder = self.folder / f"nonfinite_{bad.step:07d}_{rank()}"
+        cause = write_postmortem(
+            folder,
+            self.detector,
+            bad.batch,
+            precision=self.precision,
+            about={
+                "step": bad.step,
+                "last_good_step": min(self.last_good, bad.step - 1),
+                "lr": lr,
+                "precision": self.precision,
+                "losses": {name: str(value.item()) for name, value in bad.losses.parts.items()},
+            },
+        )
+        ids = ", ".join(bad.batch.image_ids)
+        return f"the loss is not finite at step {bad.step} ({terms}) on images {ids}: {cause}; see {folder}"

@@ -1,0 +1,63 @@
+"""A process that is stuck tells where, and ends: one lost process must not make hundreds wait in silence.
+
+A collective that never returns blocks its process inside C, where no exception arrives. So a thread looks after the
+main one: it is told of every step, and where nothing came for too long it prints every thread's stack.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from detector.engine.distributed import rank, world_size
+
+GRACE_S = 3.0  # between the stacks and the end, so that the other processes get to print theirs
+
+_last_sign = time.monotonic()
+
+
+def alive() -> None:
+    """Tells the watchdog, if there is one, that this process is getting on."""
+    global _last_sign  # there is one main thread, and it is what is watched
+    _last_sign = time.monotonic()
+
+
+@contextmanager
+def watchdog(timeout_s: float) -> Iterator[None]:
+    """Context that ends the process with code 1 where `alive` was not called for `timeout_s`; idle in a single one."""
+    if world_size() == 1:
+        yield
+        return
+    alive()
+    done = threading.Event()
+    thread = threading.Thread(target=_watch, args=(timeout_s, done), daemon=True, name="watchdog")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _watch(timeout_s: float, done: threading.Event) -> None:
+    while not done.wait(min(1.0, timeout_s / 4)):
+        if time.monotonic() - _last_sign > timeout_s:
+            os.write(2, _report(timeout_s).encode())
+            time.sleep(GRACE_S)
+            os._exit(1)
+
+
+def _report(timeout_s: float) -> str:
+    with tempfile.TemporaryFile() as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        stacks = file.read().decode()
+    return (
+        f"error: process {rank()} of {world_size()} did not get on for {timeout_s:g} s (trainer.timeout_minutes); "
+        f"a process whose stack shows no collective is the one that the others wait for\n{stacks}\n"
+    )
