@@ -22,7 +22,7 @@ from detector.datasets.voc import VOCDataset
 def build_dataset(config: schema.DatasetConfig, role: str, *, need_images: bool = True) -> Dataset:
     """The dataset of a role, train or test. Raises ValueError for data that is missing or faulty.
 
-    Without `need_images` a VOC folder may lack its pictures: result files are scored on annotations alone.
+    Without `need_images` the pictures may be absent: result files are scored on annotations alone.
     """
     split, sibling = (config.train, config.test) if role == "train" else (config.test, config.train)
     match config:
@@ -37,7 +37,7 @@ def build_dataset(config: schema.DatasetConfig, role: str, *, need_images: bool 
             )
         case schema.COCODatasetConfig():
             images = config.train_images if role == "train" else config.test_images
-            return COCODataset(Path(split), Path(images))
+            return COCODataset(Path(split), Path(images), need_images=need_images)
         case schema.SyntheticDatasetConfig():
             if not split.isdigit() or int(split) == 0:
                 raise ConfigError(

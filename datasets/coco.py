@@ -29,8 +29,10 @@ class COCODataset:
     classes: tuple[str, ...]
     annotations: Sequence[Annotation]
 
-    def __init__(self, path: Path, images: Path) -> None:
+    def __init__(self, path: Path, images: Path, *, need_images: bool = True) -> None:
         """`path` is the annotation file, `images` the folder that its file names are relative to.
+
+        Without `need_images` the pictures may be absent: to score result files.
 
         Raises ValueError for a file that is not of this format, and its subclass FaultyDataError with every image
         that is missing and every annotation that cannot be used. Boxes without area, which the published files have,
@@ -57,12 +59,13 @@ class COCODataset:
                 f"{path}: expected COCO's format (images, annotations, categories and their fields), but {error} "
                 "is absent or of another type; correct the file"
             ) from error
-        present = _listing({images / name for name in names.values()})
-        faults += [
-            Fault(str(image_id), f"{images / name}: no such image, but {path} names it")
-            for image_id, name in names.items()
-            if images / name not in present
-        ]
+        if need_images:
+            present = _listing({images / name for name in names.values()})
+            faults += [
+                Fault(str(image_id), f"{images / name}: no such image, but {path} names it")
+                for image_id, name in names.items()
+                if images / name not in present
+            ]
         raise_faults(str(path), faults)
         empty = sum(min(item["bbox"][2:]) == 0 for items in objects.values() for item in items)
         if empty:

@@ -86,6 +86,12 @@ def test_missing_image(tmp_path: Path) -> None:
         load(tmp_path, what)
 
 
+def test_result_files_are_scored_without_pictures(tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text(json.dumps(content([1, 1, 5, 5])))
+    dataset = COCODataset(tmp_path / "train.json", tmp_path / "absent", need_images=False)
+    assert [len(item.boxes) for item in dataset.annotations] == [1, 0]
+
+
 def test_an_image_of_another_size(tmp_path: Path) -> None:
     what = content([1, 1, 5, 5])
     what["images"][0]["width"] = 50
