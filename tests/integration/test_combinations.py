@@ -81,7 +81,8 @@ def proposal_file(settings: list[str], tmp_path_factory: pytest.TempPathFactory)
     boxes = []
     for item in dataset.annotations:
         near = item.boxes.repeat(20, 1)
-        near = near + 4 * torch.randn(near.shape, generator=generator)
+        side = (near[:, 2:] - near[:, :2]).repeat(1, 2)
+        near = near + 0.2 * side * (torch.rand(near.shape, generator=generator) - 0.5)
         limits = torch.tensor([item.width, item.height])
         anywhere = (torch.rand(100, 2, 2, generator=generator) * limits).sort(dim=1).values.flatten(1)
         boxes.append(box_ops.clip(torch.cat((near, anywhere)), item.height, item.width))
