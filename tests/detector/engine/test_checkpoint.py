@@ -1,6 +1,7 @@
 """Checkpoints: whole or not there, loaded without running anything, refused with a reason."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,8 +13,15 @@ import pytest
 import torch
 from torch import nn
 
-from detector.engine.checkpoint import load_checkpoint, load_weights, save_checkpoint, write_atomically
-from detector.tools.run import versions
+from detector.engine.checkpoint import (
+    load_checkpoint,
+    load_weights,
+    newest_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+    write_atomically,
+)
+from detector.tools.versions import versions
 
 CONTENT = {"step": 7, "best": 0.5, "classes": ["a", "b"], "model": {"w": torch.arange(6.0).reshape(2, 3)}}
 
@@ -52,10 +60,89 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, size: float) -> N
     assert "\n" not in str(caught.value)
 
 
+def test_a_flip_of_any_single_byte_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, CONTENT)
+    whole = path.read_bytes()
+    ends = {*range(80), *range(len(whole) - 80, len(whole))}
+    for place in sorted(ends | set(range(0, len(whole), 7))):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match="is damaged or not a checkpoint"):
+            load_checkpoint(path)
+
+
+@pytest.mark.parametrize("tenth", range(10))
+def test_a_truncated_file_is_refused(tenth: int, tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {**CONTENT, "model": {"w": torch.rand(10_000)}})
+    os.truncate(path, path.stat().st_size * tenth // 10)
+    with pytest.raises(ValueError, match="is damaged or not a checkpoint"):
+        load_checkpoint(path)
+
+
+def test_bytes_put_in_the_middle_or_at_the_end_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, CONTENT)
+    whole = path.read_bytes()
+    for changed in (whole + b"x", whole[:500] + b"x" + whole[500:], whole + whole):
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match="is damaged or not a checkpoint"):
+            load_checkpoint(path)
+
+
+def test_a_checkpoint_of_the_format_before_checksums_is_read(tmp_path: Path) -> None:
+    torch.save({**CONTENT, "format": 1}, tmp_path / "old.pt")
+    assert load_checkpoint(tmp_path / "old.pt")["step"] == 7
+
+
+def save_at(path: Path, step: int, age: int) -> Path:
+    """A checkpoint that was written `age` seconds ago."""
+    save_checkpoint(path, {**CONTENT, "step": step})
+    written = path.stat().st_mtime - age
+    os.utime(path, (written, written))
+    return path
+
+
+def test_the_newest_whole_checkpoint_is_found_and_damaged_ones_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "checkpoints"
+    assert newest_checkpoint(tmp_path) is None
+    save_at(folder / "step_0000002.pt", 2, age=30)
+    middle = save_at(folder / "step_0000004.pt", 4, age=20)
+    last = save_at(folder / "last.pt", 6, age=10)
+    found = newest_checkpoint(tmp_path)
+    assert found is not None
+    assert (found[0], found[1]["step"]) == (last, 6)
+    times = last.stat().st_atime, last.stat().st_mtime
+    last.write_bytes(last.read_bytes()[:-100])
+    os.utime(last, times)
+    found = newest_checkpoint(tmp_path)
+    assert found is not None
+    assert (found[0], found[1]["step"]) == (middle, 4)
+    assert f"passed over: {last} is damaged" in caplog.text
+
+
+def test_where_every_checkpoint_is_damaged_nothing_is_started_anew(tmp_path: Path) -> None:
+    for name in ("last.pt", "best.pt"):
+        save_at(tmp_path / "checkpoints" / name, 1, age=0).write_bytes(b"PK")
+    with pytest.raises(ValueError, match="none of the 2 checkpoints in .* is whole"):
+        newest_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(("keep", "left"), [(None, [1, 2, 3]), (2, [2, 3]), (5, [1, 2, 3]), (0, [])])
+def test_of_the_checkpoints_kept_by_step_the_newest_stay(keep: int | None, left: list[int], tmp_path: Path) -> None:
+    for name in ("last.pt", "best.pt", *(f"step_{step:07d}.pt" for step in (1, 2, 3))):
+        (tmp_path / name).touch()
+    prune_checkpoints(tmp_path, keep)
+    expected = {"last.pt", "best.pt", *(f"step_{step:07d}.pt" for step in left)}
+    assert {path.name for path in tmp_path.iterdir()} == expected
+
+
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     torch.save({"w": torch.zeros(2)}, path)
-    with pytest.raises(ValueError, match="expected a checkpoint of format 1, found None"):
+    with pytest.raises(ValueError, match="expected a checkpoint of format 2, found None"):
         load_checkpoint(path)
     torch.save([1, 2], path)
     with pytest.raises(ValueError, match="found 'list'"):
@@ -91,6 +178,22 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> No
     with pytest.raises(OSError, match="No space left"):
         write_atomically(path, write_half)
     assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("room", [0, 1, 1000, 5000])
+def test_a_disk_that_is_full_after_some_bytes_costs_nothing_that_was_saved(room: int, tmp_path: Path) -> None:
+    """RLIMIT_FSIZE stands for the full disk: a write beyond it fails as one on a full disk does."""
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, CONTENT)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(OSError, match="cannot write the checkpoint .*: File too large; what was saved before is"):
+            save_checkpoint(path, {**CONTENT, "step": 8, "model": {"w": torch.rand(5000)}})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert load_checkpoint(path)["step"] == 7
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -147,6 +250,19 @@ def test_weights_that_do_not_fit_are_told_by_name() -> None:
         "0.weight: (5, 2) in the file, (3, 2) here",
     ):
         assert part in str(caught.value)
+
+
+def test_weights_under_the_names_to_skip_stay_as_they_are() -> None:
+    source = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    target = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 5))
+    own = target[1].weight.detach().clone()
+    with pytest.raises(ValueError, match=r"weights=model.pt weights_skip=\[1\]"):
+        load_weights(target, source.state_dict(), "model.pt")
+    load_weights(target, source.state_dict(), "model.pt", skip=["1"])
+    assert torch.equal(target[0].weight, source[0].weight)
+    assert torch.equal(target[1].weight, own)
+    with pytest.raises(ValueError, match="weights_skip has 'heads'; the model has 0, 1 and what is in them"):
+        load_weights(target, source.state_dict(), "model.pt", skip=["heads"])
 
 
 def test_weights_that_fit_are_taken() -> None:
