@@ -209,20 +209,25 @@ def architecture(config: schema.BackboneConfig) -> str:
     raise ConfigError(f"backbone.kind {config.kind!r} has no builder")
 
 
-def build_optimizer(config: schema.OptimizerConfig, detector: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(config: schema.Config, detector: nn.Module) -> torch.optim.Optimizer:
+    optimizer = config.optimizer
+    # New is what no classifier brings weights for.
+    new = ("head", "proposals", *(("backbone.tail",) if config.backbone.tail is schema.Tail.fc else ()))
     groups = parameter_groups(
         detector,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        bias_lr_factor=config.bias_lr_factor,
-        bias_decay=config.bias_decay,
+        lr=optimizer.lr,
+        weight_decay=optimizer.weight_decay,
+        bias_lr_factor=optimizer.bias_lr_factor,
+        bias_decay=optimizer.bias_decay,
+        new=new,
+        lr_factors=optimizer.lr_factors,
     )
-    match config:
+    match optimizer:
         case schema.SGDConfig():
-            return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+            return torch.optim.SGD(groups, lr=optimizer.lr, momentum=optimizer.momentum)
         case schema.AdamWConfig():
-            return torch.optim.AdamW(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]))
-    raise ConfigError(f"optimizer.kind {config.kind!r} has no builder")
+            return torch.optim.AdamW(groups, lr=optimizer.lr, betas=(optimizer.betas[0], optimizer.betas[1]))
+    raise ConfigError(f"optimizer.kind {optimizer.kind!r} has no builder")
 
 
 def build_schedule(config: schema.Config, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:

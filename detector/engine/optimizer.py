@@ -3,40 +3,76 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
+KINDS = ("weights", "biases", "decaying biases", "scales")  # in the optimizer's order
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+
 
 def parameter_groups(
-    module: nn.Module, *, lr: float, weight_decay: float, bias_lr_factor: float, bias_decay: bool
+    module: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    bias_lr_factor: float,
+    bias_decay: bool,
+    new: Collection[str],
+    lr_factors: Mapping[str, float],
 ) -> list[dict[str, Any]]:
-    """Groups for an optimizer: weights, biases (own learning rate, decay by choice), scales of norms (no decay).
+    """Groups for an optimizer: weights, biases (own learning rate), biases that decay, scales of norms (no decay).
 
-    Frozen parameters are left out. Source: fast-rcnn `models/VGG16/train.prototxt` (lr_mult 2, decay_mult 0 for
-    biases); R-FCN's prototxt has no decay_mult, so its biases decay.
+    With `bias_decay` the biases of layers decay that lie in the modules named in `new`. `lr_factors` multiplies the
+    learning rate of what lies in the modules it names; of several names the longest counts. Frozen parameters are left
+    out, and so is a group without parameters.
+
+    Raises ValueError for a name in `lr_factors` in which nothing is trained, with the names that there are.
+
+    Source: fast-rcnn `models/VGG16/train.prototxt` (lr_mult 2, decay_mult 0 for every bias). R-FCN's prototxt has no
+    decay_mult, so the biases of its new layers decay; its ResNet has no others but those of frozen norms.
     """
-    weights: list[nn.Parameter] = []
-    biases: list[nn.Parameter] = []
-    scales: list[nn.Parameter] = []
-    for name, parameter in module.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if name.endswith("bias"):
-            biases.append(parameter)
-        else:
-            (scales if parameter.ndim == 1 else weights).append(parameter)
-    groups = [
-        {"name": "weights", "params": weights, "lr": lr, "weight_decay": weight_decay},
-        {
-            "name": "biases",
-            "params": biases,
-            "lr": lr * bias_lr_factor,
-            "weight_decay": weight_decay if bias_decay else 0.0,
-        },
-        {"name": "scales", "params": scales, "lr": lr, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+    names: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):  # a tail lies in backbone and head
+        if parameter.requires_grad:
+            names.setdefault(parameter, []).append(name)
+    norms = {p for part in module.modules() if isinstance(part, NORMS) for p in part.parameters(recurse=False)}
+    _require_known(lr_factors, [name for aliases in names.values() for name in aliases])
+    groups: dict[tuple[str, float], dict[str, Any]] = {}
+    for parameter, aliases in names.items():
+        factor = _factor(aliases, lr_factors)
+        kind, own_factor, decay = "weights", 1.0, weight_decay
+        if aliases[0].endswith("bias"):
+            kind, own_factor, decay = "biases", bias_lr_factor, 0.0
+            if bias_decay and parameter not in norms and any(_lies_in(aliases[0], part) for part in new):
+                kind, decay = "decaying biases", weight_decay
+        elif parameter.ndim == 1:
+            kind, decay = "scales", 0.0
+        told = kind if factor == 1 else f"{kind} x{factor:g}"
+        group = {"name": told, "params": [], "lr": lr * own_factor * factor, "weight_decay": decay}
+        groups.setdefault((kind, factor), group)["params"].append(parameter)
+    return [groups[key] for key in sorted(groups, key=lambda key: (KINDS.index(key[0]), -key[1]))]
+
+
+def _factor(aliases: Sequence[str], factors: Mapping[str, float]) -> float:
+    """That of the longest of the names in which a parameter lies; 1 without one."""
+    found = [part for part in factors if any(_lies_in(name, part) for name in aliases)]
+    return factors[max(found, key=len)] if found else 1.0
+
+
+def _lies_in(name: str, module: str) -> bool:
+    return f"{name}.".startswith(f"{module}.")
+
+
+def _require_known(factors: Mapping[str, float], names: Sequence[str]) -> None:
+    for part in factors:
+        if not any(_lies_in(name, part) for name in names):
+            depth = part.count(".") + 1
+            known = dict.fromkeys(".".join(name.split(".")[:depth]) for name in names)
+            raise ValueError(
+                f"optimizer.lr_factors has {part!r}, in which nothing is trained; what is: {', '.join(known)}"
+            )
 
 
 def step_factor(

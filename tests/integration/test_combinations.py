@@ -109,7 +109,7 @@ def test_the_loss_falls_in_a_few_steps(
     dataset = build_dataset(config.dataset, "train")
     view, _ = build_views(config, dataset, dataset)
     detector = build_detector(config, len(dataset.classes)).train()
-    optimizer = build_optimizer(config.optimizer, detector)
+    optimizer = build_optimizer(config, detector)
     order = TrainingOrder(6, 2, seed=0, first_step=0, last_step=1, rank=0, world_size=1)
     (batch,) = training_loader(view, order, workers=0, pin_memory=False)
     totals = []

@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from detector.build import build_detector, build_optimizer
 from detector.engine.optimizer import cosine_factor, parameter_groups, step_factor, warmup
+from detector.tools.settings import load_config
 
-SOLVER = {"lr": 1e-3, "weight_decay": 5e-4, "bias_lr_factor": 2.0}
+SOLVER = {"lr": 1e-3, "weight_decay": 5e-4, "bias_lr_factor": 2.0, "new": ("2",), "lr_factors": {}}
 STEPS = {"max_steps": 40000, "milestones": (0.75,), "gamma": 0.1, "warmup_steps": 0, "warmup_factor": 0.1}
 
 
@@ -25,9 +27,79 @@ def test_biases_learn_twice_as_fast_without_decay() -> None:
     assert (groups["scales"]["lr"], groups["scales"]["weight_decay"]) == (1e-3, 0.0)
 
 
-def test_biases_decay_where_asked_as_in_rfcn() -> None:
-    groups = {group["name"]: group for group in parameter_groups(network(), **SOLVER, bias_decay=True)}
-    assert groups["biases"]["weight_decay"] == 5e-4
+def test_biases_of_new_layers_decay_where_asked_as_in_rfcn() -> None:
+    module = network()
+    groups = {group["name"]: group for group in parameter_groups(module, **SOLVER, bias_decay=True)}
+    assert (groups["decaying biases"]["lr"], groups["decaying biases"]["weight_decay"]) == (2e-3, 5e-4)
+    assert groups["decaying biases"]["params"] == [module[2].bias]
+    assert groups["biases"]["weight_decay"] == 0
+    assert groups["biases"]["params"] == [module[0].bias, module[1].bias]
+
+
+def test_the_bias_of_a_norm_never_decays() -> None:
+    groups = parameter_groups(network(), **{**SOLVER, "new": ("0", "1", "2")}, bias_decay=True)
+    assert {group["name"]: len(group["params"]) for group in groups}["decaying biases"] == 2
+
+
+def test_modules_learn_at_rates_of_their_own() -> None:
+    module = nn.Module()
+    module.body, module.head = network(), nn.Linear(4, 2)
+    factors = {"body": 0.1, "body.2": 0.5}
+    groups = parameter_groups(module, **{**SOLVER, "lr_factors": factors}, bias_decay=False)
+    rates = {parameter: group["lr"] for group in groups for parameter in group["params"]}
+    expected = {"body.0": 0.1, "body.1": 0.1, "body.2": 0.5, "head": 1.0}
+    for name, parameter in module.named_parameters():
+        place, _, kind = name.rpartition(".")
+        assert rates[parameter] == pytest.approx(1e-3 * expected[place] * (2 if kind == "bias" else 1))
+
+
+def test_a_module_that_two_names_lead_to_learns_at_the_rate_of_the_longer_one() -> None:
+    module = nn.Module()
+    module.backbone, module.head = nn.Module(), nn.Module()
+    module.backbone.tail = module.head.tail = nn.Linear(2, 2, bias=False)
+    (group,) = parameter_groups(
+        module, **{**SOLVER, "lr_factors": {"backbone": 0.1, "head.tail": 3.0}}, bias_decay=False
+    )
+    assert group["lr"] == pytest.approx(3e-3)
+
+
+def test_a_module_that_there_is_not_is_told_with_those_that_there_are() -> None:
+    with pytest.raises(
+        ValueError, match="optimizer.lr_factors has 'backbone', in which nothing is trained; what is: 0, 1"
+    ):
+        parameter_groups(network(), **{**SOLVER, "lr_factors": {"backbone": 0.1}}, bias_decay=False)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "decaying"),
+    [
+        ("fast_rcnn_vgg16_voc07", []),
+        ("fast_rcnn_mobilenet_v2_bccd", []),
+        ("rfcn_mobilenet_v2_bccd", []),
+        (
+            "rfcn_resnet50_voc0712_rpn_ohem",
+            [
+                "head.box_maps",
+                "head.reduce",
+                "head.score_maps",
+                "proposals.conv",
+                "proposals.deltas",
+                "proposals.scores",
+            ],
+        ),
+        ("rfcn_resnet50_voc0712_ohem", ["head.box_maps", "head.reduce", "head.score_maps"]),
+    ],
+)
+def test_the_biases_that_decay_are_those_of_the_recipe(experiment: str, decaying: list[str]) -> None:
+    config = load_config([f"experiment={experiment}", "backbone.weights=null"])
+    with torch.device("meta"):
+        detector = build_detector(config, 20)
+        groups = {group["name"]: group for group in build_optimizer(config, detector).param_groups}
+    names = {parameter: name.removesuffix(".bias") for name, parameter in detector.named_parameters()}
+    found = groups.get("decaying biases", {"params": []})
+    assert sorted(names[parameter] for parameter in found["params"]) == decaying
+    assert {group["weight_decay"] for name, group in groups.items() if name in ("biases", "scales")} <= {0.0}
+    assert groups["biases" if "biases" in groups else "decaying biases"]["lr"] == 2 * config.optimizer.lr
 
 
 def test_every_trained_parameter_is_in_exactly_one_group() -> None:
