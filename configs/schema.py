@@ -383,6 +383,7 @@ class OptimizerConfig:
     weight_decay: float = 5e-4
     bias_lr_factor: float = 2.0
     bias_decay: bool = False  # of new layers: R-FCN's released models decay them, Fast R-CNN's do not
+    lr_factors: dict[str, float] = field(default_factory=dict)  # by module: {backbone: 0.1, backbone.layer4: 0.5}
     clip_norm: float | None = None
 
 
@@ -445,6 +446,7 @@ class TrainerConfig:
     eval_images: int = 4  # test images drawn in TensorBoard at each evaluation
     checkpoint_every: int = 1000  # `last`; every `keep_every` steps one is kept
     keep_every: int = 0  # 0: none besides last and best
+    keep_newest: int | None = None  # how many of those kept stay; None: all
 
     def __post_init__(self) -> None:
         _require(self.images_per_step >= 1, f"trainer.images_per_step is {self.images_per_step}; expected at least 1")
@@ -490,8 +492,9 @@ class Config:
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     output_dir: str | None = None  # None: runs/<date>_<time>
-    resume: str | None = None  # a run's folder
+    resume: str | None = None  # a run's folder; auto: the newest whole checkpoint of output_dir, else of runs/
     weights: str | None = None  # a checkpoint or portable model: to evaluate, predict with or start training from
+    weights_skip: list[str] = field(default_factory=list)  # train: modules not taken from it, as head: they start anew
     detections: str | None = (
         None  # eval, analyze: a run's folder, a dump, comp4 files or COCO results, in place of a model
     )

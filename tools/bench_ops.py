@@ -11,10 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
-import re
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +24,7 @@ import torchvision
 
 from detector.ops import native_status
 from detector.tools.op_cases import CASES, Case
+from detector.tools.versions import commit, cpu_name
 
 FOLDER = Path("docs/benchmarks")
 LEAST_ROUNDS = 5  # of the slower contestant
@@ -264,33 +262,14 @@ def _as_json(report: Report) -> dict[str, Any]:
 def _empty_report(options: argparse.Namespace, device: torch.device) -> Report:
     return Report(
         command=f"python -m detector.tools.bench_ops --device {device.type} --seconds {options.seconds:g}",
-        commit=_commit(),
+        commit=commit(),
         date=time.strftime("%Y-%m-%d", time.gmtime()),
-        device=torch.cuda.get_device_name() if device.type == "cuda" else _cpu_name(),
+        device=torch.cuda.get_device_name() if device.type == "cuda" else cpu_name(),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
         torchvision=torchvision.__version__,
         compiled={status.operator: status.kernel for status in native_status() if status.device == device.type},
     )
-
-
-def _commit() -> str:
-    """Short hash of the working tree's commit, marked if files differ from it; "unknown" outside a repository."""
-    try:
-        hash_ = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return hash_.stdout.strip() + (" with changes" if dirty.stdout.strip() else "")
-
-
-def _cpu_name() -> str:
-    try:
-        info = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor() or platform.machine()
-    name = re.search(r"^model name\s*: (.+)$", info, re.MULTILINE)
-    return f"{name.group(1)} ({torch.backends.cpu.get_cpu_capability()})" if name else platform.machine()
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:

@@ -20,8 +20,9 @@ from torch import Tensor
 from detector.build import build_detector
 from detector.model import Detector
 from detector.structures import Batch, Instances, Proposals, RoIPredictions
-from detector.tools.run import kernels, versions
+from detector.tools.run import kernels
 from detector.tools.settings import load_config
+from detector.tools.versions import versions
 
 CLASSES = 20
 

@@ -27,8 +27,9 @@ from detector.datasets.build import propose
 from detector.model import Detector
 from detector.structures import Batch, Instances, Proposals
 from detector.tools.models import load_model
-from detector.tools.run import RunFolder, kernels, pick_device, versions
+from detector.tools.run import RunFolder, kernels, pick_device
 from detector.tools.stopwatch import Stopwatch
+from detector.tools.versions import versions
 
 log = logging.getLogger("detector")
 

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed while running, 2 wrong usage or settings, 3 stopped
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -35,12 +36,15 @@ commands
   proposals  compute or check proposals           detector proposals dataset.root=VOCdevkit
   download   fetch Pascal VOC                     detector download root=VOCdevkit years=2007,2012
   explain    draw what a RoI operator does        detector explain roi_pool
+  config     settings, and where one comes from   detector config explain trainer.max_steps experiment=demo
   info       versions, kernels, choices           detector info
 
 train on Pascal VOC, on your own VOC-format folder, go on with a run, sweep:
   detector train experiment=fast_rcnn_vgg16_voc07 dataset.root=VOCdevkit
   detector train backbone=resnet50 dataset.root=my_photos dataset.train=trainval dataset.test=test
-  detector train resume=runs/demo
+  detector train resume=runs/demo                 its last checkpoint
+  detector train experiment=demo output_dir=runs/demo resume=auto      the newest whole one, or a new run
+  detector train config=runs/demo/config.yaml     the same run once more, in a new folder
   detector train --multirun experiment=demo trainer.seed=1,2,3
 
 groups (group=NAME picks one, group.key=value changes it)
@@ -78,8 +82,12 @@ def run(words: list[str]) -> int:
 
 
 def _say(error: Exception) -> None:
+    told = str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        where = f"{error.filename}: " if error.filename else ""
+        told = f"{where}{error.strerror}; what was saved before is whole: make room, then go on with resume=FOLDER"
     process = f"process {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
-    print(f"{process}error: {error}", file=sys.stderr)
+    print(f"{process}error: {told}", file=sys.stderr)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -95,6 +103,7 @@ def _dispatch(words: list[str]) -> int:
         "proposals": _proposals,
         "download": _download,
         "explain": _explain,
+        "config": _config,
         "info": _info,
     }
     if not words or words[0] in ("-h", "--help", "help"):
@@ -135,35 +144,24 @@ def _wants_help(words: list[str]) -> bool:
 
 
 def _train(words: list[str]) -> int:
-    from detector.tools.settings import load_config, override_config, sweep
+    from detector.tools.resume import find_start
+    from detector.tools.settings import sweep
+    from detector.tools.sweep import run_sweep
 
     if _wants_help(words):
         return DONE
     overrides = [word for word in words if not word.startswith("-")]
     if {"-m", "--multirun"} & set(words):
-        return _sweep(sweep(overrides))
-    resume = None
-    if any(word.startswith("resume=") for word in overrides):
-        from detector.engine.checkpoint import load_checkpoint
-
-        folder = Path(next(word for word in overrides if word.startswith("resume=")).partition("=")[2])
-        if folder.is_file():
-            raise ConfigError(f"resume={folder} is a file; resume=FOLDER goes on with a run, weights=FILE starts anew")
-        resume = load_checkpoint(folder)
-        config = override_config({**resume["config"], "output_dir": str(folder)}, overrides)
-    else:
-        if not any(word.startswith(("dataset", "experiment=")) for word in overrides):
-            print("no dataset given: training the demonstration (experiment=demo)", file=sys.stderr)
-            overrides = ["experiment=demo", *overrides]
-        config = load_config(overrides)
+        return run_sweep(sweep(overrides), lambda job: run(["train", *job]))
+    start = find_start(overrides)
     from detector.engine.trainer import Outcome
     from detector.tools.run import all_processes, logging_to, open_run
     from detector.tools.train import run_training
 
-    with all_processes(config.trainer):
-        folder_of_run = open_run(config.output_dir, "train")
-        with logging_to(folder_of_run.path / "log.txt"):
-            outcome = run_training(config, folder_of_run, resume)
+    with all_processes(start.config.trainer):
+        folder = open_run(start.config.output_dir, "train")
+        with logging_to(folder.path / "log.txt"):
+            outcome = run_training(start.config, folder, start.checkpoint)
     return INTERRUPTED if outcome is Outcome.interrupted else DONE
 
 
@@ -181,18 +179,6 @@ def _alternate(words: list[str]) -> int:
     with logging_to(folder.path / "log.txt"):
         outcome = run_alternation(config, folder.path)
     return INTERRUPTED if outcome is Outcome.interrupted else DONE
-
-
-def _sweep(jobs: list[list[str]]) -> int:
-    """Runs every combination in turn; stops at the first that does not end well."""
-    for number, job in enumerate(jobs):
-        folder = next((word.partition("=")[2] for word in job if word.startswith("output_dir=")), "runs/sweep")
-        rest = [word for word in job if not word.startswith("output_dir=")]
-        print(f"sweep {number + 1}/{len(jobs)}: {' '.join(rest)}", file=sys.stderr)
-        code = _train([*rest, f"output_dir={folder}/{number}"])
-        if code != DONE:
-            return code
-    return DONE
 
 
 def _model_config(overrides: list[str]) -> Config:
@@ -361,6 +347,26 @@ def _explain(words: list[str]) -> int:
     else:
         explain.run_explain(words)
     return DONE if words else USAGE
+
+
+def _config(words: list[str]) -> int:
+    """`config show` prints settings as config=FILE reads them; `config explain KEY` tells where a value comes from."""
+    from omegaconf import OmegaConf
+
+    from detector.configs.groups import to_plain
+    from detector.tools.origins import explain
+    from detector.tools.settings import load_config, override_config, read_config
+
+    rest, own = _split_words(words, ("config",))
+    saved = Path(own["config"]) if own["config"] else None
+    if words[:1] == ["show"]:
+        config = override_config(read_config(saved), rest[1:]) if saved else load_config(rest[1:])
+        print(OmegaConf.to_yaml(OmegaConf.create(to_plain(config))), end="")
+        return DONE
+    if len(rest) < 2 or rest[0] != "explain" or "=" in rest[1]:
+        raise ConfigError("config takes: show [key=value ...], or explain KEY [key=value ...]; config=FILE for a run's")
+    print(explain(rest[1], rest[2:], saved))
+    return DONE
 
 
 def _info(words: list[str]) -> int:

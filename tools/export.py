@@ -16,7 +16,7 @@ from detector.engine.checkpoint import load_weights, shared_names
 from detector.export.portable import PortableModel, write_portable
 from detector.model import Detector
 from detector.tools.models import RUN_SETTINGS, SavedModel, read_model
-from detector.tools.run import versions
+from detector.tools.versions import versions
 
 log = logging.getLogger("detector")
 

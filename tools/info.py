@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from detector.configs.groups import GROUPS
 from detector.ops import native_status
-from detector.tools.run import versions
 from detector.tools.settings import choices
+from detector.tools.versions import versions
 
 
 def print_info() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch.utils.data import DataLoader, Sampler
@@ -93,6 +95,29 @@ def training_loader(view: TrainingView, order: TrainingOrder, *, workers: int, p
         generator=torch.Generator().manual_seed(0),
         worker_init_fn=_leave_signals_to_the_trainer,
     )
+
+
+@contextmanager
+def loading_errors() -> Iterator[None]:
+    """Turns what a loader's workers raise, or die of, into errors of one line.
+
+    A worker's error arrives with its traceback as text. That a worker was killed is noticed at any moment, in the
+    middle of a training step too: this belongs around the whole loop.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if "DataLoader worker process" not in str(error):
+            raise
+        raise type(error)(str(error).strip().splitlines()[-1].partition(": ")[2]) from error
+    except RuntimeError as error:
+        died = re.match(r"DataLoader worker \(pid.*\) (is killed by signal: \w+|exited unexpectedly)", str(error))
+        if died is None:
+            raise
+        raise ChildProcessError(
+            f"a loader worker {died[1].replace('is killed', 'was killed')}: did the machine run out of memory? Lower "
+            "trainer.workers; the last checkpoint is whole, resume=FOLDER goes on from it"
+        ) from error
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,23 @@ def load_model(path: Path, config: schema.Config, device: torch.device) -> Model
     detector = build_detector(config, len(saved.classes))
     load_weights(detector, saved.weights, str(path))
     return Model(detector.to(device).eval(), saved.classes, int(saved.provenance.get("step", 0)))
+
+
+def start_from(path: Path, detector: Detector, classes: tuple[str, ...], skip: Sequence[str]) -> None:
+    """Weights of a model's file for a new training; modules in `skip` keep the weights that they have.
+
+    A head that starts anew gets new target statistics too, so `head` stands for `coder` as well.
+    Raises ValueError where the file does not fit, or knows other classes and its head was not to be skipped.
+    """
+    saved = read_model(path)
+    known = saved.classes
+    if known != classes and "head" not in skip:
+        raise ValueError(
+            f"{path} knows {len(known)} classes ({', '.join(known)}), the dataset has {len(classes)} "
+            f"({', '.join(classes)}): weights_skip=[head] starts a new head; or give the checkpoint's list in "
+            "dataset.classes"
+        )
+    load_weights(detector, saved.weights, str(path), skip=[*skip, "coder"] if "head" in skip else skip)
 
 
 def require_classes(model: Model, classes: tuple[str, ...]) -> None:

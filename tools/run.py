@@ -1,25 +1,22 @@
-"""A run's folder, its log, and what is recorded of the circumstances.
+"""A run's folder, its log, and the device that it runs on.
 
-runs/NAME/config.yaml  checkpoints/  tensorboard/  metrics.json  detections/  pictures/  log.txt
+runs/NAME/config.yaml  history.json  checkpoints/  tensorboard/  metrics.json  detections/  pictures/  log.txt
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import platform
-import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
-import torchvision
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
@@ -27,8 +24,9 @@ from detector.configs.errors import ConfigError
 from detector.configs.groups import to_plain
 from detector.configs.schema import Config, TrainerConfig
 from detector.engine.checkpoint import write_atomically
-from detector.engine.distributed import from_main, is_main, local_rank, process_group, world_size
+from detector.engine.distributed import from_main, is_main, local_rank, process_group
 from detector.ops import native_status
+from detector.tools.versions import versions
 
 log = logging.getLogger("detector")
 
@@ -59,6 +57,13 @@ class RunFolder:
         write_atomically(self.path / "config.yaml", lambda file: file.write(text.encode()))
         return text
 
+    def write_history(self, step: int) -> None:
+        """Adds to history.json that the run was started, or taken up, at `step`, and under which circumstances."""
+        path = self.path / "history.json"
+        starts = json.loads(path.read_text())["starts"] if path.is_file() else []
+        starts.append({"date": datetime.now().astimezone().isoformat(timespec="seconds"), "step": step, **versions()})
+        self.write_json(path.name, {"starts": starts})
+
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         text = json.dumps(content, indent=2) + "\n"
         write_atomically(self.path / name, lambda file: file.write(text.encode()))
@@ -78,6 +83,20 @@ class _BarHandler(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
+class _LogFile(logging.FileHandler):
+    """A log that a full disk silences, told once, instead of answering every message with a traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+        log.removeHandler(self)
+        print(f"{self.baseFilename} can no longer be written", file=sys.stderr)
+
+
+def _leave_to_the_main_thread(failed: threading.ExceptHookArgs) -> None:
+    """TensorBoard's writing thread passes its errors on to the main thread: no traceback of its own for these."""
+    if not isinstance(failed.exc_value, OSError):
+        threading.__excepthook__(failed)
+
+
 @contextmanager
 def logging_to(path: Path | None) -> Iterator[None]:
     """Messages to the terminal, and with the details to the file `path`; errors only in all but the main process."""
@@ -85,34 +104,22 @@ def logging_to(path: Path | None) -> Iterator[None]:
     terminal.setFormatter(logging.Formatter("%(message)s"))
     handlers: list[logging.Handler] = [terminal]
     if path is not None and is_main():
-        file = logging.FileHandler(path, encoding="utf-8")
+        file = _LogFile(path, encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         handlers.append(file)
     log.setLevel(logging.DEBUG)
     log.propagate = False
     for handler in handlers:
         log.addHandler(handler)
+    before, threading.excepthook = threading.excepthook, _leave_to_the_main_thread
     try:
         yield
     finally:
+        threading.excepthook = before
         for handler in handlers:
             log.removeHandler(handler)
-            handler.close()
-
-
-def versions() -> dict[str, str]:
-    """Versions, commit and hardware, as stored with every checkpoint."""
-    return {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),  # as a plain string: a checkpoint holds no other class
-        "torchvision": torchvision.__version__,
-        "numpy": numpy.__version__,
-        "commit": _commit(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        "processes": str(world_size()),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-    }
+            with suppress(OSError):  # what a full disk did not take before, it does not take now
+                handler.close()
 
 
 def all_processes(config: TrainerConfig) -> AbstractContextManager[None]:
@@ -152,14 +159,3 @@ def pick_device(name: str) -> torch.device:
         device = torch.device("cuda", local_rank())
         torch.cuda.set_device(device)
     return device
-
-
-def _commit() -> str:
-    root = Path(__file__).resolve().parent.parent
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.strip() or "unknown"

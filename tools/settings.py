@@ -20,8 +20,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 import detector.configs
 from detector.configs.errors import ConfigError
@@ -46,8 +48,14 @@ def load_config(overrides: Sequence[str]) -> Config:
 
 def override_config(plain: dict[str, Any], overrides: Sequence[str]) -> Config:
     """A saved config with overrides applied; `group=choice` replaces that whole group. Raises ConfigError."""
-    config = structured(plain)
+    try:
+        config = structured(plain)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"saved settings: {_explain(error, '', _defaults())}") from error
     parsed = _parse(overrides)
+    for line, item in zip(overrides, parsed, strict=True):
+        if item.key_or_group == "experiment":
+            raise ConfigError(f"{line}: a saved run has its settings; an experiment starts one anew, without it")
     groups = {item.key_or_group for item in parsed if item.key_or_group in GROUPS}
     if groups:
         fresh = _compose([line for line, item in zip(overrides, parsed, strict=True) if _head(item) in groups])
@@ -62,6 +70,50 @@ def override_config(plain: dict[str, Any], overrides: Sequence[str]) -> Config:
     return _checked(config)
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """The plain values of a run's config.yaml, or of the one in a run's folder, without the folder that it ran in.
+
+    Raises ConfigError where there is no such file, or something else is in it.
+    """
+    path = path / "config.yaml" if path.is_dir() else path
+    try:
+        plain = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise ConfigError(f"config={path}: cannot be read ({reason}); give a run's config.yaml") from error
+    if not isinstance(plain, dict) or not GROUPS.keys() <= plain.keys():
+        raise ConfigError(f"config={path}: expected the settings of a whole run, with {', '.join(GROUPS)}")
+    return {**{str(key): value for key, value in plain.items()}, "output_dir": None, "resume": None}
+
+
+def layers(overrides: Sequence[str]) -> list[tuple[str, DictConfig]]:
+    """The YAML files that the overrides compose, the later the stronger: each name, and its values in their place."""
+    _compose(overrides)  # refuses what cannot be composed
+    with initialize_config_module("detector.configs", version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        found = loader.compute_defaults_list("config", list(overrides), RunMode.RUN).defaults
+    made = []
+    for item in found:
+        file = CONFIG_FOLDER / f"{item.config_path}.yaml"
+        if item.package is not None and file.is_file():
+            values = OmegaConf.load(file)
+            placed = OmegaConf.create({item.package: values}) if item.package else values
+            assert isinstance(placed, DictConfig)
+            made.append((f"configs/{item.config_path}.yaml", placed))
+    return made
+
+
+def require_known(key: str, config: DictConfig) -> None:
+    """Raises ConfigError unless the config has this setting or group, naming the nearest that it has."""
+    if key not in _keys(config):
+        raise ConfigError(f"{key}: no such setting{_nearest(key, list(_keys(config)))}")
+
+
+def changes(overrides: Sequence[str]) -> list[tuple[str, str, Any]]:
+    """Each override as it was written, its key or group, and its value."""
+    return [(line, item.key_or_group, item.value()) for line, item in zip(overrides, _parse(overrides), strict=True)]
+
+
 def sweep(overrides: Sequence[str]) -> list[list[str]]:
     """Every combination of the comma-separated values in overrides: what --multirun runs through."""
     batches = BasicSweeper.split_arguments(_parse(overrides), max_batch_size=None)
@@ -74,7 +126,8 @@ def choices(group: str) -> list[str]:
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
-    for line, item in zip(overrides, _parse(overrides), strict=True):
+    parsed = list(zip(overrides, _parse(overrides), strict=True))
+    for line, item in parsed:
         group, choice = item.key_or_group, item.value()
         if group in (*GROUPS, "experiment") and isinstance(choice, str) and choice not in choices(group):
             raise ConfigError(f"{line}: no such {group}{_nearest(choice, choices(group))}")
@@ -82,7 +135,11 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module("detector.configs", version_base="1.3"):
-            return compose("config", list(overrides))
+            config = compose("config", [line for line, item in parsed if not isinstance(item.value(), dict)])
+        for _, item in parsed:  # Hydra itself gives no table a new key, not even one that is open to any
+            if isinstance(item.value(), dict):
+                OmegaConf.update(config, item.key_or_group, item.value(), force_add=True)
+        return config
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(error, " ".join(overrides), _defaults())) from error
 

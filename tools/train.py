@@ -15,7 +15,6 @@ from detector.configs.groups import to_plain
 from detector.datasets.augment import EvaluationView, TrainingView
 from detector.datasets.build import build_dataset, build_proposals
 from detector.datasets.sample import Dataset
-from detector.engine.checkpoint import load_weights
 from detector.engine.distributed import main_first, rank, world_size
 from detector.engine.ema import Average
 from detector.engine.learning import train_only
@@ -39,11 +38,12 @@ from detector.tools.evaluation import (
     truth_table,
 )
 from detector.tools.learned_proposals import show_learned_proposals
-from detector.tools.loaders import TrainingOrder, training_loader
-from detector.tools.models import read_model
+from detector.tools.loaders import TrainingOrder, loading_errors, training_loader
+from detector.tools.models import start_from
 from detector.tools.proposals import report_recall
-from detector.tools.run import RunFolder, kernels, pick_device, versions
+from detector.tools.run import RunFolder, kernels, pick_device
 from detector.tools.score_maps import show_score_maps
+from detector.tools.versions import versions
 
 log = logging.getLogger("detector")
 
@@ -75,7 +75,7 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
     detector = build_detector(config, len(train_set.classes)).to(device)
     if settings.trained is not None:
         train_only(detector, settings.trained)
-    optimizer = build_optimizer(config.optimizer, detector)
+    optimizer = build_optimizer(config, detector)
     state = TrainingState(
         detector=detector,
         optimizer=optimizer,
@@ -85,12 +85,12 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
     )
     if resume is None:
         if config.weights is not None:
-            load_weights(detector, read_model(Path(config.weights)).weights, config.weights)
+            start_from(Path(config.weights), detector, train_set.classes, config.weights_skip)
         else:
             with main_first():
                 load_backbone_weights(config.backbone, detector.backbone)
         mean, std = target_statistics(config, detector, train_view)
-        if config.weights is not None:
+        if config.weights is not None and "head" not in config.weights_skip:
             detector.set_target_statistics(mean, std)  # what it has learned stays, in the new units
         else:
             detector.coder.mean.copy_(mean)
@@ -106,6 +106,7 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
     )
     if monitor.writer is not None:
         monitor.writer.add_text("config", f"```yaml\n{run.write_config(config)}\n```", state.step)
+        run.write_history(state.step)
     started = time.monotonic()
 
     def evaluate(step: int) -> float:
@@ -156,12 +157,13 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
         eval_every=settings.eval_every,
         checkpoint_every=settings.checkpoint_every,
         keep_every=settings.keep_every,
+        keep_newest=settings.keep_newest,
         micro_batches=settings.micro_batches,
         patience=settings.patience,
         on_nonfinite=settings.on_nonfinite.value,
     )
     try:
-        with watchdog(60 * settings.timeout_minutes):
+        with watchdog(60 * settings.timeout_minutes), loading_errors():
             outcome = train(
                 state, loader, loop, device=device, monitor=monitor, evaluate=evaluate, checkpoints=run.checkpoints
             )

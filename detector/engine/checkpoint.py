@@ -164,7 +164,8 @@ def shared_names(module: nn.Module) -> dict[str, str]:
 def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str, *, skip: Sequence[str] = ()) -> None:
     """Loads a state dict that must fit exactly; a tensor with two names may be given under the first alone.
 
-    What lies under the names in `skip` stays as it is. Raises ValueError naming what is missing, unknown or of another shape, or a name in `skip` that neither side has.
+    What lies under the names in `skip` stays as it is. Raises ValueError naming what is missing, unknown or of another
+    shape, or a name in `skip` that neither side has.
     """
     own = module.state_dict()
     shared = {name: weights[first] for name, first in shared_names(module).items() if first in weights}

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from detector.engine.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from detector.engine.checkpoint import load_checkpoint, load_weights, prune_checkpoints, save_checkpoint
 from detector.engine.distributed import any_of, from_main, is_main, rank
 from detector.engine.ema import Average, judged_weights
 from detector.engine.gradients import accumulate_gradients, over_processes
@@ -49,6 +49,7 @@ class LoopSettings:
     eval_every: int  # 0: only at the end
     checkpoint_every: int
     keep_every: int  # 0: keep none besides last and best
+    keep_newest: int | None = None  # how many of those stay; None: all
     micro_batches: int = 1  # of each process, one after the other in a step
     patience: int | None = None  # evaluations without a better figure, after which to stop
     on_nonfinite: str = "stop"  # stop | skip | rollback
@@ -188,6 +189,8 @@ def train(
                 state.save(checkpoints / "last.pt")
             if _due(state.step, settings.keep_every):
                 state.save(checkpoints / f"step_{state.step:07d}.pt")
+                if is_main():
+                    prune_checkpoints(checkpoints, settings.keep_newest)
             if signalled:
                 name = interrupt.requested or "a signal to another process"
                 log.info("%s: saved step %d to %s", name, state.step, checkpoints / "last.pt")

@@ -14,8 +14,8 @@ from detector.engine.checkpoint import save_checkpoint
 from detector.preprocess import to_input
 from detector.tools import cli
 from detector.tools.predict import single_image_batch
-from detector.tools.run import versions
 from detector.tools.settings import load_config
+from detector.tools.versions import versions
 
 CLASSES = ["cat", "dog"]
 BOX = (20.0, 12.0, 70.0, 50.0)

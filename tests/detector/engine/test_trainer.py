@@ -27,6 +27,7 @@ SETTINGS = {
     "eval_every": 0,
     "checkpoint_every": 0,
     "keep_every": 0,
+    "keep_newest": None,
 }
 
 
