@@ -61,8 +61,7 @@ def _origins(
     key: str, typed: DictConfig, files: Sequence[tuple[str, DictConfig]], overrides: Sequence[str]
 ) -> list[Origin]:
     """Every place that gives `key` a value, the last one the one that counts."""
-    parent, _, name = key.rpartition(".")
-    owner = OmegaConf.get_type(typed, parent) if parent else Config
+    owner, name = _owner(key, typed)
     defaults = OmegaConf.structured(owner)
     found = []
     if not OmegaConf.is_missing(defaults, name):
@@ -75,6 +74,14 @@ def _origins(
             below, rest = OmegaConf.create(value), key[len(changed) + 1 :]
             found += [Origin(_value(below, rest), f"the command line: {line}")] if _has(below, rest) else []
     return found
+
+
+def _owner(key: str, typed: DictConfig) -> tuple[type, str]:
+    """The schema class that has a setting, and the setting's name in it."""
+    parent, _, name = key.rpartition(".")
+    owner = OmegaConf.get_type(typed, parent) if parent else Config
+    assert owner is not None
+    return owner, name
 
 
 def _has(values: DictConfig, key: str) -> bool:
@@ -122,8 +129,7 @@ def _told(value: Any) -> str:
 
 def _meaning(key: str, typed: DictConfig) -> str | None:
     """The schema's own comment on a setting."""
-    parent, _, name = key.rpartition(".")
-    owner = OmegaConf.get_type(typed, parent) if parent else Config
+    owner, name = _owner(key, typed)
     for kind in owner.__mro__[:-1]:
         found = re.search(rf"^    {name}: [^#\n]*(?:\n {{8}}[^#\n]*)?# (.+)$", inspect.getsource(kind), re.MULTILINE)
         if found:
