@@ -12,19 +12,36 @@ from detector.ops import _native, native_status
 
 COMPILED = any(status.kernel == "compiled" and status.device == "cpu" for status in native_status())
 
-POOL_EVERYTHING = """
+RUN_EVERYTHING = """
 import hashlib, torch
 import detector.ops as ops
 g = torch.Generator().manual_seed(0)
 rois = torch.cat((torch.randint(0, 2, (30, 1), generator=g), torch.rand(30, 4, generator=g) * 300 - 50), dim=1)
 digest = hashlib.sha256()
+features = torch.randn(1, 512, 8, 9, generator=g)  # outputs large enough to be written past the caches
+many = torch.cat((torch.zeros(101, 1), torch.rand(101, 4, generator=g) * 120), dim=1)
+for output in (ops.roi_pool(features, many, 7, 1 / 16), ops.roi_align(features, many, 7, 1 / 16)):
+    digest.update(output.numpy().tobytes())
 for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
     x = torch.randn(2, 45, 13, 21, generator=g).to(dtype).requires_grad_()
+    boxes = torch.rand(700, 4, generator=g) * 100
+    boxes[:, 2:] += boxes[:, :2]
+    labels = torch.randint(-3, 4, (700,), generator=g)
+    for keep in (
+        ops.nms(boxes.to(dtype), boxes[:, 0].to(dtype), 0.5),
+        ops.batched_nms(boxes.to(dtype), boxes[:, 0].to(dtype), labels, 0.3),
+    ):
+        digest.update(keep.numpy().tobytes())
     for output in (
         ops.roi_pool(x, rois, 7, 1 / 16),
         ops.roi_align(x, rois, (7, 5), 1 / 16, sampling_ratio=2),
         ops.roi_align(x, rois, 7, 1 / 16, reduction="max"),
         ops.roi_warp(x, rois, 14, 1 / 16),
+        ops.ps_roi_pool(x, rois, 3, 1 / 16),
+        ops.ps_roi_pool(x, rois, 3, 1 / 16, reduction="max"),
+        ops.ps_roi_vote(x, rois, 3, 1 / 16),
+        ops.ps_roi_vote(x, rois, 3, 1 / 16, reduction="max"),
+        ops.ps_roi_align(x, rois, 3, 1 / 16),
     ):
         (grad,) = torch.autograd.grad(output, x, output.detach())
         for tensor in (output.detach(), grad):
@@ -50,7 +67,7 @@ def test_status_names_every_operator_and_a_reason_where_nothing_was_compiled() -
 
 @pytest.mark.skipif(not COMPILED, reason="no compiled CPU library here")
 def test_instruction_sets_agree_to_the_last_bit() -> None:
-    digests = {isa: run(POOL_EVERYTHING, DETECTOR_ISA=isa) for isa in ("baseline", "avx2", "avx512")}
+    digests = {isa: run(RUN_EVERYTHING, DETECTOR_ISA=isa) for isa in ("baseline", "avx2", "avx512")}
     assert all(result.returncode == 0 for result in digests.values()), [result.stderr for result in digests.values()]
     assert len({result.stdout for result in digests.values()}) == 1
 

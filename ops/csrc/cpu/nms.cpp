@@ -6,7 +6,6 @@
 #include <cstring>
 #include <limits>
 #include <optional>
-#include <unordered_map>
 
 #include "isa.h"
 
@@ -59,14 +58,56 @@ static std::vector<int32_t> order_of(const T* scores, int64_t stride, int64_t co
   return order;
 }
 
-// Labels as numbers 0, 1, ... in the order of first appearance.
+// Labels as numbers 0, 1, ... in the order of first appearance: a hash table of twice as many places, tried in turn.
 static int32_t number_groups(const int64_t* labels, int64_t stride, const std::vector<int32_t>& order,
                              std::vector<int32_t>& groups) {
-  std::unordered_map<int64_t, int32_t> known;
+  struct Place {
+    int64_t label;
+    int32_t group;
+  };
+  int bits = 4;
+  while ((size_t{1} << bits) < 2 * order.size()) ++bits;
+  std::vector<Place> known(size_t{1} << bits, {0, -1});
+  int32_t num_groups = 0;
   for (size_t i = 0; i < order.size(); ++i) {
-    groups[i] = known.try_emplace(labels[order[i] * stride], static_cast<int32_t>(known.size())).first->second;
+    const int64_t label = labels[order[i] * stride];
+    size_t at = static_cast<uint64_t>(label) * 0x9e3779b97f4a7c15u >> (64 - bits);
+    while (known[at].group >= 0 && known[at].label != label) at = (at + 1) % known.size();
+    if (known[at].group < 0) known[at] = {label, num_groups++};
+    groups[i] = known[at].group;
   }
-  return static_cast<int32_t>(known.size());
+  return num_groups;
+}
+
+// Suppression within each group by itself, on all threads; then the boxes that stay, by falling score over all groups.
+template <typename T>
+static std::vector<int64_t> kept_by_group(const NmsPlan<T>& all, int64_t (*suppress)(const NmsPlan<T>&)) {
+  std::vector<int64_t> bounds(all.num_groups + 1);
+  for (int64_t i = 0; i < all.num_boxes; ++i) ++bounds[all.boxes[i].group + 1];
+  for (int32_t group = 0; group < all.num_groups; ++group) bounds[group + 1] += bounds[group];
+  std::vector<int64_t> next(bounds.begin(), bounds.end() - 1);
+  std::vector<NmsBox<T>> boxes(all.num_boxes);
+  for (int64_t i = 0; i < all.num_boxes; ++i) {
+    NmsBox<T>& box = boxes[next[all.boxes[i].group]++] = all.boxes[i];
+    box.group = 0, box.index = static_cast<int32_t>(i);
+  }
+  std::vector<uint8_t> stays(all.num_boxes);
+  for_each_task(all.num_groups, [&](int64_t group) {
+    std::vector<int32_t> heads(all.num_levels * NmsGrid::kMostStrips, -1);
+    std::vector<NmsBlock<T>> blocks;
+    const int64_t count = bounds[group + 1] - bounds[group];
+    std::vector<int64_t> ranks(count);
+    NmsPlan<T> plan = all;
+    plan.boxes = boxes.data() + bounds[group], plan.num_boxes = plan.max_output = count, plan.num_groups = 1;
+    plan.heads = heads.data(), plan.blocks = &blocks, plan.kept = ranks.data();
+    const int64_t num_kept = suppress(plan);
+    for (int64_t i = 0; i < num_kept; ++i) stays[ranks[i]] = 1;
+  });
+  std::vector<int64_t> kept;
+  for (int64_t i = 0; i < all.num_boxes; ++i) {
+    if (stays[i]) kept.push_back(all.boxes[i].index);
+  }
+  return kept;
 }
 
 template <typename T>
@@ -120,13 +161,21 @@ static Tensor run(const Tensor& boxes, const Tensor& scores, const std::optional
     strips_per_pixel[level] = right > left ? num_strips[level] / (right - left) : 0;
   }
 
-  std::vector<int32_t> heads(static_cast<size_t>(num_groups) * num_levels * NmsGrid::kMostStrips, -1);
-  std::vector<NmsBlock<T>> blocks;
-  std::vector<int64_t> kept(smaller(count, max_output));
-  const NmsPlan<T> plan{sorted.data(), count, max_output, threshold, rounded_down<T>(threshold), grid, first_level,
-                        num_levels, num_groups, strips_per_pixel.data(), num_strips.data(), left, heads.data(),
-                        &blocks, kept.data()};
-  const int64_t num_kept = FAST_RFCN_CHOOSE(suppress<T>)(plan);
+  NmsPlan<T> plan{sorted.data(), count, max_output, threshold, rounded_down<T>(threshold), grid, first_level,
+                  num_levels, num_groups, strips_per_pixel.data(), num_strips.data(), left, nullptr, nullptr, nullptr};
+  const auto suppress = FAST_RFCN_CHOOSE(suppress<T>);
+  std::vector<int64_t> kept;
+  if (num_groups > 1 && max_output >= count) {
+    kept = kept_by_group(plan, suppress);
+  } else {
+    // By falling score over all groups: nothing after the last box that is wanted is looked at.
+    std::vector<int32_t> heads(static_cast<size_t>(num_groups) * num_levels * NmsGrid::kMostStrips, -1);
+    std::vector<NmsBlock<T>> blocks;
+    kept.resize(smaller(count, max_output));
+    plan.heads = heads.data(), plan.blocks = &blocks, plan.kept = kept.data();
+    kept.resize(suppress(plan));
+  }
+  const int64_t num_kept = static_cast<int64_t>(kept.size());
   Tensor output = torch::stable::new_empty(boxes, {num_kept}, ScalarType::Long);
   if (num_kept > 0) std::memcpy(output.mutable_data_ptr(), kept.data(), num_kept * sizeof(int64_t));
   return output;

@@ -1,13 +1,5 @@
 // Greedy suppression for one instruction set; see each_isa.h.
 
-// Whether any lane of a comparison holds.
-template <typename T>
-static inline bool any_lane(Index<T> lanes) {
-  bool any = false;
-  for (int lane = 0; lane < static_cast<int>(kVectorBytes / sizeof(T)); ++lane) any |= lanes[lane] != 0;
-  return any;
-}
-
 // Whether any box of the block has an IoU with `box` over the threshold. The division, with the rounding that the
 // result is defined by, is only made where a product says that it may matter.
 template <typename T>
@@ -44,13 +36,21 @@ static bool suppressed(const NmsPlan<T>& plan, const NmsBox<T>& box, double reac
       plan.grid.raw_level(area / plan.threshold * (1 + slack)) - plan.first_level, plan.num_levels - 1);
   const int32_t* heads = plan.heads + static_cast<int64_t>(box.group) * plan.num_levels * NmsGrid::kMostStrips;
   const NmsBlock<T>* blocks = plan.blocks->data();
-  for (int32_t level = lowest; level <= highest; ++level) {
+  const auto meets = [&](int32_t level) {
     const int32_t last = plan.strip(level, centre + width);
     for (int32_t strip = plan.strip(level, centre - width); strip <= last; ++strip) {
       for (int32_t i = heads[level * NmsGrid::kMostStrips + strip]; i >= 0; i = blocks[i].next) {
         if (any_over(blocks[i], box, plan.rounded_threshold, almost)) return true;
       }
     }
+    return false;
+  };
+  // Boxes of its own size are the likeliest to suppress it.
+  for (int32_t level = box.level; level <= highest; ++level) {
+    if (meets(level)) return true;
+  }
+  for (int32_t level = box.level - 1; level >= lowest; --level) {
+    if (meets(level)) return true;
   }
   return false;
 }

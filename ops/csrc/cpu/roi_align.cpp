@@ -53,6 +53,7 @@ static Tensor roi_align(const Tensor& features, const Tensor& rois_in, int64_t h
   AlignPlan plan = reading(map, features.scalar_type(),
                            options_of(height, width, spatial_scale, sampling_ratio, aligned, inner));
   plan.output = pooled.mutable_data_ptr();
+  plan.past_caches = streams(pooled);
   run(plan, rois, FAST_RFCN_CHOOSE(align_mean), true, false);
   return pooled;
 }
@@ -86,6 +87,7 @@ static std::tuple<Tensor, Tensor> roi_align_max(const Tensor& features, const Te
                            options_of(height, width, spatial_scale, sampling_ratio, aligned, inner));
   plan.output = pooled.mutable_data_ptr();
   plan.argmax = static_cast<int32_t*>(argmax.mutable_data_ptr());
+  plan.past_caches = streams(pooled);
   run(plan, rois, FAST_RFCN_CHOOSE(align_max), false, false);
   return {pooled, argmax};
 }
@@ -101,6 +103,24 @@ static Tensor roi_align_max_scatter(const Tensor& grad_in, const Tensor& rois_in
   plan.winner = static_cast<const int32_t*>(argmax.const_data_ptr());
   run(plan, rois, FAST_RFCN_CHOOSE(align_max_scatter), false, true);
   return total;
+}
+
+static Tensor roi_align_max_gather(const Tensor& features, const Tensor& rois_in, const Tensor& argmax_in,
+                                   double spatial_scale, int64_t sampling_ratio, bool aligned, bool inner) {
+  check_rois(features, rois_in);
+  const Tensor rois = dense(rois_in), argmax = dense(argmax_in);
+  STD_TORCH_CHECK(argmax.dim() == 4 && argmax.size(0) == rois.size(0) && argmax.size(1) == features.size(1),
+                  "expected an argmax [R, C, height, width]");
+  const int64_t height = argmax.size(2), width = argmax.size(3);
+  Tensor picked = new_output(features, {rois.size(0), features.size(1), height, width}, features.scalar_type());
+  if (features.numel() == 0 || picked.numel() == 0) return torch::stable::fill_(picked, 0);
+  const MapView map(features);
+  AlignPlan plan = reading(map, features.scalar_type(),
+                           options_of(height, width, spatial_scale, sampling_ratio, aligned, inner));
+  plan.winner = static_cast<const int32_t*>(argmax.const_data_ptr());
+  plan.output = picked.mutable_data_ptr();
+  run(plan, rois, FAST_RFCN_CHOOSE(align_max_gather), false, true);
+  return picked;
 }
 
 static Tensor roi_warp(const Tensor& features, const Tensor& rois, int64_t height, int64_t width,
@@ -146,6 +166,7 @@ STABLE_TORCH_LIBRARY_IMPL(fast_rfcn, CPU, library) {
   library.impl("roi_align_backward", TORCH_BOX(&fast_rfcn::roi_align_backward));
   library.impl("roi_align_max", TORCH_BOX(&fast_rfcn::roi_align_max));
   library.impl("roi_align_max_scatter", TORCH_BOX(&fast_rfcn::roi_align_max_scatter));
+  library.impl("roi_align_max_gather", TORCH_BOX(&fast_rfcn::roi_align_max_gather));
   library.impl("roi_warp", TORCH_BOX(&fast_rfcn::roi_warp));
   library.impl("roi_warp_backward", TORCH_BOX(&fast_rfcn::roi_warp_backward));
 }

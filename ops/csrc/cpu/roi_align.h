@@ -102,6 +102,7 @@ struct AlignPlan {
   void* output;             // what is written
   int32_t* argmax;          // of the maximum, where it is written
   const void* edges;        // RoIs [R, 5], for RoIWarp
+  bool past_caches = false; // how outputs are written
 
   int64_t cells() const { return map_height * map_width; }
   template <typename T>
@@ -109,7 +110,6 @@ struct AlignPlan {
     return *static_cast<const TapTable<T>*>(taps);
   }
 };
-
 
 
 }  // namespace fast_rfcn

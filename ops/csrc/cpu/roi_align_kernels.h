@@ -37,7 +37,7 @@ static void align_mean_typed(const AlignPlan& plan, int64_t image, int64_t chann
       }
     }
     S* output = static_cast<S*>(plan.output) + (roi * plan.channels + channel) * bins;
-    store_block<S, T>(pooled, channels, bins, output, bins);
+    put_outputs<S, T>(pooled, channels, bins, output, plan.past_caches);
   }
 }
 
@@ -85,7 +85,6 @@ static void align_max_typed(const AlignPlan& plan, int64_t image, int64_t channe
   T* slab = Scratch::take<T>(0, plan.cells() * width);
   T* pooled = Scratch::take<T>(1, bins * width);
   Place* places = Scratch::take<Place>(2, bins * width);
-  uint32_t* narrow = Scratch::take<uint32_t>(3, bins * width);
   load_slab<S, T>(*plan.features, image, channel, channels, slab);
   for (int64_t i = plan.rois->bounds[image]; i < plan.rois->bounds[image + 1]; ++i) {
     const int64_t roi = plan.rois->order[i];
@@ -115,35 +114,44 @@ static void align_max_typed(const AlignPlan& plan, int64_t image, int64_t channe
       }
     }
     const int64_t output = (roi * plan.channels + channel) * bins;
-    store_block<S, T>(pooled, channels, bins, static_cast<S*>(plan.output) + output, bins);
-    for (int64_t j = 0; j < bins * width; ++j) narrow[j] = static_cast<uint32_t>(places[j]);
-    transpose<Bits<4>::type>(narrow, width, reinterpret_cast<Bits<4>::type*>(plan.argmax + output), bins, bins,
-                             channels);
+    put_outputs<S, T>(pooled, channels, bins, static_cast<S*>(plan.output) + output, plan.past_caches);
+    int32_t* narrow = Scratch::take<int32_t>(3, bins * width);
+    for (int64_t j = 0; j < bins * width; ++j) narrow[j] = static_cast<int32_t>(places[j]);
+    put_rows<sizeof(int32_t)>(narrow, width, channels, bins, plan.argmax + output, plan.past_caches);
   }
 }
+
+// The taps of a bin's winning sample; none where there is no such sample.
+template <typename T>
+struct WinningTaps {
+  const Tap<T>*row = nullptr, *rows_end = nullptr, *column = nullptr, *columns_end = nullptr;
+
+  WinningTaps(const AlignPlan& plan, int64_t roi, int64_t bin, int32_t sample) {
+    const TapTable<T>& table = plan.table<T>();
+    const auto rows = table.axes[2 * roi], columns = table.axes[2 * roi + 1];
+    if (sample < 0 || sample >= static_cast<int64_t>(rows.per_bin) * columns.per_bin) return;
+    const int64_t y = rows.first_group + bin / plan.options.width * rows.per_bin + sample / columns.per_bin;
+    const int64_t x = columns.first_group + bin % plan.options.width * columns.per_bin + sample % columns.per_bin;
+    row = table.begin(y), rows_end = table.end(y), column = table.begin(x), columns_end = table.end(x);
+  }
+};
 
 // Adds each output's gradient on the corners of its winning sample, in planes of the gradient that the task owns.
 template <typename S, typename T>
 static void align_max_scatter_typed(const AlignPlan& plan, int64_t image, int64_t channel) {
   const int64_t channels = smaller<int64_t>(kScatterPlanes, plan.channels - channel), bins = plan.options.bins();
-  const TapTable<T>& table = plan.table<T>();
   T* total = Scratch::take<T>(0, channels * plan.cells());
   for (int64_t i = 0; i < channels * plan.cells(); ++i) total[i] = 0;
   for (int64_t i = plan.rois->bounds[image]; i < plan.rois->bounds[image + 1]; ++i) {
     const int64_t roi = plan.rois->order[i];
-    const auto rows = table.axes[2 * roi], columns = table.axes[2 * roi + 1];
     for (int64_t c = 0; c < channels; ++c) {
       const int64_t from = (roi * plan.channels + channel + c) * bins;
       T* plane = total + c * plan.cells();
       for (int64_t bin = 0; bin < bins; ++bin) {
-        const int32_t sample = plan.winner[from + bin];
-        if (sample < 0 || rows.per_bin == 0 || columns.per_bin == 0) continue;
         const T grad = number(static_cast<const S*>(plan.input)[from + bin]);
-        const int64_t row = rows.first_group + bin / plan.options.width * rows.per_bin + sample / columns.per_bin;
-        const int64_t column =
-            columns.first_group + bin % plan.options.width * columns.per_bin + sample % columns.per_bin;
-        for (const Tap<T>* y = table.begin(row); y < table.end(row); ++y) {
-          for (const Tap<T>* x = table.begin(column); x < table.end(column); ++x) {
+        const WinningTaps<T> taps(plan, roi, bin, plan.winner[from + bin]);
+        for (const Tap<T>* y = taps.row; y < taps.rows_end; ++y) {
+          for (const Tap<T>* x = taps.column; x < taps.columns_end; ++x) {
             plane[y->cell * plan.map_width + x->cell] += grad * (y->weight * x->weight);
           }
         }
@@ -156,6 +164,36 @@ static void align_max_scatter_typed(const AlignPlan& plan, int64_t image, int64_
       output[i] = total[i];
     } else {
       output[i] = stored<S>(total[i]);
+    }
+  }
+}
+
+// Values of the winning samples, read where they are: each is read once.
+template <typename S, typename T>
+static void align_max_gather_typed(const AlignPlan& plan, int64_t image, int64_t channel) {
+  const int64_t channels = smaller<int64_t>(kScatterPlanes, plan.channels - channel), bins = plan.options.bins();
+  const MapView& map = *plan.features;
+  const S* planes = static_cast<const S*>(map.data) + image * map.stride[0] + channel * map.stride[1];
+  for (int64_t i = plan.rois->bounds[image]; i < plan.rois->bounds[image + 1]; ++i) {
+    const int64_t roi = plan.rois->order[i];
+    for (int64_t c = 0; c < channels; ++c) {
+      const S* plane = planes + c * map.stride[1];
+      const int64_t from = (roi * plan.channels + channel + c) * bins;
+      for (int64_t bin = 0; bin < bins; ++bin) {
+        const WinningTaps<T> taps(plan, roi, bin, plan.winner[from + bin]);
+        T value = 0;
+        for (const Tap<T>* y = taps.row; y < taps.rows_end; ++y) {
+          for (const Tap<T>* x = taps.column; x < taps.columns_end; ++x) {
+            value += y->weight * x->weight * number(plane[y->cell * map.stride[2] + x->cell * map.stride[3]]);
+          }
+        }
+        S& output = static_cast<S*>(plan.output)[from + bin];
+        if constexpr (sizeof(S) == sizeof(T)) {
+          output = value;
+        } else {
+          output = stored<S>(value);
+        }
+      }
     }
   }
 }
@@ -231,6 +269,7 @@ FAST_RFCN_ALIGN_TASK(align_mean, align_mean_typed, FAST_RFCN_VECTOR_BLOCK)
 FAST_RFCN_ALIGN_TASK(align_mean_grad, align_mean_grad_typed, FAST_RFCN_VECTOR_BLOCK)
 FAST_RFCN_ALIGN_TASK(align_max, align_max_typed, FAST_RFCN_VECTOR_BLOCK)
 FAST_RFCN_ALIGN_TASK(align_max_scatter, align_max_scatter_typed, FAST_RFCN_PLANE_BLOCK)
+FAST_RFCN_ALIGN_TASK(align_max_gather, align_max_gather_typed, FAST_RFCN_PLANE_BLOCK)
 FAST_RFCN_ALIGN_TASK(warp_rois, warp_rois_typed, FAST_RFCN_VECTOR_BLOCK)
 
 #undef FAST_RFCN_ALIGN_TASK

@@ -11,6 +11,9 @@
 
 namespace fast_rfcn {
 
+// Argmax of an empty bin as a uint16; smaller maps have one of these, others one of int32 with -1.
+constexpr int64_t kNowhere = 65535;
+
 static Quantization quantization_of(const std::string& name) {
   if (name == "caffe") return Quantization::caffe;
   if (name == "floor") return Quantization::floor;
@@ -41,13 +44,13 @@ static std::tuple<Tensor, Tensor> roi_pool(const Tensor& features, const Tensor&
   const MapView map(features);
   const int64_t num_rois = rois.size(0);
   const std::vector<int64_t> size = {num_rois, map.channels, height, width};
-  const bool wide = map.cells() >= 65535;
+  const bool wide = map.cells() >= kNowhere;
   Tensor pooled = new_output(features, size, features.scalar_type());
   Tensor argmax = new_output(features, with_argmax ? size : std::vector<int64_t>{0},
                              with_argmax && wide ? ScalarType::Int : ScalarType::UInt16);
   if (features.numel() == 0 || pooled.numel() == 0) {
     torch::stable::fill_(pooled, 0);
-    torch::stable::fill_(argmax, wide ? -1 : 65535);
+    torch::stable::fill_(argmax, wide ? -1 : kNowhere);
     return {pooled, argmax};
   }
   with_types(features.scalar_type(), [&](auto, auto number) {
@@ -58,7 +61,7 @@ static std::tuple<Tensor, Tensor> roi_pool(const Tensor& features, const Tensor&
                                                static_cast<int>(width), spatial_scale, quantization_of(quantization));
     const PoolPlan plan{map, features.scalar_type(), static_cast<int>(height), static_cast<int>(width), &by_image,
                         spans.data(), pooled.mutable_data_ptr(), with_argmax ? argmax.mutable_data_ptr() : nullptr,
-                        wide};
+                        wide, streams(pooled)};
     const auto kernel = FAST_RFCN_CHOOSE(pool);
     const int64_t block = baseline::kChannels<T>;
     for_each_task(map.images * ((map.channels + block - 1) / block), [&](int64_t task) { kernel(plan, task); });
@@ -85,9 +88,43 @@ static Tensor roi_pool_scatter(const Tensor& grad_in, const Tensor& rois_in, con
   return total;
 }
 
+static Tensor roi_pool_gather(const Tensor& features, const Tensor& rois_in, const Tensor& argmax_in) {
+  check_rois(features, rois_in);
+  const Tensor rois = dense(rois_in), argmax = dense(argmax_in);
+  STD_TORCH_CHECK(argmax.dim() == 4 && argmax.size(0) == rois.size(0) && argmax.size(1) == features.size(1),
+                  "expected an argmax [R, C, height, width]");
+  Tensor picked = new_output(
+      features, {argmax.size(0), argmax.size(1), argmax.size(2), argmax.size(3)}, features.scalar_type());
+  if (features.numel() == 0 || picked.numel() == 0) return torch::stable::fill_(picked, 0);
+  const MapView map(features);
+  const int64_t bins = argmax.size(2) * argmax.size(3);
+  const bool wide = argmax.scalar_type() == ScalarType::Int;
+  with_types(features.scalar_type(), [&](auto storage, auto number) {
+    using S = decltype(storage);
+    using T = decltype(number);
+    const T* roi_data = static_cast<const T*>(rois.const_data_ptr());
+    for_each_task(rois.size(0), [&](int64_t roi) {
+      const int64_t image = image_of(roi_data + roi * kRoiColumns, map.images);
+      for (int64_t c = 0; c < map.channels; ++c) {
+        const S* plane = static_cast<const S*>(map.data) + larger<int64_t>(image, 0) * map.stride[0] + c * map.stride[1];
+        const int64_t first = (roi * map.channels + c) * bins;
+        for (int64_t i = first; i < first + bins; ++i) {
+          const int64_t cell = wide ? static_cast<const int32_t*>(argmax.const_data_ptr())[i]
+                                    : static_cast<const uint16_t*>(argmax.const_data_ptr())[i];
+          const bool empty = image < 0 || cell == (wide ? -1 : kNowhere);
+          static_cast<S*>(picked.mutable_data_ptr())[i] =
+              empty ? S{} : plane[cell / map.width * map.stride[2] + cell % map.width * map.stride[3]];
+        }
+      }
+    });
+  });
+  return picked;
+}
+
 }  // namespace fast_rfcn
 
 STABLE_TORCH_LIBRARY_IMPL(fast_rfcn, CPU, library) {
   library.impl("roi_pool", TORCH_BOX(&fast_rfcn::roi_pool));
   library.impl("roi_pool_scatter", TORCH_BOX(&fast_rfcn::roi_pool_scatter));
+  library.impl("roi_pool_gather", TORCH_BOX(&fast_rfcn::roi_pool_gather));
 }

@@ -14,6 +14,7 @@ struct PoolPlan {
   void* pooled;                  // [R, C, height, width]
   void* argmax;                  // the same, uint16 or int32, or null
   bool wide_argmax;              // int32
+  bool past_caches;              // how outputs are written
 
   int64_t bins() const { return static_cast<int64_t>(height) * width; }
 };
@@ -27,7 +28,6 @@ struct ScatterPlan {
   bool wide_argmax;
   void* total;                   // [N, C, cells]
 };
-
 
 
 }  // namespace fast_rfcn

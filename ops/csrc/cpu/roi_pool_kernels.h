@@ -37,6 +37,15 @@ static inline void pool_bin(const T* slab, int64_t map_width, Span rows, Span co
   }
 }
 
+template <typename T, typename A, typename Place>
+static inline void put_places(const PoolPlan& plan, const Place* where, int64_t channels, int64_t output) {
+  constexpr int64_t width = kChannels<T>;
+  const int64_t bins = plan.bins();
+  A* narrow = Scratch::take<A>(3, bins * width);
+  for (int64_t i = 0; i < bins * width; ++i) narrow[i] = static_cast<A>(where[i]);
+  put_rows<sizeof(A)>(narrow, width, channels, bins, static_cast<A*>(plan.argmax) + output, plan.past_caches);
+}
+
 // All RoIs of one image on one block of channels.
 template <typename S, typename T, bool kArgmax, bool kNan>
 static void pool_rois(const PoolPlan& plan, int64_t image, int64_t channel, int64_t channels, const T* slab) {
@@ -45,7 +54,6 @@ static void pool_rois(const PoolPlan& plan, int64_t image, int64_t channel, int6
   const int64_t bins = plan.bins();
   T* pooled = Scratch::take<T>(1, bins * width);
   Place* where = kArgmax ? Scratch::take<Place>(2, bins * width) : nullptr;
-  uint32_t* narrow = kArgmax ? Scratch::take<uint32_t>(3, bins * width) : nullptr;
   for (int64_t i = plan.rois->bounds[image]; i < plan.rois->bounds[image + 1]; ++i) {
     const int64_t roi = plan.rois->order[i];
     const Span* rows = plan.spans + roi * (plan.height + plan.width);
@@ -64,16 +72,10 @@ static void pool_rois(const PoolPlan& plan, int64_t image, int64_t channel, int6
       }
     }
     const int64_t output = (roi * plan.map.channels + channel) * bins;
-    store_block<S, T>(pooled, channels, bins, static_cast<S*>(plan.pooled) + output, bins);
+    put_outputs<S, T>(pooled, channels, bins, static_cast<S*>(plan.pooled) + output, plan.past_caches);
     if constexpr (kArgmax) {
-      if (plan.wide_argmax) {
-        for (int64_t j = 0; j < bins * width; ++j) narrow[j] = static_cast<uint32_t>(where[j]);
-        transpose<uint32_t>(narrow, width, static_cast<uint32_t*>(plan.argmax) + output, bins, bins, channels);
-      } else {
-        uint16_t* half = reinterpret_cast<uint16_t*>(narrow);
-        for (int64_t j = 0; j < bins * width; ++j) half[j] = static_cast<uint16_t>(where[j]);
-        transpose<uint16_t>(half, width, static_cast<uint16_t*>(plan.argmax) + output, bins, bins, channels);
-      }
+      plan.wide_argmax ? put_places<T, int32_t>(plan, where, channels, output)
+                       : put_places<T, uint16_t>(plan, where, channels, output);
     }
   }
 }

@@ -45,11 +45,8 @@ static inline void load_bin(const ScorePlan& plan, int64_t image, int64_t first,
   const MapView map = map_of_bin<S>(plan, bin);
   if constexpr (sizeof(S) == sizeof(T)) {
     if (map.planes_are_dense()) {
-      using U = typename Bits<sizeof(S)>::type;
       const S* planes = static_cast<const S*>(map.data) + image * map.stride[0] + first * map.stride[1];
-      transpose<U>(
-          reinterpret_cast<const U*>(planes), map.stride[1], reinterpret_cast<U*>(slab), kClasses<T>, classes, map.cells());
-      return;
+      return transpose<sizeof(S)>(planes, map.stride[1], slab, kClasses<T>, classes, map.cells());
     }
   }
   load_slab<S, T>(map, image, first, classes, slab);
@@ -131,11 +128,11 @@ static void finish(const ScorePlan& plan, int64_t task) {
         store_block<S, T>(gathered, classes, bins, static_cast<S*>(plan.output) + output * bins, bins);
       }
       if (plan.argmax == nullptr) continue;
-      const auto* where = reinterpret_cast<const uint32_t*>(plan.template place<T>(block, 0, visit));
+      const int32_t* where = plan.template place<T>(block, 0, visit);
       const int64_t stride = plan.num_rois * kClasses<T>;
       if (plan.wide_argmax) {
-        uint32_t* argmax = static_cast<uint32_t*>(plan.argmax) + output * bins;
-        transpose<uint32_t>(where, stride, argmax, bins, bins, classes);
+        int32_t* argmax = static_cast<int32_t*>(plan.argmax) + output * bins;
+        transpose<sizeof(int32_t)>(where, stride, argmax, bins, bins, classes);
       } else {
         uint16_t* argmax = static_cast<uint16_t*>(plan.argmax) + output * bins;
         uint16_t* narrow = Scratch::take<uint16_t>(2, bins * kClasses<T>);
@@ -144,7 +141,7 @@ static void finish(const ScorePlan& plan, int64_t task) {
             narrow[bin * kClasses<T> + c] = static_cast<uint16_t>(where[bin * stride + c]);
           }
         }
-        transpose<uint16_t>(narrow, kClasses<T>, argmax, bins, bins, classes);
+        transpose<sizeof(uint16_t)>(narrow, kClasses<T>, argmax, bins, bins, classes);
       }
     }
   });

@@ -18,6 +18,9 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 namespace fast_rfcn {
 
@@ -120,6 +123,19 @@ struct RoisByImage {
 // Channels that one task of a scatter owns: their planes stay in the L2 cache.
 constexpr int64_t kScatterPlanes = 16;
 
+// Outputs from this size on are written past the caches: ordinary writes read each line from memory before, and what is
+// in the caches is worth more than the beginning of such an output.
+constexpr int64_t kStreamBytes = 8 << 20;
+
+inline bool streams(const Tensor& output) { return output.numel() * output.element_size() >= kStreamBytes; }
+
+// Makes what was written past the caches visible to other threads.
+inline void end_streams() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
 // Runs f(task) for every task, each on whichever thread is free. Tasks own what they write, so results do not depend
 // on the schedule.
 template <typename F>
@@ -130,15 +146,17 @@ void for_each_task(int64_t num_tasks, const F& f) {
     for (int64_t thread = begin; thread < end; ++thread) {
       for (int64_t task; (task = next.fetch_add(1)) < num_tasks;) f(task);
     }
+    end_streams();
   });
 }
 
-// Memory of one thread that lasts from task to task, 64-byte aligned; large pieces are given back after each call.
+// Memory of one thread, 64-byte aligned. It grows to the largest piece that was asked for and lasts as long as the
+// thread: a few slabs of one image.
 class Scratch {
  public:
   template <typename T>
   static T* take(int slot, int64_t count) {
-    thread_local Scratch scratch[4];
+    thread_local Scratch scratch[5];
     return static_cast<T*>(scratch[slot].reserve(count * static_cast<int64_t>(sizeof(T))));
   }
 

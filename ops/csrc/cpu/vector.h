@@ -41,6 +41,18 @@ static inline Vector<T>* vectors(T* block) {
   return reinterpret_cast<Vector<T>*>(block);
 }
 
+template <typename T>
+static inline bool any_lane(Index<T> lanes) {
+#if FAST_RFCN_VECTOR_BYTES == 64
+  return _mm512_test_epi32_mask((__m512i)lanes, (__m512i)lanes) != 0;
+#elif FAST_RFCN_VECTOR_BYTES == 32
+  return !_mm256_testz_si256((__m256i)lanes, (__m256i)lanes);
+#else
+  typedef uint64_t Halves __attribute__((vector_size(16)));
+  return (((Halves)lanes)[0] | ((Halves)lanes)[1]) != 0;
+#endif
+}
+
 // ---- one number ----
 
 static inline float number(float value) { return value; }
@@ -78,6 +90,22 @@ inline Half stored<Half>(float value) {
 }
 
 // ---- transposing: to[column * to_stride + row] = from[row * from_stride + column] ----
+
+// A number of so many bytes, whatever is stored there. No template argument: that would drop may_alias.
+template <int size>
+struct Bits;
+template <>
+struct Bits<2> {
+  typedef uint16_t type __attribute__((may_alias));
+};
+template <>
+struct Bits<4> {
+  typedef uint32_t type __attribute__((may_alias));
+};
+template <>
+struct Bits<8> {
+  typedef uint64_t type __attribute__((may_alias));
+};
 
 typedef uint16_t Octet __attribute__((vector_size(16), may_alias, aligned(2)));
 
@@ -134,22 +162,26 @@ FAST_RFCN_INLINE void transpose_tile(const uint16_t* from, int64_t from_stride, 
   for (int i = 0; i < 8; ++i) *reinterpret_cast<Octet*>(to + i * to_stride) = row[i];
 }
 
-FAST_RFCN_INLINE void transpose_tile(const uint64_t* from, int64_t from_stride, uint64_t* to, int64_t to_stride) {
+FAST_RFCN_INLINE void transpose_tile(const Bits<8>::type* from, int64_t from_stride, Bits<8>::type* to,
+                                     int64_t to_stride) {
   const uint64_t a = from[0], b = from[1], c = from[from_stride], d = from[from_stride + 1];
   to[0] = a, to[1] = c, to[to_stride] = b, to[to_stride + 1] = d;
 }
 
 // Tiles at the end of a row or column overlap their neighbours; what is too small for a tile goes one by one.
-template <typename U>
-static void transpose(const U* from, int64_t from_stride, U* to, int64_t to_stride, int64_t rows, int64_t columns) {
-  constexpr int64_t side = sizeof(U) == 2 ? 8 : sizeof(U) == 4 ? kWordTile : 2;
+template <int size>
+static void transpose(
+    const void* from_data, int64_t from_stride, void* to_data, int64_t to_stride, int64_t rows, int64_t columns) {
+  const auto* from = static_cast<const typename Bits<size>::type*>(from_data);
+  auto* to = static_cast<typename Bits<size>::type*>(to_data);
+  constexpr int64_t side = size == 2 ? 8 : size == 4 ? kWordTile : 2;
   if (rows < side || columns < side) {
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t c = 0; c < columns; ++c) to[c * to_stride + r] = from[r * from_stride + c];
     }
     return;
   }
-  constexpr int64_t strip = 256 / sizeof(U);  // a few cache lines of each row at a time
+  constexpr int64_t strip = 256 / size;  // a few cache lines of each row at a time
   for (int64_t strip_begin = 0; strip_begin < columns; strip_begin += strip) {
     const int64_t strip_end = smaller(strip_begin + strip, columns);
     // Many rows are more streams than the hardware follows.
@@ -166,21 +198,6 @@ static void transpose(const U* from, int64_t from_stride, U* to, int64_t to_stri
 
 // ---- blocks ----
 
-template <int size>
-struct Bits;
-template <>
-struct Bits<2> {
-  typedef uint16_t type __attribute__((may_alias));
-};
-template <>
-struct Bits<4> {
-  typedef uint32_t type __attribute__((may_alias));
-};
-template <>
-struct Bits<8> {
-  typedef uint64_t type __attribute__((may_alias));
-};
-
 constexpr int64_t kChunk = 64;  // positions that are converted at once
 
 // Fills a block [positions][kChannels<T>] from rows of S, one per channel; missing channels become 0.
@@ -193,15 +210,12 @@ static void load_block(const S* rows, int64_t row_stride, int64_t channels, int6
     }
   }
   if constexpr (sizeof(S) == sizeof(T)) {
-    using U = typename Bits<sizeof(S)>::type;
-    transpose<U>(reinterpret_cast<const U*>(rows), row_stride, reinterpret_cast<U*>(block), width, channels, positions);
+    transpose<sizeof(S)>(rows, row_stride, block, width, channels, positions);
   } else {
-    using U = typename Bits<sizeof(S)>::type;
     alignas(64) S chunk[kChunk * width];
     for (int64_t begin = 0; begin < positions; begin += kChunk) {
       const int64_t count = smaller(kChunk, positions - begin);
-      transpose<U>(
-          reinterpret_cast<const U*>(rows + begin), row_stride, reinterpret_cast<U*>(chunk), width, channels, count);
+      transpose<sizeof(S)>(rows + begin, row_stride, chunk, width, channels, count);
       for (int64_t i = 0; i < count; ++i) {
         for (int64_t c = 0; c < (channels < width ? channels : width); ++c) {
           block[(begin + i) * width + c] = number(chunk[i * width + c]);
@@ -215,17 +229,61 @@ static void load_block(const S* rows, int64_t row_stride, int64_t channels, int6
 template <typename S, typename T>
 static void store_block(const T* block, int64_t channels, int64_t positions, S* rows, int64_t row_stride) {
   constexpr int64_t width = kChannels<T>;
-  using U = typename Bits<sizeof(S)>::type;
   if constexpr (sizeof(S) == sizeof(T)) {
-    transpose<U>(reinterpret_cast<const U*>(block), width, reinterpret_cast<U*>(rows), row_stride, positions, channels);
+    transpose<sizeof(S)>(block, width, rows, row_stride, positions, channels);
   } else {
     alignas(64) S chunk[kChunk * width];
     for (int64_t begin = 0; begin < positions; begin += kChunk) {
       const int64_t count = smaller(kChunk, positions - begin);
       for (int64_t i = 0; i < count * width; ++i) chunk[i] = stored<S>(block[begin * width + i]);
-      transpose<U>(
-          reinterpret_cast<const U*>(chunk), width, reinterpret_cast<U*>(rows + begin), row_stride, count, channels);
+      transpose<sizeof(S)>(chunk, width, rows + begin, row_stride, count, channels);
     }
+  }
+}
+
+// Writes to memory past the caches; lines in part, at either end, go the ordinary way.
+static void stream(const void* from_data, void* to_data, int64_t bytes) {
+  const char* from = static_cast<const char*>(from_data);
+  char* to = static_cast<char*>(to_data);
+  int64_t at = 0;
+#if defined(__x86_64__)
+  at = smaller<int64_t>(-reinterpret_cast<uintptr_t>(to) % 64, bytes);
+  __builtin_memcpy(to, from, at);
+  for (; at + kVectorBytes <= bytes; at += kVectorBytes) {
+#if FAST_RFCN_VECTOR_BYTES == 64
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to + at), _mm512_loadu_si512(from + at));
+#elif FAST_RFCN_VECTOR_BYTES == 32
+    const __m256i value = _mm256_loadu_si256(reinterpret_cast<const __m256i_u*>(from + at));
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to + at), value);
+#else
+    const __m128i value = _mm_loadu_si128(reinterpret_cast<const __m128i_u*>(from + at));
+    _mm_stream_si128(reinterpret_cast<__m128i*>(to + at), value);
+#endif
+  }
+#endif
+  __builtin_memcpy(to + at, from + at, bytes - at);
+}
+
+// Rows that follow one another, `size` bytes each number, from a block of as many; past the caches where asked.
+template <int size>
+static void put_rows(
+    const void* block, int64_t width, int64_t channels, int64_t positions, void* rows, bool past_caches) {
+  if (!past_caches) return transpose<size>(block, width, rows, positions, positions, channels);
+  char* staged = Scratch::take<char>(4, channels * positions * size);
+  transpose<size>(block, width, staged, positions, positions, channels);
+  stream(staged, rows, channels * positions * size);
+}
+
+// The outputs [channels][positions] of one RoI, from its block.
+template <typename S, typename T>
+static void put_outputs(const T* block, int64_t channels, int64_t positions, S* rows, bool past_caches) {
+  constexpr int64_t width = kChannels<T>;
+  if constexpr (sizeof(S) == sizeof(T)) {
+    put_rows<sizeof(S)>(block, width, channels, positions, rows, past_caches);
+  } else {
+    S* rounded = Scratch::take<S>(3, positions * width);
+    for (int64_t i = 0; i < positions * width; ++i) rounded[i] = stored<S>(block[i]);
+    put_rows<sizeof(S)>(rounded, width, channels, positions, rows, past_caches);
   }
 }
 
@@ -252,7 +310,5 @@ static bool has_nan(const T* block, int64_t positions) {
   Index<T> found = {};
   const Vector<T>* values = vectors(block);
   for (int64_t i = 0; i < positions * kVectors; ++i) found |= values[i] != values[i];
-  bool any = false;
-  for (int lane = 0; lane < static_cast<int>(kVectorBytes / sizeof(T)); ++lane) any |= found[lane] != 0;
-  return any;
+  return any_lane<T>(found);
 }
