@@ -361,6 +361,36 @@ class BenchmarkConfig:
         _require(self.warmup >= 0, f"benchmark.warmup is {self.warmup}; expected 0 or more")
 
 
+class ResultFormat(Enum):
+    json = "json"
+    csv = "csv"
+    voc = "voc"  # comp4 text files
+    coco = "coco"  # COCO's result JSON
+
+
+@dataclass
+class PredictConfig:
+    """What `predict` keeps and writes; on its command line these keys stand alone: crops=true classes=[cat,dog]."""
+
+    results: list[ResultFormat] = field(default_factory=lambda: [ResultFormat.json])
+    classes: list[str] | None = None  # keep these alone
+    score_threshold: float = (
+        0.0  # keep detections from this score on, of those that postprocess.score_threshold lets by
+    )
+    draw_threshold: float = 0.5  # draw and cut out those from this score on
+    draw: bool = True  # the pictures, or the video, with boxes
+    crops: bool = False  # each box as a picture of its own
+    batch_size: int = 1  # pictures of one batch share a canvas, whose padding changes scores a little
+    max_frames: int | None = None  # of a video or a camera
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size >= 1, f"predict.batch_size is {self.batch_size}; expected at least 1")
+        _require(
+            self.max_frames is None or self.max_frames >= 1,
+            f"predict.max_frames is {self.max_frames}; expected at least 1",
+        )
+
+
 class ExportFormat(Enum):
     portable = "portable"  # one safetensors file that every command takes as weights=
 
@@ -490,6 +520,7 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     output_dir: str | None = None  # None: runs/<date>_<time>
     resume: str | None = None  # a run's folder; auto: the newest whole checkpoint of output_dir, else of runs/
@@ -498,7 +529,7 @@ class Config:
     detections: str | None = (
         None  # eval, analyze: a run's folder, a dump, comp4 files or COCO results, in place of a model
     )
-    images: str | None = None  # predict: a picture or a folder of them
+    images: str | None = None  # predict: a picture, folder, glob, list (.txt), video or camera:0
 
     def __post_init__(self) -> None:
         """Refuses combinations across groups, before anything is built."""

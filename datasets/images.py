@@ -8,28 +8,37 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
-def read_image(path: Path) -> Tensor:
-    """The picture [3, H, W] uint8 RGB as its pixels are stored: boxes refer to those, so EXIF does not rotate it.
+def read_image(path: Path, *, upright: bool = False) -> Tensor:
+    """The picture [3, H, W] uint8 RGB as its pixels are stored: annotated boxes refer to those.
 
-    Grey, palette and CMYK pictures are converted. Raises ValueError naming the file if it is missing or damaged.
+    With `upright` EXIF rotates it, as for pictures of no dataset. Grey, palette, CMYK, transparent and 16-bit pictures
+    are converted. Raises ValueError naming the file if it is missing or damaged.
     """
     try:
         with Image.open(path) as picture:
-            pixels = np.array(picture.convert("RGB"))
+            return to_pixels(picture, upright=upright)
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such image; restore it or take its id out of the image list") from error
     except UNREADABLE as error:
         raise ValueError(
             f"{path}: cannot decode this image ({error}); replace it or take it out of the image list"
         ) from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def to_pixels(picture: Image.Image, *, upright: bool = False) -> Tensor:
+    """A PIL picture as [3, H, W] uint8 RGB; 16-bit grey keeps its upper 8 bits, transparency is dropped."""
+    if upright:
+        picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I"):  # Pillow would cut 16 bits off at 255: an almost white picture
+        picture = Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8))
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()
 
 
 def read_size(path: Path) -> tuple[int, int]:

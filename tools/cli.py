@@ -31,7 +31,7 @@ commands
   analyze    why it fails, as one HTML page       detector analyze detections=runs/demo
   compare    two runs, or two protocols           detector compare a=runs/one b=runs/two
   benchmark  a model's time and memory by part    detector benchmark experiment=rfcn_resnet50_voc0712_ohem
-  predict    draw detections on pictures          detector predict images=photos/ weights=runs/demo
+  predict    detect in pictures or a video        detector predict images=photos/ weights=runs/demo
   export     write a model for use elsewhere      detector export weights=runs/demo output=model.safetensors
   proposals  compute or check proposals           detector proposals dataset.root=VOCdevkit
   download   fetch Pascal VOC                     detector download root=VOCdevkit years=2007,2012
@@ -276,6 +276,9 @@ def _benchmark(words: list[str]) -> int:
 
 
 def _predict(words: list[str]) -> int:
+    from detector.configs.schema import PredictConfig
+
+    words = _with_group(words, "predict", PredictConfig)
     if _wants_help(words):
         return DONE
     config = _model_config(words)
@@ -288,11 +291,9 @@ def _predict(words: list[str]) -> int:
 
 
 def _export(words: list[str]) -> int:
-    """The keys of the group `export` may stand alone."""
     from detector.configs.schema import ExportConfig
 
-    own = tuple(field.name for field in fields(ExportConfig))
-    words = [f"export.{word}" if word.partition("=")[0] in own else word for word in words]
+    words = _with_group(words, "export", ExportConfig)
     if _wants_help(words):
         return DONE
     config = _model_config(words)
@@ -302,6 +303,12 @@ def _export(words: list[str]) -> int:
     with logging_to(None):
         run_export(config)
     return DONE
+
+
+def _with_group(words: list[str], group: str, schema: type) -> list[str]:
+    """The words, those that begin with a key of the command's own group as keys of that group."""
+    own = {field.name for field in fields(schema)}
+    return [f"{group}.{word}" if word.partition("=")[0] in own else word for word in words]
 
 
 def _proposals(words: list[str]) -> int:

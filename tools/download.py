@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import shutil
 import tarfile
 import tempfile
-import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
+from detector.fetch import fetch, file_hash
 
 log = logging.getLogger("detector")
-
-CHUNK = 1 << 20
-TIMEOUT = 30  # seconds without an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +63,7 @@ def fetch_and_unpack(archive: Archive, root: Path, mirror: str | None = None) ->
     given = path.is_file()
     if not given:
         _fetch(archive, path, mirror)
-    found = _md5(path)
+    found = file_hash(path, "md5")
     if found != archive.md5:
         path.rename(path.with_name(f"{path.name}.wrong"))
         raise ValueError(
@@ -84,45 +78,15 @@ def fetch_and_unpack(archive: Archive, root: Path, mirror: str | None = None) ->
 
 
 def _fetch(archive: Archive, path: Path, mirror: str | None) -> None:
-    """Downloads to a .part file, from where an earlier attempt stopped; it gets its name when it is whole."""
     url = archive.url if mirror is None else f"{mirror.rstrip('/')}/{archive.filename}"
-    part = path.with_name(f"{path.name}.part")
-    have = part.stat().st_size if part.is_file() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     log.info("fetching %s", url)
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-            resumed = getattr(answer, "status", None) == 206
-            rest = int(answer.headers.get("Content-Length") or 0)
-            have = have if resumed else 0
-            with (
-                open(part, "ab" if resumed else "wb") as file,
-                tqdm(total=have + rest, initial=have, unit="B", unit_scale=True, desc=path.name) as bar,
-            ):
-                received = 0
-                while chunk := answer.read(CHUNK):
-                    file.write(chunk)
-                    received += len(chunk)
-                    bar.update(len(chunk))
-            if rest and received < rest:
-                raise OSError(f"the connection ended after {received} of {rest} bytes")
-    except (OSError, ValueError) as error:
-        if have and getattr(error, "code", None) == 416:  # nothing is left to send: the part is the whole
-            os.replace(part, path)
-            return
+        fetch(url, path)
+    except OSError as error:
         raise ValueError(
-            f"cannot fetch {url} ({getattr(error, 'reason', error)}); with no network, or where the address has "
-            f"moved, give mirror=ADDRESS or put {archive.filename} into {path.parent}, and run the command again"
+            f"{error}; with no network, or where the address has moved, give mirror=ADDRESS or put "
+            f"{archive.filename} into {path.parent}, and run the command again"
         ) from error
-    os.replace(part, path)
-
-
-def _md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _unpack(path: Path, root: Path) -> None:

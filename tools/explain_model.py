@@ -16,7 +16,7 @@ from detector.heads import VotingHead
 from detector.structures import Batch
 from detector.tools.explain import check_picture_name, numbers, split_settings
 from detector.tools.models import Model, load_model, read_model_config
-from detector.tools.predict import single_image_batch
+from detector.tools.predictor import make_batch
 from detector.tools.run import pick_device
 from detector.tools.score_maps import votes_of
 from detector.tools.settings import override_config
@@ -46,7 +46,7 @@ def run_explain_model(words: Sequence[str]) -> None:
     label = _label(settings["class"], names) if "class" in settings else None
     image = read_image(source)
     proposals = propose(config.proposals, image) if given is None else torch.zeros(0, 4)
-    batch = single_image_batch(image, proposals, source.stem, config.input.test_short_side).to(device)
+    batch = make_batch([image], [proposals], config.input.test_short_side).to(device)
     if given is None:
         box, label = _best_detection(model, batch, label, source)
     else:

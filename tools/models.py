@@ -13,10 +13,12 @@ from torch import Tensor
 
 from detector.build import build_detector
 from detector.configs import schema
+from detector.configs.zoo import zoo_entry
 from detector.engine.checkpoint import load_checkpoint, load_weights
 from detector.engine.ema import judged_weights
 from detector.export.portable import read_config, read_portable
 from detector.export.safetensors import looks_like_safetensors
+from detector.fetch import cached
 from detector.model import Detector
 
 RUN_SETTINGS = ("output_dir", "resume", "weights", "detections", "images")  # of one run, not of the model
@@ -44,6 +46,7 @@ def read_model(path: Path) -> SavedModel:
 
     Raises ValueError where it is missing, damaged, foreign or newer.
     """
+    path = located(path)
     if path.is_file() and looks_like_safetensors(path):
         portable = read_portable(path)
         return SavedModel(_own(portable.config), portable.classes, portable.weights, portable.provenance)
@@ -58,9 +61,16 @@ def read_model(path: Path) -> SavedModel:
 
 def read_model_config(path: Path) -> dict[str, Any]:
     """The config of the model at `path`, as `read_model` has it; of a portable file only the header is read."""
+    path = located(path)
     if path.is_file() and looks_like_safetensors(path):
         return _own(read_config(path))
     return _own(load_checkpoint(path)["config"])
+
+
+def located(path: Path) -> Path:
+    """`path` itself; for a name of the table of models that file in the cache, fetched if need be."""
+    entry = None if path.exists() else zoo_entry(str(path), "model")
+    return path if entry is None else cached(entry.url, f"{path}-{entry.sha256[:8]}.safetensors", entry.sha256)
 
 
 def load_model(path: Path, config: schema.Config, device: torch.device) -> Model:

@@ -1,84 +1,154 @@
-"""`detector predict`: pictures with boxes, and a JSON of detections, for a picture or a folder of them."""
+"""`detector predict`: detections of pictures, a video or a camera, as files, drawn, or cut out."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections import Counter
+from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from detector.configs import schema
 from detector.configs.errors import ConfigError
-from detector.datasets.build import propose
 from detector.datasets.images import read_image
 from detector.draw import draw_detections
-from detector.structures import Batch, Detections, Instances, Proposals
+from detector.structures import Detections
 from detector.tools.models import load_model
+from detector.tools.picture_list import find_pictures, is_moving, short_names
+from detector.tools.prediction_files import write_predictions
+from detector.tools.predictor import Predictor
 from detector.tools.run import RunFolder, pick_device
+from detector.tools.videos import Video, VideoFile
 
 log = logging.getLogger("detector")
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
-
 
 def run_prediction(config: schema.Config, run: RunFolder) -> int:
-    """Detects in every image of `config.images`; returns how many could not be read. Raises ConfigError, ValueError."""
+    """Detects in all that `config.images` names; returns how many could not be read. Raises ConfigError, ValueError."""
     if config.images is None or config.weights is None:
         raise ConfigError("predict needs images=FILE_OR_FOLDER and weights=CHECKPOINT")
-    paths = find_images(Path(config.images))
-    if run.path.resolve() == paths[0].parent.resolve():
+    moving = is_moving(config.images)
+    paths = {} if moving else find_pictures(config.images)
+    if any(run.path.resolve() == path.parent.resolve() for path in paths.values()):
         raise ConfigError(f"output_dir={run.path} holds the pictures, which would be overwritten; set another")
-    same_stem = Counter(path.stem for path in paths)
     device = pick_device(config.trainer.device)
     model = load_model(Path(config.weights), config, device)
-    results, failures = {}, 0
-    for path in tqdm(paths, unit="image", desc="predicting", dynamic_ncols=True, file=sys.stderr):
+    filters = Filters(config.predict, model.classes)
+    predictor = Predictor(model, config, device)
+    unreadable: dict[str, str] = {}
+    if moving:
+        found = _predict_video(config, predictor, filters, run)
+    else:
+        found = _predict_pictures(config.predict, paths, predictor, filters, run, unreadable)
+    written = write_predictions(run.path, found, model.classes, config.predict.results, unreadable)
+    log.info(
+        "%d %s, %d detections, %d unreadable | %s",
+        len(found) + len(unreadable),
+        "frames" if moving else "images",
+        sum(map(len, found.values())),
+        len(unreadable),
+        ", ".join(map(str, [*written, *([run.path] if config.predict.draw or config.predict.crops else [])])),
+    )
+    return len(unreadable)
+
+
+class Filters:
+    """Which detections are kept, and which of those are shown."""
+
+    def __init__(self, settings: schema.PredictConfig, classes: tuple[str, ...]) -> None:
+        """Raises ConfigError for a class that the model does not know."""
+        wanted = settings.classes if settings.classes is not None else classes
+        if unknown := [name for name in wanted if name not in classes]:
+            raise ConfigError(f"predict.classes has {', '.join(unknown)}; the model knows {', '.join(classes)}")
+        self._labels = torch.tensor([classes.index(name) + 1 for name in wanted], dtype=torch.int64)
+        self._settings = settings
+
+    def kept(self, found: Detections) -> Detections:
+        chosen = torch.isin(found.labels, self._labels) & (found.scores >= self._settings.score_threshold)
+        return found[chosen]
+
+    def shown(self, found: Detections) -> Detections:
+        return found[found.scores >= self._settings.draw_threshold]
+
+
+def _predict_pictures(
+    settings: schema.PredictConfig,
+    paths: dict[str, Path],
+    predictor: Predictor,
+    filters: Filters,
+    run: RunFolder,
+    unreadable: dict[str, str],
+) -> dict[str, Detections]:
+    """The detections of each picture that can be read; the others go to `unreadable` with the reason."""
+
+    def read(path: Path) -> Tensor | None:
         try:
-            image = read_image(path)
+            return read_image(path, upright=True)
         except ValueError as error:
             log.warning("skipped: %s", error)
-            failures += 1
-            continue
-        boxes = propose(config.proposals, image)
-        batch = single_image_batch(image, boxes, path.stem, config.input.test_short_side)
-        detections = model.detector.detect(batch.to(device))[0].to("cpu")
-        picture = draw_detections(image, detections[detections.scores >= 0.5], model.classes)
-        save_picture(picture, run.path / f"{path.stem if same_stem[path.stem] == 1 else path.name}.jpg")
-        results[path.name] = to_rows(detections, model.classes)
-    run.write_json("detections.json", {"box": "x1 y1 x2 y2, pixels, 0-based, half-open", "images": results})
-    log.info("%d images, %d unreadable | pictures and detections.json in %s", len(paths), failures, run.path)
-    return failures
+            unreadable[str(path)] = str(error)
+            return None
 
-
-def find_images(path: Path) -> list[Path]:
-    """The picture itself, or the pictures in the folder, by name. Raises ValueError where there is none."""
-    if path.is_file():
-        return [path]
-    found = sorted(item for item in path.glob("*") if item.suffix.lower() in SUFFIXES) if path.is_dir() else []
-    if not found:
-        raise ValueError(f"images={path}: expected a picture or a folder of pictures, found none")
+    bar = tqdm(paths.items(), unit="image", desc="predicting", dynamic_ncols=True, file=sys.stderr)
+    pictures = ((name, image) for name, path in bar if (image := read(path)) is not None)
+    found = {}
+    stems = short_names(paths)
+    while batch := list(islice(pictures, settings.batch_size)):
+        images = [image for _, image in batch]
+        for (name, image), detections in zip(batch, predictor.detect(images), strict=True):
+            found[name] = filters.kept(detections)
+            shown = filters.shown(found[name])
+            if settings.draw:
+                draw_detections(image, shown, predictor.classes).save(run.path / f"{stems[name]}.jpg", quality=92)
+            if settings.crops:
+                save_crops(image, shown, predictor.classes, run.path / "crops", stems[name])
     return found
 
 
-def single_image_batch(image: torch.Tensor, boxes: torch.Tensor | None, image_id: str, short_side: int) -> Batch:
-    """A batch of one image [3, H, W] uint8 with its proposals [P, 4]."""
-    nothing = Instances(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
-    proposals = None if boxes is None else [Proposals(boxes, torch.zeros(len(boxes)))]
-    return Batch([image], [nothing], proposals, [image_id], [0], [short_side])
+def _predict_video(
+    config: schema.Config, predictor: Predictor, filters: Filters, run: RunFolder
+) -> dict[str, Detections]:
+    """The detections of each frame, by number from 0. Ctrl-C ends a camera and keeps what was found."""
+    assert config.images is not None
+    settings, video = config.predict, Video(config.images)
+    found: dict[str, Detections] = {}
+    name = "camera" if config.images.startswith("camera:") else Path(config.images).stem
+    target = VideoFile(run.path / f"{name}.mp4", video.fps) if settings.draw else nullcontext()
+    frames = islice(iter(video), settings.max_frames)
+    total = settings.max_frames or video.num_frames
+    with target as drawn, tqdm(total=total, unit="frame", desc="predicting", file=sys.stderr) as bar:
+        try:
+            while images := list(islice(frames, settings.batch_size)):
+                for image, detections in zip(images, predictor.detect(images), strict=True):
+                    frame = f"{name}_{len(found):06d}"
+                    found[frame] = filters.kept(detections)
+                    shown = filters.shown(found[frame])
+                    if drawn is not None:
+                        drawn.add(draw_detections(image, shown, predictor.classes))
+                    if settings.crops:
+                        save_crops(image, shown, predictor.classes, run.path / "crops", frame)
+                    bar.update()
+        except KeyboardInterrupt:
+            log.info("stopped after %d frames", len(found))
+        finally:
+            video.close()
+    if not found:
+        raise ValueError(f"images={config.images}: no frame of it can be decoded")
+    if total and len(found) < total:
+        log.warning("%s: %d frames of the %d that it announces were decoded", config.images, len(found), total)
+    return found
 
 
-def to_rows(detections: Detections, classes: tuple[str, ...]) -> list[dict[str, object]]:
-    return [
-        {"class": classes[label - 1], "score": round(score, 6), "box": [round(value, 3) for value in box]}
-        for box, score, label in zip(
-            detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True
-        )
-    ]
-
-
-def save_picture(picture: Image.Image, path: Path) -> None:
-    picture.save(path, quality=92)
+def save_crops(image: Tensor, shown: Detections, classes: tuple[str, ...], folder: Path, name: str) -> None:
+    """Each box cut out of the image [3, H, W], as FOLDER/CLASS/NAME_NUMBER.jpg, best first."""
+    for number, (box, label) in enumerate(zip(shown.boxes, shown.labels.tolist(), strict=True)):
+        x1, y1 = box[:2].floor().int().tolist()
+        x2, y2 = box[2:].ceil().int().tolist()
+        path = folder / classes[label - 1].replace("/", "_") / f"{name}_{number:03d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[:, y1:y2, x1:x2].permute(1, 2, 0).numpy()).save(path, quality=95)

@@ -12,13 +12,18 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from detector.configs.zoo import zoo_entry, zoo_names
+from detector.export.safetensors import looks_like_safetensors, read_safetensors
+from detector.fetch import cached, require_sha256
+
 log = logging.getLogger("detector")
 
 
 def load_classifier_weights(backbone: nn.Module, weights: str, *, architecture: str, sha256: str | None) -> None:
     """Loads a classifier's state dict into a backbone with a `rename(key)` method, and logs what was loaded.
 
-    `weights` is "imagenet" (torchvision's registry entry of `architecture`), a path, or a URL. Layers behind the
+    `weights` is "imagenet" (torchvision's registry entry of `architecture`), a name of `configs/zoo.yaml`, a path (a
+    torch state dict or safetensors), or a URL. Layers behind the
     backbone's cut are dropped; new layers of the backbone (a fully connected tail) keep their initial values.
 
     Raises:
@@ -69,53 +74,41 @@ def _fetch(weights: str, architecture: str, sha256: str | None) -> tuple[dict[st
     """The state dict and where it came from."""
     if weights == "imagenet":
         entry = next(iter(models.get_model_weights(architecture)))  # the first entry is the classic recipe
-        name = Path(urlparse(entry.url).path).name
-        hash_in_name = name.rpartition("-")[2].partition(".")[0]  # torchvision's files: resnet50-0676ba61.pth
-        return _read(_download(entry.url, name, sha256 or hash_in_name)), f"torchvision's {entry}"
+        return _cached(entry.url, sha256 or _hash_in_name(entry.url)), f"torchvision's {entry}"
     if urlparse(weights).scheme in ("http", "https", "file"):
-        # Many addresses end in model.pth: the name in the cache says which of them it was.
-        name = f"{hashlib.sha256(weights.encode()).hexdigest()[:8]}-{Path(urlparse(weights).path).name}"
-        return _read(_download(weights, name, sha256)), weights
+        return _cached(weights, sha256), weights
     path = Path(weights).expanduser()
-    if not path.is_file():
-        raise ValueError(f"backbone.weights={weights}: no such file; give a path, a URL, imagenet or null")
-    _check(path, sha256)
-    return _read(path), str(path)
-
-
-def _download(url: str, name: str, sha256: str | None) -> Path:
-    """The file at `url`, kept in torch's hub folder; written under its name only when whole and of the right hash."""
-    place = Path(torch.hub.get_dir()) / "checkpoints" / name
-    if place.is_file():
-        _check(place, sha256)
-        return place
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(place), sha256, progress=url.startswith("http"))
-    except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash a RuntimeError
+    if path.is_file():
+        require_sha256(path, sha256)
+        return _read(path), str(path)
+    named = zoo_entry(weights, "classifier")
+    if named is None:
         raise ValueError(
-            f"cannot fetch {url} ({error}); fetch it by other means and set backbone.weights=PATH, "
-            f"or put it at {place}, or train from random weights with backbone.weights=null"
-        ) from error
-    return place
-
-
-def _check(path: Path, sha256: str | None) -> None:
-    """Refuses a file whose hash does not begin with `sha256`."""
-    if sha256 is None:
-        return
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    if not digest.hexdigest().startswith(sha256.lower()):
-        raise ValueError(
-            f"{path} has sha256 {digest.hexdigest()}, expected {sha256} (backbone.weights_sha256, or the file's name); "
-            "delete it and fetch it again, or correct the key"
+            f"backbone.weights={weights}: no such file; give a path, a URL, imagenet or null, or a name of the table: "
+            f"{', '.join(zoo_names('classifier'))}"
         )
+    return _cached(named.url, sha256 or named.sha256), f"{weights} ({named.url})"
+
+
+def _cached(url: str, sha256: str | None) -> dict[str, Tensor]:
+    name = Path(urlparse(url).path).name
+    if sha256 is None or sha256 != _hash_in_name(url):
+        # Many addresses end in model.pth: the name in the cache says which of them it was.
+        name = f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
+    try:
+        return _read(cached(url, name, sha256))
+    except ValueError as error:
+        raise ValueError(f"{error}; or set backbone.weights=PATH, or train from random ones: weights=null") from error
+
+
+def _hash_in_name(url: str) -> str:
+    """The digits in torchvision's file names, the first eight of the sha256: resnet50-0676ba61.pth."""
+    return Path(urlparse(url).path).stem.rpartition("-")[2]
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    if looks_like_safetensors(path):
+        return read_safetensors(path)[0]
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the bytes lead it to

@@ -13,7 +13,7 @@ from detector.datasets.images import read_image
 from detector.engine.checkpoint import save_checkpoint
 from detector.preprocess import to_input
 from detector.tools import cli
-from detector.tools.predict import single_image_batch
+from detector.tools.predictor import make_batch
 from detector.tools.settings import load_config
 from detector.tools.versions import versions
 
@@ -55,7 +55,7 @@ def test_votes_are_the_heads(pooling: str, photo: Path, tmp_path: Path, capsys: 
     torch.manual_seed(0)
     detector = build_detector(config, len(CLASSES)).eval()
     with torch.no_grad():
-        inputs = detector.preprocess(single_image_batch(read_image(photo), torch.tensor([BOX]), "a", 64))
+        inputs = detector.preprocess(make_batch([read_image(photo)], [torch.tensor([BOX])], 64))
         maps = detector.head.maps(detector.backbone(inputs.images).head)
         logits = detector.head(maps, [to_input(torch.tensor([BOX]), inputs.frames[0])]).logits[0]
     for name, logit, share in zip(["background", *CLASSES], logits, logits.softmax(0), strict=True):

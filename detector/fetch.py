@@ -1,0 +1,121 @@
+"""Files from addresses: an interrupted download goes on, a file is whole or not there, and its checksum is looked at.
+
+DETECTOR_OFFLINE=1 in the environment forbids every download; what is in the cache already still serves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+CHUNK = 1 << 20
+TIMEOUT = 30  # seconds without an answer
+OFFLINE = "DETECTOR_OFFLINE"
+
+
+def cached(url: str, name: str, sha256: str | None) -> Path:
+    """The file at `url`, kept as `name` in torch's hub folder ($TORCH_HOME), its checksum looked at on every use.
+
+    `sha256` may be its first digits, or None where it is not known.
+    Raises ValueError where it cannot be fetched, or is another file than the checksum says.
+    """
+    place = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if place.is_file():
+        require_sha256(place, sha256)
+        return place
+    try:
+        fetch(url, place, sha256)
+    except OSError as error:
+        raise ValueError(f"{error}; or fetch it by other means and put it at {place}") from error
+    return place
+
+
+def fetch(url: str, path: Path, sha256: str | None = None) -> None:
+    """Downloads to a .part beside `path`, from where an earlier attempt stopped; it gets its name when it is right.
+
+    Of several processes one downloads and the others wait. Raises OSError, in one line, for whatever stands in the way.
+    """
+    if os.environ.get(OFFLINE, "0") not in ("", "0"):
+        raise OSError(f"cannot fetch {url} ({OFFLINE} is set, and there is no {path})")
+    part = path.with_name(f"{path.name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(part):
+        if path.is_file():  # by another process, meanwhile
+            return
+        try:
+            _download(url, part, path.name)
+            require_sha256(part, sha256)
+        except ValueError as error:  # the whole file is there, and it is another one; or the address is none
+            part.unlink(missing_ok=True)
+            raise OSError(f"cannot fetch {url} ({error})") from error
+        except OSError as error:
+            raise OSError(f"cannot fetch {url} ({getattr(error, 'reason', error)})") from error
+        os.replace(part, path)
+
+
+def require_sha256(path: Path, sha256: str | None) -> None:
+    """Raises ValueError unless the file's hash begins with `sha256`."""
+    if sha256 is not None and not (found := file_hash(path, "sha256")).startswith(sha256.lower()):
+        raise ValueError(f"{path} has sha256 {found}, expected {sha256}; delete it and fetch it again")
+
+
+def file_hash(path: Path, algorithm: str) -> str:
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _download(url: str, part: Path, name: str) -> None:
+    have = part.stat().st_size
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if have and error.code == 416:  # nothing is left to send: the part is the whole
+            return
+        raise
+    with answer:
+        resumed = getattr(answer, "status", None) == 206  # without ranges the whole comes once more
+        have = have if resumed else 0
+        rest = int(answer.headers.get("Content-Length") or 0)
+        received = 0
+        with (
+            open(part, "ab" if resumed else "wb") as file,
+            tqdm(total=have + rest, initial=have, unit="B", unit_scale=True, desc=name, file=sys.stderr) as bar,
+        ):
+            while chunk := answer.read(CHUNK):
+                file.write(chunk)
+                received += len(chunk)
+                bar.update(len(chunk))
+        if rest and received < rest:
+            raise OSError(f"the connection ended after {received} of {rest} bytes")
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Waits until no other process is in here with this file; where the system has no such lock, does not wait."""
+    with open(path, "ab") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            if path.is_file() and path.stat().st_size == 0:
+                path.unlink()
