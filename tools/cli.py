@@ -33,6 +33,7 @@ commands
   benchmark  a model's time and memory by part    detector benchmark experiment=rfcn_resnet50_voc0712_ohem
   predict    detect in pictures or a video        detector predict images=photos/ weights=runs/demo
   export     write a model for use elsewhere      detector export weights=runs/demo output=model.safetensors
+  convert    released Caffe, Detectron2 weights   detector convert source=FILE output=model.safetensors
   proposals  compute or check proposals           detector proposals dataset.root=VOCdevkit
   download   fetch Pascal VOC                     detector download root=VOCdevkit years=2007,2012
   explain    draw what a RoI operator does        detector explain roi_pool
@@ -100,6 +101,7 @@ def _dispatch(words: list[str]) -> int:
         "benchmark": _benchmark,
         "predict": _predict,
         "export": _export,
+        "convert": _convert,
         "proposals": _proposals,
         "download": _download,
         "explain": _explain,
@@ -302,6 +304,22 @@ def _export(words: list[str]) -> int:
 
     with logging_to(None):
         run_export(config)
+    return DONE
+
+
+def _convert(words: list[str]) -> int:
+    """`source`, `output` and `classes` are convert's own words; the rest are settings."""
+    from detector.tools import convert
+    from detector.tools.run import logging_to
+
+    overrides, own = _split_words(words, ("source", "output", "classes"))
+    if {"-h", "--help"} & set(words):
+        print(convert.HELP)
+        return DONE
+    if not own["source"] or not own["output"]:
+        raise ConfigError("convert needs source=FILE and output=FILE.safetensors")
+    with logging_to(None):
+        convert.run_convert(Path(own["source"]), Path(own["output"]), own["classes"] or None, overrides)
     return DONE
 
 

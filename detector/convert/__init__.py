@@ -1,0 +1,1 @@
+"""Weights of other programs, under this project's names."""

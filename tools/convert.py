@@ -1,0 +1,209 @@
+"""`detector convert`: released weights of other programs as a portable model, or as a classifier's for a backbone."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detector.build import build_detector
+from detector.configs.errors import ConfigError
+from detector.convert import caffe, detectron2
+from detector.convert.array_pickles import read_array_pickle
+from detector.convert.caffe_files import read_caffemodel
+from detector.datasets.voc import VOC_CLASSES
+from detector.engine.checkpoint import load_weights, write_atomically
+from detector.export.portable import write_portable
+from detector.export.safetensors import looks_like_safetensors, read_safetensors, write_safetensors
+from detector.fetch import file_hash
+from detector.model import Detector
+from detector.proposals.rpn import RPN
+from detector.tools.export import portable_model
+from detector.tools.models import SavedModel
+from detector.tools.settings import load_config
+
+log = logging.getLogger("detector")
+
+HELP = """\
+usage: detector convert source=FILE output=FILE.safetensors [classes=[NAMES] or FILE] [key=value ...]
+
+source is a .caffemodel (Fast R-CNN or Faster R-CNN with VGG16, R-FCN with a ResNet, or their classifiers), a .pth or
+.pkl of Detectron2's R50-C4 (R101-C4 too), or a state dict of a torchvision classifier. Detectors become a portable
+model for weights=, classifiers a file for backbone.weights=. More settings change what the source does not tell, for
+example proposals=grid or head.k=3. Details: docs/models.md.
+"""
+
+BGR = ["input.bgr_255=true", "input.std=[1.0,1.0,1.0]"]  # mean subtracted, nothing divided
+CAFFE = [*BGR, "input.mean=[102.9801,115.9465,122.7717]"]
+DETECTRON2 = [
+    *BGR,
+    "input.mean=[103.53,116.28,123.675]",
+    "input.test_short_side=800",
+    "input.max_side=1333",
+    "head=fast_rcnn_align",
+    "head.output_size=14",
+    "proposals=rpn",
+    "proposals.scales=[2.0,4.0,8.0,16.0,32.0]",
+    "proposals.top_k_test=1000",
+    "proposals.min_size=0.0",
+    "postprocess.nms_iou=0.5",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A detector that was found in a file."""
+
+    settings: list[str]  # what the file and its origin tell of the config
+    num_classes: int
+    backbone: dict[str, Tensor]  # torchvision's names
+    origin: str
+
+
+def run_convert(source: Path, output: Path, classes: str | None, overrides: Sequence[str]) -> None:
+    """Writes what is in `source` to `output`.
+
+    Raises ConfigError for settings that cannot work, ValueError for files that do not fit.
+    """
+    if not source.is_file():
+        raise ValueError(f"source={source}: no such file")
+    if source.suffix == ".caffemodel":
+        layers = read_caffemodel(source)
+        if "cls_score" not in layers and "rfcn_cls" not in layers:
+            write_classifier(output, caffe.classifier_state(layers), "caffe")
+            return
+        found = caffe_source(layers)
+    else:
+        weights = read_state(source)
+        if not detectron2.is_c4(weights):
+            write_classifier(output, torchvision_state(weights, source), "torchvision")
+            return
+        found = detectron2_source(weights)
+    names = class_names(classes, found.num_classes)
+    config = load_config(["backbone.weights=null", *found.settings, *overrides])
+    detector = build_detector(config, len(names)).eval()
+    if source.suffix == ".caffemodel":
+        anchors = len(detector.proposals.base) if isinstance(detector.proposals, RPN) else None
+        state = caffe.detector_state(layers, num_anchors=anchors)
+    else:
+        if not isinstance(detector.proposals, RPN):
+            raise ConfigError(f"{source} brings its own proposal network; leave proposals=rpn")
+        state = detectron2.detector_state(weights, detector.proposals.base)
+    fill(detector, found, state, str(source))
+    provenance = {"step": 0, "source": source.name, "sha256": file_hash(source, "sha256"), "origin": found.origin}
+    write_portable(output, portable_model(detector, config, SavedModel({}, names, {}, provenance)))
+    log.info("%s: %s with %d classes: weights=%s", output, found.origin, len(names), output)
+
+
+def caffe_source(layers: caffe.Layers) -> Source:
+    """What a .caffemodel of a detector tells."""
+    settings = [*CAFFE, f"head.class_agnostic={str(caffe.class_agnostic(layers)).lower()}"]
+    if "rpn_cls_score" in layers:
+        conv = layers["rpn_conv/3x3" if "rpn_conv/3x3" in layers else "rpn_conv1"][0]
+        settings += ["proposals=rpn", f"proposals.channels={len(conv)}"]
+    if "rfcn_cls" in layers:
+        k = round(caffe.k_squared(layers) ** 0.5)
+        settings += ["head=rfcn", f"head.k={k}", f"head.channels={len(layers['conv_new_1'][0])}"]
+    if "conv1_1" in layers:
+        settings.append("backbone=vgg16")
+    else:
+        settings += [f"backbone=resnet{caffe.resnet_depth(layers)}", "backbone.stride_in_1x1=true"]
+    origin = f"Caffe {'R-FCN' if 'rfcn_cls' in layers else 'Fast R-CNN'}"
+    return Source(settings, caffe.num_classes(layers), caffe.classifier_state(layers), origin)
+
+
+def detectron2_source(weights: Mapping[str, Tensor]) -> Source:
+    """What a checkpoint of Detectron2's C4 tells. Its deltas are divided by (10, 10, 5, 5): deviations as published."""
+    state = detectron2.backbone_state(weights)
+    depth = {6: 50, 23: 101}.get(sum(1 for name in state if name.startswith("layer3.") and "conv1.weight" in name))
+    if depth is None:
+        raise ValueError("expected the blocks of a ResNet-50 or 101 in res4 of this file")
+    num_classes = len(weights[f"{detectron2.SCORES}.bias"]) - 1
+    agnostic = len(weights[f"{detectron2.BOXES}.bias"]) == 4 and num_classes > 1
+    settings = [
+        *DETECTRON2,
+        f"backbone=resnet{depth}",
+        "backbone.stride_in_1x1=true",
+        f"proposals.channels={len(weights[f'{detectron2.RPN}.conv.bias'])}",
+        f"head.class_agnostic={str(agnostic).lower()}",
+    ]
+    return Source(settings, num_classes, state, f"Detectron2 R{depth}-C4")
+
+
+def fill(detector: Detector, found: Source, state: dict[str, Tensor], source: str) -> None:
+    """Loads the weights; the published ones regress in plain units (Caffe), or by fixed deviations (Detectron2)."""
+    state = dict(state)
+    for name, value in found.backbone.items():
+        place = detector.backbone.rename(name)  # type: ignore[attr-defined]
+        if place is not None:
+            state[f"backbone.{place}"] = value
+    mean, std = torch.zeros_like(detector.coder.mean), torch.ones_like(detector.coder.std)
+    if found.origin.startswith("Detectron2"):
+        std = std * std.new_tensor((0.1, 0.1, 0.2, 0.2))
+    known = detector.state_dict().keys()
+    # A classifier's last layer has no place here, nor has a backbone's tail in an R-FCN.
+    state = {name: value for name, value in state.items() if name in known or not name.startswith("backbone.")}
+    load_weights(detector, {**state, "coder.mean": mean, "coder.std": std}, source)
+
+
+def class_names(classes: str | None, count: int) -> tuple[str, ...]:
+    """The names given as [a,b,c] or in a file with one a line; for 20 classes VOC's. Raises ConfigError for others."""
+    if classes is None:
+        if count == len(VOC_CLASSES):
+            return tuple(VOC_CLASSES)
+        raise ConfigError(f"the file has {count} classes without names; give classes=[a,b,...] or classes=FILE")
+    if classes.startswith("["):
+        names = tuple(name.strip() for name in classes.strip("[]").split(","))
+    else:
+        names = tuple(line.strip() for line in Path(classes).read_text().splitlines() if line.strip())
+    if len(names) != count or len(set(names)) != count:
+        raise ConfigError(f"classes has {len(set(names))} names; the file has {count} classes")
+    return names
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a .pth, .pkl or .safetensors; nothing in the file is executed."""
+    content: Any
+    try:
+        if looks_like_safetensors(path):
+            return read_safetensors(path)[0]
+        if path.suffix == ".pkl":
+            content = read_array_pickle(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "it holds more than tensors and plain values"
+        raise ValueError(
+            f"{path} cannot be read ({reason}); where you trust the file, save its state dict alone with the program "
+            "that made it: torch.save(model.state_dict(), PATH)"
+        ) from error
+    content = content.get("model", content) if isinstance(content, dict) else content
+    if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"{path}: expected tensors by name, found {type(content).__name__}")
+    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def torchvision_state(weights: dict[str, Tensor], source: Path) -> dict[str, Tensor]:
+    """The state dict if its names are those of a classifier. Raises ValueError where they are not."""
+    if "conv1.weight" in weights or any(name.startswith("features.") for name in weights):
+        return weights
+    raise ValueError(
+        f"{source}: its names are neither Detectron2's R50-C4 nor a torchvision classifier's "
+        f"(first: {', '.join(list(weights)[:3])})"
+    )
+
+
+def write_classifier(path: Path, state: Mapping[str, Tensor], origin: str) -> None:
+    """A classifier's state dict as safetensors, for `backbone.weights`."""
+    tensors = {name: value.detach().float() if value.is_floating_point() else value for name, value in state.items()}
+    write_atomically(path, lambda file: write_safetensors(file, tensors, {"origin": origin}))
+    told = "; with input.bgr_255=true and Caffe's mean, see docs/models.md" if origin == "caffe" else ""
+    log.info("%s: %d tensors of a classifier: backbone.weights=%s%s", path, len(tensors), path, told)
