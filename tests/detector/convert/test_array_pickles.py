@@ -1,0 +1,63 @@
+"""Pickled arrays read like numpy reads them, and a pickle that would run something does not."""
+
+import os
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from detector.convert.array_pickles import read_array_pickle
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4])
+def test_as_numpy_wrote_it(tmp_path: Path, protocol: int) -> None:
+    generator = np.random.default_rng(0)
+    arrays = {
+        "weight": generator.normal(size=(2, 3, 4)).astype(np.float32),
+        "columns": np.asfortranarray(generator.normal(size=(3, 5))),
+        "count": np.array(7),
+        "big": np.arange(4, dtype=">f4"),
+        "none": np.zeros((0, 2), np.float32),
+    }
+    content = {"model": OrderedDict(arrays), "author": "x", "number": np.float32(0.5), "list": [1, 2]}
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
+    found = read_array_pickle(tmp_path / "a.pkl")
+    assert (found["author"], found["number"], found["list"]) == ("x", 0.5, [1, 2])
+    for name, array in arrays.items():
+        assert np.array_equal(found["model"][name].numpy(), array)
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch " + MARK,)
+
+
+MARK = "harm-was-done"
+
+
+@pytest.mark.parametrize("content", [Harmful(), {"a": Harmful()}, {"a": torch.zeros(2)}, {"a": Path("x")}])
+def test_what_names_a_program_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: object) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(ValueError, match="which could run code; only arrays of numbers are read"):
+        read_array_pickle(tmp_path / "a.pkl")
+    assert not (tmp_path / MARK).exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "damaged"),
+        (b"no pickle", "damaged"),
+        (pickle.dumps([1]), "expected a dictionary, found list"),
+        (pickle.dumps({"a": np.array(["x", None], dtype=object)}), "an array of type 'O8'"),
+        (pickle.dumps({"a": np.zeros(4)}).replace(b"\x85\x94", b"\x86\x94"), "damaged"),
+    ],
+)
+def test_what_is_no_dictionary_of_arrays(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "a.pkl").write_bytes(content)
+    with pytest.raises(ValueError, match=said):
+        read_array_pickle(tmp_path / "a.pkl")

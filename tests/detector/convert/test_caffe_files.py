@@ -1,0 +1,115 @@
+"""The wire format: what a writer of the test's own writes is read, both generations of it; damage is one line."""
+
+import contextlib
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from detector.convert.caffe_files import read_caffemodel
+
+
+def varint(value: int) -> bytes:
+    """Seven bits a byte, lowest first."""
+    groups = [value & 0x7F]
+    while value := value >> 7:
+        groups.append(value & 0x7F)
+    return bytes(group | 0x80 for group in groups[:-1]) + bytes(groups[-1:])
+
+
+def field(number: int, content: bytes | int) -> bytes:
+    if isinstance(content, int):
+        return varint(number << 3) + varint(content)
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def blob(tensor: Tensor, *, old: bool = False, double: bool = False, packed: bool = True) -> bytes:
+    """A BlobProto: with a shape message, or the four old dimensions; floats packed, single, or as doubles."""
+    values = tensor.flatten().tolist()
+    if old:
+        sizes = [1] * (4 - tensor.ndim) + list(tensor.shape)
+        shape = b"".join(field(number, size) for number, size in enumerate(sizes, 1))
+    else:
+        shape = field(7, field(1, b"".join(map(varint, tensor.shape))))
+    if double:
+        return shape + field(8, struct.pack(f"<{len(values)}d", *values))
+    if packed:
+        return shape + field(5, struct.pack(f"<{len(values)}f", *values))
+    return shape + b"".join(varint(5 << 3 | 5) + struct.pack("<f", value) for value in values)
+
+
+def caffemodel(layers: dict[str, list[Tensor]], *, v1: bool = False) -> bytes:
+    """A NetParameter with its name, a layer without weights, and the layers."""
+    name_field, blobs_field, layer_field = (4, 6, 2) if v1 else (1, 7, 100)
+    content = field(1, b"net") + field(layer_field, field(name_field, b"relu1"))
+    for name, blobs in layers.items():
+        body = field(name_field, name.encode()) + (field(5, 14) if v1 else field(2, b"Convolution"))
+        body += b"".join(field(blobs_field, blob(item, old=v1)) for item in blobs)
+        content += field(layer_field, body)
+    return content
+
+
+LAYERS = {"conv1": [torch.arange(24.0).reshape(2, 3, 2, 2), torch.tensor([0.5, -1.0])], "fc": [torch.ones(3, 200)]}
+
+
+@pytest.mark.parametrize("v1", [False, True])
+def test_both_generations(tmp_path: Path, v1: bool) -> None:
+    (tmp_path / "net").write_bytes(caffemodel(LAYERS, v1=v1))
+    found = read_caffemodel(tmp_path / "net")
+    assert found.keys() == LAYERS.keys()
+    for name, blobs in LAYERS.items():
+        for one, other in zip(found[name], blobs, strict=True):
+            assert torch.equal(one, other)
+            assert one.dtype == torch.float32
+
+
+@pytest.mark.parametrize("how", [{"double": True}, {"packed": False}])
+def test_other_ways_to_write_numbers(tmp_path: Path, how: dict[str, bool]) -> None:
+    content = field(100, field(1, b"a") + field(7, blob(LAYERS["conv1"][0], **how)))
+    (tmp_path / "net").write_bytes(content)
+    assert torch.equal(read_caffemodel(tmp_path / "net")["a"][0], LAYERS["conv1"][0])
+
+
+def test_a_scalar(tmp_path: Path) -> None:
+    (tmp_path / "net").write_bytes(caffemodel({"bn": [torch.tensor([1.5])]}, v1=True))
+    assert float(read_caffemodel(tmp_path / "net")["bn"][0]) == 1.5
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "has no layer with weights"),
+        (b"\xff" * 20, "a number of more than 10 bytes"),
+        (b"\x80", "index out of"),
+        (field(100, b"\x0a\x50abc"), "goes beyond its message"),
+        (b"\x0b\x00", "wire type 3"),
+        (field(100, field(1, b"a") + field(7, field(7, field(1, varint(5))) + field(5, b"\0" * 8))), "has 2 values"),
+        (field(100, field(1, b"a") + field(7, field(5, b"\0" * 7))), "multiple"),
+        (field(100, field(1, b"\xff\xfe") + field(7, blob(torch.ones(1)))), "codec"),
+    ],
+)
+def test_damage_is_one_line(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "net.caffemodel").write_bytes(content)
+    with pytest.raises(ValueError, match="net.caffemodel") as error:
+        read_caffemodel(tmp_path / "net.caffemodel")
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@given(st.data())
+def test_cut_or_changed_bytes_are_a_value_error_or_other_weights(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    content = bytearray(caffemodel({"a": [torch.arange(3.0)], "b": [torch.ones(2, 2)]}))
+    if data.draw(st.booleans()):
+        content = content[: data.draw(st.integers(0, len(content)))]
+    else:
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("fuzz") / "net"
+    path.write_bytes(content)
+    with contextlib.suppress(ValueError):  # most changes only change a weight
+        read_caffemodel(path)
