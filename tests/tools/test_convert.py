@@ -1,5 +1,6 @@
 """`detector convert`: files written under the published names detect as the network that they were made from."""
 
+import importlib.util
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,14 @@ from detector.ops import boxes as box_ops
 from detector.tools.cli import run
 from detector.tools.predictor import make_batch
 from detector.tools.settings import load_config
+
+WRITER = Path(__file__).parents[1] / "detector" / "convert" / "caffe_writer.py"
+_spec = importlib.util.spec_from_file_location("caffe_writer", WRITER)
+assert _spec is not None
+assert _spec.loader is not None
+_writer = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_writer)
+caffemodel = _writer.caffemodel
 
 NARROW = ["backbone.width=0.125", "input.test_short_side=64", "postprocess.score_threshold=0.03", "trainer.device=cpu"]
 CAFFE = [
@@ -104,12 +113,6 @@ def require_same(output: Path, detector: Detector, boxes: list[Tensor] | None) -
     assert torch.equal(found.labels, wanted.labels)
     torch.testing.assert_close(found.scores, wanted.scores, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found.boxes, wanted.boxes, atol=1e-2, rtol=1e-4)
-
-
-def caffemodel(layers: dict[str, list[Tensor]], **how: bool) -> bytes:
-    from tests.detector.convert.test_caffe_files import caffemodel as write
-
-    return write(layers, **how)
 
 
 @pytest.mark.parametrize("v1", [False, True])
