@@ -401,6 +401,7 @@ class ExportConfig:
 
     format: ExportFormat = ExportFormat.portable
     output: str | None = None
+    average: bool | None = None  # the moving averages of trainer.ema_decay; None: where the checkpoint has them
 
 
 # --- optimisation -----------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ def run_export(config: schema.Config) -> None:
     if config.weights is None or config.export.output is None:
         raise ConfigError("export needs weights=CHECKPOINT and output=FILE")
     output = Path(config.export.output)
-    saved = read_model(Path(config.weights))
+    saved = read_model(Path(config.weights), average=config.export.average)
     detector = build_detector(config, len(saved.classes))
     load_weights(detector, saved.weights, config.weights)
     detector.eval()

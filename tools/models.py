@@ -41,22 +41,30 @@ class Model:
     step: int
 
 
-def read_model(path: Path) -> SavedModel:
-    """The model at `path`: a checkpoint, a run's folder or a portable file. Nothing in the file is executed.
+def read_model(path: Path, *, average: bool | None = None) -> SavedModel:
+    """The model at `path`: a checkpoint, a run's folder, a portable file or a name. Nothing in the file is executed.
 
-    Raises ValueError where it is missing, damaged, foreign or newer.
+    Of a checkpoint with moving averages `average` takes these (True) or the raw weights (False); None takes those that
+    its figures are of, the averages. Raises ValueError where the file is missing, damaged, foreign or newer, or has no
+    averages.
     """
     path = located(path)
     if path.is_file() and looks_like_safetensors(path):
         portable = read_portable(path)
         return SavedModel(_own(portable.config), portable.classes, portable.weights, portable.provenance)
     content = load_checkpoint(path)
-    provenance = {
+    provenance: dict[str, Any] = {
         "step": int(content["step"]),
         "versions": {key: content["versions"][key] for key in ("python", "torch", "torchvision", "commit")},
         "metrics": _metrics(path, int(content["step"])),
     }
-    return SavedModel(_own(content["config"]), tuple(content["classes"]), judged_weights(content), provenance)
+    averaged = content.get("average") is not None
+    if average and not averaged:
+        raise ValueError(f"{path} has no averaged weights (trainer.ema_decay was null); leave export.average out")
+    weights = content["model"] if average is False else judged_weights(content)
+    if averaged:
+        provenance["weights"] = "raw" if average is False else "average"
+    return SavedModel(_own(content["config"]), tuple(content["classes"]), weights, provenance)
 
 
 def read_model_config(path: Path) -> dict[str, Any]:

@@ -85,6 +85,18 @@ def test_training_starts_from_it_in_the_units_of_training(exported: Path, tmp_pa
         torch.testing.assert_close(other.weights[name], value, atol=1e-6, rtol=1e-5)
 
 
+def test_averaged_or_raw_weights(tmp_path: Path) -> None:
+    words = ["train", *TINY, "trainer.ema_decay=0.5", "optimizer.lr=0.01", f"output_dir={tmp_path / 'run'}"]
+    assert run(words) == 0
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
+    for choice, key in (("true", "average"), ("false", "model"), ("null", "average")):
+        path = tmp_path / f"{choice}.safetensors"
+        assert run(["export", f"weights={tmp_path / 'run'}", f"average={choice}", f"output={path}"]) == 0
+        assert read_portable(path).provenance["weights"] == ("raw" if key == "model" else "average")
+        assert torch.equal(read_portable(path).weights["head.scores.weight"], checkpoint[key]["head.scores.weight"])
+    assert not torch.equal(checkpoint["model"]["head.scores.weight"], checkpoint["average"]["head.scores.weight"])
+
+
 def test_overrides_are_kept_in_the_file(exported: Path, tmp_path: Path) -> None:
     path = tmp_path / "strict.safetensors"
     assert run(["export", f"weights={exported}", f"output={path}", "postprocess.score_threshold=0.7"]) == 0
@@ -96,14 +108,15 @@ def test_overrides_are_kept_in_the_file(exported: Path, tmp_path: Path) -> None:
     [
         (["weights={exported}"], 2, "export needs weights=CHECKPOINT and output=FILE"),
         (["weights={exported}", "output=x", "format=zip"], 2, "export.format"),
+        (["weights={trained}", "output=x", "average=true"], 1, "has no averaged weights"),
         (["weights={exported}.not", "output=x"], 1, "no such file"),
         (["weights={exported}", "output=x", "backbone.tail_channels=8"], 1, "does not fit this model"),
     ],
 )
 def test_what_cannot_be_exported(
-    exported: Path, words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+    trained: Path, exported: Path, words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["export", *(word.format(exported=exported) for word in words)]) == code
+    assert run(["export", *(word.format(exported=exported, trained=trained) for word in words)]) == code
     told = capsys.readouterr().err.strip().splitlines()
     assert said in told[-1]
 
