@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,10 +61,12 @@ DETECTRON2 = [
 class Source:
     """A detector that was found in a file."""
 
-    settings: list[str]  # what the file and its origin tell of the config
-    num_classes: int
-    backbone: dict[str, Tensor]  # torchvision's names
     origin: str
+    num_classes: int
+    settings: list[str]  # what the file and its origin tell of the config
+    backbone: dict[str, Tensor]  # torchvision's names
+    head: Callable[[Detector], dict[str, Tensor]]  # head and proposal network, under the names of the detector built
+    deviations: tuple[float, float, float, float]  # the units of its box deltas
 
 
 def run_convert(source: Path, output: Path, classes: str | None, overrides: Sequence[str]) -> None:
@@ -88,25 +91,17 @@ def run_convert(source: Path, output: Path, classes: str | None, overrides: Sequ
     names = class_names(classes, found.num_classes)
     config = load_config(["backbone.weights=null", *found.settings, *overrides])
     detector = build_detector(config, len(names)).eval()
-    if source.suffix == ".caffemodel":
-        anchors = len(detector.proposals.base) if isinstance(detector.proposals, RPN) else None
-        state = caffe.detector_state(layers, num_anchors=anchors)
-    else:
-        if not isinstance(detector.proposals, RPN):
-            raise ConfigError(f"{source} brings its own proposal network; leave proposals=rpn")
-        state = detectron2.detector_state(weights, detector.proposals.base)
-    fill(detector, found, state, str(source))
+    fill(detector, found, str(source))
     provenance = {"step": 0, "source": source.name, "sha256": file_hash(source, "sha256"), "origin": found.origin}
     write_portable(output, portable_model(detector, config, SavedModel({}, names, {}, provenance)))
-    log.info("%s: %s with %d classes: weights=%s", output, found.origin, len(names), output)
+    log.info("%s: %s with %d classes, for weights=", output, found.origin, len(names))
 
 
 def caffe_source(layers: caffe.Layers) -> Source:
-    """What a .caffemodel of a detector tells."""
+    """What a .caffemodel of a detector tells. Its deltas are plain: the deviations are in the weights."""
     settings = [*CAFFE, f"head.class_agnostic={str(caffe.class_agnostic(layers)).lower()}"]
     if "rpn_cls_score" in layers:
-        conv = layers["rpn_conv/3x3" if "rpn_conv/3x3" in layers else "rpn_conv1"][0]
-        settings += ["proposals=rpn", f"proposals.channels={len(conv)}"]
+        settings += ["proposals=rpn", f"proposals.channels={len(layers['rpn_bbox_pred'][0][0])}"]
     if "rfcn_cls" in layers:
         k = round(caffe.k_squared(layers) ** 0.5)
         settings += ["head=rfcn", f"head.k={k}", f"head.channels={len(layers['conv_new_1'][0])}"]
@@ -114,42 +109,62 @@ def caffe_source(layers: caffe.Layers) -> Source:
         settings.append("backbone=vgg16")
     else:
         settings += [f"backbone=resnet{caffe.resnet_depth(layers)}", "backbone.stride_in_1x1=true"]
-    origin = f"Caffe {'R-FCN' if 'rfcn_cls' in layers else 'Fast R-CNN'}"
-    return Source(settings, caffe.num_classes(layers), caffe.classifier_state(layers), origin)
+
+    def head(detector: Detector) -> dict[str, Tensor]:
+        anchors = len(detector.proposals.base) if isinstance(detector.proposals, RPN) else None
+        return caffe.detector_state(layers, num_anchors=anchors)
+
+    return Source(
+        origin=f"Caffe {'R-FCN' if 'rfcn_cls' in layers else 'Fast R-CNN'}",
+        num_classes=caffe.num_classes(layers),
+        settings=settings,
+        backbone=caffe.classifier_state(layers),
+        head=head,
+        deviations=(1.0, 1.0, 1.0, 1.0),
+    )
 
 
 def detectron2_source(weights: Mapping[str, Tensor]) -> Source:
-    """What a checkpoint of Detectron2's C4 tells. Its deltas are divided by (10, 10, 5, 5): deviations as published."""
-    state = detectron2.backbone_state(weights)
-    depth = {6: 50, 23: 101}.get(sum(1 for name in state if name.startswith("layer3.") and "conv1.weight" in name))
+    """What a checkpoint of Detectron2's C4 tells. Its deltas are to be divided by (10, 10, 5, 5)."""
+    backbone = detectron2.backbone_state(weights)
+    depth = {6: 50, 23: 101}.get(sum(1 for name in backbone if re.fullmatch(r"layer3\.\d+\.conv1\.weight", name)))
     if depth is None:
         raise ValueError("expected the blocks of a ResNet-50 or 101 in res4 of this file")
     num_classes = len(weights[f"{detectron2.SCORES}.bias"]) - 1
     agnostic = len(weights[f"{detectron2.BOXES}.bias"]) == 4 and num_classes > 1
-    settings = [
-        *DETECTRON2,
-        f"backbone=resnet{depth}",
-        "backbone.stride_in_1x1=true",
-        f"proposals.channels={len(weights[f'{detectron2.RPN}.conv.bias'])}",
-        f"head.class_agnostic={str(agnostic).lower()}",
-    ]
-    return Source(settings, num_classes, state, f"Detectron2 R{depth}-C4")
+
+    def head(detector: Detector) -> dict[str, Tensor]:
+        if not isinstance(detector.proposals, RPN):
+            raise ConfigError("the file brings its own proposal network; leave proposals=rpn")
+        return detectron2.detector_state(weights, detector.proposals.base)
+
+    return Source(
+        origin=f"Detectron2 R{depth}-C4",
+        num_classes=num_classes,
+        settings=[
+            *DETECTRON2,
+            f"backbone=resnet{depth}",
+            "backbone.stride_in_1x1=true",
+            f"proposals.channels={len(weights[f'{detectron2.RPN}.conv.bias'])}",
+            f"head.class_agnostic={str(agnostic).lower()}",
+        ],
+        backbone=backbone,
+        head=head,
+        deviations=(0.1, 0.1, 0.2, 0.2),
+    )
 
 
-def fill(detector: Detector, found: Source, state: dict[str, Tensor], source: str) -> None:
-    """Loads the weights; the published ones regress in plain units (Caffe), or by fixed deviations (Detectron2)."""
-    state = dict(state)
+def fill(detector: Detector, found: Source, source: str) -> None:
+    """Loads the weights. Raises ValueError naming what is missing, unknown or of another shape."""
+    known = detector.state_dict()
+    state = found.head(detector)
     for name, value in found.backbone.items():
-        place = detector.backbone.rename(name)  # type: ignore[attr-defined]
-        if place is not None:
-            state[f"backbone.{place}"] = value
-    mean, std = torch.zeros_like(detector.coder.mean), torch.ones_like(detector.coder.std)
-    if found.origin.startswith("Detectron2"):
-        std = std * std.new_tensor((0.1, 0.1, 0.2, 0.2))
-    known = detector.state_dict().keys()
-    # A classifier's last layer has no place here, nor has a backbone's tail in an R-FCN.
-    state = {name: value for name, value in state.items() if name in known or not name.startswith("backbone.")}
-    load_weights(detector, {**state, "coder.mean": mean, "coder.std": std}, source)
+        place = f"backbone.{detector.backbone.rename(name)}"  # type: ignore[attr-defined]
+        if place in known:  # a classifier's last layer has no place here, nor has its tail in an R-FCN
+            state[place] = value
+    state["coder.mean"] = torch.zeros_like(detector.coder.mean)
+    state["coder.std"] = state["coder.mean"] + torch.tensor(found.deviations)
+    load_weights(detector, state, source)
 
 
 def class_names(classes: str | None, count: int) -> tuple[str, ...]:
