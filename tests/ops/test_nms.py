@@ -118,6 +118,17 @@ def test_labels_separate(dtype: torch.dtype) -> None:
     assert torch.equal(kept, expected[scores[expected].argsort(descending=True)])
 
 
+def test_labels_may_be_any_numbers() -> None:
+    boxes, scores = random_boxes(600, seed=3), torch.rand(600, generator=torch.Generator().manual_seed(3))
+    small = torch.randint(7, (600,), generator=torch.Generator().manual_seed(4))
+    expected = batched_nms(boxes, scores, small, 0.3)
+    assert expected.tolist() == greedy(boxes, scores, 0.3, small)
+    for labels in (small * (1 << 60) - (1 << 62), -small, small << 57):
+        assert torch.equal(batched_nms(boxes, scores, labels, 0.3), expected)
+    own = torch.arange(600) * 4096
+    assert torch.equal(batched_nms(boxes, scores, own, 0.3), scores.argsort(descending=True, stable=True))
+
+
 def test_boxes_that_meet_nothing_stay() -> None:
     strange = torch.tensor(
         [(5.0, 5, 5, 9), (9, 9, 2, 2), (9, 0, 2, 9), (math.nan, 0, 9, 9), (0, 0, math.nan, 9), (-math.inf, 0, 9, 9)]
