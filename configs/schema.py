@@ -471,6 +471,7 @@ class TrainerConfig:
     ema_decay: float | None = None  # 0.999: evaluate the weights' moving average; None: the weights themselves
     patience: int | None = None  # stop after so many evaluations without a better figure; None: never
     on_nonfinite: OnNonFinite = OnNonFinite.stop
+    sync_batch_norm: bool = True  # of several processes: statistics of norm=bn over the images of all
     timeout_minutes: float = 15.0  # after which a process of several that is stuck ends the run
     log_every: int = 20
     eval_every: int = 5000  # 0: only at the end

@@ -20,6 +20,7 @@ from detector.engine.ema import Average
 from detector.engine.learning import train_only
 from detector.engine.monitor import Monitor
 from detector.engine.seed import make_deterministic, seed_step
+from detector.engine.sync_norm import synchronise_norms
 from detector.engine.trainer import LoopSettings, Outcome, TrainingState, train
 from detector.engine.watchdog import watchdog
 from detector.metrics import voc
@@ -75,6 +76,8 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
     detector = build_detector(config, len(train_set.classes)).to(device)
     if settings.trained is not None:
         train_only(detector, settings.trained)
+    if settings.sync_batch_norm and world_size() > 1:
+        synchronise_norms(detector)
     optimizer = build_optimizer(config, detector)
     state = TrainingState(
         detector=detector,
