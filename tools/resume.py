@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +32,8 @@ def find_start(words: Sequence[str]) -> Start:
 
     `resume=FOLDER` goes on with that run, under its own settings with the overrides applied. `resume=auto` goes on with
     the newest whole checkpoint of `output_dir`, else of runs/, and starts anew where there is none: the same line
-    begins a run and takes it up again. `config=FILE` repeats the run whose config.yaml it is, in a folder of its own.
+    begins a run and takes it up again; so does any line with an output_dir when torchrun starts it anew. `config=FILE`
+    repeats the run whose config.yaml it is, in a folder of its own.
 
     Raises ConfigError for words that cannot be meant, ValueError where a checkpoint is missing or damaged.
     """
@@ -39,7 +41,7 @@ def find_start(words: Sequence[str]) -> Start:
     overrides = [word for word in words if not word.startswith(("resume=", "config="))]
     if resume is not None and config_file is not None:
         raise ConfigError("resume= and config= are two starts: the first goes on with a run, the second repeats one")
-    if resume == "auto":
+    if resume == "auto" or (resume is None and _restarted() and value_of("output_dir", overrides) is not None):
         return _newest(overrides)
     if resume is not None:
         folder = Path(resume)
@@ -79,6 +81,11 @@ def _go_on(folder: Path, content: dict[str, Any], overrides: list[str]) -> Start
     whole = any(word.startswith("experiment=") for word in rest)
     config = load_config(rest) if whole else override_config(content["config"], rest)
     return Start(replace(config, output_dir=str(folder), resume=str(folder)), content)
+
+
+def _restarted() -> bool:
+    """Whether torchrun has lost a process of this run and started all of them anew."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
 def _says_what_to_train(overrides: list[str]) -> bool:

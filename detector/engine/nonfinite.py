@@ -40,13 +40,21 @@ class FiniteLoss:
     """The check that every step passes before it is learned from."""
 
     def __init__(
-        self, policy: str, *, folder: Path, detector: Detector, precision: str, roll_back: Callable[[], None]
+        self,
+        policy: str,
+        *,
+        folder: Path,
+        detector: Detector,
+        precision: str,
+        checkpoint: Path,
+        roll_back: Callable[[Path], None],
     ) -> None:
-        """`folder` receives what is known about a bad step; `roll_back` loads the last checkpoint's weights."""
+        """`folder` receives what is known about a bad step; `roll_back` loads the weights of `checkpoint`."""
         self.policy = policy
         self.folder = folder
         self.detector = detector
         self.precision = precision
+        self.checkpoint = checkpoint
         self.roll_back = roll_back
         self.last_good = 0
         self._unread: list[_Unread] = []
@@ -72,10 +80,13 @@ class FiniteLoss:
         told = (
             self._tell(unread[first], lr) if own[first] else f"the loss of another process than {rank()} is not finite"
         )
-        if self.policy == "stop" or self._in_a_row > MOST_IN_A_ROW:
-            raise NonFiniteLossError(f"{told}; the last checkpoint is whole")
+        nowhere_to_go = self.policy == "rollback" and not self.checkpoint.is_file()
+        if self.policy == "stop" or self._in_a_row > MOST_IN_A_ROW or nowhere_to_go:
+            raise NonFiniteLossError(
+                f"{told}; {'no checkpoint yet' if nowhere_to_go else 'the last checkpoint is whole'}"
+            )
         if self.policy == "rollback":
-            self.roll_back()
+            self.roll_back(self.checkpoint)
         action = "left out" if self.policy == "skip" else "back to the last checkpoint's weights"
         log.warning("%s; %s (%d in a row)", told, action, self._in_a_row)
         return False

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,14 +136,22 @@ def train(
 
     With several processes, each calls this with its share of every batch.
     """
-    model = over_processes(state.detector)
+    accumulate = partial(
+        accumulate_gradients,
+        over_processes(state.detector),
+        micro_batches=settings.micro_batches,
+        scaler=state.scaler,
+        device=device,
+        precision=settings.precision,
+    )
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
     finite = FiniteLoss(
         settings.on_nonfinite,
         folder=checkpoints.parent,
         detector=state.detector,
         precision=settings.precision,
-        roll_back=lambda: state.roll_back(checkpoints / "last.pt"),
+        checkpoint=checkpoints / "last.pt",
+        roll_back=state.roll_back,
     )
     deadline = time.monotonic() + 60 * settings.max_minutes if settings.max_minutes else math.inf
     state.detector.train()
@@ -156,14 +165,7 @@ def train(
             seed_step(settings.seed, state.step, rank())
             state.optimizer.zero_grad(set_to_none=True)
             with explaining_out_of_memory(batch):
-                losses = accumulate_gradients(
-                    model,
-                    batch,
-                    micro_batches=settings.micro_batches,
-                    scaler=state.scaler,
-                    device=device,
-                    precision=settings.precision,
-                )
+                losses = accumulate(batch)
             lr = state.optimizer.param_groups[0]["lr"]
             reading = (monitor.log_every, settings.eval_every, settings.checkpoint_every, settings.keep_every)
             due = any(_due(state.step + 1, every) for every in reading)
