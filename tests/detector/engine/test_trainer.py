@@ -218,3 +218,20 @@ def test_the_log_holds_the_means_of_logging_steps(tmp_path: Path, caplog: pytest
     assert f"loss {first:.3f} " in told[0]
     assert "loss_a" in told[0]
     assert "count 5" in told[0]
+
+
+def test_a_run_stops_early_when_nothing_gets_better(tmp_path: Path) -> None:
+    """The figures of steps 2 and 3 are no better than that of step 1; a resumed run remembers."""
+    evaluated: list[int] = []
+    state = make_state()
+
+    def evaluate(step: int) -> float:
+        evaluated.append(step)
+        return 0.5
+
+    assert run(tmp_path, state, evaluate, eval_every=1, patience=2, max_steps=50) is Outcome.done
+    assert (state.step, evaluated, state.stale) == (3, [1, 2, 3], 2)
+    resumed = make_state()
+    resumed.load(load_checkpoint(tmp_path), "last")
+    assert run(tmp_path, resumed, evaluate, eval_every=1, patience=2, max_steps=50) is Outcome.done
+    assert resumed.step == 3
