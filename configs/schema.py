@@ -297,6 +297,7 @@ class InputConfig:
     short_sides: list[int] = field(default_factory=lambda: [600])  # training draws one per image
     test_short_side: int = 600
     max_side: int = 1000
+    canvas_multiple: int | None = None  # sides are padded to multiples of it; None: of the stride. 128 with compile
     flip: bool = True  # half of the training images left to right
     flip_vertical: bool = False  # half of them upside down: for pictures without an up (microscopes, satellites)
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])  # RGB in [0, 1], torchvision's
@@ -471,6 +472,8 @@ class TrainerConfig:
     ema_decay: float | None = None  # 0.999: evaluate the weights' moving average; None: the weights themselves
     patience: int | None = None  # stop after so many evaluations without a better figure; None: never
     on_nonfinite: OnNonFinite = OnNonFinite.stop
+    compile: bool = False  # backbone and tail by torch.compile; set input.canvas_multiple too
+    gradient_checkpointing: bool = False  # of ResNets and VGG: less memory, a third more time
     sync_batch_norm: bool = True  # of several processes: statistics of norm=bn over the images of all
     timeout_minutes: float = 15.0  # after which a process of several that is stuck ends the run
     log_every: int = 20

@@ -62,6 +62,7 @@ def build_preprocess(config: schema.InputConfig, stride: int) -> Preprocess:
         std=tuple(config.std),
         bgr_255=config.bgr_255,
         stride=stride,
+        multiple=config.canvas_multiple,
     )
 
 

@@ -57,13 +57,24 @@ class Preprocess(nn.Module):
     std: Tensor
 
     def __init__(
-        self, *, max_side: int, mean: tuple[float, ...], std: tuple[float, ...], bgr_255: bool, stride: int
+        self,
+        *,
+        max_side: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        bgr_255: bool,
+        stride: int,
+        multiple: int | None = None,
     ) -> None:
-        """`mean` and `std` are RGB of [0, 1]; with `bgr_255` BGR of [0, 255], as Caffe's models want it."""
+        """`mean` and `std` are RGB of [0, 1]; with `bgr_255` BGR of [0, 255], as Caffe's models want it.
+
+        The canvas' sides are multiples of `stride`, and of `multiple` where given: fewer shapes, more padding.
+        """
         super().__init__()
         self.max_side = max_side
         self.bgr_255 = bgr_255
         self.stride = stride
+        self.multiple = stride if multiple is None else math.lcm(stride, multiple)
         unit = 1.0 if bgr_255 else 255.0
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1) * unit, persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1) * unit, persistent=False)
@@ -78,8 +89,8 @@ class Preprocess(nn.Module):
             Frame(height, width, height / image.shape[1], width / image.shape[2])
             for (height, width), image in zip(sizes, batch.images, strict=True)
         ]
-        canvas_height = _round_up(max(frame.height for frame in frames), self.stride)
-        canvas_width = _round_up(max(frame.width for frame in frames), self.stride)
+        canvas_height = _round_up(max(frame.height for frame in frames), self.multiple)
+        canvas_width = _round_up(max(frame.width for frame in frames), self.multiple)
         canvas = self.mean.new_zeros(len(frames), 3, canvas_height, canvas_width)
         canvas = canvas.contiguous(memory_format=torch.channels_last)  # what convolutions like best on CPU and GPU
         for slot, image, frame in zip(canvas, batch.images, frames, strict=True):

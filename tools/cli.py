@@ -146,7 +146,7 @@ def _wants_help(words: list[str]) -> bool:
 
 
 def _train(words: list[str]) -> int:
-    from detector.tools.resume import find_start
+    from detector.tools.resume import find_start, value_of
     from detector.tools.settings import sweep
     from detector.tools.sweep import run_sweep
 
@@ -158,11 +158,13 @@ def _train(words: list[str]) -> int:
     start = find_start(overrides)
     from detector.engine.trainer import Outcome
     from detector.tools.run import all_processes, logging_to, open_run
-    from detector.tools.train import run_training
+    from detector.tools.train import check_learning_rate, run_training
 
     with all_processes(start.config.trainer):
         folder = open_run(start.config.output_dir, "train")
         with logging_to(folder.path / "log.txt"):
+            if start.checkpoint is None:
+                check_learning_rate(start.config, value_of("experiment", overrides))
             outcome = run_training(start.config, folder, start.checkpoint)
     return INTERRUPTED if outcome is Outcome.interrupted else DONE
 

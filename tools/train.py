@@ -11,10 +11,12 @@ import torch
 
 from detector.build import build_detector, build_matcher, build_optimizer, build_schedule, load_backbone_weights
 from detector.configs import schema
+from detector.configs.errors import ConfigError
 from detector.configs.groups import to_plain
 from detector.datasets.augment import EvaluationView, TrainingView
 from detector.datasets.build import build_dataset, build_proposals
 from detector.datasets.sample import Dataset
+from detector.engine.compile import compile_parts
 from detector.engine.distributed import main_first, rank, world_size
 from detector.engine.ema import Average
 from detector.engine.learning import train_only
@@ -22,6 +24,7 @@ from detector.engine.monitor import Monitor
 from detector.engine.seed import make_deterministic, seed_step
 from detector.engine.sync_norm import synchronise_norms
 from detector.engine.trainer import LoopSettings, Outcome, TrainingState, train
+from detector.engine.watch import warn_of_learning_rate
 from detector.engine.watchdog import watchdog
 from detector.metrics import voc
 from detector.model import Detector
@@ -44,6 +47,7 @@ from detector.tools.models import start_from
 from detector.tools.proposals import report_recall
 from detector.tools.run import RunFolder, kernels, pick_device
 from detector.tools.score_maps import show_score_maps
+from detector.tools.settings import load_config
 from detector.tools.versions import versions
 
 log = logging.getLogger("detector")
@@ -98,12 +102,21 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
         else:
             detector.coder.mean.copy_(mean)
             detector.coder.std.copy_(std)
+    if settings.gradient_checkpointing:
+        if not hasattr(detector.backbone, "checkpointing"):
+            raise ConfigError(
+                f"trainer.gradient_checkpointing=true: a {config.backbone.kind} backbone has no stages to run again; "
+                "use a ResNet or VGG16"
+            )
+        detector.backbone.checkpointing = True
     if settings.ema_decay is not None:
         state.average = Average(detector, settings.ema_decay)
     if resume is not None:
         state.load(resume, str(config.resume))
         log.info("going on from step %d", state.step)
 
+    if settings.compile:
+        compile_parts(detector)
     monitor = Monitor(
         run.tensorboard, first_step=state.step, max_steps=settings.max_steps, log_every=settings.log_every
     )
@@ -183,6 +196,21 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
         f"tensorboard --logdir {run.tensorboard}",
     )
     return outcome
+
+
+def check_learning_rate(config: schema.Config, experiment: str | None) -> None:
+    """Warns of a learning rate far from the recipe's: that of the experiment, or the published one of fine-tuning."""
+    if experiment is not None:
+        recipe = load_config([f"experiment={experiment}"])
+        optimizer, images = recipe.optimizer, recipe.trainer.images_per_step
+    elif config.backbone.weights is not None:
+        optimizer, images = type(config.optimizer)(), schema.TrainerConfig().images_per_step
+    else:
+        return  # from scratch there is none
+    if config.optimizer.kind == optimizer.kind:
+        warn_of_learning_rate(
+            config.optimizer.lr, config.trainer.images_per_step, recipe_lr=optimizer.lr, recipe_images=images
+        )
 
 
 def build_views(config: schema.Config, train_set: Dataset, test_set: Dataset) -> tuple[TrainingView, EvaluationView]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detector.backbones.checkpointing import forward_in_segments
 from detector.backbones.norms import conv_norm, make_norm, without_training
 from detector.backbones.tail import fc_tail
 from detector.structures import FeatureMaps
@@ -68,6 +69,7 @@ class Block(nn.Module):
 
 class ResNet(nn.Module):
     stride = 16
+    checkpointing = False  # of gradients, block by block
 
     def __init__(
         self,
@@ -118,7 +120,7 @@ class ResNet(nn.Module):
 
         self.layer1, self.layer2, self.layer3 = stage(0, 1, 1), stage(1, 2, 1), stage(2, 2, 1)
         self.proposal_channels = self.head_channels = base * 4 * expansion
-        self.layer4: nn.Module | None = None
+        self.layer4: nn.Sequential | None = None
         if dilated_c5:
             self.layer4 = stage(3, 1, 2)
             self.head_channels = base * 8 * expansion
@@ -146,8 +148,10 @@ class ResNet(nn.Module):
     def forward(self, images: Tensor) -> FeatureMaps:
         """res4 [N, 1024, H/16, W/16] for proposals; for the head the same or dilated res5 [N, 2048, H/16, W/16]."""
         x = F.max_pool2d(F.relu(conv_norm(images, self.conv1, self.bn1), inplace=True), 3, stride=2, padding=1)
-        c4 = self.layer3(self.layer2(self.layer1(x)))
-        return FeatureMaps(c4, c4 if self.layer4 is None else self.layer4(c4))
+        for stage in (self.layer1, self.layer2, self.layer3):
+            x = forward_in_segments(stage, x, checkpointing=self.checkpointing)
+        c5 = x if self.layer4 is None else forward_in_segments(self.layer4, x, checkpointing=self.checkpointing)
+        return FeatureMaps(x, c5)
 
     def rename(self, key: str) -> str | None:
         """Where a key of torchvision's state dict goes; None for what this network has no place for."""

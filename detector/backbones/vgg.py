@@ -5,8 +5,11 @@ Module names are torchvision's, so that its state dicts load as they are.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
+from detector.backbones.checkpointing import forward_in_segments
 from detector.backbones.norms import make_norm, without_training
 from detector.backbones.tail import fc_tail, init_linear
 from detector.structures import FeatureMaps
@@ -16,6 +19,7 @@ STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 
 class VGG16(nn.Module):
     stride = 16
+    checkpointing = False  # of gradients, from pooling to pooling
 
     def __init__(
         self,
@@ -78,7 +82,9 @@ class VGG16(nn.Module):
 
     def forward(self, images: Tensor) -> FeatureMaps:
         """conv5_3 [N, 512, H/16, W/16] for both the proposals and the head."""
-        features = self.features(images)
+        cuts = [0, *(i for i, layer in enumerate(self.features) if isinstance(layer, nn.MaxPool2d)), len(self.features)]
+        stages = nn.Sequential(*(self.features[start:end] for start, end in pairwise(cuts)))
+        features = forward_in_segments(stages, images, checkpointing=self.checkpointing)
         return FeatureMaps(features, features)
 
     def rename(self, key: str) -> str | None:

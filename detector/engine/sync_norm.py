@@ -60,5 +60,5 @@ def synchronise_norms(module: nn.Module) -> None:
 
 def _total(values: Tensor) -> Tensor:
     """The sum over every process's pixels [C] of values [N, C, H, W]."""
-    total: Tensor = _Summed.apply(values.sum(dim=(0, 2, 3)))  # type: ignore[no-untyped-call]
+    total: Tensor = _Summed.apply(values.sum(dim=(0, 2, 3)))
     return total

@@ -47,10 +47,19 @@ def differences(first: Any, second: Any, where: str = "") -> list[str]:
 
 def state(folder: Path) -> dict[str, Any]:
     content = load_checkpoint(folder)
-    return {key: content[key] for key in ("model", "optimizer", "schedule", "step", "best", "scaler")}
+    return {
+        key: content[key] for key in ("model", "optimizer", "schedule", "step", "best", "stale", "scaler", "average")
+    }
 
 
-@pytest.mark.parametrize("changes", [[], RPN, ["sampling=ohem", "sampling.rois_per_image=32", "head=rfcn", "head.k=3"]])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [],
+        [*RPN, "trainer.micro_batches=2", "trainer.precision=bf16"],
+        ["sampling=ohem", "sampling.rois_per_image=32", "head=rfcn", "head.k=3", "trainer.ema_decay=0.9"],
+    ],
+)
 def test_2n_steps_equal_n_steps_a_resumption_and_n_steps(
     changes: list[str], settings: list[str], tmp_path: Path
 ) -> None:
