@@ -124,7 +124,8 @@ def logging_to(path: Path | None) -> Iterator[None]:
 
 def all_processes(config: TrainerConfig) -> AbstractContextManager[None]:
     """Context in which the processes that torchrun started, if it did, work as one."""
-    return process_group(pick_device(config.device), 60 * config.timeout_minutes)
+    # The watchdog comes first: it prints where each process is.
+    return process_group(pick_device(config.device), 60 * config.timeout_minutes + 30)
 
 
 def kernels(device: torch.device) -> str:

@@ -24,17 +24,25 @@ def process_group(device: torch.device, timeout_s: float) -> Iterator[None]:
     """Context in which the processes that torchrun started form a group; a collective gives up after `timeout_s`.
 
     Values on the host go over gloo, which every machine has, values on a CUDA device over NCCL.
+
+    Raises ConnectionError where another process was lost.
     """
     if "WORLD_SIZE" not in os.environ or not dist.is_available() or dist.is_initialized():
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
         yield
         dist.barrier()  # who leaves first would look like a failure to the others
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        told = f"another process of this run was lost, see what it said ({str(error).splitlines()[0]})"
+        raise ConnectionError(told) from error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def rank() -> int:

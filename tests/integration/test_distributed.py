@@ -149,3 +149,25 @@ def test_a_process_that_is_stuck_ends_all_and_every_stack_is_printed() -> None:
     assert "process 1 of 2 did not get on for 2 s" in outputs[1]
     assert "in oversleep" in outputs[1]
     assert "in any_of" in outputs[0]
+
+
+LOST = """
+import os, torch
+from detector.engine.distributed import any_of, process_group, rank
+
+try:
+    with process_group(torch.device("cpu"), 60.0):
+        any_of(True)
+        if rank() == 1:
+            os._exit(9)
+        any_of(True)
+except ConnectionError as error:
+    print(error)
+    raise SystemExit(1)
+"""
+
+
+def test_a_process_that_is_lost_is_told_in_one_line() -> None:
+    codes, outputs = finish(start(["-c", LOST]))
+    assert codes == [1, 9]
+    assert outputs[0].startswith("another process of this run was lost, see what it said (")
