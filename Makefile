@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: help demo test test-all check bench bench-rfcn native-cuda gpu-check figures lock clean
+.PHONY: help demo test test-all check bench bench-rfcn bench-step bench-loader kill-check native-cuda gpu-check figures lock clean
 
 help:  ## show these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,15 @@ bench: .venv/installed  ## time the operators beside torchvision's; results go t
 
 bench-rfcn: .venv/installed  ## time what R-FCN does per RoI, and hard example mining; goes to docs/benchmarks (3 minutes)
 	$(BIN)/python -m detector.tools.bench_rfcn
+
+bench-step: .venv/installed  ## time a training step against its bare parts and torchvision's; goes to docs/benchmarks (5 minutes)
+	$(BIN)/python -m detector.tools.bench_step
+
+bench-loader: .venv/installed  ## time decoding, resizing, flipping, and training's wait for data (VOC=VOCdevkit)
+	$(BIN)/python -m detector.tools.bench_loader --root $(or $(VOC),VOCdevkit)
+
+kill-check: .venv/installed  ## kill training at 100 random moments and compare bytes (15 minutes)
+	$(BIN)/python -m detector.tools.kill_check --kills 100
 
 check: .venv/installed  ## lint, format, types, spelling
 	$(BIN)/ruff check .

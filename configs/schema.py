@@ -464,6 +464,9 @@ class TrainerConfig:
     images_per_step: int = 2  # over all processes and micro-batches
     micro_batches: int = 1  # a process takes its images in so many parts, one after the other: less memory, same step
     workers: int = 2
+    prefetch: int = 2  # batches that each worker keeps ready
+    group_by_aspect: bool = False  # batches of wide or of tall images: less padding (py-faster-rcnn's ASPECT_GROUPING)
+    profile_steps: int = 0  # so many steps after the first few are traced, into the run's folder
     seed: int = 3  # the original's
     device: str = "auto"
     threads: int | None = None  # CPU threads of the main process; None: torch's choice
@@ -501,6 +504,8 @@ class TrainerConfig:
             self.patience is None or self.patience >= 1, f"trainer.patience is {self.patience}; expected 1 or more"
         )
         _require(self.timeout_minutes > 0, f"trainer.timeout_minutes is {self.timeout_minutes}; expected above 0")
+        _require(self.prefetch >= 1, f"trainer.prefetch is {self.prefetch}; expected at least 1")
+        _require(self.profile_steps >= 0, f"trainer.profile_steps is {self.profile_steps}; expected 0 or more")
         _require(self.workers >= 0, f"trainer.workers is {self.workers}; expected 0 or more")
         _require(
             self.precision in ("fp32", "bf16", "fp16"),

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from torch import Tensor
 from detector.build import build_detector
 from detector.model import Detector
 from detector.structures import Batch, Instances, Proposals, RoIPredictions
+from detector.tools.interleave import in_turn, milliseconds, ratio
 from detector.tools.run import kernels
 from detector.tools.settings import load_config
 from detector.tools.versions import versions
@@ -43,12 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
         f"step with {name}, 300 RoIs": _step(_detector(kind, device), _batch(options, 300, device))
         for name, kind in (("random sampling", "random"), ("OHEM", "ohem"))
     }
-    times = {**_in_turn(inference, options.rounds, device), **_in_turn(training, options.rounds, device)}
+    times = {**in_turn(inference, options.rounds, device), **in_turn(training, options.rounds, device)}
     maps, few, many, random, mined = times.values()
     ratios = [
-        ("300 RoIs / maps alone", _ratio(few, maps), 1.10),
-        ("2000 RoIs / 300 RoIs", _ratio(many, few), 1.10),
-        ("OHEM step / random step", _ratio(mined, random), 1.05),
+        ("300 RoIs / maps alone", ratio(few, maps), 1.10),
+        ("2000 RoIs / 300 RoIs", ratio(many, few), 1.10),
+        ("OHEM step / random step", ratio(mined, random), 1.05),
     ]
     report = {
         "size": f"{options.height}x{options.width}",
@@ -56,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         "threads": torch.get_num_threads(),
         "kernels": kernels(device),
         "versions": versions(),
-        "milliseconds": {name: round(1e3 * statistics.median(values), 2) for name, values in times.items()},
+        "milliseconds": {name: round(milliseconds(values), 2) for name, values in times.items()},
         "ratios": {name: {"measured": round(value, 3), "goal": goal} for name, value, goal in ratios},
     }
     lines = [
@@ -68,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         "",
         "| what | ms |",
         "|---|---|",
-        *(f"| {name} | {1e3 * statistics.median(values):.1f} |" for name, values in times.items()),
+        *(f"| {name} | {milliseconds(values):.1f} |" for name, values in times.items()),
         "",
         "| ratio | measured | goal, at most |",
         "|---|---|---|",
@@ -140,24 +139,6 @@ def _in_mode(detector: Detector, training: bool, run: Callable[[], object]) -> C
         return run()
 
     return switched
-
-
-def _in_turn(contestants: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each call, the contestants alternating."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for number in range(rounds + 1):
-        for name, run in contestants.items():
-            start = time.perf_counter()
-            run()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if number > 0:
-                times[name].append(time.perf_counter() - start)
-    return times
-
-
-def _ratio(over: list[float], under: list[float]) -> float:
-    return statistics.median(a / b for a, b in zip(over, under, strict=True))
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:

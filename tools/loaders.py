@@ -23,6 +23,9 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
     What step s sees is a function of (seed, s) alone, so a resumed run goes on where it stopped, whatever the number
     of workers. An epoch's last incomplete batch is dropped, as the original drops it. With `world_size` processes each
     takes its share of every batch.
+
+    Where `is_tall` says which images are taller than wide, a batch holds images of one kind, which need little padding,
+    but for the few that are left of both (py-faster-rcnn's ASPECT_GROUPING).
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
         last_step: int,
         rank: int,
         world_size: int,
+        is_tall: Sequence[bool] | None = None,
     ) -> None:
         if num_images < batch_size:
             raise ValueError(
@@ -47,22 +51,36 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
         self.seed = seed
         self.first_step = first_step
         self.last_step = last_step
+        self.is_tall = is_tall
         self.share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
 
     def __len__(self) -> int:
         return max(0, self.last_step - self.first_step)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        steps_per_epoch = self.num_images // self.batch_size
-        order: list[int] = []
+        batches: list[list[int]] = []
         ordered_epoch = -1
         for step in range(self.first_step, self.last_step):
-            epoch, position = divmod(step, steps_per_epoch)
+            epoch, position = divmod(step, self.num_images // self.batch_size)
             if epoch != ordered_epoch:
-                generator = torch.Generator().manual_seed(derive("order", self.seed, epoch))
-                order, ordered_epoch = torch.randperm(self.num_images, generator=generator).tolist(), epoch
-            batch = order[position * self.batch_size : (position + 1) * self.batch_size]
-            yield [(epoch, index) for index in batch[self.share]]
+                batches, ordered_epoch = self._batches(epoch), epoch
+            yield [(epoch, index) for index in batches[position][self.share]]
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        """All batches of an epoch, in order."""
+        generator = torch.Generator().manual_seed(derive("order", self.seed, epoch))
+        order: list[int] = torch.randperm(self.num_images, generator=generator).tolist()
+        if self.is_tall is None:
+            return self._cut(order)
+        kinds = [[index for index in order if self.is_tall[index] == tall] for tall in (True, False)]
+        left = [index for kind in kinds for index in kind[len(kind) // self.batch_size * self.batch_size :]]
+        batches = [batch for indices in (*kinds, left) for batch in self._cut(indices)]
+        return [batches[place] for place in torch.randperm(len(batches), generator=generator).tolist()]
+
+    def _cut(self, indices: list[int]) -> list[list[int]]:
+        """Whole batches of the indices; what is left over is dropped."""
+        size = self.batch_size
+        return [indices[start : start + size] for start in range(0, len(indices) - size + 1, size)]
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -84,13 +102,19 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
-def training_loader(view: TrainingView, order: TrainingOrder, *, workers: int, pin_memory: bool) -> DataLoader[Batch]:
-    """Batches in `order`. The loader has a generator of its own: its iterator must not disturb the global one."""
+def training_loader(
+    view: TrainingView, order: TrainingOrder, *, workers: int, pin_memory: bool, prefetch: int = 2
+) -> DataLoader[Batch]:
+    """Batches in `order`; each worker keeps `prefetch` of them ready.
+
+    The loader has a generator of its own: its iterator must not disturb the global one.
+    """
     return DataLoader(
         view,  # type: ignore[arg-type]  # what collate makes of its items is the loader's type
         batch_sampler=order,
         collate_fn=collate,
         num_workers=workers,
+        prefetch_factor=prefetch if workers else None,
         pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(0),
         worker_init_fn=_leave_signals_to_the_trainer,

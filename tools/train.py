@@ -16,11 +16,13 @@ from detector.configs.groups import to_plain
 from detector.datasets.augment import EvaluationView, TrainingView
 from detector.datasets.build import build_dataset, build_proposals
 from detector.datasets.sample import Dataset
+from detector.engine.checkpoint import remove_leftovers
 from detector.engine.compile import compile_parts
 from detector.engine.distributed import main_first, rank, world_size
 from detector.engine.ema import Average
 from detector.engine.learning import train_only
 from detector.engine.monitor import Monitor
+from detector.engine.profile import profiled
 from detector.engine.seed import make_deterministic, seed_step
 from detector.engine.sync_norm import synchronise_norms
 from detector.engine.trainer import LoopSettings, Outcome, TrainingState, train
@@ -122,6 +124,7 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
     )
     if monitor.writer is not None:
         monitor.writer.add_text("config", f"```yaml\n{run.write_config(config)}\n```", state.step)
+        remove_leftovers(run.path)
         run.write_history(state.step)
     started = time.monotonic()
 
@@ -162,8 +165,12 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
         last_step=settings.max_steps,
         rank=rank(),
         world_size=world_size(),
+        is_tall=[item.height > item.width for item in train_set.annotations] if settings.group_by_aspect else None,
     )
-    loader = training_loader(train_view, order, workers=settings.workers, pin_memory=device.type == "cuda")
+    loader = training_loader(
+        train_view, order, workers=settings.workers, pin_memory=device.type == "cuda", prefetch=settings.prefetch
+    )
+    batches = profiled(loader, settings.profile_steps, run.path / "profile", device)
     loop = LoopSettings(
         max_steps=settings.max_steps,
         max_minutes=settings.max_minutes,
@@ -181,7 +188,7 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
     try:
         with watchdog(60 * settings.timeout_minutes), loading_errors():
             outcome = train(
-                state, loader, loop, device=device, monitor=monitor, evaluate=evaluate, checkpoints=run.checkpoints
+                state, batches, loop, device=device, monitor=monitor, evaluate=evaluate, checkpoints=run.checkpoints
             )
     finally:
         monitor.close()

@@ -147,6 +147,12 @@ def newest_checkpoint(folder: Path, pattern: str = "checkpoints/*.pt") -> tuple[
     return None
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Removes what killed processes had begun to write in a run's folder."""
+    for path in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
+        path.unlink(missing_ok=True)
+
+
 def prune_checkpoints(folder: Path, keep: int | None) -> None:
     """Removes all but the newest `keep` of the checkpoints that are kept by step; None keeps all."""
     if keep is not None:

@@ -79,6 +79,7 @@ class TrainingState:
         self.step = 0
         self.best = -math.inf
         self.stale = 0  # evaluations since the best figure
+        self.evaluated = 0  # the step of the last evaluation that came to its end
 
     @property
     def judged(self) -> Detector:
@@ -96,6 +97,7 @@ class TrainingState:
                 "step": self.step,
                 "best": self.best,
                 "stale": self.stale,
+                "evaluated": self.evaluated,
                 "model": self.detector.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),
@@ -113,6 +115,7 @@ class TrainingState:
         self.schedule.load_state_dict(content["schedule"])
         self.scaler.load_state_dict(content["scaler"])
         self.step, self.best, self.stale = content["step"], content["best"], content.get("stale", 0)
+        self.evaluated = content.get("evaluated", self.step)
 
     def roll_back(self, path: Path) -> None:
         """Takes the weights of the checkpoint `path` and what belongs to them; step and schedule go on."""
@@ -158,6 +161,8 @@ def train(
     if state.step >= settings.max_steps or _exhausted(state, settings):
         _evaluate(state, evaluate, checkpoints)  # nothing is left but what a kill may have cut short
         return Outcome.done
+    if _due(state.step, settings.eval_every) and state.evaluated < state.step:
+        _evaluate(state, evaluate, checkpoints)  # a kill cut it short
     with Interrupt() as interrupt:
         for batch in monitor.waiting(batches):
             alive()
@@ -206,8 +211,11 @@ def _evaluate(state: TrainingState, evaluate: Evaluate, checkpoints: Path) -> No
     """Evaluates. `last` is saved before, so that nothing in an evaluation can cost steps, and again with its figure."""
     state.save(checkpoints / "last.pt")
     figure = from_main(evaluate(state.step))
-    state.stale = 0 if figure > state.best else state.stale + 1
-    if figure > state.best:
+    again, state.evaluated = state.evaluated == state.step, state.step
+    if figure <= state.best:
+        state.stale += not again
+    else:
+        state.stale = 0
         state.best = figure
         state.save(checkpoints / "best.pt")
     state.save(checkpoints / "last.pt")

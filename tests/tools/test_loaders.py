@@ -1,5 +1,7 @@
 """The order in which training sees images: a function of seed and step, whatever else changes."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -14,8 +16,8 @@ from detector.tools.loaders import TrainingOrder, collate, evaluation_loader, in
 Step = list[tuple[int, int]]
 
 
-def order(images: int = 10, batch: int = 3, **changes: int) -> list[Step]:
-    settings = {"seed": 3, "first_step": 0, "last_step": 12, "rank": 0, "world_size": 1, **changes}
+def order(images: int = 10, batch: int = 3, **changes: Any) -> list[Step]:
+    settings: dict[str, Any] = {"seed": 3, "first_step": 0, "last_step": 12, "rank": 0, "world_size": 1, **changes}
     return list(TrainingOrder(images, batch, **settings))
 
 
@@ -47,6 +49,22 @@ def test_processes_share_every_batch(world_size: int) -> None:
     parts = [order(20, 4, rank=rank, world_size=world_size) for rank in range(world_size)]
     for step, expected in enumerate(whole):
         assert [key for part in parts for key in part[step]] == expected
+
+
+@given(st.integers(1, 40), st.integers(1, 8), st.integers(0, 2**40 - 1), st.integers(0, 30))
+def test_images_of_one_kind_share_batches_but_for_one_and_steps_remain_a_function_of_seed_and_step(
+    n: int, batch: int, tall: int, first: int
+) -> None:
+    batch = min(n, batch)
+    kinds = [bool(tall >> index & 1) for index in range(n)]
+    steps = n // batch
+    made = order(n, batch, last_step=2 * steps + first, is_tall=kinds)
+    for epoch in range(2):
+        keys = [[index for _, index in step] for step in made[epoch * steps : (epoch + 1) * steps]]
+        assert sum(len({kinds[index] for index in step}) > 1 for step in keys) <= 1
+        seen = [index for step in keys for index in step]
+        assert len(set(seen)) == len(seen) == steps * batch
+    assert order(n, batch, first_step=first, last_step=2 * steps + first, is_tall=kinds) == made[first:]
 
 
 def test_its_length_is_the_number_of_steps_left() -> None:

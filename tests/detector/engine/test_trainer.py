@@ -136,6 +136,21 @@ def test_a_run_killed_after_an_evaluation_remembers_the_best_figure(tmp_path: Pa
     assert load_checkpoint(tmp_path)["best"] == 0.5
 
 
+def test_an_evaluation_that_a_kill_cut_short_is_done_on_resumption(tmp_path: Path) -> None:
+    def killed(step: int) -> float:
+        if step == 4:
+            raise KeyboardInterrupt
+        return 0.5
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, make_state(), killed, eval_every=2)
+    state, evaluated = make_state(), []
+    state.load(load_checkpoint(tmp_path), "here")
+    run(tmp_path, state, lambda step: evaluated.append(step) or step / 10, eval_every=2)  # type: ignore[func-returns-value]
+    assert evaluated == [4, 6]
+    assert (state.best, state.stale, state.evaluated) == (0.6, 0, 6)
+
+
 def test_an_evaluation_that_fails_costs_no_steps(tmp_path: Path) -> None:
     def fails(step: int) -> float:
         raise RuntimeError("no space for pictures")

@@ -1,0 +1,48 @@
+"""Where the time of training steps goes, by torch's profiler: a trace to look at, and a table."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from detector.structures import Batch
+
+log = logging.getLogger("detector")
+
+WARM_UP = 5  # steps that are not looked at: allocations, choices of algorithms
+ROWS = 40
+
+
+def profiled(batches: Iterable[Batch], num_steps: int, folder: Path, device: torch.device) -> Iterator[Batch]:
+    """The batches; what is done between two of them is a step, and `num_steps` of these are traced.
+
+    Leaves in `folder` trace.json, for chrome://tracing or ui.perfetto.dev, and table.txt, the costliest operators.
+    A run that ends before leaves those that there were.
+    """
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    profiler = None
+    try:
+        for number, batch in enumerate(batches):
+            if num_steps > 0 and number == WARM_UP:
+                profiler = profile(activities=activities)
+                profiler.start()
+            if profiler is not None and number == WARM_UP + num_steps:
+                _write(profiler, folder, device)
+                profiler = None
+            yield batch
+    finally:
+        if profiler is not None:
+            _write(profiler, folder, device)
+
+
+def _write(profiler: profile, folder: Path, device: torch.device) -> None:
+    profiler.stop()
+    folder.mkdir(parents=True, exist_ok=True)
+    profiler.export_chrome_trace(str(folder / "trace.json"))
+    table = profiler.key_averages().table(sort_by=f"self_{device.type}_time_total", row_limit=ROWS)
+    (folder / "table.txt").write_text(table)
+    log.info("profile in %s", folder)

@@ -1,0 +1,57 @@
+"""A run's folder holds what repeats it, and another training can start from its weights."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from detector.engine.checkpoint import load_checkpoint
+from detector.tools import cli, kill_check
+
+SHORT = ["trainer.max_steps=3", "trainer.deterministic=true", "input.flip=true", "trainer.profile_steps=1"]
+
+
+@pytest.fixture(autouse=True)
+def _algorithms_as_before() -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    yield
+    torch.use_deterministic_algorithms(before[0])
+    torch.backends.cudnn.benchmark = before[1]
+
+
+def test_a_run_is_repeated_from_its_config_to_the_same_bytes(settings: list[str], tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert cli.run(["train", *settings, *SHORT, f"output_dir={first}"]) == 0
+    torch.manual_seed(99)
+    assert cli.run(["train", f"config={first / 'config.yaml'}", f"output_dir={second}", "trainer.workers=1"]) == 0
+    assert kill_check.differences(load_checkpoint(first), load_checkpoint(second)) == []
+    (start,) = json.loads((second / "history.json").read_text())["starts"]
+    assert start["step"] == 0
+    assert {"commit", "torch", "cpu", "gpu", "command", "date"} <= start.keys()
+
+
+def test_a_head_starts_anew_only_on_request(
+    settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    assert cli.run(["train", *settings, *SHORT, f"output_dir={old}"]) == 0
+    capsys.readouterr()
+    classes = "dataset.classes=[disc,square,triangle,cross,diamond,ring,star]"
+    words = ["train", *settings, *SHORT, classes, f"weights={old}", f"output_dir={new}", "optimizer.lr=1e-9"]
+    assert cli.run(words) == 1
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told.startswith(f"error: {old} knows 6 classes (disc, ")
+    assert "the dataset has 7" in told
+    assert "weights_skip=[head] starts a new head" in told
+    assert cli.run([*words, "weights_skip=[head]"]) == 0
+    before, after = load_checkpoint(old)["model"], load_checkpoint(new)["model"]
+    kept = [key for key in before if key.startswith("backbone.") and before[key].is_floating_point()]
+    assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in kept)
+    assert after["head.scores.weight"].shape[0] == 8
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_change_no_byte() -> None:
+    assert kill_check.main(["--kills", "5"]) == 0

@@ -1,0 +1,35 @@
+"""Timing by turns: contestants alternate, so that what disturbs one disturbs all; ratios are medians by round."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+
+def in_turn(
+    contestants: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds of each call, the contestants alternating; a first round warms up and is not counted."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(rounds + 1):
+        for name, run in contestants.items():
+            start = time.perf_counter()
+            run()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if number > 0:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def ratio(over: list[float], under: list[float]) -> float:
+    """The median of the ratios within a round, which a machine that others use disturbs least."""
+    return statistics.median(a / b for a, b in zip(over, under, strict=True))
+
+
+def milliseconds(seconds: list[float]) -> float:
+    """The median."""
+    return 1e3 * statistics.median(seconds)
