@@ -58,7 +58,7 @@ gpu-check:  ## build, test and time the kernels on this machine's GPU with what 
 
 lock:  ## resolve requirements.lock anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-emit-index-url --no-header --no-annotate \
-		--extra dev --extra proposals pyproject.toml --output-file requirements.lock
+		--extra dev --extra proposals --extra export pyproject.toml --output-file requirements.lock
 
 clean:  ## remove the environment and what was built
 	rm -rf .venv build dist *.egg-info ops/*.so ops/native_build.json

@@ -97,6 +97,7 @@ class BackboneConfig:
     weights_sha256: str | None = None  # checked when given
     tail: Tail = Tail.native
     tail_channels: int = 1024  # width of each layer of tail=fc
+    tail_ranks: list[int] | None = None  # of the tail's fully connected layers after `detector compress`; 0: whole
     frozen_stages: int = 2
 
 
@@ -394,6 +395,8 @@ class PredictConfig:
 
 class ExportFormat(Enum):
     portable = "portable"  # one safetensors file that every command takes as weights=
+    program = "program"  # torch.export's .pt2
+    onnx = "onnx"
 
 
 @dataclass
@@ -403,6 +406,30 @@ class ExportConfig:
     format: ExportFormat = ExportFormat.portable
     output: str | None = None
     average: bool | None = None  # the moving averages of trainer.ema_decay; None: where the checkpoint has them
+    nms: bool = True  # program, onnx: score threshold and NMS inside; false: boxes and scores of every RoI
+    standard: bool = False  # program: with PyTorch's operators alone, none of this project's
+
+    def __post_init__(self) -> None:
+        _require(
+            not (self.standard and self.nms),
+            "export.standard=true: PyTorch has no NMS per class among its own operators; set export.nms=false too",
+        )
+
+
+@dataclass
+class CompressConfig:
+    """What `compress` makes; on its command line these keys stand alone: ranks=[1024,256] output=small.safetensors."""
+
+    ranks: list[int] | None = None  # of the tail's fully connected layers; 0: whole. Or search them by one of
+    max_drop: float | None = None  # mAP (0 to 1) that may be lost on the test split: the smallest ranks within it
+    max_ms: float | None = None  # time of the tail for 2,000 RoIs here: the largest ranks within it
+    evaluate: bool = False  # mAP before and after, also where no search asks for it
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        _require(
+            self.ranks is None or min(self.ranks, default=0) >= 0, f"compress.ranks is {self.ranks}; expected 0 or more"
+        )
 
 
 # --- optimisation -----------------------------------------------------------------------------------------------------
@@ -532,6 +559,7 @@ class Config:
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    compress: CompressConfig = field(default_factory=CompressConfig)
     output_dir: str | None = None  # None: runs/<date>_<time>
     resume: str | None = None  # a run's folder; auto: the newest whole checkpoint of output_dir, else of runs/
     weights: str | None = None  # a checkpoint or portable model: to evaluate, predict with or start training from

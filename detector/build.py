@@ -13,6 +13,7 @@ from detector.backbones.resnet import ResNet
 from detector.backbones.torchvision import TorchvisionBackbone
 from detector.backbones.vgg import VGG16
 from detector.backbones.weights import load_classifier_weights
+from detector.compress import factorize
 from detector.configs import schema
 from detector.configs.errors import ConfigError
 from detector.engine.optimizer import cosine_factor, parameter_groups, step_factor
@@ -141,6 +142,15 @@ def build_head(config: schema.HeadConfig, backbone: Backbone, num_classes: int) 
 
 def build_backbone(config: schema.Config) -> Backbone:
     """The backbone with random weights, with the tail that the head needs and nothing that it does not."""
+    backbone, ranks = _whole_backbone(config), config.backbone.tail_ranks
+    if ranks is not None:
+        if backbone.tail is None:
+            raise ConfigError("backbone.tail_ranks is for heads with fully connected layers; set it to null")
+        factorize(backbone.tail, tuple(ranks))
+    return backbone
+
+
+def _whole_backbone(config: schema.Config) -> Backbone:
     backbone, head = config.backbone, config.head
     needs_tail = isinstance(head, schema.FastRCNNConfig)
     tail = backbone.tail.value if needs_tail else None

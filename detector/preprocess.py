@@ -29,7 +29,7 @@ class Frame(NamedTuple):
     scale_x: float
 
     def scale(self) -> float:
-        return math.sqrt(self.scale_x * self.scale_y)
+        return (self.scale_x * self.scale_y) ** 0.5  # type: ignore[no-any-return]
 
 
 class Inputs(NamedTuple):
@@ -43,11 +43,18 @@ class Inputs(NamedTuple):
 
 
 def resized_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
-    """(height, width) after bringing the shorter side to `short_side`, the longer to at most `max_side`."""
-    scale = short_side / min(height, width)
-    if round(scale * max(height, width)) > max_side:
-        scale = max_side / max(height, width)
-    return max(1, round(height * scale)), max(1, round(width * scale))
+    """(height, width) after bringing the shorter side to `short_side`, the longer to at most `max_side`.
+
+    Whole numbers only, a half rounded up: an exported graph computes the same from sizes that it does not know yet.
+    """
+    shorter, longer = torch.sym_min(height, width), torch.sym_max(height, width)
+
+    def resized(side: int) -> int:
+        by_shorter = (2 * side * short_side + shorter) // (2 * shorter)
+        by_longer = (2 * side * max_side + longer) // (2 * longer)
+        return torch.sym_max(1, torch.sym_min(by_shorter, by_longer))  # type: ignore[return-value]
+
+    return resized(height), resized(width)
 
 
 class Preprocess(nn.Module):
@@ -79,6 +86,11 @@ class Preprocess(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1) * unit, persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1) * unit, persistent=False)
 
+    @property
+    def longest_map(self) -> int:
+        """Cells of the longest side that a feature map can have."""
+        return _round_up(self.max_side, self.multiple) // self.stride
+
     def forward(self, batch: Batch) -> Inputs:
         """Everything of `batch` in the pixels of one padded canvas [N, 3, H, W]."""
         sizes = [
@@ -94,7 +106,7 @@ class Preprocess(nn.Module):
         canvas = self.mean.new_zeros(len(frames), 3, canvas_height, canvas_width)
         canvas = canvas.contiguous(memory_format=torch.channels_last)  # what convolutions like best on CPU and GPU
         for slot, image, frame in zip(canvas, batch.images, frames, strict=True):
-            slot[:, : frame.height, : frame.width] = self._normalised(image, frame)
+            slot[:, : frame.height, : frame.width] = self.normalised(image, frame)
         return Inputs(
             images=canvas,
             frames=frames,
@@ -111,11 +123,11 @@ class Preprocess(nn.Module):
             seeds=batch.seeds,
         )
 
-    def _normalised(self, image: Tensor, frame: Frame) -> Tensor:
+    def normalised(self, image: Tensor, frame: Frame) -> Tensor:
         """One image [3, h, w]: mean subtracted first, then resized bilinearly, in the original's order."""
         pixels = (image.flip(0) if self.bgr_255 else image).to(self.mean.dtype)
         pixels = (pixels - self.mean) / self.std
-        if pixels.shape[1:] == (frame.height, frame.width):
+        if not torch.compiler.is_exporting() and pixels.shape[1:] == (frame.height, frame.width):
             return pixels
         return F.interpolate(pixels[None], (frame.height, frame.width), mode="bilinear", align_corners=False)[0]
 

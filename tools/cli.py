@@ -34,6 +34,7 @@ commands
   predict    detect in pictures or a video        detector predict images=photos/ weights=runs/demo
   export     write a model for use elsewhere      detector export weights=runs/demo output=model.safetensors
   convert    released Caffe, Detectron2 weights   detector convert source=FILE output=model.safetensors
+  compress   fewer weights per RoI, by SVD        detector compress weights=runs/vgg ranks=[1024,256] output=small
   proposals  compute or check proposals           detector proposals dataset.root=VOCdevkit
   download   fetch Pascal VOC                     detector download root=VOCdevkit years=2007,2012
   explain    draw what a RoI operator does        detector explain roi_pool
@@ -102,6 +103,7 @@ def _dispatch(words: list[str]) -> int:
         "predict": _predict,
         "export": _export,
         "convert": _convert,
+        "compress": _compress,
         "proposals": _proposals,
         "download": _download,
         "explain": _explain,
@@ -329,6 +331,21 @@ def _with_group(words: list[str], group: str, schema: type) -> list[str]:
     """The words, those that begin with a key of the command's own group as keys of that group."""
     own = {field.name for field in fields(schema)}
     return [f"{group}.{word}" if word.partition("=")[0] in own else word for word in words]
+
+
+def _compress(words: list[str]) -> int:
+    from detector.configs.schema import CompressConfig
+
+    words = _with_group(words, "compress", CompressConfig)
+    if _wants_help(words):
+        return DONE
+    config = _model_config(words)
+    from detector.tools.compress import run_compression
+    from detector.tools.run import logging_to
+
+    with logging_to(None):
+        run_compression(config)
+    return DONE
 
 
 def _proposals(words: list[str]) -> int:

@@ -96,8 +96,9 @@ class RPN(nn.Module):
         boxes = box_ops.clip(box_ops.decode(deltas, anchors), frame.height, frame.width)
         shortest = torch.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
         # Too small ones sink to the end of the ranking, so that the top k has a fixed size.
-        ranked = torch.where(shortest >= max(self.min_size * frame.scale(), 1e-3), objectness, -torch.inf)
-        best, order = ranked.topk(min(keep.before_nms, len(ranked)))
+        large = (shortest >= self.min_size * frame.scale()) & (shortest >= 1e-3)
+        ranked = torch.where(large, objectness, -torch.inf)
+        best, order = ranked.topk(torch.sym_min(keep.before_nms, ranked.shape[0]))
         order = order[best > -torch.inf]
         kept = order[nms(boxes[order], objectness[order], self.nms_iou, max_output=keep.after_nms)]
         return Proposals(boxes[kept], objectness[kept].sigmoid())

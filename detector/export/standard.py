@@ -1,0 +1,219 @@
+"""The project's operators in standard ones, for runtimes that have only those; exact, for one image at a time.
+
+What a bin takes is the product of what its rows and its columns take, so a mean is two matrix products with weights
+[R, bins, cells], 1 / n where a row (column) of the map is among the bin's n and 0 elsewhere. A maximum comes from a
+table of the maxima of all windows whose sides are powers of two: each bin is the union of four of them.
+Nothing here has a size that depends on values, which exported graphs could not carry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from detector.ops.ps_roi_pool import bin_edges as published_edges
+from detector.ops.roi_align import neighbours, sample_axis
+from detector.ops.roi_pool import bin_edges
+
+Decompositions = dict[Any, Callable[..., Any]]
+
+
+def standard_operators(longest: int) -> Decompositions:
+    """Operator -> the same in standard operators, for maps of at most `longest` cells a side, with one image.
+
+    Serves `ExportedProgram.run_decompositions`. For NMS, which PyTorch itself lacks, torchvision's operator stands in.
+    """
+    ops = torch.ops.fast_rfcn
+    levels = max(1, longest.bit_length())
+    return {
+        ops.roi_pool.default: partial(roi_pool, levels=levels),
+        ops.roi_align.default: roi_align,
+        ops.ps_roi_pool.default: ps_roi_pool,
+        ops.ps_roi_vote.default: ps_roi_vote,
+        ops.ps_roi_align.default: ps_roi_align,
+        ops.ps_roi_pool_max.default: partial(ps_roi_pool_max, levels=levels),
+        ops.ps_roi_vote_max.default: partial(ps_roi_vote_max, levels=levels),
+        ops.nms.default: nms,
+    }
+
+
+def roi_pool(
+    features: Tensor,
+    rois: Tensor,
+    height: int,
+    width: int,
+    spatial_scale: float,
+    quantization: str,
+    with_argmax: bool,
+    *,
+    levels: int,
+) -> tuple[Tensor, Tensor]:
+    """Maxima [R, C, height, width]; there is no argmax, since nothing is trained from here."""
+    rows = bin_edges(rois[:, 2], rois[:, 4], height, spatial_scale, features.shape[2], quantization)
+    columns = bin_edges(rois[:, 1], rois[:, 3], width, spatial_scale, features.shape[3], quantization)
+    plane = torch.zeros((height, width), dtype=torch.int64, device=rois.device)
+    pooled = _maxima(features.permute(0, 2, 3, 1), plane, rows, columns, levels)
+    return pooled, features.new_empty(0, dtype=torch.uint16)
+
+
+def roi_align(
+    features: Tensor,
+    rois: Tensor,
+    height: int,
+    width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    inner: bool,
+) -> Tensor:
+    """Means [R, C, height, width] of a fixed number of samples."""
+    options = (spatial_scale, sampling_ratio, aligned, inner)
+    rows = _sample_weights(rois[:, 2], rois[:, 4], height, features.shape[2], *options)
+    columns = _sample_weights(rois[:, 1], rois[:, 3], width, features.shape[3], *options)
+    along_rows = torch.einsum("cyx,rjx->rcyj", features[0], columns)
+    return torch.einsum("rcyj,riy->rcij", along_rows, rows)
+
+
+def ps_roi_pool(score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: float) -> Tensor:
+    """Means [R, D, bins, bins] of the published layer."""
+    return _bin_means(score_maps, *_shares(score_maps, rois, bins, spatial_scale))
+
+
+def ps_roi_vote(score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: float) -> Tensor:
+    """Votes [R, D]: with the maps of all bins laid out as one mosaic, a vote is one bilinear form."""
+    rows, columns = (share.flatten(1) for share in _shares(score_maps, rois, bins, spatial_scale))  # [R, k cells]
+    mosaic = _by_bin(score_maps, bins).permute(0, 1, 3, 2, 4).flatten(3, 4).flatten(1, 2)  # [D, k H, k W]
+    votes = ((mosaic @ columns.T) * rows.T).sum(dim=1)
+    return votes.T / (bins * bins)
+
+
+def ps_roi_align(score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: float, sampling_ratio: int) -> Tensor:
+    """Means [R, D, bins, bins] of a fixed number of samples."""
+    options = (spatial_scale, sampling_ratio, True, False)
+    rows = _sample_weights(rois[:, 2], rois[:, 4], bins, score_maps.shape[2], *options)
+    columns = _sample_weights(rois[:, 1], rois[:, 3], bins, score_maps.shape[3], *options)
+    return _bin_means(score_maps, rows, columns)
+
+
+def ps_roi_pool_max(
+    score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: float, with_argmax: bool, *, levels: int
+) -> tuple[Tensor, Tensor]:
+    """Maxima [R, D, bins, bins], without an argmax."""
+    rows = published_edges(rois[:, 2], rois[:, 4], bins, spatial_scale, score_maps.shape[2])
+    columns = published_edges(rois[:, 1], rois[:, 3], bins, spatial_scale, score_maps.shape[3])
+    cells = _by_bin(score_maps, bins).permute(1, 2, 3, 4, 0).flatten(0, 1)  # [k k, H, W, D]
+    plane = torch.arange(bins * bins, device=rois.device).view(bins, bins)
+    return _maxima(cells, plane, rows, columns, levels), score_maps.new_empty(0, dtype=torch.uint16)
+
+
+def ps_roi_vote_max(
+    score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: float, with_argmax: bool, *, levels: int
+) -> tuple[Tensor, Tensor]:
+    """Means [R, D] of the bins' maxima, without an argmax."""
+    pooled, argmax = ps_roi_pool_max(score_maps, rois, bins, spatial_scale, with_argmax, levels=levels)
+    return pooled.mean(dim=(2, 3)), argmax
+
+
+def nms(
+    boxes: Tensor, scores: Tensor, labels: Tensor | None, iou_threshold: float, max_output: int | None = None
+) -> Tensor:
+    """Indices of the boxes that stay; not per label, which torchvision gets by moving boxes apart: not exact."""
+    if labels is not None:
+        raise ValueError("NMS per class has no standard form in PyTorch; export boxes and scores without NMS")
+    kept: Tensor = torch.ops.torchvision.nms.default(boxes, scores, iou_threshold)
+    return kept[:max_output]
+
+
+def _by_bin(score_maps: Tensor, bins: int) -> Tensor:
+    """Score maps [1, D k k, H, W] as [D, k, k, H, W]."""
+    maps: Tensor = score_maps[0].unflatten(0, (score_maps.shape[1] // (bins * bins), bins, bins))
+    return maps
+
+
+def _shares(score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: float) -> tuple[Tensor, Tensor]:
+    """What each row [R, k, H] and column [R, k, W] of the map has in the mean of a bin."""
+    shares = []
+    for low, high, size in (
+        (rois[:, 2], rois[:, 4], score_maps.shape[2]),
+        (rois[:, 1], rois[:, 3], score_maps.shape[3]),
+    ):
+        first, end = published_edges(low, high, bins, spatial_scale, size)
+        cell = torch.arange(size, device=rois.device)
+        inside = (cell >= first[..., None]) & (cell < end[..., None])
+        shares.append(inside.to(score_maps.dtype) / (end - first).clamp(min=1)[..., None].to(score_maps.dtype))
+    return shares[0], shares[1]
+
+
+def _sample_weights(
+    low: Tensor,
+    high: Tensor,
+    bins: int,
+    size: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    inner: bool,
+) -> Tensor:
+    """Weights [R, bins, size] of the cells of one axis in the mean of a bin's samples."""
+    if sampling_ratio < 1:
+        raise ValueError("RoIAlign with an adaptive number of samples has no fixed graph; set a sampling_ratio")
+    axis = sample_axis(low, high, bins, spatial_scale, sampling_ratio, aligned, inner)
+    sample = torch.arange(sampling_ratio, dtype=low.dtype, device=low.device) + axis.shift
+    position = torch.arange(bins, dtype=low.dtype, device=low.device)[:, None]
+    extent = axis.size[:, None, None]
+    at = axis.start[:, None, None] + position * extent + sample * extent / axis.divisions[:, None, None]  # [R, bins, n]
+    lower, upper, weight_lower, weight_upper = neighbours(at, size)
+    cell = torch.arange(size, device=low.device)
+    weights = (cell == lower[..., None]).to(low.dtype) * weight_lower[..., None]
+    weights = weights + (cell == upper[..., None]).to(low.dtype) * weight_upper[..., None]
+    return weights.mean(dim=2)
+
+
+def _bin_means(score_maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Means [R, D, k, k] for weights of rows [R, k, H] and columns [R, k, W]."""
+    along_rows = torch.einsum("dijyx,rjx->rdijy", _by_bin(score_maps, rows.shape[1]), columns)
+    return torch.einsum("rdijy,riy->rdij", along_rows, rows)
+
+
+def _maxima(
+    cells: Tensor, plane: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor], levels: int
+) -> Tensor:
+    """Maxima [R, C, h, w] of bins of cells [B, H, W, C]: bin (i, j) reads plane[i, j], from first to end (excluded)."""
+    _, height, width, channels = cells.shape
+    table: list[Tensor] = []
+    for i in range(levels):
+        by_rows = cells if i == 0 else _doubled(table[(i - 1) * levels], 1, 1 << (i - 1))
+        table.append(by_rows)
+        for j in range(1, levels):
+            table.append(_doubled(table[-1], 2, 1 << (j - 1)))
+    flat = torch.stack(table).reshape(-1, channels)  # rows by (level of rows, level of columns, plane, y, x)
+    (top, bottom), (left, right) = rows, columns
+    row_level, column_level = _level(bottom - top, levels)[:, :, None], _level(right - left, levels)[:, None, :]
+    entry = (row_level * levels + column_level) * cells.shape[0] + plane  # [R, h, w]
+    empty = (bottom <= top)[:, :, None] | (right <= left)[:, None, :]
+    best: Tensor | None = None
+    for y in (top[:, :, None], bottom[:, :, None] - (1 << row_level)):
+        for x in (left[:, None, :], right[:, None, :] - (1 << column_level)):
+            index = torch.where(empty, 0, (entry * height + y) * width + x)
+            found = flat[index]  # [R, h, w, C]
+            best = found if best is None else torch.maximum(best, found)
+    assert best is not None
+    return torch.where(empty[..., None], 0.0, best).permute(0, 3, 1, 2)
+
+
+def _doubled(windows: Tensor, dim: int, step: int) -> Tensor:
+    """Maxima of windows twice as long along `dim`; what would leave the map is never asked for."""
+    padding = [0, 0] * (windows.dim() - dim - 1) + [0, step]
+    padded = F.pad(windows, padding, value=-torch.inf)
+    return torch.maximum(windows, padded.narrow(dim, step, windows.shape[dim]))
+
+
+def _level(extent: Tensor, levels: int) -> Tensor:
+    """floor(log2) of extents, at least 0."""
+    powers = torch.tensor([1 << level for level in range(1, levels + 1)], device=extent.device)
+    return (extent[..., None] >= powers).to(torch.int64).sum(dim=-1)

@@ -1,0 +1,140 @@
+"""The graph, its program and its ONNX model against the detector itself: unseen sizes, no proposals, one, many."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from detector.compress import fold_norms
+from detector.export.graph import DetectorGraph
+from detector.export.onnx import export_onnx
+from detector.export.program import save_program
+from detector.model import Detector
+from tests.detector.export.conftest import COUNTS, SHORT_SIDE, SIZES, boxes_in, detect, photograph, tiny_detector
+
+INPUTS = [(*size, count) for size, count in zip(SIZES, COUNTS, strict=True)]
+
+
+def graph_of(detector: Detector, suppress: bool = True) -> DetectorGraph:
+    return DetectorGraph(detector, short_side=SHORT_SIDE, suppress=suppress)
+
+
+def arguments(graph: DetectorGraph, height: int, width: int, count: int) -> tuple[Tensor, ...]:
+    return (photograph(height, width), boxes_in(height, width, count))[: len(graph.input_names)]
+
+
+def assert_same(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], longer_side: int) -> None:
+    """Boxes to 1e-4 of the longer side, scores to 1e-4, the same labels in the same order."""
+    assert [item.shape for item in found] == [item.shape for item in expected]
+    torch.testing.assert_close(found[0], expected[0], rtol=0, atol=1e-4 * longer_side)
+    torch.testing.assert_close(found[1], expected[1], rtol=0, atol=1e-4)
+    assert all(torch.equal(a, b) for a, b in zip(found[2:], expected[2:], strict=True))
+
+
+@pytest.mark.parametrize("name", ["rfcn", "fast_rcnn"])
+def test_the_graph_is_the_detector(name: str, request: pytest.FixtureRequest) -> None:
+    detector: Detector = request.getfixturevalue(name)
+    graph = graph_of(detector)
+    for height, width, count in INPUTS:
+        with torch.no_grad():
+            found = graph(*arguments(graph, height, width, count))
+        expected = detect(detector, photograph(height, width), boxes_in(height, width, count))
+        assert_same(found, (expected.boxes, expected.scores, expected.labels), max(height, width))
+    assert len(found[0]) > 0
+
+
+def test_without_nms_every_roi_and_class_is_there(fast_rcnn: Detector) -> None:
+    graph = graph_of(fast_rcnn, suppress=False)
+    image, boxes = arguments(graph, 60, 80, 9)
+    with torch.no_grad():
+        found, scores = graph(image, boxes)
+    assert found.shape == (9, 5, 4)
+    expected = detect(fast_rcnn, image, boxes)
+    label, score = int(expected.labels[0]), expected.scores[0]
+    row = int(scores[:, label - 1].argmax())
+    assert scores[row, label - 1] == score
+    torch.testing.assert_close(found[row, label - 1], expected.boxes[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "suppress", "standard"),
+    [
+        ("fast_rcnn", True, False),
+        pytest.param("fast_rcnn", False, True, marks=pytest.mark.slow),
+        pytest.param("rfcn", True, False, marks=pytest.mark.slow),
+        pytest.param("rfcn", False, True, marks=pytest.mark.slow),
+    ],
+)
+def test_program(name: str, suppress: bool, standard: bool, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    graph = graph_of(request.getfixturevalue(name), suppress)
+    save_program(graph, tmp_path / "model.pt2", standard=standard)
+    program = torch.export.load(tmp_path / "model.pt2")
+    custom = [node for node in program.graph.nodes if "fast_rfcn" in str(node.target)]
+    assert bool(custom) is not standard
+    for height, width, count in INPUTS:
+        given = arguments(graph, height, width, count)
+        with torch.no_grad():
+            assert_same(program.module()(*given), graph(*given), max(height, width))
+
+
+def session(path: Path) -> Any:
+    runtime = pytest.importorskip("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return runtime.InferenceSession(str(path), options)
+
+
+def run_onnx(model: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    names = [item.name for item in model.get_inputs()]
+    return tuple(
+        torch.from_numpy(item) for item in model.run(None, dict(zip(names, [t.numpy() for t in given], strict=True)))
+    )
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter's and its packages' own
+@pytest.mark.parametrize(
+    ("words", "suppress"),
+    [
+        pytest.param(("backbone=vgg16", "backbone.width=0.125", "proposals=grid"), True, id="fast_rcnn"),
+        pytest.param(
+            ("backbone=resnet18_narrow", "head=rfcn", "head.k=3", "head.channels=32", "proposals=rpn"), True, id="rfcn"
+        ),
+        *(
+            pytest.param(words, False, id=name, marks=pytest.mark.slow)
+            for name, words in {
+                "fast_rcnn, no nms": ("backbone=vgg16", "backbone.width=0.125", "proposals=grid"),
+                "align": (
+                    "backbone=mobilenet_v2",
+                    "head=fast_rcnn_align",
+                    "backbone.tail_channels=32",
+                    "proposals=grid",
+                ),
+                "rfcn max": ("backbone=resnet18_narrow", "head=rfcn", "head.k=3", "head.pooling=max", "proposals=grid"),
+                "rfcn align": ("backbone=mobilenet_v2", "head=rfcn", "head.pooling=align", "proposals=grid"),
+            }.items()
+        ),
+    ],
+)
+def test_onnx(words: tuple[str, ...], suppress: bool, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    onnx = pytest.importorskip("onnx")
+    detector = tiny_detector(*words)
+    fold_norms(detector)
+    graph = graph_of(detector, suppress)
+    path = tmp_path / "model.onnx"
+    export_onnx(graph, path, {"classes": ["a", "b"]})
+    written = onnx.load(path)
+    assert {node.domain for node in written.graph.node} <= {"", "ai.onnx"}
+    assert [(item.domain, item.version) for item in written.opset_import if not item.domain] == [("", 18)]
+    model = session(path)
+    assert json.loads(model.get_modelmeta().custom_metadata_map["classes"]) == ["a", "b"]
+    assert tuple(item.name for item in model.get_outputs()) == graph.output_names
+    for height, width, count in INPUTS:
+        given = arguments(graph, height, width, count)
+        with torch.no_grad():
+            assert_same(run_onnx(model, given), graph(*given), max(height, width))

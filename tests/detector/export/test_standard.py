@@ -1,0 +1,66 @@
+"""The operators in standard form against the operators, on RoIs of every kind."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from detector.export.standard import standard_operators
+from detector.ops import nms, ps_roi_align, ps_roi_pool, ps_roi_vote, roi_align, roi_pool
+
+OPS = torch.ops.fast_rfcn
+SCALE = 1 / 16
+LONGEST = 24
+CASES = {
+    "roi_pool": (partial(roi_pool, output_size=7), (7, 7, SCALE, "caffe", False)),
+    "roi_pool 1x1": (partial(roi_pool, output_size=1), (1, 1, SCALE, "caffe", False)),
+    "roi_align": (partial(roi_align, output_size=7, sampling_ratio=2), (7, 7, SCALE, 2, True, False)),
+    "ps_roi_pool": (partial(ps_roi_pool, output_size=3), (3, SCALE)),
+    "ps_roi_vote": (partial(ps_roi_vote, output_size=3), (3, SCALE)),
+    "ps_roi_align": (partial(ps_roi_align, output_size=3, sampling_ratio=2), (3, SCALE, 2)),
+    "ps_roi_pool_max": (partial(ps_roi_pool, output_size=3, reduction="max"), (3, SCALE, False)),
+    "ps_roi_vote_max": (partial(ps_roi_vote, output_size=3, reduction="max"), (3, SCALE, False)),
+}
+
+
+def rois(kind: str) -> Tensor:
+    """RoIs [R, 5] in and around a map of 14 x 20 cells."""
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.rand(60, 4, generator=generator) * torch.tensor([420.0, 300.0, 420.0, 300.0]) - 50
+    if kind == "halves":  # where rounding half to even would go another way
+        boxes = (boxes / 8).round() * 8 + torch.tensor([0.5, 0.5, -0.5, -0.5])
+    if kind != "inverted":
+        boxes = torch.cat((torch.minimum(boxes[:, :2], boxes[:, 2:]), torch.maximum(boxes[:, :2], boxes[:, 2:])), dim=1)
+    return torch.cat((torch.zeros(len(boxes), 1), boxes), dim=1)[: 0 if kind == "none" else None]
+
+
+@pytest.mark.parametrize("kind", ["any", "halves", "inverted", "none"])
+@pytest.mark.parametrize("case", CASES)
+def test_same_as_the_operator(case: str, kind: str) -> None:
+    operator, arguments = CASES[case]
+    maps = torch.randn(1, 18, 14, 20, generator=torch.Generator().manual_seed(1))
+    name = case.split(" ", maxsplit=1)[0]
+    form = standard_operators(LONGEST)[getattr(OPS, name).default]
+    found = form(maps, rois(kind), *arguments)
+    found = found[0] if isinstance(found, tuple) else found
+    exact = name in {"roi_pool", "ps_roi_pool_max"}
+    expected = operator(maps, rois(kind), spatial_scale=SCALE)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0 if exact else 3e-6)  # sums in another order
+
+
+def test_nms_without_labels() -> None:
+    boxes = rois("any")[:, 1:]
+    scores = torch.rand(len(boxes), generator=torch.Generator().manual_seed(2))
+    form = standard_operators(LONGEST)[OPS.nms.default]
+    assert torch.equal(form(boxes, scores, None, 0.4, 20), nms(boxes, scores, 0.4, max_output=20))
+    with pytest.raises(ValueError, match="NMS per class"):
+        form(boxes, scores, torch.zeros(len(boxes), dtype=torch.int64), 0.4)
+
+
+def test_adaptive_sampling_has_no_fixed_graph() -> None:
+    form = standard_operators(LONGEST)[OPS.roi_align.default]
+    with pytest.raises(ValueError, match="sampling_ratio"):
+        form(torch.zeros(1, 1, 4, 4), rois("any"), 7, 7, SCALE, 0, True, False)

@@ -1,0 +1,64 @@
+"""`detector compress`: a smaller model that loads, detects and exports like any other."""
+
+from pathlib import Path
+
+import pytest
+
+from detector.export.portable import read_portable
+from detector.tools.cli import run
+
+TINY = [
+    "experiment=demo",
+    "dataset.train=2",
+    "dataset.test=2",
+    "dataset.height=48",
+    "dataset.width=64",
+    "input.short_sides=[48]",
+    "input.test_short_side=48",
+    "backbone.width=0.125",
+    "backbone.tail_channels=16",
+    "trainer.max_steps=2",
+    "trainer.images_per_step=2",
+    "trainer.workers=0",
+    "trainer.device=cpu",
+    "trainer.eval_images=0",
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compress") / "run"
+    assert run(["train", *TINY, f"output_dir={folder}"]) == 0
+    return folder
+
+
+def test_given_ranks(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = tmp_path / "small.safetensors"
+    assert run(["compress", f"weights={trained}", "ranks=[4,0]", "evaluate=true", f"output={small}"]) == 0
+    printed = capsys.readouterr().err
+    assert "before" in printed
+    assert "mAP07" in printed
+    model = read_portable(small)
+    assert model.config["backbone"]["tail_ranks"] == [4, 0]
+    assert any(name.endswith("tail.1.0.weight") for name in model.weights)
+    assert run(["eval", f"weights={small}", f"output_dir={tmp_path / 'eval'}"]) == 0
+    again = tmp_path / "again.safetensors"
+    assert run(["export", f"weights={small}", f"output={again}"]) == 0
+    assert read_portable(again).weights.keys() == model.weights.keys()
+
+
+def test_a_search_takes_the_smallest_ranks_within_the_loss(trained: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small.safetensors"
+    assert run(["compress", f"weights={trained}", "max_drop=1", f"output={small}"]) == 0
+    assert read_portable(small).config["backbone"]["tail_ranks"] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [((), "needs one of"), (("ranks=[4,4]", "max_ms=1"), "needs one of"), (("ranks=[4]",), "one rank for each")],
+)
+def test_what_it_needs_is_said(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+) -> None:
+    assert run(["compress", f"weights={trained}", *words, f"output={tmp_path / 'x'}"]) != 0
+    assert message in capsys.readouterr().err
