@@ -35,8 +35,8 @@ def checked_rois(op: str, features: Tensor, rois: Tensor | Sequence[Tensor]) -> 
     """RoIs [R, 5] (image index, x1, y1, x2, y2) in the edge dtype, from [R, 5] or one tensor [R_i, 4] per image.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit, or (values are looked at on the CPU only) an image index is
-            outside 0..N-1.
+        ValueError: shapes, dtypes or devices do not fit, or (on the CPU, or with DETECTOR_DEBUG) an image index is
+            outside 0..N-1; elsewhere kernels treat such a RoI as empty.
     """
     if features.dim() != 4 or features.dtype not in FLOATS:
         raise ValueError(
