@@ -16,6 +16,7 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # Relative to the largest value; sums differ in their order, halves in the last place.
 TOLERANCE = {torch.float32: 4e-6, torch.float64: 1e-12, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 MAPS = {"slab": (2, 18, 23, 37), "direct": (1, 9, 190, 170), "tiny": (3, 9, 1, 2)}  # "slab" fits shared memory
+NAN, INFINITE = (torch.nan,), (torch.nan, torch.inf, -torch.inf)
 ALIGN = {"adaptive": (0, True, False), "two": (2, True, False), "legacy inner": (3, False, True)}
 
 REFERENCES = {
@@ -197,3 +198,63 @@ def test_roi_warp_gives_the_rois_the_gradient_of_the_pytorch_kernel(device: torc
     expected = module._roi_gradient(grad, features, rois, SCALE)
     result = torch.ops.fast_rfcn.roi_warp_backward.default(*moved((grad, features, rois), device), SCALE)[1]
     torch.testing.assert_close(result.cpu(), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+def wild(values: Tensor, replacements: tuple[float, ...], generator: torch.Generator) -> Tensor:
+    """A copy, in which 2 % of the values become each of the replacements."""
+    draw = (torch.rand(values.shape, generator=generator) * 50).long()
+    for number, replacement in enumerate(replacements):
+        values = values.masked_fill(draw == number, replacement)
+    return values
+
+
+def kinds(result: Any) -> Tensor:
+    """Of the first output: 0 for a number, 1 for NaN, 2 and 3 for the infinities."""
+    values = (result[0] if isinstance(result, tuple) else result).cpu()
+    return values.isnan() * 1 + values.isposinf() * 2 + values.isneginf() * 3
+
+
+@pytest.mark.parametrize("replacements", [NAN, INFINITE], ids=["nan", "infinite"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_nan_and_infinity_come_out_where_the_pytorch_kernels_have_them(
+    device: torch.device, dtype: torch.dtype, replacements: tuple[float, ...]
+) -> None:
+    generator, size = torch.Generator().manual_seed(6), (2, 18, 11, 15)
+    features = torch.randn(size, generator=generator).to(dtype)
+    rois = random_rois(20, size[0], *size[2:], torch.float64 if dtype == torch.float64 else torch.float32)
+    warp = ("roi_warp", (features, rois, 6, 5, SCALE))
+    for name, (first, *rest) in (*operators(features, rois), warp):  # features or a gradient come first
+        is_gradient = name.endswith(("backward", "scatter"))
+        is_maximum = not is_gradient and ("max" in name or name.startswith("roi_pool"))
+        if is_gradient and device.type == "cuda":
+            continue  # those kernels skip weights of 0, by which NaN would reach one cell more
+        # Where a sample lies on a cell, the PyTorch kernels add 0 x its neighbour, which at the last row and column is
+        # the cell itself; other kernels may have joined the two weights. Of infinity that makes NaN or infinity.
+        first = first.clone()
+        part = first[..., :-1, :-1] if is_maximum else first
+        part.copy_(wild(part, replacements, generator))
+        ours = kinds(getattr(torch.ops.fast_rfcn, name).default(*moved((first, *rest), device)))
+        if name == "roi_warp":
+            theirs = kinds(reference_of("roi_align")(first, *rest, 1, True, False))
+        else:
+            theirs = kinds(reference_of(name)(first, *rest))
+        if replacements == INFINITE and not is_maximum:
+            ours, theirs = ours > 0, theirs > 0
+        assert torch.equal(ours, theirs), name
+        assert theirs.any(), name
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_suppression_of_boxes_and_scores_that_are_not_finite(
+    device: torch.device, dtype: torch.dtype, labelled: bool
+) -> None:
+    generator = torch.Generator().manual_seed(7)
+    corners = torch.rand(500, 2, generator=generator) * 300
+    boxes = torch.cat((corners, corners + torch.rand(500, 2, generator=generator) * 150), dim=1)
+    boxes, scores = (wild(each, INFINITE, generator).to(dtype) for each in (boxes, boxes[:, 2] / 450))
+    labels = torch.randint(3, (500,), generator=generator) if labelled else None
+    for threshold in (0.0, 0.3, 0.7):
+        arguments = (boxes, scores, labels, threshold, None)
+        kept = torch.ops.fast_rfcn.nms.default(*moved(arguments, device))
+        assert torch.equal(kept.cpu(), reference_of("nms")(*arguments)), threshold

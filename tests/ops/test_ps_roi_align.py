@@ -164,6 +164,17 @@ def test_nothing_to_do() -> None:
     assert ps_roi_align(torch.zeros(2, 0, 5, 6), ROIS, 3, SCALE).shape == (len(ROIS), 0, 3, 3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_autocast_leaves_dtypes_alone(dtype: torch.dtype) -> None:
+    maps = random_maps(dtype).requires_grad_()
+    expected = ps_roi_align(maps, ROIS, 3, SCALE, sampling_ratio=2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        pooled = ps_roi_align(maps, ROIS, 3, SCALE, sampling_ratio=2)
+        assert pooled.dtype == dtype
+        assert torch.autograd.grad(pooled.sum(), maps)[0].dtype == dtype
+    assert torch.equal(pooled, expected), "coordinates are never cast down"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
