@@ -37,7 +37,7 @@ commands
   compress   fewer weights per RoI, by SVD        detector compress weights=runs/vgg ranks=[1024,256] output=small
   proposals  compute or check proposals           detector proposals dataset.root=VOCdevkit
   download   fetch Pascal VOC                     detector download root=VOCdevkit years=2007,2012
-  explain    draw what a RoI operator does        detector explain roi_pool
+  explain    draw what an operator does           detector explain roi_pool
   config     settings, and where one comes from   detector config explain trainer.max_steps experiment=demo
   info       versions, kernels, choices           detector info
 
@@ -388,6 +388,10 @@ def _explain(words: list[str]) -> int:
         from detector.tools.explain_model import run_explain_model
 
         run_explain_model(words[1:])
+    elif words[0] == "nms":
+        from detector.tools.explain_nms import run_explain_nms
+
+        run_explain_nms(words[1:])
     else:
         explain.run_explain(words)
     return DONE if words else USAGE

@@ -55,6 +55,9 @@ settings
 
 a trained R-FCN's score maps of one class, the RoI laid over them and its votes:
   detector explain ps_roi_pool weights=runs/demo images=photo.jpg [box=x1,y1,x2,y2] [class=NAME] [output=PICTURE.png]
+
+which boxes non-maximum suppression keeps, and which of them removes each other one:
+  detector explain nms [boxes="x1,y1,x2,y2;..." scores=0.9,...] [iou=0.5] [output=PICTURE.png]
 """
 
 COMMON = ("example", "map", "seed", "map_size", "rois", "output_size", "spatial_scale", "show", "output")
@@ -97,7 +100,7 @@ def read_request(words: Sequence[str]) -> Request:
     """The operator and its checked arguments. Raises ConfigError that names the setting at fault."""
     op = words[0] if words else ""
     if op not in OPTIONS:
-        raise ConfigError(f"explain: expected an operator, one of {', '.join(OPTIONS)}, got {op!r}")
+        raise ConfigError(f"explain: expected an operator, one of {', '.join(OPTIONS)}, nms, got {op!r}")
     allowed = (*COMMON, *OPTIONS[op])
     given = split_settings(words[1:], allowed, f"explain {op}")
     name = given.get("example", DEFAULTS[op])
@@ -143,14 +146,14 @@ def split_settings(words: Sequence[str], allowed: Sequence[str], command: str) -
     return settings
 
 
-def numbers(key: str, text: str, count: int) -> list[float]:
+def numbers(key: str, text: str, count: int, meaning: str = "x1,y1,x2,y2 in pixels") -> list[float]:
     """That many finite numbers, separated by commas. Raises ConfigError."""
     try:
         values = [float(word) for word in text.split(",")]
     except ValueError:
         values = []
     if len(values) != count or not all(map(math.isfinite, values)):
-        raise ConfigError(f"{key}={text}: expected {count} numbers x1,y1,x2,y2 in pixels")
+        raise ConfigError(f"{key}={text}: expected {count} numbers, {meaning}")
     return values
 
 

@@ -225,5 +225,15 @@ def test_faults_in_map_files(name: str, content: bytes, said: str, tmp_path: Pat
 def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["explain", "--help"]) == 0
     told = capsys.readouterr().out
-    for setting in ("quantization", "sampling_ratio", "aligned", "reduction", "sample_grid", "map", "weights", "show"):
+    for setting in (
+        "quantization",
+        "sampling_ratio",
+        "aligned",
+        "reduction",
+        "sample_grid",
+        "map",
+        "weights",
+        "show",
+        "iou",
+    ):
         assert f"{setting}=" in told
