@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from detector.build import build_detector
 from detector.configs import schema
 from detector.datasets.build import propose
+from detector.heads import VotingHead
 from detector.model import Detector
 from detector.structures import Batch, Instances, Proposals
 from detector.tools.models import load_model
@@ -172,14 +173,14 @@ def _by_part(detector: Detector, batch: Batch, read: Callable[[], float]) -> dic
     """What one call takes by `read`, part by part."""
     watch = Stopwatch(read)
     head: Any = detector.head
-    # A head keeps its RoI operator as an attribute: `pooling` feeds a tail, `vote` ends the network.
-    operator = "pooling" if hasattr(head, "pooling") else "vote"
+    # A head keeps its RoI operator as an attribute: pooling feeds a tail, a vote ends the network.
+    operator = (head.pooling, "vote") if isinstance(head, VotingHead) else (head, "pooling")
     places = (
         ("preprocess", detector.preprocess, "forward"),
         ("backbone", detector.backbone, "forward"),
         ("proposals", detector.proposals, "forward"),
         ("head maps", head, "maps"),
-        ("RoI op", head, operator),
+        ("RoI op", *operator),
         ("head per RoI", head, "forward"),
         ("decode and NMS", detector, "postprocess"),
     )

@@ -8,8 +8,8 @@ res5 --1x1, ReLU-- 1024-+
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,8 @@ from detector.ops import ps_roi_align, ps_roi_pool, ps_roi_vote
 from detector.structures import RoIPredictions
 
 
-class PSPooling(NamedTuple):
+@dataclass
+class PSPooling:
     """A position-sensitive pooling of (maps [N, k k D, H, W], rois [R, 5], k, spatial_scale)."""
 
     bins: Callable[[Tensor, Tensor, int, float], Tensor]  # each bin from its own map [R, D, k, k]
