@@ -1,6 +1,8 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+# Two tests at a time, each on one thread: more would only share the same cores on a small machine.
+PARALLEL := -n 2 --dist worksteal
 .PHONY: help demo test test-all check bench bench-rfcn bench-step bench-loader kill-check native-cuda gpu-check figures lock clean
 
 help:  ## show these targets
@@ -18,10 +20,10 @@ demo: .venv/installed  ## install, train on the synthetic dataset, evaluate, dra
 	$(BIN)/detector train experiment=demo output_dir=runs/demo
 
 test: .venv/installed  ## install, then run the test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
 
 test-all: .venv/installed  ## the slow tests too
-	$(BIN)/python -m pytest -m ""
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m ""
 
 bench: .venv/installed  ## time the operators beside torchvision's; results go to docs/benchmarks (3 minutes)
 	$(BIN)/python -m detector.tools.bench_ops
@@ -58,7 +60,7 @@ gpu-check:  ## build, test and time the kernels on this machine's GPU with what 
 
 lock:  ## resolve requirements.lock anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-emit-index-url --no-header --no-annotate \
-		--extra dev --extra proposals --extra export pyproject.toml --output-file requirements.lock
+		--extra dev --extra proposals --extra export --extra coco pyproject.toml --output-file requirements.lock
 
 clean:  ## remove the environment and what was built
 	rm -rf .venv build dist *.egg-info ops/*.so ops/native_build.json
