@@ -174,7 +174,7 @@ def _by_part(detector: Detector, batch: Batch, read: Callable[[], float]) -> dic
     watch = Stopwatch(read)
     head: Any = detector.head
     # A head keeps its RoI operator as an attribute: pooling feeds a tail, a vote ends the network.
-    operator = (head.pooling, "vote") if isinstance(head, VotingHead) else (head, "pooling")
+    operator = (head.pooling, "vote") if isinstance(detector.head, VotingHead) else (head, "pooling")
     places = (
         ("preprocess", detector.preprocess, "forward"),
         ("backbone", detector.backbone, "forward"),

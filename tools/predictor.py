@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from detector.compress import fold_norms
 from detector.configs import schema
 from detector.datasets.build import propose
 from detector.datasets.images import read_image, to_pixels
@@ -44,6 +45,7 @@ class Predictor:
 
     def __init__(self, model: Model, config: schema.Config, device: torch.device) -> None:
         self.detector = model.detector
+        fold_norms(self.detector)  # nothing trains here any more, and MobileNetV2 runs in two thirds of the time
         self.classes = model.classes
         self._config = config
         self._device = device

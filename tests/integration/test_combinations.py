@@ -1,6 +1,6 @@
 """Two heads x three sources of proposals x mining or not x three families of backbones: all join, all learn.
 
-The ordinary suite takes nine combinations in which every pair of choices occurs; the slow one trains all 36 to mAP 1.
+All are trained to mAP 1.0; the ordinary suite takes nine of the 36, in which every pair of choices occurs.
 """
 
 import itertools
@@ -10,14 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from detector.build import build_detector, build_optimizer
 from detector.datasets.build import build_dataset
 from detector.datasets.proposal_files import from_boxes, save_proposals
 from detector.ops import boxes as box_ops
 from detector.tools import cli
-from detector.tools.loaders import TrainingOrder, training_loader
 from detector.tools.settings import load_config
-from detector.tools.train import build_views
 
 BACKBONES = {
     "vgg": [
@@ -48,11 +45,19 @@ SOURCES = {
         "proposals.pre_nms_train=1000",
         "proposals.top_k_train=300",
         "proposals.top_k_test=100",
-        "sampling.background_iou_low=0",
     ],
 }
-HEADS = {"fast_rcnn": ["head=fast_rcnn"], "rfcn": ["head=rfcn", "head.channels=128", "head.k=3"]}
-SAMPLERS = {"random": ["sampling=random"], "ohem": ["sampling=ohem", "sampling.rois_per_image=64"]}
+# R-FCN starts slowly from scratch: two layers of deviation 0.01 stand between its scores and the features.
+HEADS = {
+    "fast_rcnn": ["head=fast_rcnn", "trainer.max_steps=450"],
+    "rfcn": ["head=rfcn", "head.channels=128", "head.k=3", "trainer.max_steps=800"],
+}
+# Background of every overlap is learned from: one that never was would be the last false positive.
+COMMON = ["optimizer=adamw", "optimizer.lr=0.001", "schedule.decay=cosine", "sampling.background_iou_low=0"]
+SAMPLERS = {
+    "random": ["sampling=random", "sampling.rois_per_image=128"],
+    "ohem": ["sampling=ohem", "sampling.rois_per_image=64"],
+}
 
 EVERY = list(itertools.product(BACKBONES, SOURCES, HEADS, SAMPLERS))
 PAIRWISE = [
@@ -94,41 +99,16 @@ def proposal_file(settings: list[str], tmp_path_factory: pytest.TempPathFactory)
 def overrides(row: tuple[str, str, str, str], settings: list[str], proposal_file: Path) -> list[str]:
     backbone, source, head, sampler = row
     files = [f"proposals.train={proposal_file}", f"proposals.test={proposal_file}"] if source == "file" else []
-    chosen = [*BACKBONES[backbone], *SOURCES[source], *files, *HEADS[head], *SAMPLERS[sampler]]
+    chosen = [*BACKBONES[backbone], *SOURCES[source], *files, *HEADS[head], *SAMPLERS[sampler], *COMMON]
     replaced = {word.split("=")[0] for word in chosen}
     return [*(word for word in settings if word.split("=")[0] not in replaced), *chosen]
 
 
-@pytest.mark.parametrize("row", PAIRWISE, ids="-".join)
-def test_the_loss_falls_in_a_few_steps(
-    row: tuple[str, str, str, str], settings: list[str], proposal_file: Path
-) -> None:
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    config = load_config([*overrides(row, settings, proposal_file), "optimizer.lr=0.03"])
-    dataset = build_dataset(config.dataset, "train")
-    view, _ = build_views(config, dataset, dataset)
-    detector = build_detector(config, len(dataset.classes)).train()
-    optimizer = build_optimizer(config, detector)
-    order = TrainingOrder(6, 2, seed=0, first_step=0, last_step=1, rank=0, world_size=1)
-    (batch,) = training_loader(view, order, workers=0, pin_memory=False)
-    totals = []
-    for _ in range(24):
-        total = detector(batch).total()
-        optimizer.zero_grad()
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(detector.parameters(), 10.0)
-        optimizer.step()
-        totals.append(total.item())
-    # R-FCN starts slowly: two layers of deviation 0.01 stand between its scores and the features.
-    assert min(totals[-3:]) < (0.8 if row[2] == "fast_rcnn" else 0.99) * totals[0]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("row", EVERY, ids="-".join)
-def test_every_combination_learns_six_pictures_by_heart(
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, id="-".join(row), marks=[] if row in PAIRWISE else pytest.mark.slow) for row in EVERY]
+)
+def test_six_pictures_are_learnt_by_heart(
     row: tuple[str, str, str, str], settings: list[str], proposal_file: Path, tmp_path: Path
 ) -> None:
-    words = [*overrides(row, settings, proposal_file), "trainer.max_steps=600", f"output_dir={tmp_path}"]
-    assert cli.run(["train", *words]) == 0
-    assert json.loads((tmp_path / "metrics.json").read_text())["voc07_11point"]["mAP"] >= 0.99
+    assert cli.run(["train", *overrides(row, settings, proposal_file), f"output_dir={tmp_path}"]) == 0
+    assert json.loads((tmp_path / "metrics.json").read_text())["voc07_11point"]["mAP"] == pytest.approx(1)
