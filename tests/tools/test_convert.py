@@ -19,8 +19,9 @@ from detector.export.portable import read_portable
 from detector.model import Detector
 from detector.ops import boxes as box_ops
 from detector.tools.cli import run
+from detector.tools.models import load_model, read_model_config
 from detector.tools.predictor import make_batch
-from detector.tools.settings import load_config
+from detector.tools.settings import load_config, override_config
 
 WRITER = Path(__file__).parents[1] / "detector" / "convert" / "caffe_writer.py"
 _spec = importlib.util.spec_from_file_location("caffe_writer", WRITER)
@@ -259,7 +260,8 @@ def test_detectron2(tmp_path: Path, name: str, write: Callable[[Path, dict[str, 
     output = converted(tmp_path / name, "classes=[a,b,c]", *NARROW)
     config = read_portable(output).config
     assert (config["input"]["max_side"], config["proposals"]["top_k_test"]) == (1333, 1000)
-    found: Any = load_detector(output, device="cpu").detector
+    model = load_model(output, override_config(read_model_config(output), []), torch.device("cpu"))
+    found: Any = model.detector
     for key, value in made.backbone.state_dict().items():  # type: ignore[attr-defined]
         assert torch.equal(found.backbone.state_dict()[key], value), key
     wanted: Any = made.head
