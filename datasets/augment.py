@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.transforms.v2.functional import adjust_brightness, adjust_contrast, adjust_saturation
 
 from detector.datasets.sample import Dataset, Sample
 from detector.ops import boxes as box_ops
@@ -35,15 +36,17 @@ class TrainingView:
         *,
         flip: bool,
         flip_vertical: bool = False,
+        color_jitter: float = 0.0,
         short_sides: tuple[int, ...],
         seed: int,
     ) -> None:
         """`flip` mirrors half of the samples, `flip_vertical` turns half upside down; `short_sides` are the training
-        scales, one drawn per sample."""
+        scales, one drawn per sample. `color_jitter` is how far brightness, contrast and saturation may be from 1."""
         self.dataset = dataset
         self.proposals = proposals
         self.flip = flip
         self.flip_vertical = flip_vertical
+        self.color_jitter = color_jitter
         self.short_sides = short_sides
         self.seed = seed
 
@@ -64,6 +67,9 @@ class TrainingView:
             seed=int(rng.integers(2**62)),
             short_side=short_side,
         )
+        if self.color_jitter > 0:
+            factors = rng.uniform(1 - self.color_jitter, 1 + self.color_jitter, size=3).tolist()
+            sample = replace(sample, image=recolored(sample.image, *factors))
         sample = flipped(sample) if mirrored else sample
         return flipped_vertically(sample) if upside_down else sample
 
@@ -88,6 +94,12 @@ class EvaluationView:
             seed=index,
             short_side=self.short_side,
         )
+
+
+def recolored(image: Tensor, brightness: float, contrast: float, saturation: float) -> Tensor:
+    """The image [3, H, W] uint8 with these factors, 1 leaving it as it is. Source: SSD 2.2, its photometric changes."""
+    image = adjust_brightness(image, brightness)
+    return adjust_saturation(adjust_contrast(image, contrast), saturation)
 
 
 def flipped(sample: Sample) -> Sample:

@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from detector.backbones.norms import FrozenBatchNorm2d
+from detector.backbones.norms import FrozenBatchNorm2d, conv_norm
 
 
 def linear_layers(tail: nn.Module) -> dict[str, nn.Linear]:
@@ -99,13 +99,12 @@ def _fold(conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> None:
 
 
 def _traced_pairs(body: torch.fx.GraphModule) -> list[tuple[str, str]]:
-    """Modules of which the second reads the first's output and nothing else does."""
-    pairs = []
-    for node in body.graph.nodes:
-        source = node.args[0] if node.op == "call_module" and node.args else None
-        if isinstance(source, torch.fx.Node) and source.op == "call_module" and len(source.users) == 1:
-            pairs.append((str(source.target), str(node.target)))
-    return pairs
+    """Convolutions and the frozen norms that a traced backbone computes in them."""
+    return [
+        (str(node.args[1].target), str(node.args[2].target))
+        for node in body.graph.nodes
+        if node.op == "call_function" and node.target is conv_norm
+    ]
 
 
 def _get(owner: nn.Module, path: str) -> nn.Module | None:

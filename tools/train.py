@@ -232,6 +232,7 @@ def build_views(config: schema.Config, train_set: Dataset, test_set: Dataset) ->
         train_proposals,
         flip=config.input.flip,
         flip_vertical=config.input.flip_vertical,
+        color_jitter=config.input.color_jitter,
         short_sides=tuple(config.input.short_sides),
         seed=config.trainer.seed,
     )

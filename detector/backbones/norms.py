@@ -83,6 +83,20 @@ def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
     return F.conv2d(x, kernel, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
+class JoinedNorms(nn.Sequential):
+    """A sequence of layers in which every frozen batch norm is computed in the convolution before it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        layers = list(self)
+        while layers:
+            layer = layers.pop(0)
+            if isinstance(layer, nn.Conv2d) and layers and isinstance(layers[0], FrozenBatchNorm2d):
+                x = conv_norm(x, layer, layers.pop(0))
+            else:
+                x = layer(x)
+        return x
+
+
 def without_training(module: nn.Module) -> nn.Module:
     """The module taken out of training: no gradients, and batch norms as in evaluation whatever the mode."""
     return with_frozen_norms(module.requires_grad_(False))

@@ -9,8 +9,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+from torchvision.ops import Conv2dNormActivation
 
-from detector.backbones.norms import make_norm, with_frozen_norms, without_training
+from detector.backbones.norms import (
+    FrozenBatchNorm2d,
+    JoinedNorms,
+    conv_norm,
+    make_norm,
+    with_frozen_norms,
+    without_training,
+)
 from detector.backbones.tail import fc_tail
 from detector.structures import FeatureMaps
 
@@ -47,6 +55,7 @@ class TorchvisionBackbone(nn.Module):
         self.frozen: list[str] = []  # paths in body
         if frozen_nodes is not None:
             self._freeze_up_to(name, frozen_nodes)
+        self._join_frozen_norms()
         self.stride, self.head_channels, self.proposal_channels = self._measure(name)
         self._own_keys = frozenset(self.state_dict())
         self.tail: nn.Module | None = None
@@ -98,6 +107,28 @@ class TorchvisionBackbone(nn.Module):
                 self.body.set_submodule(path, without_training(self.body.get_submodule(path)))
                 self.frozen.append(path)
 
+    def _join_frozen_norms(self) -> None:
+        """Lets every frozen batch norm be computed in the convolution that it follows; names of weights stay.
+
+        A network traced by torchvision has two graphs, of training and of evaluation, in which its small sequences of
+        convolution, norm and activation are single nodes.
+        """
+        for path, module in list(self.body.named_modules()):
+            if isinstance(module, Conv2dNormActivation):
+                self.body.set_submodule(path, JoinedNorms(*module))
+        for graph in (self.body.train_graph, self.body.eval_graph):
+            for node in list(graph.nodes):
+                conv = _followed_convolution(self.body, node)
+                if conv is None or not isinstance(self.body.get_submodule(str(node.target)), FrozenBatchNorm2d):
+                    continue
+                with graph.inserting_before(node):
+                    parts = [graph.create_node("get_attr", item.target) for item in (conv, node)]
+                    joined = graph.call_function(conv_norm, (conv.args[0], *parts))
+                node.replace_all_uses_with(joined)
+                graph.erase_node(node)
+                graph.erase_node(conv)
+        self.body.recompile()
+
     def _measure(self, name: str) -> tuple[int, int, int]:
         """Stride and channels of the maps, from the shapes of two images that are never computed.
 
@@ -128,6 +159,14 @@ class TorchvisionBackbone(nn.Module):
                 f"{measured['proposals']} (proposals)"
             )
         return measured["head"], small.head.shape[1], small.proposals.shape[1]
+
+
+def _followed_convolution(body: torch.fx.GraphModule, node: torch.fx.Node) -> torch.fx.Node | None:
+    """The convolution whose output the module at `node` reads, where nothing else reads it."""
+    source = node.args[0] if node.op == "call_module" and node.args else None
+    if not isinstance(source, torch.fx.Node) or source.op != "call_module" or len(source.users) != 1:
+        return None
+    return source if isinstance(body.get_submodule(str(source.target)), nn.Conv2d) else None
 
 
 def _classifier(name: str) -> nn.Module:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from detector.datasets.augment import EvaluationView, TrainingView, flipped, flipped_vertically
+from detector.datasets.augment import EvaluationView, TrainingView, flipped, flipped_vertically, recolored
 from detector.datasets.proposal_grid import GridProposals
 from detector.datasets.sample import Sample
 from detector.datasets.synthetic import SyntheticDataset
@@ -85,6 +85,29 @@ def test_a_quarter_of_the_samples_is_flipped_both_ways() -> None:
 
 def turn(image: torch.Tensor, axes: tuple[int | None, ...]) -> torch.Tensor:
     return image if axes == (None,) else image.flip(axes)  # type: ignore[arg-type]
+
+
+def test_colors_are_drawn_for_each_sample_and_nothing_else_changes() -> None:
+    keys = [(epoch, index) for epoch in range(3) for index in range(6)]
+    plain, colored = view(flip=False), view(flip=False, color_jitter=0.4)
+    for key in keys:
+        one, other = plain[key], colored[key]
+        assert not torch.equal(one.image, other.image)
+        assert (one.seed, one.short_side) == (other.seed, other.short_side), "the draws before are not disturbed"
+        assert torch.equal(one.annotation.boxes, other.annotation.boxes)
+        assert same(other, view(flip=False, color_jitter=0.4)[key])
+
+
+def test_colors_by_hand() -> None:
+    image = torch.tensor([[[100, 40]], [[50, 40]], [[0, 40]]], dtype=torch.uint8)  # orange, gray
+    assert torch.equal(recolored(image, 1.0, 1.0, 1.0), image)
+    assert recolored(image, 0.5, 1.0, 1.0)[:, 0, 0].tolist() == [50, 25, 0]
+    assert recolored(image, 3.0, 1.0, 1.0)[0, 0, 0] == 255, "no overflow"
+    gray = recolored(image, 1.0, 1.0, 0.0)
+    assert torch.equal(gray[0], gray[1])
+    assert torch.equal(gray[1], gray[2])
+    flat = recolored(image, 1.0, 0.0, 1.0)
+    assert flat.unique().numel() == 1, "without contrast one gray is left"
 
 
 def test_evaluation_sees_the_image_as_it_is() -> None:
