@@ -133,6 +133,7 @@ class TorchvisionConfig(BackboneConfig):
     name: str = "mobilenet_v2"
     node: str = "features.13"  # output read by the head; list them with `detector info backbone=NAME`
     proposals_node: str | None = None  # output read by a proposal network; None: the same
+    max_stride: int | None = None  # convolutions that would go beyond it are dilated, as R-FCN's res5 (16)
     tail: Tail = Tail.fc
     norm: Norm = Norm.frozen_bn
     frozen_nodes: str | None = None  # the graph up to and including this node is not trained

@@ -184,6 +184,7 @@ def _whole_backbone(config: schema.Config) -> Backbone:
                 name=backbone.name,
                 node=backbone.node,
                 proposals_node=backbone.proposals_node,
+                max_stride=backbone.max_stride,
                 norm=backbone.norm.value,
                 frozen_nodes=backbone.frozen_nodes,
                 tail=tail,

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detector.backbones.dilation import convolve
+
 KINDS = ("frozen_bn", "bn", "gn")
 
 
@@ -80,7 +82,7 @@ def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
     scale, shift = norm.affine()
     bias = shift if conv.bias is None else shift + conv.bias * scale
     kernel = conv.weight * scale[:, None, None, None]
-    return F.conv2d(x, kernel, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    return convolve(x, kernel, bias, conv)
 
 
 class JoinedNorms(nn.Sequential):

@@ -11,6 +11,7 @@ from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 from torchvision.ops import Conv2dNormActivation
 
+from detector.backbones.dilation import limit_stride
 from detector.backbones.norms import (
     FrozenBatchNorm2d,
     JoinedNorms,
@@ -32,6 +33,7 @@ class TorchvisionBackbone(nn.Module):
         name: str,
         node: str,
         proposals_node: str | None,
+        max_stride: int | None,
         norm: str,
         frozen_nodes: str | None,
         tail: str | None,
@@ -40,6 +42,7 @@ class TorchvisionBackbone(nn.Module):
     ) -> None:
         """`node` names the output that the head reads, `proposals_node` that of the proposals (None: the same).
 
+        With `max_stride`, convolutions that would shrink the maps further are dilated in place of it.
         Everything up to and including `frozen_nodes` (a module name, for example features.3) is not trained.
         Raises ValueError for a name or node that torchvision does not know, naming the nearest ones.
         """
@@ -50,6 +53,8 @@ class TorchvisionBackbone(nn.Module):
             outputs[proposals_node] = "proposals"
         for wanted in outputs:
             _require_node(classifier, name, wanted)
+        if max_stride is not None:
+            _limit_stride(name, classifier, max_stride)
         self.body = create_feature_extractor(classifier, outputs, suppress_diff_warning=True)
         self._set_norm(norm)
         self.frozen: list[str] = []  # paths in body
@@ -57,6 +62,11 @@ class TorchvisionBackbone(nn.Module):
             self._freeze_up_to(name, frozen_nodes)
         self._join_frozen_norms()
         self.stride, self.head_channels, self.proposal_channels = self._measure(name)
+        if max_stride is not None and self.stride > max_stride:
+            raise ValueError(
+                f"{name} pools its maps to a stride of {self.stride} at {node}, and only convolutions are dilated: "
+                f"expected at most {max_stride}; choose an earlier node, or a larger max_stride"
+            )
         self._own_keys = frozenset(self.state_dict())
         self.tail: nn.Module | None = None
         self.tail_channels = 0
@@ -175,6 +185,13 @@ def _classifier(name: str) -> nn.Module:
         raise ValueError(f"torchvision has no classifier {name!r}{_nearest(name, known)}")
     classifier: nn.Module = models.get_model(name, weights=None)
     return classifier
+
+
+def _limit_stride(name: str, classifier: nn.Module, most: int) -> None:
+    try:
+        limit_stride(classifier, most)
+    except ValueError as error:
+        raise ValueError(f"max_stride={most} of {name}: {error}") from error
 
 
 def _require_node(classifier: nn.Module, name: str, node: str) -> None:

@@ -29,6 +29,7 @@ def backbone(**changes: Any) -> TorchvisionBackbone:
         "name": "mobilenet_v2",
         "node": "features.13",
         "proposals_node": None,
+        "max_stride": None,
         "norm": "frozen_bn",
         "frozen_nodes": "features.3",
         "tail": "fc",
@@ -65,6 +66,14 @@ def test_two_nodes_of_one_stride() -> None:
         backbone(proposals_node="features.6")
 
 
+def test_deep_maps_of_a_fine_stride() -> None:
+    found = backbone(node="features.17", proposals_node="features.13", max_stride=16)
+    assert (found.stride, found.head_channels, found.proposal_channels) == (16, 320, 96)
+    maps = found(torch.randn(1, 3, 64, 96))
+    assert maps.head.shape == (1, 320, 4, 6)
+    assert maps.proposals.shape == (1, 96, 4, 6)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -73,6 +82,11 @@ def test_two_nodes_of_one_stride() -> None:
         ({"proposals_node": "layer9"}, "mobilenet_v2 has no node 'layer9'"),
         ({"frozen_nodes": "features.15"}, "no module 'features.15' up to this node; nearest: features."),
         ({"node": "classifier.1", "frozen_nodes": None}, r"maps \[N, C, H, W\] that grow with the image"),
+        ({"max_stride": 12}, "max_stride=12 of mobilenet_v2: expected a largest stride that is a power of two"),
+        (
+            {"name": "squeezenet1_1", "node": "features.12", "frozen_nodes": None, "max_stride": 4},
+            "squeezenet1_1 pools its maps to a stride of 16 at features.12",
+        ),
         ({"tail": "native"}, "use tail=fc"),
         ({"name": "vit_b_32", "node": "encoder.ln", "frozen_nodes": None}, "vit_b_32 does not take images of"),
     ],

@@ -1,0 +1,74 @@
+"""A trous: between the cells that a strided network computes, a dilated one computes more, and changes none."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torchvision import models
+
+from detector.backbones.dilation import convolve, limit_stride
+
+NODES = {"mobilenet_v2": "features", "resnet18": "layer4", "efficientnet_b0": "features"}
+
+
+def features(network: nn.Module, node: str, images: torch.Tensor) -> torch.Tensor:
+    found = []
+    hook = network.get_submodule(node).register_forward_hook(lambda module, inputs, output: found.append(output))
+    with torch.no_grad():
+        network(images)
+    hook.remove()
+    return found[0]
+
+
+@pytest.mark.parametrize("name", NODES)
+@pytest.mark.parametrize("most", [8, 16])
+def test_every_cell_of_the_strided_network_is_kept(name: str, most: int) -> None:
+    torch.manual_seed(0)
+    network = models.get_model(name, weights=None).double().eval()
+    images = torch.randn(2, 3, 128, 192, dtype=torch.float64)
+    if name == "efficientnet_b0":  # without its gates, which average over the map: that has more cells now
+        for gate in [
+            module for module in network.modules() if isinstance(module, models.efficientnet.SqueezeExcitation)
+        ]:
+            gate.forward = lambda x: x
+    before = features(network, NODES[name], images)
+    limit_stride(network, most)
+    after = features(network, NODES[name], images)
+    step = 32 // most
+    assert before.shape[2:] == (4, 6)
+    assert after.shape[2:] == (4 * step, 6 * step)
+    torch.testing.assert_close(after[:, :, ::step, ::step], before)
+    limit_stride(network, 32)
+    torch.testing.assert_close(features(network, NODES[name], images), after, msg="nothing to do at a larger stride")
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(ValueError, match="power of two, got 12"):
+        limit_stride(nn.Conv2d(3, 3, 1), 12)
+    with pytest.raises(ValueError, match="does not take an image of 512 x 512"):
+        limit_stride(models.get_model("vit_b_32", weights=None), 16)
+
+
+@pytest.mark.parametrize("rate", [2, 3])
+@pytest.mark.parametrize("size", [(12, 18), (7, 11), (1, 2)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_dilated_depthwise_convolution_without_holes(
+    rate: int, size: tuple[int, int], layout: torch.memory_format
+) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(5, 5, 3, padding=rate, dilation=rate, groups=5).double()
+    x = torch.randn(2, 5, *size, dtype=torch.float64).to(memory_format=layout).requires_grad_()
+    assert conv.bias is not None
+    parts = (x, conv.weight, conv.bias)
+    ours = convolve(*parts, conv)
+    assert ours.grad_fn is not None
+    assert "ConvolutionBackward" not in str(ours.grad_fn)
+    expected = F.conv2d(*parts, padding=rate, dilation=rate, groups=5)
+    torch.testing.assert_close(ours, expected)
+    slope = torch.randn_like(expected)
+    for mine, theirs in zip(
+        torch.autograd.grad(ours, parts, slope), torch.autograd.grad(expected, parts, slope), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)
+    with torch.no_grad():
+        torch.testing.assert_close(convolve(*parts, conv), expected)
