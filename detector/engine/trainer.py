@@ -158,11 +158,8 @@ def train(
     )
     deadline = time.monotonic() + 60 * settings.max_minutes if settings.max_minutes else math.inf
     state.detector.train()
-    if state.step >= settings.max_steps or _exhausted(state, settings):
-        _evaluate(state, evaluate, checkpoints)  # nothing is left but what a kill may have cut short
+    if _finish_step(state, settings, evaluate, checkpoints):
         return Outcome.done
-    if _due(state.step, settings.eval_every) and state.evaluated < state.step:
-        _evaluate(state, evaluate, checkpoints)  # a kill cut it short
     with Interrupt() as interrupt:
         for batch in monitor.waiting(batches):
             alive()
@@ -194,10 +191,7 @@ def train(
                 monitor.resume_clock()
             elif signalled or _due(state.step, settings.checkpoint_every):
                 state.save(checkpoints / "last.pt")
-            if _due(state.step, settings.keep_every):
-                state.save(checkpoints / f"step_{state.step:07d}.pt")
-                if is_main():
-                    prune_checkpoints(checkpoints, settings.keep_newest)
+            _keep(state, settings, checkpoints)
             if signalled:
                 name = interrupt.requested or "a signal to another process"
                 log.info("%s: saved step %d to %s", name, state.step, checkpoints / "last.pt")
@@ -205,6 +199,24 @@ def train(
             if finished:
                 break
     return Outcome.done
+
+
+def _finish_step(state: TrainingState, settings: LoopSettings, evaluate: Evaluate, checkpoints: Path) -> bool:
+    """Does what a kill may have cut short after the step that a run goes on from; returns whether that was the last."""
+    finished = state.step >= settings.max_steps or _exhausted(state, settings)
+    if finished or (_due(state.step, settings.eval_every) and state.evaluated < state.step):
+        _evaluate(state, evaluate, checkpoints)
+        finished = finished or _exhausted(state, settings)
+    _keep(state, settings, checkpoints)
+    return finished
+
+
+def _keep(state: TrainingState, settings: LoopSettings, checkpoints: Path) -> None:
+    """Saves the checkpoint of this step besides last and best, where one is due."""
+    if _due(state.step, settings.keep_every):
+        state.save(checkpoints / f"step_{state.step:07d}.pt")
+        if is_main():
+            prune_checkpoints(checkpoints, settings.keep_newest)
 
 
 def _evaluate(state: TrainingState, evaluate: Evaluate, checkpoints: Path) -> None:
@@ -230,4 +242,4 @@ def _exhausted(state: TrainingState, settings: LoopSettings) -> bool:
 
 
 def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
+    return 0 < every <= step and step % every == 0
