@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -86,6 +87,14 @@ class TrainingState:
         """What is evaluated: the average of the weights where one is kept."""
         return self.detector if self.average is None else self.average.detector
 
+    def advance(self) -> None:
+        """One step further in the schedule, whether the step was learned from or left out."""
+        with warnings.catch_warnings():
+            # What torch suspects is a scheduler called too early: the first step may be one that fp16 overflowed in.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            self.schedule.step()
+        self.step += 1
+
     def save(self, path: Path) -> None:
         """Writes a checkpoint, in the main process."""
         if not is_main():
@@ -113,7 +122,8 @@ class TrainingState:
             load_weights(self.average.detector, judged_weights(content), source)
         self.optimizer.load_state_dict(content["optimizer"])
         self.schedule.load_state_dict(content["schedule"])
-        self.scaler.load_state_dict(content["scaler"])
+        if content["scaler"]:  # empty where the run had no fp16 so far
+            self.scaler.load_state_dict(content["scaler"])
         self.step, self.best, self.stale = content["step"], content["best"], content.get("stale", 0)
         self.evaluated = content.get("evaluated", self.step)
 
@@ -179,8 +189,7 @@ def train(
                 state.scaler.update()
                 if state.average is not None:
                     state.average.update(state.detector, state.step + 1)
-            state.schedule.step()
-            state.step += 1
+            state.advance()
             monitor.step(state.step, losses, lr, len(batch))
 
             signalled, late = any_of(interrupt.requested is not None, time.monotonic() >= deadline)
