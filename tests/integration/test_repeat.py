@@ -72,7 +72,13 @@ def test_other_classes_of_the_same_number_are_refused(
         assert cli.run(start) == 1, start
         told = capsys.readouterr().err.strip().splitlines()[-1]
         assert told.startswith("error: ")
-        for part in ("6 classes (disc, square, ", "6 (square, disc, ", f"{old}", "weights_skip=[head]", "dataset.classes"):
+        for part in (
+            "6 classes (disc, square, ",
+            "6 (square, disc, ",
+            f"{old}",
+            "weights_skip=[head]",
+            "dataset.classes",
+        ):
             assert part in told, told
     assert (old / "checkpoints" / "last.pt").read_bytes() == before
 
