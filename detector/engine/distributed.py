@@ -35,7 +35,7 @@ def process_group(device: torch.device, timeout_s: float) -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         timeout = timedelta(seconds=timeout_s)
-        store, own, count = next(dist.rendezvous("env://", timeout=timeout))
+        store, own, count = next(dist.rendezvous("env://", timeout=timeout))  # type: ignore[attr-defined]
         store.set_timeout(timeout)
         shared = store_of_this_start(store, own, count, timeout_s)
         dist.init_process_group(backend, store=shared, rank=own, world_size=count, timeout=timeout)

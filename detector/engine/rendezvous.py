@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import time
 import uuid
+from typing import TYPE_CHECKING
 
 import torch.distributed as dist
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 PAUSE_S = 0.01  # between two looks at who has come
 
 
-def store_of_this_start(store: dist.Store, rank: int, world_size: int, timeout_s: float) -> dist.Store:
+def store_of_this_start(store: Store, rank: int, world_size: int, timeout_s: float) -> Store:
     """A part of `store` that nobody has written to before, the same for all processes of this start.
 
     The first process names it. Every other one asks under a number that was never drawn before, so that no older answer
@@ -24,12 +28,20 @@ def store_of_this_start(store: dist.Store, rank: int, world_size: int, timeout_s
 
     Raises ConnectionError where a process does not come within `timeout_s`.
     """
-    if rank > 0:
-        question = uuid.uuid4().hex
-        store.set(f"question/{rank}", question)
-        name = store.get(f"answer/{question}").decode()
-        store.set(f"{name}/{rank}", "here")
-        return dist.PrefixStore(name, store)
+    name = _ask(store, rank) if rank > 0 else _answer(store, world_size, timeout_s)
+    part: Store = dist.PrefixStore(name, store)  # type: ignore[attr-defined]  # torch exports it without saying so
+    return part
+
+
+def _ask(store: Store, rank: int) -> str:
+    question = uuid.uuid4().hex
+    store.set(f"question/{rank}", question)
+    name = store.get(f"answer/{question}").decode()
+    store.set(f"{name}/{rank}", "here")
+    return name
+
+
+def _answer(store: Store, world_size: int, timeout_s: float) -> str:
     name, deadline = uuid.uuid4().hex, time.monotonic() + timeout_s
     missing = list(range(1, world_size))
     while missing:
@@ -43,4 +55,4 @@ def store_of_this_start(store: dist.Store, rank: int, world_size: int, timeout_s
                 "(trainer.timeout_minutes); see what they said"
             )
         time.sleep(PAUSE_S if missing else 0)
-    return dist.PrefixStore(name, store)
+    return name
