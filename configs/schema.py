@@ -165,6 +165,10 @@ class FastRCNNConfig(HeadConfig):
     kind: str = "fast_rcnn"
     pooling: Pooling = Pooling.roi_pool
     output_size: int = 7
+    channels: int | None = None  # of a 1x1 reduction before the pooling, for backbone.tail=fc; None: the map as it is
+
+    def __post_init__(self) -> None:
+        _require(self.channels is None or self.channels >= 1, f"head.channels is {self.channels}; expected at least 1")
 
 
 @dataclass
@@ -590,6 +594,12 @@ class Config:
             _require(
                 backbone.tail is Tail.fc,
                 "backbone.tail=native: a torchvision classifier has none; set backbone.tail=fc",
+            )
+        if isinstance(self.head, FastRCNNConfig) and self.head.channels is not None:
+            _require(
+                backbone.tail is Tail.fc,
+                f"head.channels={self.head.channels}: the classifier's own layers read its whole map; set "
+                "backbone.tail=fc, or head.channels=null",
             )
         if isinstance(self.sampling, OHEMConfig) and not isinstance(self.proposals, GridProposalsConfig):
             _require(

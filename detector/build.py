@@ -10,6 +10,7 @@ from torch import nn
 
 from detector.backbones import Backbone
 from detector.backbones.resnet import ResNet
+from detector.backbones.tail import fc_tail
 from detector.backbones.torchvision import TorchvisionBackbone
 from detector.backbones.vgg import VGG16
 from detector.backbones.weights import load_classifier_weights
@@ -18,7 +19,7 @@ from detector.configs import schema
 from detector.configs.errors import ConfigError
 from detector.engine.optimizer import cosine_factor, parameter_groups, step_factor
 from detector.heads import Head
-from detector.heads.fast_rcnn import FastRCNNHead
+from detector.heads.fast_rcnn import FastRCNNHead, reduction
 from detector.heads.rfcn import PSPooling, RFCNHead
 from detector.model import Detector
 from detector.ops import roi_align, roi_pool
@@ -118,6 +119,7 @@ def build_head(config: schema.HeadConfig, backbone: Backbone, num_classes: int) 
             pooled = config.pooling is schema.Pooling.roi_pool
             return FastRCNNHead(
                 num_classes=num_classes,
+                reduce=None if config.channels is None else reduction(backbone.head_channels, config.channels),
                 tail=backbone.tail,
                 tail_channels=backbone.tail_channels,
                 stride=backbone.stride,
@@ -142,7 +144,10 @@ def build_head(config: schema.HeadConfig, backbone: Backbone, num_classes: int) 
 
 def build_backbone(config: schema.Config) -> Backbone:
     """The backbone with random weights, with the tail that the head needs and nothing that it does not."""
-    backbone, ranks = _whole_backbone(config), config.backbone.tail_ranks
+    backbone, ranks, head = _whole_backbone(config), config.backbone.tail_ranks, config.head
+    if isinstance(head, schema.FastRCNNConfig) and head.channels is not None:
+        backbone.tail_channels = config.backbone.tail_channels
+        backbone.tail = fc_tail(head.channels, head.output_size, backbone.tail_channels)
     if ranks is not None:
         if backbone.tail is None:
             raise ConfigError("backbone.tail_ranks is for heads with fully connected layers; set it to null")
@@ -153,7 +158,8 @@ def build_backbone(config: schema.Config) -> Backbone:
 def _whole_backbone(config: schema.Config) -> Backbone:
     backbone, head = config.backbone, config.head
     needs_tail = isinstance(head, schema.FastRCNNConfig)
-    tail = backbone.tail.value if needs_tail else None
+    reduced = isinstance(head, schema.FastRCNNConfig) and head.channels is not None  # its tail reads another map
+    tail = backbone.tail.value if needs_tail and not reduced else None
     pooled_size = head.output_size if isinstance(head, schema.FastRCNNConfig) else 0
     match backbone:
         case schema.VGGConfig():

@@ -79,12 +79,13 @@ class Bench:
         with torch.no_grad():
             inputs = detector.preprocess(self.batch)
             features = backbone(inputs.images).head
+            (read,) = head.maps(features)
             proposed = detector.proposals(features, inputs).proposals
             sampled = self._sample(inputs)
             rois = box_ops.to_rois(sampled.boxes, inclusive=head.inclusive)
-            pooled = head.pooling(features, rois, head.output_size, head.spatial_scale)
+            pooled = head.pooling(read, rois, head.output_size, head.spatial_scale)
             hidden = head.tail(pooled)
-            predictions = head((features,), sampled.boxes)
+            predictions = head((read,), sampled.boxes)
             targets = detector._targets(sampled.boxes, sampled.labels, sampled.truths)
         assert len(proposed) == len(self.batch)
         down, down_tail, down_pooled = (torch.randn_like(value) for value in (features, hidden, pooled))
@@ -97,7 +98,7 @@ class Bench:
             head.tail(pooled.detach().requires_grad_()).backward(down_tail)
 
         def pool() -> None:
-            leaf = features.detach().requires_grad_()
+            leaf = read.detach().requires_grad_()
             head.pooling(leaf, rois, head.output_size, head.spatial_scale).backward(down_pooled)
 
         def lose() -> None:
@@ -258,6 +259,9 @@ def _beside_torchvision(options: argparse.Namespace, base: list[str]) -> dict[st
     return {
         "torchvision": torchvision_step(options),
         "ours, res4 and two layers": Bench([*common, *tail], options, None).step,
+        "ours, res4 reduced to 256 channels and two layers": Bench(
+            [*common, *tail, "head.channels=256"], options, None
+        ).step,
         "ours, dilated res5 and two layers": Bench([*common, *tail, "backbone.dilated_c5=true"], options, None).step,
         "ours, R-FCN on dilated res5": Bench([*common, "head=rfcn"], options, None).step,
     }

@@ -119,8 +119,10 @@ def _candidate(name: str, detector: Detector, ranks: tuple[int, ...], config: sc
 def _milliseconds(detector: Detector, tail: nn.Module) -> float:
     """Median time of the tail on pooled RoIs of random numbers."""
     size = int(getattr(detector.head, "output_size"))  # noqa: B009
-    channels = detector.backbone.head_channels
-    pooled = torch.rand(NUM_ROIS, channels, size, size, device=detector.preprocess.mean.device)
+    device = detector.preprocess.mean.device
+    with torch.no_grad():
+        (read,) = detector.head.maps(torch.zeros(1, detector.backbone.head_channels, 1, 1, device=device))
+    pooled = torch.rand(NUM_ROIS, read.shape[1], size, size, device=device)
     times = []
     with torch.inference_mode():
         for _ in range(ROUNDS + 1):

@@ -1,8 +1,8 @@
 """`make kill-check`: trains with SIGKILL at random moments, and compares the bytes with those of an undisturbed run.
 
 Every life is a fork of this process, which has everything imported: a life is mostly training. It goes on by
-`resume=auto`, with a number of loader workers of its own. A run that reaches its end is compared tensor by tensor, and
-the next one begins, until so many kills have hit.
+`resume=auto`, with a number of loader workers of its own. Of a run that reaches its end every checkpoint is compared
+tensor by tensor (last, best, and those kept by step), and the next one begins, until so many kills have hit.
 """
 
 from __future__ import annotations
@@ -88,14 +88,14 @@ def main(arguments: list[str] | None = None) -> int:
             print((folder / "whole" / "said.txt").read_text(), file=sys.stderr)
             return 1
         length = time.monotonic() - begun
-        expected, tally = load_checkpoint(folder / "whole"), Tally()
+        expected, tally = _checkpoints(folder / "whole"), Tally()
         while tally.kills < options.kills:
             run = folder / f"run{tally.runs}"
             while not _killed_run_is_done(run, moments, length, tally, options.kills):
                 pass
             tally.runs += 1
-            found = load_checkpoint(run)
-            tally.different += [f"run {tally.runs}: {key}" for key in differences(expected, found)]
+            found = _checkpoints(run)
+            tally.different += [f"run {tally.runs}: {key}" for key in _differences(expected, found, "checkpoints")]
     minutes = (time.monotonic() - started) / 60
     print(
         f"{tally.kills} kills in {tally.runs} runs of {STEPS} steps, {tally.in_writing} of them while a file was being "
@@ -109,6 +109,15 @@ def main(arguments: list[str] | None = None) -> int:
 def differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
     """Names of what is not the same to the last bit in two checkpoints."""
     return [path for key in COMPARED for path in _differences(first.get(key), second.get(key), key)]
+
+
+def _checkpoints(run: Path) -> dict[str, dict[str, Any]]:
+    """What is compared of each of a run's checkpoints, by file name."""
+    return {
+        path.name: {key: content.get(key) for key in COMPARED}
+        for path in sorted((run / "checkpoints").iterdir())
+        for content in [load_checkpoint(path)]
+    }
 
 
 def _differences(first: Any, second: Any, where: str) -> list[str]:

@@ -61,6 +61,20 @@ def value_of(key: str, words: Sequence[str]) -> str | None:
     return next((word.partition("=")[2] for word in reversed(words) if word.startswith(f"{key}=")), None)
 
 
+def require_same_classes(checkpoint: dict[str, Any], classes: Sequence[str], source: str) -> None:
+    """Raises ValueError unless a run goes on with the classes that it began with, in their order.
+
+    As many classes under other names have the same shapes: every tensor would fit, and each class be taken for another.
+    """
+    known = checkpoint["classes"]
+    if list(classes) != known:
+        raise ValueError(
+            f"resume={source}: the run has {len(known)} classes ({', '.join(known)}), the dataset now has "
+            f"{len(classes)} ({', '.join(classes)}): give it the run's classes in that order (dataset.classes of a VOC "
+            f"folder), or start a new run with a new head: weights={source} weights_skip=[head]"
+        )
+
+
 def _newest(overrides: list[str]) -> Start:
     given = value_of("output_dir", overrides)
     folder, pattern = (RUNS, "**/checkpoints/*.pt") if given is None else (Path(given), "checkpoints/*.pt")

@@ -47,6 +47,7 @@ from detector.tools.learned_proposals import show_learned_proposals
 from detector.tools.loaders import TrainingOrder, loading_errors, training_loader
 from detector.tools.models import start_from
 from detector.tools.proposals import report_recall
+from detector.tools.resume import require_same_classes
 from detector.tools.run import RunFolder, kernels, pick_device
 from detector.tools.score_maps import show_score_maps
 from detector.tools.settings import load_config
@@ -75,6 +76,8 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
         )
     log.info("train %d images | test %d images", len(train_set.annotations), len(test_set.annotations))
     log.info("%d classes: %s", len(train_set.classes), ", ".join(train_set.classes))
+    if resume is not None:
+        require_same_classes(resume, train_set.classes, str(config.resume))
     with main_first():
         train_view, test_view = build_views(config, train_set, test_set)
 

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from detector.engine.rendezvous import store_of_this_start
+
 T = TypeVar("T")
 
 
@@ -32,7 +34,11 @@ def process_group(device: torch.device, timeout_s: float) -> Iterator[None]:
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+        timeout = timedelta(seconds=timeout_s)
+        store, own, count = next(dist.rendezvous("env://", timeout=timeout))  # type: ignore[attr-defined]
+        store.set_timeout(timeout)
+        shared = store_of_this_start(store, own, count, timeout_s)
+        dist.init_process_group(backend, store=shared, rank=own, world_size=count, timeout=timeout)
         yield
         dist.barrier()  # who leaves first would look like a failure to the others
     except RuntimeError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -86,6 +87,14 @@ class TrainingState:
         """What is evaluated: the average of the weights where one is kept."""
         return self.detector if self.average is None else self.average.detector
 
+    def advance(self) -> None:
+        """One step further in the schedule, whether the step was learned from or left out."""
+        with warnings.catch_warnings():
+            # What torch suspects is a scheduler called too early: the first step may be one that fp16 overflowed in.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            self.schedule.step()
+        self.step += 1
+
     def save(self, path: Path) -> None:
         """Writes a checkpoint, in the main process."""
         if not is_main():
@@ -113,7 +122,8 @@ class TrainingState:
             load_weights(self.average.detector, judged_weights(content), source)
         self.optimizer.load_state_dict(content["optimizer"])
         self.schedule.load_state_dict(content["schedule"])
-        self.scaler.load_state_dict(content["scaler"])
+        if content["scaler"]:  # empty where the run had no fp16 so far
+            self.scaler.load_state_dict(content["scaler"])
         self.step, self.best, self.stale = content["step"], content["best"], content.get("stale", 0)
         self.evaluated = content.get("evaluated", self.step)
 
@@ -158,11 +168,8 @@ def train(
     )
     deadline = time.monotonic() + 60 * settings.max_minutes if settings.max_minutes else math.inf
     state.detector.train()
-    if state.step >= settings.max_steps or _exhausted(state, settings):
-        _evaluate(state, evaluate, checkpoints)  # nothing is left but what a kill may have cut short
+    if _finish_step(state, settings, evaluate, checkpoints):
         return Outcome.done
-    if _due(state.step, settings.eval_every) and state.evaluated < state.step:
-        _evaluate(state, evaluate, checkpoints)  # a kill cut it short
     with Interrupt() as interrupt:
         for batch in monitor.waiting(batches):
             alive()
@@ -182,8 +189,7 @@ def train(
                 state.scaler.update()
                 if state.average is not None:
                     state.average.update(state.detector, state.step + 1)
-            state.schedule.step()
-            state.step += 1
+            state.advance()
             monitor.step(state.step, losses, lr, len(batch))
 
             signalled, late = any_of(interrupt.requested is not None, time.monotonic() >= deadline)
@@ -194,10 +200,7 @@ def train(
                 monitor.resume_clock()
             elif signalled or _due(state.step, settings.checkpoint_every):
                 state.save(checkpoints / "last.pt")
-            if _due(state.step, settings.keep_every):
-                state.save(checkpoints / f"step_{state.step:07d}.pt")
-                if is_main():
-                    prune_checkpoints(checkpoints, settings.keep_newest)
+            _keep(state, settings, checkpoints)
             if signalled:
                 name = interrupt.requested or "a signal to another process"
                 log.info("%s: saved step %d to %s", name, state.step, checkpoints / "last.pt")
@@ -205,6 +208,24 @@ def train(
             if finished:
                 break
     return Outcome.done
+
+
+def _finish_step(state: TrainingState, settings: LoopSettings, evaluate: Evaluate, checkpoints: Path) -> bool:
+    """Does what a kill may have cut short after the step that a run goes on from; returns whether that was the last."""
+    finished = state.step >= settings.max_steps or _exhausted(state, settings)
+    if finished or (_due(state.step, settings.eval_every) and state.evaluated < state.step):
+        _evaluate(state, evaluate, checkpoints)
+        finished = finished or _exhausted(state, settings)
+    _keep(state, settings, checkpoints)
+    return finished
+
+
+def _keep(state: TrainingState, settings: LoopSettings, checkpoints: Path) -> None:
+    """Saves the checkpoint of this step besides last and best, where one is due."""
+    if _due(state.step, settings.keep_every):
+        state.save(checkpoints / f"step_{state.step:07d}.pt")
+        if is_main():
+            prune_checkpoints(checkpoints, settings.keep_newest)
 
 
 def _evaluate(state: TrainingState, evaluate: Evaluate, checkpoints: Path) -> None:
@@ -230,4 +251,4 @@ def _exhausted(state: TrainingState, settings: LoopSettings) -> bool:
 
 
 def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
+    return 0 < every <= step and step % every == 0

@@ -2,6 +2,9 @@
 
 feature map --RoI pool 7x7--> tail (fc6, fc7 | res5 | two fc) --+--> class scores   [R, K + 1]
                                                                 +--> box deltas     [R, K, 4]
+
+Two fully connected layers may read a thinner map: a 1x1 convolution in front of the pooling reduces its channels once
+per image, and the first layer, nearly all of what a RoI costs, by as much (Light-Head R-CNN 3.1, FPN's 256 channels).
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ class FastRCNNHead(nn.Module):
         self,
         *,
         num_classes: int,
+        reduce: nn.Module | None,
         tail: nn.Module,
         tail_channels: int,
         stride: int,
@@ -31,11 +35,13 @@ class FastRCNNHead(nn.Module):
         inclusive: bool,
         class_agnostic: bool,
     ) -> None:
-        """`tail` maps pooled RoIs [R, C, output_size, output_size] to [R, tail_channels].
+        """`reduce` maps the features to those that are pooled; None: as they are. `tail` maps pooled RoIs
+        [R, C, output_size, output_size] to [R, tail_channels].
 
         `inclusive` says that `pooling` takes the last pixel of a box rather than its end (the published RoI pooling).
         """
         super().__init__()
+        self.reduce = reduce
         self.tail = tail
         self.pooling = pooling
         self.output_size = output_size
@@ -51,8 +57,8 @@ class FastRCNNHead(nn.Module):
         nn.init.zeros_(self.deltas.bias)
 
     def maps(self, features: Tensor) -> tuple[Tensor, ...]:
-        """What is computed once per image [N, C, H, W]; here the features as they are."""
-        return (features,)
+        """What is computed once per image [N, C, H, W]: the features that are pooled."""
+        return (features if self.reduce is None else self.reduce(features),)
 
     def forward(self, maps: tuple[Tensor, ...], boxes: list[Tensor]) -> RoIPredictions:
         """Predictions for N lists of boxes [R_i, 4] in the pixels of the network's input, image by image."""
@@ -68,6 +74,10 @@ class FastRCNNHead(nn.Module):
         self.deltas.weight.mul_(scale.reshape(-1, 1))
         self.deltas.bias.mul_(scale.reshape(-1)).add_(shift.reshape(-1))
 
-    def new_layers(self) -> tuple[nn.Module, ...]:
-        """The layers that no classifier brings weights for."""
-        return self.scores, self.deltas
+
+def reduction(in_channels: int, channels: int) -> nn.Sequential:
+    """A 1x1 convolution with a ReLU: [N, in_channels, H, W] -> [N, channels, H, W]."""
+    conv = nn.Conv2d(in_channels, channels, 1)
+    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    return nn.Sequential(conv, nn.ReLU(inplace=True))

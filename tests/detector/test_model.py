@@ -19,7 +19,11 @@ SMALL = [
     "loss.targets=fixed",
     "input.max_side=200",
 ]
-HEADS = {"fast_rcnn": ["head=fast_rcnn"], "rfcn": ["head=rfcn", "head.k=3", "head.channels=32"]}
+HEADS = {
+    "fast_rcnn": ["head=fast_rcnn"],
+    "reduced": ["head=fast_rcnn", "backbone.tail=fc", "head.channels=16"],
+    "rfcn": ["head=rfcn", "head.k=3", "head.channels=32"],
+}
 SOURCES = {
     "given": ["proposals=grid"],
     "rpn": ["proposals=rpn", "proposals.scales=[1,2,4]", "proposals.channels=16", "proposals.top_k_train=100"],
@@ -187,7 +191,7 @@ def test_parts_of_ones_own_are_joined_by_keeping_the_protocols() -> None:
         name: getattr(ready, name) for name in ("preprocess", "proposals", "matcher", "sampler", "coder", "postprocess")
     }
     head = type(ready.head)(
-        num_classes=3, tail=nn.Flatten(), tail_channels=3 * 49, stride=16, pooling=ready.head.pooling,
+        num_classes=3, reduce=None, tail=nn.Flatten(), tail_channels=3 * 49, stride=16, pooling=ready.head.pooling,
         output_size=7, inclusive=True, class_agnostic=False,
     )  # fmt: skip
     detector = Detector(**parts, backbone=_FlatBackbone(), head=head, box_weight=1.0, sigma=1.0)

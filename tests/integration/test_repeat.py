@@ -52,6 +52,41 @@ def test_a_head_starts_anew_only_on_request(
     assert after["head.scores.weight"].shape[0] == 8
 
 
+def test_other_classes_of_the_same_number_are_refused(
+    settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every tensor would fit: a resumption and a warm start compare the names, in their order."""
+    old = tmp_path / "old"
+    words = ["train", *settings, *SHORT]
+    assert cli.run([*words, f"output_dir={old}"]) == 0
+    before = (old / "checkpoints" / "last.pt").read_bytes()
+    swapped = "square,disc,triangle,cross,diamond,ring"
+    (own,) = (word for word in settings if word.startswith("dataset.classes="))
+    others = [*(word for word in words if word != own), f"dataset.classes=[{swapped}]"]
+    for start in (
+        ["train", f"resume={old}", f"dataset.classes=[{swapped}]", "trainer.max_steps=4"],
+        ["train", "resume=auto", f"output_dir={old}", f"dataset.classes=[{swapped}]", "trainer.max_steps=4"],
+        [*others, f"weights={old}", f"output_dir={tmp_path / 'new'}"],
+    ):
+        capsys.readouterr()
+        assert cli.run(start) == 1, start
+        told = capsys.readouterr().err.strip().splitlines()[-1]
+        assert told.startswith("error: ")
+        for part in (
+            "6 classes (disc, square, ",
+            "6 (square, disc, ",
+            f"{old}",
+            "weights_skip=[head]",
+            "dataset.classes",
+        ):
+            assert part in told, told
+    assert (old / "checkpoints" / "last.pt").read_bytes() == before
+
+    new = [*others, f"weights={old}", f"output_dir={tmp_path / 'new'}", "optimizer.lr=1e-9"]
+    assert cli.run([*new, "weights_skip=[head]"]) == 0
+    assert load_checkpoint(tmp_path / "new")["classes"] == swapped.split(",")
+
+
 @pytest.mark.slow
 def test_kills_at_random_moments_change_no_byte() -> None:
     assert kill_check.main(["--kills", "5"]) == 0

@@ -58,6 +58,8 @@ def state(folder: Path) -> dict[str, Any]:
         [],
         [*RPN, "trainer.micro_batches=2", "trainer.precision=bf16"],
         ["sampling=ohem", "sampling.rois_per_image=32", "head=rfcn", "head.k=3", "trainer.ema_decay=0.9"],
+        [*RPN, "trainer.precision=fp16", "trainer.micro_batches=2"],
+        ["sampling=ohem", "sampling.rois_per_image=32", "head=rfcn", "head.k=3", "trainer.precision=fp16"],
     ],
 )
 def test_2n_steps_equal_n_steps_a_resumption_and_n_steps(

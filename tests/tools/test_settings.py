@@ -53,6 +53,8 @@ def test_what_cannot_be_meant_is_named(override: str, parts: list[str]) -> None:
         (["proposals=rpn", "loss.targets=measured"], ["loss.targets", "proposals=rpn"]),
         (["backbone=mobilenet_v2", "backbone.tail=native"], ["backbone.tail", "fc"]),
         (["backbone=resnet50", "backbone.dilated_c5=true"], ["backbone.dilated_c5", "backbone.tail=fc"]),
+        (["backbone=resnet50", "head.channels=256"], ["head.channels=256", "backbone.tail=fc"]),
+        (["backbone.tail=fc", "head.channels=0"], ["head.channels is 0", "at least 1"]),
         (["backbone=resnet50", "backbone.depth=42"], ["backbone.depth is 42", "101"]),
         (["sampling=ohem", "sampling.rois_per_image=2000"], ["sampling.rois_per_image", "proposals.top_k_train"]),
         (["proposals=file"], ["proposals.test", "proposals.train", "no value given"]),

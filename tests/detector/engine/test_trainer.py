@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from detector.engine import checkpoint, trainer
 from detector.engine.checkpoint import load_checkpoint
 from detector.engine.monitor import Monitor
 from detector.engine.nonfinite import NonFiniteLossError
@@ -250,3 +251,59 @@ def test_a_run_stops_early_when_nothing_gets_better(tmp_path: Path) -> None:
     resumed.load(load_checkpoint(tmp_path), "last")
     assert run(tmp_path, resumed, evaluate, eval_every=1, patience=2, max_steps=50) is Outcome.done
     assert resumed.step == 3
+
+
+LIFE = {"eval_every": 2, "checkpoint_every": 1, "keep_every": 2, "keep_newest": 2, "patience": 2, "max_steps": 9}
+BEST_AT_2 = {2: 0.5, 4: 0.4, 6: 0.3, 8: 0.9, 9: 0.9}  # patience ends the run at step 6
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the loop handles it."""
+
+
+def count_writes(monkeypatch: pytest.MonkeyPatch, dies_after: int | None = None) -> list[str]:
+    """The files that are saved or pruned from now on; after so many of them the process is killed."""
+    done: list[str] = []
+
+    def counted(name: str, call: Callable[..., None]) -> Callable[..., None]:
+        def wrapper(path: Path, *rest: Any) -> None:
+            call(path, *rest)
+            done.append(f"{name} {path.name}")
+            if len(done) == dies_after:
+                raise Killed
+
+        return wrapper
+
+    for name in ("save_checkpoint", "prune_checkpoints"):
+        monkeypatch.setattr(trainer, name, counted(name, getattr(checkpoint, name)))
+    return done
+
+
+@pytest.mark.parametrize("newest", [True, False], ids=["resume=auto", "resume=FOLDER"])
+@pytest.mark.parametrize("patience", [2, None])
+def test_a_kill_after_any_write_leaves_the_files_and_the_end_of_an_undisturbed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int | None, newest: bool
+) -> None:
+    """Among them: after an evaluation's first save, between it and the checkpoint kept at that step, before pruning."""
+    life = {**LIFE, "patience": patience}
+    whole = make_state()
+    writes = count_writes(monkeypatch)
+    assert run(tmp_path / "whole", whole, BEST_AT_2.__getitem__, **life) is Outcome.done
+    assert whole.step == (6 if patience else 9)
+    assert "save_checkpoint step_0000004.pt" in writes
+    number = len(writes)
+    for dies_after in range(1, number + 1):
+        folder = tmp_path / f"{dies_after}"
+        count_writes(monkeypatch, dies_after)
+        with pytest.raises(Killed):
+            run(folder, make_state(), BEST_AT_2.__getitem__, **life)
+        count_writes(monkeypatch)
+        state = make_state()
+        found = checkpoint.newest_checkpoint(folder) if newest else (folder, load_checkpoint(folder))
+        assert found is not None
+        state.load(found[1], "here")
+        run(folder, state, BEST_AT_2.__getitem__, source=batches(), **life)
+        assert saved(folder) == saved(tmp_path / "whole"), writes[dies_after - 1]
+        for name in saved(folder):
+            expected, content = (load_checkpoint(at / "checkpoints" / name) for at in (tmp_path / "whole", folder))
+            assert content == expected, (name, writes[dies_after - 1])
