@@ -117,11 +117,9 @@ class Ways:
 
     def _by_image(self, run: Callable[..., int]) -> Run:
         """The batch by a function of one image [H, W, 3] and, where they are given, its proposals [P, 4]."""
-        given = self.batch.proposals or [None] * len(self.batch)
-        inputs = [
-            (image.permute(1, 2, 0).contiguous(), *(() if item is None else (item.boxes,)))
-            for image, item in zip(self.batch.images, given, strict=True)
-        ]
+        inputs: list[tuple[Tensor, ...]] = [(image.permute(1, 2, 0).contiguous(),) for image in self.batch.images]
+        if self.batch.proposals is not None:
+            inputs = [(*item, given.boxes) for item, given in zip(inputs, self.batch.proposals, strict=True)]
 
         def detect() -> int:
             with torch.no_grad():

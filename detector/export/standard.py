@@ -179,7 +179,8 @@ def _bin_means(score_maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Means [R, D, k, k] for weights of rows [k, H, R] and columns [k, W, R]."""
     maps = _by_bin(score_maps, rows.shape[0]).permute(2, 0, 1, 3, 4)  # [j, D, i, H, W]
     along_rows = (maps.flatten(1, 3) @ columns).unflatten(1, maps.shape[1:4])  # [j, D, i, H, R]
-    return (along_rows * rows).sum(dim=3).permute(3, 1, 2, 0)
+    means: Tensor = (along_rows * rows).sum(dim=3)  # [j, D, i, R]
+    return means.permute(3, 1, 2, 0)
 
 
 def _maxima(
