@@ -356,6 +356,17 @@ class EvaluationConfig:
         _require(self.pictures >= 0, f"evaluation.pictures is {self.pictures}; expected 0 or more")
 
 
+class Way(Enum):
+    """How a model may run, besides PyTorch as it is."""
+
+    folded = "folded"  # frozen batch norms folded into the convolutions
+    compiled = "compiled"  # torch.compile
+    program = "program"  # torch.export
+    onnx = "onnx"  # ONNX Runtime
+    bf16 = "bf16"
+    svd = "svd"  # fully connected layers per RoI, compressed
+
+
 @dataclass
 class BenchmarkConfig:
     """What `benchmark` times: a picture of noise of this size, over and over."""
@@ -367,6 +378,7 @@ class BenchmarkConfig:
     num_classes: int = 20  # of a model without a checkpoint
     warmup: int = 3
     repeats: int = 20
+    ways: list[Way] = field(default_factory=lambda: list(Way))  # timed beside PyTorch as it is; []: none
 
     def __post_init__(self) -> None:
         for key in ("height", "width", "batch_size", "num_proposals", "num_classes", "repeats"):

@@ -23,6 +23,7 @@ from detector.heads.fast_rcnn import FastRCNNHead, reduction
 from detector.heads.rfcn import PSPooling, RFCNHead
 from detector.model import Detector
 from detector.ops import roi_align, roi_pool
+from detector.ops.distinct import distinct_rois
 from detector.postprocess import Postprocess
 from detector.preprocess import Preprocess
 from detector.proposals.given import GivenProposals, ProposalModule
@@ -124,6 +125,7 @@ def build_head(config: schema.HeadConfig, backbone: Backbone, num_classes: int) 
                 tail_channels=backbone.tail_channels,
                 stride=backbone.stride,
                 pooling=roi_pool if pooled else partial(roi_align, sampling_ratio=2),
+                distinct=distinct_rois if pooled else None,
                 output_size=config.output_size,
                 inclusive=pooled,
                 class_agnostic=config.class_agnostic,

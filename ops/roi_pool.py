@@ -78,14 +78,7 @@ def bin_edges(
     dtype. A bin is empty where its end is not after its start.
     """
     position = torch.arange(bins, dtype=low.dtype, device=low.device)
-    if quantization == "floor":
-        start, extent = (low * spatial_scale).floor(), ((high - low) * spatial_scale).floor()
-    elif quantization == "outer":
-        start = (low * spatial_scale).floor()
-        extent = (high * spatial_scale).ceil() - start
-    else:
-        start = _round(low * spatial_scale)
-        extent = _round(high * spatial_scale) - start
+    start, extent = whole_cells(low, high, spatial_scale, quantization)
     if quantization == "caffe":
         # Divide by a tensor: dividing by a number may multiply by its reciprocal, which moves edges.
         bin_size = (extent + 1).clamp(min=1) / low.new_full((), bins)
@@ -104,6 +97,17 @@ def bin_edges(
     known = (low.isfinite() & high.isfinite())[:, None]
     first, end = (first + origin).clamp(0, size), (end + origin).clamp(0, size)
     return first, torch.where(known, end, first)
+
+
+def whole_cells(low: Tensor, high: Tensor, spatial_scale: float, quantization: str) -> tuple[Tensor, Tensor]:
+    """First cell of each RoI along one axis, and how far its last (caffe) or its end lies from it; both [R], whole."""
+    if quantization == "floor":
+        return (low * spatial_scale).floor(), ((high - low) * spatial_scale).floor()
+    if quantization == "outer":
+        start = (low * spatial_scale).floor()
+        return start, (high * spatial_scale).ceil() - start
+    start = _round(low * spatial_scale)
+    return start, _round(high * spatial_scale) - start
 
 
 def _round(value: Tensor) -> Tensor:

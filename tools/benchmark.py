@@ -1,8 +1,8 @@
-"""`detector benchmark`: how fast a model detects, in what memory, and which part of it takes how much.
+"""`detector benchmark`: how fast a model detects, in what memory, by which part, and how fast in other ways.
 
-Latency is measured on whole calls; a second series, with a wait at the border of every part, shares the time out. A
-model without a checkpoint has random weights, whose scores are nearly equal: every class passes or fails the score
-threshold alike, so its NMS tells little.
+Latency is measured on whole calls; a second series, with a wait at the border of every part, shares the time out, and a
+third runs the same model in other ways in turn (`ways.py`). A model without a checkpoint has random weights, whose
+scores are nearly equal: every class passes or fails the score threshold alike, so its NMS tells little.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from detector.tools.models import load_model
 from detector.tools.run import RunFolder, kernels, pick_device
 from detector.tools.stopwatch import Stopwatch
 from detector.tools.versions import versions
+from detector.tools.ways import Lap, Ways, side_by_side, table
 
 log = logging.getLogger("detector")
 
@@ -97,9 +98,16 @@ def run_benchmark(config: schema.Config, run: RunFolder) -> None:
     about = versions()
     hardware = about["gpu"] if device.type == "cuda" else about["machine"]
     log.info("%s | %s | %s | torch %s", source, hardware, kernels(device), about["torch"])
-    found = benchmark(detector, noise_batch(config).to(device), device, settings.warmup, settings.repeats)
+    batch = noise_batch(config).to(device)
+    found = benchmark(detector, batch, device, settings.warmup, settings.repeats)
     log.info("%s", found.table(device.type))
-    run.write_json("benchmark.json", {**asdict(found), "weights": source, "versions": about})
+    laps: tuple[Lap, ...] = ()
+    if settings.ways:
+        ways = Ways(detector, batch, config.input.test_short_side, device)
+        laps = side_by_side(ways, settings.ways, settings.repeats)
+        log.info("\n%s", table(laps))
+    content = {**asdict(found), "ways": [asdict(lap) for lap in laps], "weights": source, "versions": about}
+    run.write_json("benchmark.json", content)
     log.info("figures in %s", run.path / "benchmark.json")
 
 

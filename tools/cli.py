@@ -30,7 +30,7 @@ commands
   eval       score a model or its detections      detector eval weights=runs/demo
   analyze    why it fails, as one HTML page       detector analyze detections=runs/demo
   compare    two runs, or two protocols           detector compare a=runs/one b=runs/two
-  benchmark  a model's time and memory by part    detector benchmark experiment=rfcn_resnet50_voc0712_ohem
+  benchmark  time and memory by part and by way   detector benchmark experiment=rfcn_resnet50_voc0712_ohem
   predict    detect in pictures or a video        detector predict images=photos/ weights=runs/demo
   export     write a model for use elsewhere      detector export weights=runs/demo output=model.safetensors
   convert    released Caffe, Detectron2 weights   detector convert source=FILE output=model.safetensors

@@ -1,8 +1,10 @@
 """The project's operators in standard ones, for runtimes that have only those; exact, for one image at a time.
 
 What a bin takes is the product of what its rows and its columns take, so a mean is two matrix products with weights
-[R, bins, cells], 1 / n where a row (column) of the map is among the bin's n and 0 elsewhere. A maximum comes from a
-table of the maxima of all windows whose sides are powers of two: each bin is the union of four of them.
+[bins, cells, R], 1 / n where a row (column) of the map is among the bin's n and 0 elsewhere. RoIs come last, as the
+products want them: ONNX Runtime 1.31 dies of a product of stacked matrices that turns them there, where there are none.
+A maximum comes from a table of the maxima of all windows whose sides are powers of two: each bin is the union of four
+of them.
 Nothing here has a size that depends on values, which exported graphs could not carry.
 """
 
@@ -75,8 +77,8 @@ def roi_align(
     options = (spatial_scale, sampling_ratio, aligned, inner)
     rows = _sample_weights(rois[:, 2], rois[:, 4], height, features.shape[2], *options)
     columns = _sample_weights(rois[:, 1], rois[:, 3], width, features.shape[3], *options)
-    along_rows = torch.einsum("cyx,rjx->rcyj", features[0], columns)
-    return torch.einsum("rcyj,riy->rcij", along_rows, rows)
+    along_rows = torch.einsum("cyx,jxr->rcyj", features[0], columns)
+    return torch.einsum("rcyj,iyr->rcij", along_rows, rows)
 
 
 def ps_roi_pool(score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: float) -> Tensor:
@@ -86,9 +88,9 @@ def ps_roi_pool(score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: floa
 
 def ps_roi_vote(score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: float) -> Tensor:
     """Votes [R, D]: with the maps of all bins laid out as one mosaic, a vote is one bilinear form."""
-    rows, columns = (share.flatten(1) for share in _shares(score_maps, rois, bins, spatial_scale))  # [R, k cells]
+    rows, columns = (share.flatten(0, 1) for share in _shares(score_maps, rois, bins, spatial_scale))  # [k cells, R]
     mosaic = _by_bin(score_maps, bins).permute(0, 1, 3, 2, 4).flatten(3, 4).flatten(1, 2)  # [D, k H, k W]
-    votes = ((mosaic @ columns.T) * rows.T).sum(dim=1)
+    votes = ((mosaic @ columns) * rows).sum(dim=1)
     return votes.T / (bins * bins)
 
 
@@ -136,16 +138,16 @@ def _by_bin(score_maps: Tensor, bins: int) -> Tensor:
 
 
 def _shares(score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: float) -> tuple[Tensor, Tensor]:
-    """What each row [R, k, H] and column [R, k, W] of the map has in the mean of a bin."""
+    """What each row [k, H, R] and column [k, W, R] of the map has in the mean of a bin."""
     shares = []
     for low, high, size in (
         (rois[:, 2], rois[:, 4], score_maps.shape[2]),
         (rois[:, 1], rois[:, 3], score_maps.shape[3]),
     ):
-        first, end = published_edges(low, high, bins, spatial_scale, size)
-        cell = torch.arange(size, device=rois.device)
-        inside = (cell >= first[..., None]) & (cell < end[..., None])
-        shares.append(inside.to(score_maps.dtype) / (end - first).clamp(min=1)[..., None].to(score_maps.dtype))
+        first, end = (edge.T[:, None] for edge in published_edges(low, high, bins, spatial_scale, size))  # [k, 1, R]
+        cell = torch.arange(size, device=rois.device)[:, None]
+        inside = (cell >= first) & (cell < end)
+        shares.append(inside.to(score_maps.dtype) / (end - first).clamp(min=1).to(score_maps.dtype))
     return shares[0], shares[1]
 
 
@@ -159,25 +161,26 @@ def _sample_weights(
     aligned: bool,
     inner: bool,
 ) -> Tensor:
-    """Weights [R, bins, size] of the cells of one axis in the mean of a bin's samples."""
+    """Weights [bins, size, R] of the cells of one axis in the mean of a bin's samples."""
     if sampling_ratio < 1:
         raise ValueError("RoIAlign with an adaptive number of samples has no fixed graph; set a sampling_ratio")
     axis = sample_axis(low, high, bins, spatial_scale, sampling_ratio, aligned, inner)
-    sample = torch.arange(sampling_ratio, dtype=low.dtype, device=low.device) + axis.shift
-    position = torch.arange(bins, dtype=low.dtype, device=low.device)[:, None]
-    extent = axis.size[:, None, None]
-    at = axis.start[:, None, None] + position * extent + sample * extent / axis.divisions[:, None, None]  # [R, bins, n]
+    sample = (torch.arange(sampling_ratio, dtype=low.dtype, device=low.device) + axis.shift)[:, None]
+    position = torch.arange(bins, dtype=low.dtype, device=low.device)[:, None, None]
+    at = axis.start + position * axis.size + sample * axis.size / axis.divisions  # [bins, n, R]
     lower, upper, weight_lower, weight_upper = neighbours(at, size)
-    cell = torch.arange(size, device=low.device)
-    weights = (cell == lower[..., None]).to(low.dtype) * weight_lower[..., None]
-    weights = weights + (cell == upper[..., None]).to(low.dtype) * weight_upper[..., None]
+    cell = torch.arange(size, device=low.device)[:, None, None]
+    weights = (cell == lower[:, None]).to(low.dtype) * weight_lower[:, None]
+    weights = weights + (cell == upper[:, None]).to(low.dtype) * weight_upper[:, None]  # [bins, size, n, R]
     return weights.mean(dim=2)
 
 
 def _bin_means(score_maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Means [R, D, k, k] for weights of rows [R, k, H] and columns [R, k, W]."""
-    along_rows = torch.einsum("dijyx,rjx->rdijy", _by_bin(score_maps, rows.shape[1]), columns)
-    return torch.einsum("rdijy,riy->rdij", along_rows, rows)
+    """Means [R, D, k, k] for weights of rows [k, H, R] and columns [k, W, R]."""
+    maps = _by_bin(score_maps, rows.shape[0]).permute(2, 0, 1, 3, 4)  # [j, D, i, H, W]
+    along_rows = (maps.flatten(1, 3) @ columns).unflatten(1, maps.shape[1:4])  # [j, D, i, H, R]
+    means: Tensor = (along_rows * rows).sum(dim=3)  # [j, D, i, R]
+    return means.permute(3, 1, 2, 0)
 
 
 def _maxima(
@@ -215,5 +218,7 @@ def _doubled(windows: Tensor, dim: int, step: int) -> Tensor:
 
 def _level(extent: Tensor, levels: int) -> Tensor:
     """floor(log2) of extents, at least 0."""
-    powers = torch.tensor([1 << level for level in range(1, levels + 1)], device=extent.device)
-    return (extent[..., None] >= powers).to(torch.int64).sum(dim=-1)
+    level = torch.zeros_like(extent)
+    for power in range(1, levels + 1):  # one by one: a tensor made of numbers is no part of a decomposed graph
+        level = level + (extent >= 1 << power).to(torch.int64)
+    return level

@@ -5,6 +5,10 @@ feature map --RoI pool 7x7--> tail (fc6, fc7 | res5 | two fc) --+--> class score
 
 Two fully connected layers may read a thinner map: a 1x1 convolution in front of the pooling reduces its channels once
 per image, and the first layer, nearly all of what a RoI costs, by as much (Light-Head R-CNN 3.1, FPN's 256 channels).
+
+At test time RoIs that pool the same cells are one to all that comes after, and go through it once. The original did so
+for boxes that a stride of 16 rounds alike (fast-rcnn `lib/fast_rcnn/test.py`, DEDUP_BOXES); here the pooling itself
+says which are the same.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ from detector.structures import RoIPredictions
 
 # (features [N, C, H, W], rois [R, 5], output_size, spatial_scale) -> [R, C, output_size, output_size]
 Pooling = Callable[[Tensor, Tensor, int, float], Tensor]
+# (features, rois, spatial_scale) -> indices [U] of RoIs that pool different cells, and [R] which of them each RoI is
+Distinct = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
 
 class FastRCNNHead(nn.Module):
@@ -31,6 +37,7 @@ class FastRCNNHead(nn.Module):
         tail_channels: int,
         stride: int,
         pooling: Pooling,
+        distinct: Distinct | None,
         output_size: int,
         inclusive: bool,
         class_agnostic: bool,
@@ -38,12 +45,14 @@ class FastRCNNHead(nn.Module):
         """`reduce` maps the features to those that are pooled; None: as they are. `tail` maps pooled RoIs
         [R, C, output_size, output_size] to [R, tail_channels].
 
+        `distinct` finds the RoIs that `pooling` tells apart; None: all.
         `inclusive` says that `pooling` takes the last pixel of a box rather than its end (the published RoI pooling).
         """
         super().__init__()
         self.reduce = reduce
         self.tail = tail
         self.pooling = pooling
+        self.distinct = distinct
         self.output_size = output_size
         self.spatial_scale = 1.0 / stride
         self.inclusive = inclusive
@@ -64,9 +73,15 @@ class FastRCNNHead(nn.Module):
         """Predictions for N lists of boxes [R_i, 4] in the pixels of the network's input, image by image."""
         (features,) = maps
         rois = box_ops.to_rois(boxes, inclusive=self.inclusive)
+        place: Tensor | None = None
+        # Training wants each RoI's own dropout, and a graph has no sizes that depend on values.
+        if self.distinct is not None and not self.training and not torch.compiler.is_compiling():
+            kept, place = self.distinct(features, rois, self.spatial_scale)
+            rois = rois[kept]
         pooled = self.pooling(features, rois, self.output_size, self.spatial_scale)
         hidden = self.tail(pooled)
-        return RoIPredictions(self.scores(hidden), self.deltas(hidden).unflatten(1, (-1, 4)))
+        predictions = RoIPredictions(self.scores(hidden), self.deltas(hidden).unflatten(1, (-1, 4)))
+        return predictions if place is None else RoIPredictions(*(rows[place] for rows in predictions))
 
     @torch.no_grad()
     def rescale_deltas(self, scale: Tensor, shift: Tensor) -> None:

@@ -192,7 +192,7 @@ def test_parts_of_ones_own_are_joined_by_keeping_the_protocols() -> None:
     }
     head = type(ready.head)(
         num_classes=3, reduce=None, tail=nn.Flatten(), tail_channels=3 * 49, stride=16, pooling=ready.head.pooling,
-        output_size=7, inclusive=True, class_agnostic=False,
+        distinct=None, output_size=7, inclusive=True, class_agnostic=False,
     )  # fmt: skip
     detector = Detector(**parts, backbone=_FlatBackbone(), head=head, box_weight=1.0, sigma=1.0)
     assert torch.isfinite(detector(make_batch([1, 1], [20, 20])).total())

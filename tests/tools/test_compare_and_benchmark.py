@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+from detector.build import build_detector
+from detector.configs.schema import Way
 from detector.metrics.tables import DetectionTable
+from detector.tools import ways
+from detector.tools.benchmark import noise_batch
+from detector.tools.settings import load_config
 from detector.tools.stopwatch import Stopwatch
 
 Command = Callable[..., tuple[int, str, Path]]
@@ -71,11 +78,13 @@ def test_a_part_does_not_pay_for_its_inner_parts() -> None:
     assert (place.inner, place.outer) == (spend, outer)
 
 
+SIZES = ("benchmark.height=48", "benchmark.width=64", "benchmark.repeats=2", "benchmark.warmup=1")
+
+
 @pytest.mark.parametrize("head", ["fast_rcnn", "rfcn"])
 def test_every_part_is_counted(command: Command, head: str) -> None:
     words = ("backbone=resnet18_narrow", f"head={head}", "input.test_short_side=64", "postprocess.score_threshold=0")
-    sizes = ("benchmark.height=48", "benchmark.width=64", "benchmark.repeats=2", "benchmark.warmup=1")
-    code, printed, out = command("benchmark", *words, *sizes, "trainer.device=cpu")
+    code, printed, out = command("benchmark", *words, *SIZES, "benchmark.ways=[]", "trainer.device=cpu")
     assert code == 0, printed
     found = json.loads((out / "benchmark.json").read_text())
     parts = {part["name"]: part for part in found["parts"]}
@@ -85,3 +94,62 @@ def test_every_part_is_counted(command: Command, head: str) -> None:
     assert parts["RoI op"]["milliseconds"] > 0
     assert found["latency"]["min"] <= found["latency"]["p50"] <= found["latency"]["p99"]
     assert np.isfinite(found["images_per_s"])
+
+
+NORMS = ("backbone=mobilenet_v2", "head=rfcn", "head.channels=32", "proposals=grid", "input.test_short_side=64")
+LAYERS = ("backbone=vgg16", "backbone.width=0.125", "proposals=grid", "input.test_short_side=64")
+
+
+@pytest.mark.parametrize(
+    ("words", "absent"),
+    [
+        (NORMS, {"fc layers by SVD": "this model has no fully connected layers per RoI"}),
+        (LAYERS, {"norms folded": "this model has no frozen batch norms"}),
+    ],
+    ids=["rfcn", "fast_rcnn"],
+)
+def test_ways_side_by_side(command: Command, words: tuple[str, ...], absent: dict[str, str]) -> None:
+    code, printed, out = command("benchmark", *words, *SIZES, "benchmark.ways=[folded,bf16,svd]", "trainer.device=cpu")
+    assert code == 0, printed
+    laps = {lap.pop("name"): lap for lap in json.loads((out / "benchmark.json").read_text())["ways"]}
+    assert list(laps) == ["PyTorch, eager", "norms folded", "bf16", "fc layers by SVD"]
+    assert laps["PyTorch, eager"]["ratio"] == 1
+    for name, lap in laps.items():
+        assert (
+            (lap["milliseconds"] is None) == (lap["ratio"] is None) == (lap["detections"] is None) == (name in absent)
+        )
+        if name in absent:
+            assert lap["note"] == f"not available: {absent[name]}"
+            assert absent[name] in printed
+
+
+def test_a_way_that_fails_is_a_line(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> None:
+        raise RuntimeError("no such thing\nand a long story")
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(ways, "export_program", broken)
+    code, printed, out = command("benchmark", *LAYERS, *SIZES, "benchmark.ways=[program,onnx]", "trainer.device=cpu")
+    assert code == 0, printed
+    eager, program, onnx = json.loads((out / "benchmark.json").read_text())["ways"]
+    assert eager["milliseconds"] > 0
+    assert program["note"] == "not available: no such thing"
+    assert onnx["note"] == "not available: needs onnxruntime: pip install 'fast-rfcn[export]'"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's and the exporter's own
+def test_all_ways_find_the_same() -> None:
+    """Compiled, exported or in ONNX Runtime a model detects as much, and stays as it was."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    config = load_config([*NORMS, *SIZES, "postprocess.score_threshold=0.045"])
+    detector = build_detector(config, 20).eval()
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    made = ways.Ways(detector, noise_batch(config), 64, torch.device("cpu"))
+    laps = {lap.name: lap for lap in ways.side_by_side(made, [Way.folded, Way.compiled, Way.program, Way.onnx], 1)}
+    assert {lap.note for lap in laps.values() if lap.milliseconds is None} == set()
+    assert len({lap.detections for lap in laps.values()}) == 1
+    assert laps["PyTorch, eager"].detections
+    assert all(torch.equal(value, before[name]) for name, value in detector.state_dict().items())

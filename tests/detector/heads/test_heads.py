@@ -8,6 +8,7 @@ from detector.heads.fast_rcnn import FastRCNNHead, reduction
 from detector.heads.rfcn import PSPooling, RFCNHead
 from detector.ops import boxes as box_ops
 from detector.ops import roi_pool
+from detector.ops.distinct import distinct_rois
 
 BOXES = [torch.tensor([[0.0, 0, 64, 48], [16, 16, 80, 64]]), torch.zeros(0, 4), torch.tensor([[8.0, 8, 40, 40]])]
 
@@ -22,6 +23,7 @@ def fast_rcnn(class_agnostic: bool = False, channels: int | None = None) -> Fast
         tail_channels=20,
         stride=16,
         pooling=roi_pool,
+        distinct=distinct_rois,
         output_size=3,
         inclusive=True,
         class_agnostic=class_agnostic,
@@ -93,6 +95,47 @@ def test_a_reduced_map_is_what_is_pooled() -> None:
     torch.testing.assert_close(head((thin,), BOXES).logits, hidden @ head.scores.weight.T + head.scores.bias)
 
 
+def counted(head: FastRCNNHead) -> list[int]:
+    """Numbers of RoIs that reach the head's tail, call by call."""
+    calls: list[int] = []
+    head.tail.register_forward_pre_hook(lambda _, inputs: calls.append(len(inputs[0])))
+    return calls
+
+
+def alike(per_image: int = 30) -> list[Tensor]:
+    """Boxes of three images, none in the second; each comes three times, moved within its cells."""
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.randint(0, 5, (2, per_image, 2, 2), generator=generator).sort(dim=2).values.flatten(2) * 16.0
+    first, last = (
+        torch.cat([item + shift + item.new_tensor((0, 0, 1, 1)) for shift in (0.0, 3.0, -2.0)]) for item in corners
+    )
+    return [first, torch.zeros(0, 4), last]
+
+
+def test_at_test_time_rois_of_the_same_cells_are_computed_once() -> None:
+    head, boxes = fast_rcnn().eval(), alike()
+    calls = counted(head)
+    once = head(head.maps(features()), boxes)
+    head.distinct = None
+    each = head(head.maps(features()), boxes)
+    assert calls[0] <= calls[1] // 3
+    assert calls[1] == 180
+    torch.testing.assert_close(once.logits, each.logits, rtol=0, atol=1e-6)  # sums of products in another order
+    torch.testing.assert_close(once.deltas, each.deltas, rtol=0, atol=1e-6)
+    assert not torch.equal(once.logits[0], once.logits[-1])
+
+
+def test_training_and_compiled_graphs_take_every_roi() -> None:
+    head, boxes = fast_rcnn(), alike()
+    calls = counted(head)
+    head.train()(head.maps(features()), boxes)
+    exported = torch.export.export(head.eval(), ((features(),), boxes), strict=False)
+    expected = head(head.maps(features()), boxes)
+    assert calls[0] == len(torch.cat(boxes))
+    assert not [node for node in exported.graph.nodes if "unique" in str(node.target)]
+    torch.testing.assert_close(exported.module()((features(),), boxes)[0], expected.logits, rtol=0, atol=1e-6)
+
+
 def test_fast_rcnn_starts_from_the_published_deviations() -> None:
     head = FastRCNNHead(
         num_classes=20,
@@ -101,6 +144,7 @@ def test_fast_rcnn_starts_from_the_published_deviations() -> None:
         tail_channels=4096,
         stride=16,
         pooling=roi_pool,
+        distinct=distinct_rois,
         output_size=7,
         inclusive=True,
         class_agnostic=False,

@@ -1,0 +1,41 @@
+"""RoIs that `roi_pool` cannot tell apart, as it rounds them to the same cells: what is computed once serves them all.
+
+Of Selective Search's boxes on a map of stride 16, a quarter rounds to cells that another box has too.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from detector.ops._arguments import checked_rois
+from detector.ops.roi_pool import image_index, whole_cells
+
+
+def distinct_rois(
+    features: Tensor, rois: Tensor, spatial_scale: float, *, quantization: str = "caffe"
+) -> tuple[Tensor, Tensor]:
+    """Indices [U] int64 of RoIs that pool different cells, ascending, and for each of R RoIs its place [R] among them.
+
+    Of RoIs with the same cells the first is kept. With the same arguments, `roi_pool(features, rois[kept], ...)[place]`
+    has the bits of `roi_pool(features, rois, ...)`, whatever the output size. Waits for the device, which has to say
+    how many are kept.
+
+    Args:
+        features, rois [R, 5], spatial_scale, quantization: as in `roi_pool`.
+
+    Raises:
+        ValueError: as in `roi_pool`.
+    """
+    rois = checked_rois("distinct_rois", features, rois)
+    key = [image_index(rois, features.shape[0]).to(rois.dtype)]
+    for low, high in ((rois[:, 1], rois[:, 3]), (rois[:, 2], rois[:, 4])):
+        known = low.isfinite() & high.isfinite()  # the others have no cells at all
+        key += [item.where(known, torch.nan) for item in whole_cells(low, high, spatial_scale, quantization)]
+    # Compared by their bits, since NaN equals nothing; adding 0 takes the sign from a zero.
+    bits = (torch.stack(key, dim=1) + 0.0).view(torch.int64 if rois.dtype == torch.float64 else torch.int32)
+    _, group = bits.unique(dim=0, return_inverse=True)
+    index = torch.arange(len(rois), device=rois.device)
+    first = torch.empty_like(index).scatter_reduce(0, group, index, "amin", include_self=False)[group]
+    kept = first == index
+    return kept.nonzero().squeeze(1), (kept.cumsum(0) - 1)[first]
