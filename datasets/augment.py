@@ -98,8 +98,9 @@ class EvaluationView:
 
 def recolored(image: Tensor, brightness: float, contrast: float, saturation: float) -> Tensor:
     """The image [3, H, W] uint8 with these factors, 1 leaving it as it is. Source: SSD 2.2, its photometric changes."""
-    image = adjust_brightness(image, brightness)
-    return adjust_saturation(adjust_contrast(image, contrast), saturation)
+    image = adjust_contrast(adjust_brightness(image, brightness), contrast)
+    recolored: Tensor = adjust_saturation(image, saturation)
+    return recolored
 
 
 def flipped(sample: Sample) -> Sample:
