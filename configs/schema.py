@@ -365,6 +365,7 @@ class Way(Enum):
     onnx = "onnx"  # ONNX Runtime
     bf16 = "bf16"
     svd = "svd"  # fully connected layers per RoI, compressed
+    int8 = "int8"  # the same layers, in int8
 
 
 @dataclass

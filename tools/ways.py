@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from detector.export.graph import DetectorGraph
 from detector.export.onnx import export_onnx
 from detector.export.program import export_program
 from detector.model import Detector
+from detector.quantize import quantize_layers
 from detector.structures import Batch
 from detector.tools.interleave import in_turn, milliseconds, ratio
 
@@ -42,6 +42,7 @@ NAMES = {
     Way.onnx: "ONNX Runtime",
     Way.bf16: "bf16",
     Way.svd: "fc layers by SVD",
+    Way.int8: "fc layers in int8",
 }
 RANKS = (
     4,
@@ -107,6 +108,10 @@ class Ways:
             case Way.svd:
                 twin, ranks = _compressed(self.folded)
                 return _detecting(twin, self.batch), _joined(f"ranks {', '.join(map(str, ranks))}", base)
+            case Way.int8:
+                twin = _twin(self.folded)
+                quantize_layers(_tail(twin))
+                return _detecting(twin, self.batch), base
 
     def _graph(self) -> DetectorGraph:
         return DetectorGraph(self.folded, short_side=self.short_side, suppress=True)
@@ -174,16 +179,19 @@ def _twin(detector: Detector) -> Detector:
 
 
 def _compressed(detector: Detector) -> tuple[Detector, tuple[int, ...]]:
-    tail = getattr(detector.head, "tail", None)
-    layers = linear_layers(tail) if isinstance(tail, nn.Module) else {}
-    if not layers:
-        raise ValueError("this model has no fully connected layers per RoI")
-    widths = [min(layer.in_features, layer.out_features) for layer in layers.values()]
-    ranks = tuple(max(1, width // RANKS[min(number, 1)]) for number, width in enumerate(widths))
     twin = _twin(detector)
-    head: Any = twin.head
-    SVD(head.tail).truncate(head.tail, ranks)
+    tail = _tail(twin)
+    widths = [min(layer.in_features, layer.out_features) for layer in linear_layers(tail).values()]
+    ranks = tuple(max(1, width // RANKS[min(number, 1)]) for number, width in enumerate(widths))
+    SVD(tail).truncate(tail, ranks)
     return twin.eval(), ranks
+
+
+def _tail(detector: Detector) -> nn.Module:
+    tail = getattr(detector.head, "tail", None)
+    if not isinstance(tail, nn.Module) or not linear_layers(tail):
+        raise ValueError("this model has no fully connected layers per RoI")
+    return tail
 
 
 def _onnx(graph: DetectorGraph) -> Callable[..., int]:

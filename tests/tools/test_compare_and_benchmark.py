@@ -97,22 +97,30 @@ def test_every_part_is_counted(command: Command, head: str) -> None:
 
 
 NORMS = ("backbone=mobilenet_v2", "head=rfcn", "head.channels=32", "proposals=grid", "input.test_short_side=64")
+NO_LAYERS = "this model has no fully connected layers per RoI"
 LAYERS = ("backbone=vgg16", "backbone.width=0.125", "proposals=grid", "input.test_short_side=64")
 
 
 @pytest.mark.parametrize(
     ("words", "absent"),
     [
-        (NORMS, {"fc layers by SVD": "this model has no fully connected layers per RoI"}),
+        (
+            NORMS,
+            dict.fromkeys(
+                ("fc layers by SVD", "fc layers in int8"), "this model has no fully connected layers per RoI"
+            ),
+        ),
         (LAYERS, {"norms folded": "this model has no frozen batch norms"}),
     ],
     ids=["rfcn", "fast_rcnn"],
 )
 def test_ways_side_by_side(command: Command, words: tuple[str, ...], absent: dict[str, str]) -> None:
-    code, printed, out = command("benchmark", *words, *SIZES, "benchmark.ways=[folded,bf16,svd]", "trainer.device=cpu")
+    code, printed, out = command(
+        "benchmark", *words, *SIZES, "benchmark.ways=[folded,bf16,svd,int8]", "trainer.device=cpu"
+    )
     assert code == 0, printed
     laps = {lap.pop("name"): lap for lap in json.loads((out / "benchmark.json").read_text())["ways"]}
-    assert list(laps) == ["PyTorch, eager", "norms folded", "bf16", "fc layers by SVD"]
+    assert list(laps) == ["PyTorch, eager", "norms folded", "bf16", "fc layers by SVD", "fc layers in int8"]
     assert laps["PyTorch, eager"]["ratio"] == 1
     for name, lap in laps.items():
         assert (
