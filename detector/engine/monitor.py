@@ -63,8 +63,13 @@ class Monitor:
             self._waited += time.perf_counter() - start
             yield batch
 
-    def step(self, step: int, losses: Losses, lr: float, num_images: int) -> None:
-        """Counts a finished step of `num_images` in this process; on logging steps writes the means since the last."""
+    def step(
+        self, step: int, losses: Losses, lr: float, num_images: int, scaler: torch.amp.GradScaler | None = None
+    ) -> None:
+        """Counts a finished step of `num_images` in this process; on logging steps writes the means since the last.
+
+        The factor of `scaler`, where fp16 needs one, is written as loss_scale.
+        """
         self._steps += 1
         self._images += num_images * world_size()
         means = {name: mean.value() for name, mean in losses.means.items()}
@@ -73,9 +78,9 @@ class Monitor:
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
         self.bar.update(1)
         if step % self.log_every == 0:
-            self._write(step, lr, list(losses.parts))
+            self._write(step, lr, list(losses.parts), scaler)
 
-    def _write(self, step: int, lr: float, loss_names: list[str]) -> None:
+    def _write(self, step: int, lr: float, loss_names: list[str], scaler: torch.amp.GradScaler | None) -> None:
         names = list(self._sums)
         sums = summed(torch.stack([self._sums[name].float() for name in names]))
         if self.writer is None:
@@ -84,6 +89,8 @@ class Monitor:
         # The one place where the host waits for the device.
         values = sums.div(self._steps).tolist()
         means = dict(zip(names, values, strict=True))
+        if scaler is not None and scaler.is_enabled():
+            means["loss_scale"] = scaler.get_scale()
         seconds = time.perf_counter() - self._since
         total = sum(means[name] for name in loss_names)
         wait_share = self._waited / seconds

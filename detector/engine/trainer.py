@@ -190,7 +190,7 @@ def train(
                 if state.average is not None:
                     state.average.update(state.detector, state.step + 1)
             state.advance()
-            monitor.step(state.step, losses, lr, len(batch))
+            monitor.step(state.step, losses, lr, len(batch), state.scaler)
 
             signalled, late = any_of(interrupt.requested is not None, time.monotonic() >= deadline)
             finished = state.step >= settings.max_steps or late

@@ -37,6 +37,14 @@ class Watch:
             "boxes; look at loss.box_weight, trainer.trained and the box targets' deviation",
         )
 
+        self._judge(
+            step,
+            "scale",
+            means.get("loss_scale", 1.0) < 1,
+            "the loss scale of trainer.precision=fp16 was below 1 for %d steps: gradients are too large for 16 bits, "
+            "and the steps in which they overflow are left out; lower optimizer.lr or set trainer.precision=bf16",
+        )
+
     def _judge(self, step: int, name: str, bad: bool, message: str) -> None:
         if not bad:
             self._since.pop(name, None)

@@ -42,6 +42,15 @@ def test_means_since_the_last_logging_step_are_written(tmp_path: Path) -> None:
     assert all(value > 0 for _, value in found["speed/images_per_s"])
 
 
+def test_the_loss_scale_is_written_where_there_is_one(tmp_path: Path) -> None:
+    monitor = Monitor(tmp_path, first_step=0, max_steps=2, log_every=1)
+    for step, enabled in ((1, False), (2, True)):
+        scaler = torch.amp.GradScaler("cpu", init_scale=64.0, enabled=enabled)
+        monitor.step(step, losses(1.0), lr=0.1, num_images=1, scaler=scaler)
+    monitor.close()
+    assert scalars(tmp_path)["train/loss_scale"] == [(2, 64.0)]
+
+
 def test_waiting_for_data_is_measured(tmp_path: Path) -> None:
     def slow() -> Iterator[int]:
         for index in range(2):

@@ -9,7 +9,7 @@ from detector.engine.memory import explaining_out_of_memory
 from detector.engine.watch import PATIENCE_STEPS, Watch, warn_of_learning_rate
 from detector.structures import Batch, Instances, Proposals
 
-HEALTHY = {"rois_foreground": 12.0, "loss_box": 0.3}
+HEALTHY = {"rois_foreground": 12.0, "loss_box": 0.3, "loss_scale": 65536.0}
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,7 @@ HEALTHY = {"rois_foreground": 12.0, "loss_box": 0.3}
     [
         ({"rois_foreground": 0.0, "loss_box": 0.0}, "no RoI was foreground"),
         ({"rois_foreground": 3.0, "loss_box": 0.0}, "loss_box was exactly 0"),
+        ({"loss_scale": 0.5}, "the loss scale of trainer.precision=fp16 was below 1"),
     ],
 )
 def test_a_figure_that_stays_wrong_is_told_once(
