@@ -47,6 +47,16 @@ def test_given_ranks(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert read_portable(again).weights.keys() == model.weights.keys()
 
 
+def test_a_head_that_pools_a_thinner_map(tmp_path: Path) -> None:
+    run_folder, small = tmp_path / "run", tmp_path / "small.safetensors"
+    assert run(["train", *TINY, "head.channels=6", f"output_dir={run_folder}"]) == 0
+    assert run(["compress", f"weights={run_folder}", "ranks=[4,0]", f"output={small}"]) == 0
+    model = read_portable(small)
+    first = next(value for name, value in model.weights.items() if name.endswith("tail.1.0.weight"))
+    assert tuple(first.shape) == (4, 6 * 7 * 7)
+    assert run(["eval", f"weights={small}", f"output_dir={tmp_path / 'eval'}"]) == 0
+
+
 def test_a_search_takes_the_smallest_ranks_within_the_loss(trained: Path, tmp_path: Path) -> None:
     small = tmp_path / "small.safetensors"
     assert run(["compress", f"weights={trained}", "max_drop=1", f"output={small}"]) == 0
