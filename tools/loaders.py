@@ -130,6 +130,8 @@ def loading_errors() -> Iterator[None]:
     """
     try:
         yield
+    except ConnectionResetError as error:  # a worker that died while it handed a sample over
+        raise _worker_died("exited unexpectedly") from error
     except (ValueError, OSError) as error:
         if "DataLoader worker process" not in str(error):
             raise
@@ -138,10 +140,14 @@ def loading_errors() -> Iterator[None]:
         died = re.match(r"DataLoader worker \(pid.*\) (is killed by signal: \w+|exited unexpectedly)", str(error))
         if died is None:
             raise
-        raise ChildProcessError(
-            f"a loader worker {died[1].replace('is killed', 'was killed')}: did the machine run out of memory? Lower "
-            "trainer.workers; the last checkpoint is whole, resume=FOLDER goes on from it"
-        ) from error
+        raise _worker_died(died[1].replace("is killed", "was killed")) from error
+
+
+def _worker_died(how: str) -> ChildProcessError:
+    return ChildProcessError(
+        f"a loader worker {how}: did the machine run out of memory? Lower trainer.workers; the last checkpoint is "
+        "whole, resume=FOLDER goes on from it"
+    )
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:

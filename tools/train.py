@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -188,13 +189,11 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
         patience=settings.patience,
         on_nonfinite=settings.on_nonfinite.value,
     )
-    try:
-        with watchdog(60 * settings.timeout_minutes), loading_errors():
-            outcome = train(
-                state, batches, loop, device=device, monitor=monitor, evaluate=evaluate, checkpoints=run.checkpoints
-            )
-    finally:
-        monitor.close()
+    # That a worker died may be noticed as late as in closing the monitor.
+    with watchdog(60 * settings.timeout_minutes), loading_errors(), closing(monitor):
+        outcome = train(
+            state, batches, loop, device=device, monitor=monitor, evaluate=evaluate, checkpoints=run.checkpoints
+        )
     log.info(
         "%s at step %d after %.1f minutes\n  pictures     %s\n  checkpoints  %s\n  figures      %s\n  TensorBoard  %s",
         outcome.value,

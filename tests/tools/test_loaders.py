@@ -11,7 +11,14 @@ from detector.datasets.augment import EvaluationView, TrainingView
 from detector.datasets.proposal_grid import GridProposals
 from detector.datasets.synthetic import SyntheticDataset
 from detector.structures import Batch
-from detector.tools.loaders import TrainingOrder, collate, evaluation_loader, in_batches, training_loader
+from detector.tools.loaders import (
+    TrainingOrder,
+    collate,
+    evaluation_loader,
+    in_batches,
+    loading_errors,
+    training_loader,
+)
 
 Step = list[tuple[int, int]]
 
@@ -139,3 +146,9 @@ def test_a_batch_keeps_images_of_different_sizes() -> None:
     datasets = [SyntheticDataset("train", num_images=1, height=side, width=50, seed=0) for side in (40, 60)]
     batch = collate([EvaluationView(dataset, None, short_side=40)[0] for dataset in datasets])
     assert [tuple(image.shape) for image in batch.images] == [(3, 40, 50), (3, 60, 50)]
+
+
+def test_a_worker_that_dies_while_it_hands_a_sample_over() -> None:
+    message = "a loader worker exited unexpectedly.*Lower trainer.workers"
+    with pytest.raises(ChildProcessError, match=message), loading_errors():
+        raise ConnectionResetError(104, "Connection reset by peer")
