@@ -45,7 +45,7 @@ class Predictor:
 
     def __init__(self, model: Model, config: schema.Config, device: torch.device) -> None:
         self.detector = model.detector
-        fold_norms(self.detector)  # nothing trains here any more, and MobileNetV2 runs in two thirds of the time
+        fold_norms(self.detector)  # nothing trains here any more
         self.classes = model.classes
         self._config = config
         self._device = device

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -35,7 +37,7 @@ def _strides(network: nn.Module) -> list[tuple[nn.Conv2d, int]]:
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(module, nn.Conv2d)
         cells = max(inputs[0].shape[2:])
-        found.append((module, 1 << round(torch.tensor(SIDE / cells).log2().item())))  # without padding cells are lost
+        found.append((module, 1 << round(math.log2(SIDE / cells))))  # without padding cells are lost
 
     hooks = [module.register_forward_pre_hook(note) for module in network.modules() if isinstance(module, nn.Conv2d)]
     state = {key: value.to("meta") for key, value in network.state_dict().items()}

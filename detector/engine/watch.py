@@ -36,7 +36,6 @@ class Watch:
             "loss_box was exactly 0 for %d steps although foreground RoIs were present: nothing is learned about "
             "boxes; look at loss.box_weight, trainer.trained and the box targets' deviation",
         )
-
         self._judge(
             step,
             "scale",
