@@ -1,6 +1,6 @@
 """A small VOC-format folder of synthetic pictures, and the settings of a network that learns it by heart in seconds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,11 +13,14 @@ from detector.tools import cli
 NUM_IMAGES = 6
 
 
-def write_voc(root: Path, dataset: SyntheticDataset) -> None:
-    """The dataset as PNG and XML (1-based, inclusive) with the split `all`."""
+def write_voc(root: Path, dataset: SyntheticDataset, indices: Iterable[int]) -> None:
+    """Those pictures of the dataset as PNG and XML (1-based, inclusive) with the split `all`."""
+    ids = []
     for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (root / name).mkdir(parents=True, exist_ok=True)
-    for index, item in enumerate(dataset.annotations):
+    for index in indices:
+        item = dataset.annotations[index]
+        ids.append(item.image_id)
         Image.fromarray(dataset.image(index).permute(1, 2, 0).numpy()).save(
             root / "JPEGImages" / f"{item.image_id}.png"
         )
@@ -31,15 +34,14 @@ def write_voc(root: Path, dataset: SyntheticDataset) -> None:
         )
         size = f"<size><width>{item.width}</width><height>{item.height}</height></size>"
         (root / "Annotations" / f"{item.image_id}.xml").write_text(f"<annotation>{size}{objects}</annotation>")
-    ids = "".join(f"{item.image_id}\n" for item in dataset.annotations)
-    (root / "ImageSets" / "Main" / "all.txt").write_text(ids)
+    (root / "ImageSets" / "Main" / "all.txt").write_text("".join(f"{name}\n" for name in ids))
 
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A VOC-format folder of six pictures of 96 x 128."""
     root = tmp_path_factory.mktemp("voc")
-    write_voc(root, SyntheticDataset("train", num_images=NUM_IMAGES, height=96, width=128, seed=0))
+    write_voc(root, SyntheticDataset("train", num_images=NUM_IMAGES, height=96, width=128, seed=0), range(NUM_IMAGES))
     return root
 
 
