@@ -43,10 +43,7 @@ kill-check: .venv/installed  ## kill training at 100 random moments and compare 
 check: .venv/installed  ## lint, format, types, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@mkdir -p build/typing/detector
-	@for entry in detector/*; do ln -sfn "$(CURDIR)/$$entry" build/typing/detector/; done
-	@for folder in ops datasets configs tools; do ln -sfn "$(CURDIR)/$$folder" build/typing/detector/$$folder; done
-	MYPYPATH=build/typing $(BIN)/mypy -p detector
+	$(BIN)/mypy -p detector
 	$(BIN)/codespell
 
 native-cuda: .venv/installed  ## compile the CUDA kernels, or fail (needs nvcc, no GPU)

@@ -55,12 +55,15 @@ class CannotBuildError(Exception):
 
 
 def packages() -> list[str]:
-    """Every package below LAYOUT, by the name that it is installed under."""
-    found = []
+    """Every package below LAYOUT, by the name that it is installed under.
+
+    `detector/` also holds links to the other folders, which let editors and type checkers find `detector.ops` in a
+    checkout. A package that a link leads to is not counted twice.
+    """
+    found = set(LAYOUT)
     for name, folder in LAYOUT.items():
-        found.append(name)
-        found += [f"{name}.{child}" for child in find_packages(str(ROOT / folder))]
-    return found
+        found |= {f"{name}.{child}" for child in find_packages(str(ROOT / folder))}
+    return sorted(found)
 
 
 def torch_folder() -> Path:
