@@ -26,19 +26,19 @@ test-all: .venv/installed  ## the slow tests too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m ""
 
 bench: .venv/installed  ## time the operators beside torchvision's; results go to docs/benchmarks (3 minutes)
-	$(BIN)/python -m detector.tools.bench_ops
+	$(BIN)/python -m detector.tools.bench.operators
 
 bench-rfcn: .venv/installed  ## time what R-FCN does per RoI, and hard example mining; goes to docs/benchmarks (3 minutes)
-	$(BIN)/python -m detector.tools.bench_rfcn
+	$(BIN)/python -m detector.tools.bench.rfcn
 
 bench-step: .venv/installed  ## time a training step against its bare parts and torchvision's; goes to docs/benchmarks (5 minutes)
-	$(BIN)/python -m detector.tools.bench_step
+	$(BIN)/python -m detector.tools.bench.step
 
 bench-loader: .venv/installed  ## time decoding, resizing, flipping, and training's wait for data (VOC=VOCdevkit)
-	$(BIN)/python -m detector.tools.bench_loader --root $(or $(VOC),VOCdevkit)
+	$(BIN)/python -m detector.tools.bench.loader --root $(or $(VOC),VOCdevkit)
 
 kill-check: .venv/installed  ## kill training at 100 random moments and compare bytes (15 minutes)
-	$(BIN)/python -m detector.tools.kill_check --kills 100
+	$(BIN)/python -m detector.tools.bench.kill_check --kills 100
 
 check: .venv/installed  ## lint, format, types, spelling
 	$(BIN)/ruff check .
@@ -53,7 +53,7 @@ figures: .venv/installed  ## draw the figures of ops/README.md anew
 	grep '^detector explain' ops/README.md | sed 's|^|$(BIN)/|' | sh -e
 
 gpu-check:  ## build, test and time the kernels on this machine's GPU with what is installed (8 minutes)
-	$(PYTHON) tools/gpu_check.py
+	$(PYTHON) tools/bench/gpu_check.py
 
 lock:  ## resolve requirements.lock anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-emit-index-url --no-header --no-annotate \

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from detector.tools.predictor import Prediction, Predictor, load_detector
+    from detector.pipeline.predictor import Prediction, Predictor, load_detector
 
 __all__ = ["Prediction", "Predictor", "load_detector"]
 
@@ -21,7 +21,7 @@ __all__ = ["Prediction", "Predictor", "load_detector"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'detector' has no attribute {name!r}")
-    from detector.tools import predictor
+    from detector.pipeline import predictor
 
     return getattr(predictor, name)
 

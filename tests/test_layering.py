@@ -1,4 +1,4 @@
-"""The rule of dependence (CONTRIBUTING.md): who may import whom, read from the syntax trees."""
+"""The rule of CONTRIBUTING.md: who may import whom, which folder is which room, and no circles between files."""
 
 import ast
 from pathlib import Path
@@ -6,23 +6,46 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = {"ops", "configs", "datasets", "detector", "tools"}
+PACKAGES = ("detector", "ops", "datasets", "configs", "tools")
+# `pipeline` is the top of the library: it joins data sets, detector and configs. Nothing below it knows it.
 MAY_IMPORT = {
     "ops": {"ops"},
     "configs": {"configs"},
     "datasets": {"datasets", "ops", "configs"},
     "detector": {"detector", "ops", "configs"},
-    "tools": PACKAGES,
+    "pipeline": {"pipeline", "detector", "datasets", "ops", "configs"},
+    "tools": {"tools", "pipeline", "detector", "datasets", "ops", "configs"},
 }
 MAY_READ_CONFIGS = {"build.py"}
-FRONT_DOOR = ROOT / "detector" / "__init__.py"  # names what tools offers; imports it when asked for, not before
-FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+FRONT_DOOR = ROOT / "detector" / "__init__.py"  # it names what the pipeline offers
+TOOLS_ROOMS = {"commands", "settings", "explain", "bench", "report", "prediction"}
 
 
-def imported_modules(path: Path) -> set[str]:
-    """Dotted names that a file imports, `from detector import ops` counted as detector.ops."""
+def python_files(package: str) -> list[Path]:
+    """The files of one package. The links from `detector/` to the other packages are not followed."""
+    links = {path for path in (ROOT / package).iterdir() if path.is_symlink()}
+    return sorted(
+        path for path in (ROOT / package).rglob("*.py") if not links.intersection(path.parents) and path not in links
+    )
+
+
+FILES = [path for package in PACKAGES for path in python_files(package)]
+
+
+def module_of(path: Path) -> str:
+    """The import name of a file."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    name = ".".join(parts if parts[0] == "detector" else ("detector", *parts))
+    return name.removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def imported_modules(nodes: list[ast.AST]) -> set[str]:
+    """Dotted names that the nodes import, `from detector import ops` counted as detector.ops."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -30,30 +53,80 @@ def imported_modules(path: Path) -> set[str]:
     return names
 
 
-def package_of(module: str) -> str | None:
+def all_imports(path: Path) -> set[str]:
+    return imported_modules(list(ast.walk(ast.parse(path.read_text()))))
+
+
+def imports_at_load(path: Path) -> set[str]:
+    """Names imported when the file is loaded: not those inside functions or under TYPE_CHECKING."""
+    tree = ast.parse(path.read_text())
+    nodes: list[ast.AST] = []
+    for statement in tree.body:
+        if isinstance(statement, ast.If) and "TYPE_CHECKING" in ast.dump(statement.test):
+            continue
+        if not isinstance(statement, ast.FunctionDef | ast.ClassDef):
+            nodes += ast.walk(statement)
+    return imported_modules(nodes)
+
+
+def layer_of(module: str) -> str | None:
     parts = module.split(".")
     if parts[0] != "detector":
         return None
-    return parts[1] if len(parts) > 1 and parts[1] in PACKAGES - {"detector"} else "detector"
+    return parts[1] if len(parts) > 1 and parts[1] in MAY_IMPORT else "detector"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_follow_the_rule(path: Path) -> None:
-    package = path.relative_to(ROOT).parts[0]
-    modules = {name for name in imported_modules(path) if name != "detector"}
-    forbidden = {name for name in modules if (owner := package_of(name)) and owner not in MAY_IMPORT[package]}
-    if path == FRONT_DOOR:
-        forbidden -= {
-            name for name in forbidden if name.startswith("detector.tools.predictor") or name == "detector.tools"
-        }
-    assert not forbidden, f"{package} may import {sorted(MAY_IMPORT[package])}"
-    if package in {"detector", "datasets"} and path.name not in MAY_READ_CONFIGS:
+    layer = layer_of(module_of(path))
+    assert layer is not None
+    modules = {name for name in all_imports(path) if name != "detector"}
+    allowed = MAY_IMPORT[layer] | ({"pipeline"} if path == FRONT_DOOR else set())
+    forbidden = {name for name in modules if (owner := layer_of(name)) and owner not in allowed}
+    assert not forbidden, f"{layer} may import {sorted(allowed)}"
+    if layer in {"detector", "datasets"} and path.name not in MAY_READ_CONFIGS:
         assert not {n for n in modules if n.startswith("detector.configs.schema")}, "only build.py reads config classes"
-    if package != "tools":
-        assert not {name for name in modules if name.split(".")[0] == "hydra"}, "only tools sees Hydra"
-    if package not in {"tools", "configs"} and path.name not in MAY_READ_CONFIGS:
+    if layer not in {"tools", "configs"}:
+        assert not {name for name in modules if name.split(".")[0] == "hydra"}, "only configs and tools see Hydra"
+    assert not {name for name in modules if name.startswith("hydra._internal")}, "Hydra's internals may change"
+    if layer in {"detector", "datasets", "ops"} and path.name not in MAY_READ_CONFIGS:
         assert not {name for name in modules if name.split(".")[0] == "omegaconf"}
 
 
 def test_structures_import_nothing_of_ours() -> None:
-    assert not {name for name in imported_modules(ROOT / "detector/structures.py") if name.startswith("detector")}
+    assert not {name for name in all_imports(ROOT / "detector/structures.py") if name.startswith("detector")}
+
+
+def test_tools_hold_the_program_and_rooms() -> None:
+    """Beside the program itself everything in `tools` lies in a room, and no room holds another."""
+    flat = {path.name for path in (ROOT / "tools").glob("*.py")}
+    assert flat == {"__init__.py", "__main__.py", "cli.py"}
+    rooms = {path.parent.name for path in python_files("tools")} - {"tools"}
+    assert rooms == TOOLS_ROOMS
+    assert not list((ROOT / "tools").glob("*/*/*.py"))
+
+
+def test_rooms_do_not_use_commands() -> None:
+    """Commands use the rooms; only a command, the program and the checks of the whole program use a command."""
+    for path in python_files("tools"):
+        if path.parent.name in {"settings", "explain", "report", "prediction"}:
+            used = {name for name in all_imports(path) if name.startswith("detector.tools.commands")}
+            assert not used, f"{path.relative_to(ROOT)} uses {sorted(used)}"
+
+
+def test_files_do_not_import_each_other_in_a_circle() -> None:
+    edges = {
+        module: {name for name in imports_at_load(path) if name in MODULES and name != module}
+        for module, path in MODULES.items()
+    }
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, f"circle: {' -> '.join((*trail[trail.index(module) :], module))}"
+        if module not in done:
+            for name in sorted(edges[module]):
+                visit(name, (*trail, module))
+            done.add(module)
+
+    for module in edges:
+        visit(module, ())

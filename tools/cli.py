@@ -125,8 +125,8 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _help() -> str:
+    from detector.configs.compose import choices
     from detector.configs.groups import GROUPS
-    from detector.tools.settings import choices
 
     lines = [f"  {group:<12}{' '.join(choices(group))}" for group in (*GROUPS, "experiment")]
     return HELP.format(groups="\n".join(lines))
@@ -138,8 +138,8 @@ def _wants_help(words: list[str]) -> bool:
         return False
     from omegaconf import OmegaConf
 
+    from detector.configs.compose import load_config
     from detector.configs.groups import to_plain
-    from detector.tools.settings import load_config
 
     print(_help())
     config = load_config([word for word in words if not word.startswith("-")])
@@ -148,9 +148,9 @@ def _wants_help(words: list[str]) -> bool:
 
 
 def _train(words: list[str]) -> int:
-    from detector.tools.resume import find_start, value_of
-    from detector.tools.settings import sweep
-    from detector.tools.sweep import run_sweep
+    from detector.configs.compose import sweep
+    from detector.pipeline.resume import find_start, value_of
+    from detector.tools.settings.sweep import run_sweep
 
     if _wants_help(words):
         return DONE
@@ -159,8 +159,8 @@ def _train(words: list[str]) -> int:
         return run_sweep(sweep(overrides), lambda job: run(["train", *job]))
     start = find_start(overrides)
     from detector.engine.trainer import Outcome
-    from detector.tools.run import all_processes, logging_to, open_run
-    from detector.tools.train import check_learning_rate, run_training
+    from detector.pipeline.run_folder import all_processes, logging_to, open_run
+    from detector.pipeline.training import check_learning_rate, run_training
 
     with all_processes(start.config.trainer):
         folder = open_run(start.config.output_dir, "train")
@@ -172,14 +172,14 @@ def _train(words: list[str]) -> int:
 
 
 def _alternate(words: list[str]) -> int:
-    from detector.tools.settings import load_config
+    from detector.configs.compose import load_config
 
     if _wants_help(words):
         return DONE
     config = load_config(words)
     from detector.engine.trainer import Outcome
-    from detector.tools.alternate import run_alternation
-    from detector.tools.run import logging_to, open_run
+    from detector.pipeline.run_folder import logging_to, open_run
+    from detector.tools.commands.alternate import run_alternation
 
     folder = open_run(config.output_dir, "alternate")
     with logging_to(folder.path / "log.txt"):
@@ -189,8 +189,8 @@ def _alternate(words: list[str]) -> int:
 
 def _model_config(overrides: list[str]) -> Config:
     """The config of the model in weights=..., with the overrides; without a model, the shipped defaults."""
-    from detector.tools.models import read_model_config
-    from detector.tools.settings import load_config, override_config
+    from detector.configs.compose import load_config, override_config
+    from detector.pipeline.models import read_model_config
 
     weights = next((word.partition("=")[2] for word in overrides if word.startswith("weights=")), None)
     if weights is None:
@@ -200,8 +200,8 @@ def _model_config(overrides: list[str]) -> Config:
 
 def _scoring_config(overrides: list[str], path: str | None = None) -> Config:
     """The config of the run that `path` or detections=... lies in, with the overrides; without one, the model's."""
-    from detector.tools.detections import saved_config
-    from detector.tools.settings import override_config
+    from detector.configs.compose import override_config
+    from detector.pipeline.detections import saved_config
 
     path = path or next((word.partition("=")[2] for word in overrides if word.startswith("detections=")), None)
     saved = saved_config(Path(path)) if path else None
@@ -212,8 +212,8 @@ def _eval(words: list[str]) -> int:
     if _wants_help(words):
         return DONE
     config = _scoring_config(words)
-    from detector.tools.evaluate import run_evaluation
-    from detector.tools.run import all_processes, logging_to, open_run
+    from detector.pipeline.run_folder import all_processes, logging_to, open_run
+    from detector.tools.commands.evaluate import run_evaluation
 
     with all_processes(config.trainer):
         folder = open_run(config.output_dir, "eval")
@@ -226,8 +226,8 @@ def _analyze(words: list[str]) -> int:
     if _wants_help(words):
         return DONE
     config = _scoring_config(words)
-    from detector.tools.analyze import run_analysis
-    from detector.tools.run import logging_to, open_run
+    from detector.pipeline.run_folder import logging_to, open_run
+    from detector.tools.commands.analyze import run_analysis
 
     folder = open_run(config.output_dir, "analyze")
     with logging_to(folder.path / "log.txt"):
@@ -243,8 +243,8 @@ def _compare(words: list[str]) -> int:
     if not own["a"] or bool(own["b"]) == bool(own["protocols"]):
         raise ConfigError("compare needs a=PATH b=PATH (two detectors), or a=PATH protocols=P,Q (two protocols)")
     config = _scoring_config(overrides, own["a"])
-    from detector.tools.compare import compare_detectors, compare_two_protocols
-    from detector.tools.run import logging_to, open_run
+    from detector.pipeline.run_folder import logging_to, open_run
+    from detector.tools.commands.compare import compare_detectors, compare_two_protocols
 
     folder = open_run(config.output_dir, "compare")
     with logging_to(folder.path / "log.txt"):
@@ -272,8 +272,8 @@ def _benchmark(words: list[str]) -> int:
     if _wants_help(words):
         return DONE
     config = _model_config(words)
-    from detector.tools.benchmark import run_benchmark
-    from detector.tools.run import logging_to, open_run
+    from detector.pipeline.run_folder import logging_to, open_run
+    from detector.tools.commands.benchmark import run_benchmark
 
     folder = open_run(config.output_dir, "benchmark")
     with logging_to(folder.path / "log.txt"):
@@ -288,8 +288,8 @@ def _predict(words: list[str]) -> int:
     if _wants_help(words):
         return DONE
     config = _model_config(words)
-    from detector.tools.predict import run_prediction
-    from detector.tools.run import logging_to, open_run
+    from detector.pipeline.run_folder import logging_to, open_run
+    from detector.tools.commands.predict import run_prediction
 
     folder = open_run(config.output_dir, "predict")
     with logging_to(folder.path / "log.txt"):
@@ -303,8 +303,8 @@ def _export(words: list[str]) -> int:
     if _wants_help(words):
         return DONE
     config = _model_config(words)
-    from detector.tools.export import run_export
-    from detector.tools.run import logging_to
+    from detector.pipeline.run_folder import logging_to
+    from detector.tools.commands.export import run_export
 
     with logging_to(None):
         run_export(config)
@@ -313,8 +313,8 @@ def _export(words: list[str]) -> int:
 
 def _convert(words: list[str]) -> int:
     """`source`, `output` and `classes` are convert's own words; the rest are settings."""
-    from detector.tools import convert
-    from detector.tools.run import logging_to
+    from detector.pipeline.run_folder import logging_to
+    from detector.tools.commands import convert
 
     overrides, own = _split_words(words, ("source", "output", "classes"))
     if {"-h", "--help"} & set(words):
@@ -340,8 +340,8 @@ def _compress(words: list[str]) -> int:
     if _wants_help(words):
         return DONE
     config = _model_config(words)
-    from detector.tools.compress import run_compression
-    from detector.tools.run import logging_to
+    from detector.pipeline.run_folder import logging_to
+    from detector.tools.commands.compress import run_compression
 
     with logging_to(None):
         run_compression(config)
@@ -351,9 +351,9 @@ def _compress(words: list[str]) -> int:
 def _proposals(words: list[str]) -> int:
     if _wants_help(words):
         return DONE
-    from detector.tools.proposals import run_proposals
-    from detector.tools.run import logging_to
-    from detector.tools.settings import load_config
+    from detector.configs.compose import load_config
+    from detector.pipeline.proposal_recall import run_proposals
+    from detector.pipeline.run_folder import logging_to
 
     config = load_config(words)
     with logging_to(None):
@@ -371,8 +371,8 @@ def _download(words: list[str]) -> int:
         if key not in values or not value:
             raise ConfigError(f"{word}: download takes root=FOLDER, years=2007,2012 and mirror=ADDRESS")
         values[key] = value
-    from detector.tools.download import download_voc
-    from detector.tools.run import logging_to
+    from detector.pipeline.run_folder import logging_to
+    from detector.tools.commands.download import download_voc
 
     with logging_to(None):
         download_voc(Path(values["root"]), values["years"].split(","), values["mirror"] or None)
@@ -380,16 +380,16 @@ def _download(words: list[str]) -> int:
 
 
 def _explain(words: list[str]) -> int:
-    from detector.tools import explain
+    from detector.tools.explain import operators as explain
 
     if not words or {"-h", "--help"} & set(words):
         print(explain.HELP)
     elif words[0] == "ps_roi_pool" and any(word.startswith("weights=") for word in words):
-        from detector.tools.explain_model import run_explain_model
+        from detector.tools.explain.model import run_explain_model
 
         run_explain_model(words[1:])
     elif words[0] == "nms":
-        from detector.tools.explain_nms import run_explain_nms
+        from detector.tools.explain.nms import run_explain_nms
 
         run_explain_nms(words[1:])
     else:
@@ -401,9 +401,9 @@ def _config(words: list[str]) -> int:
     """`config show` prints settings as config=FILE reads them; `config explain KEY` tells where a value comes from."""
     from omegaconf import OmegaConf
 
+    from detector.configs.compose import load_config, override_config, read_config
     from detector.configs.groups import to_plain
-    from detector.tools.origins import explain
-    from detector.tools.settings import load_config, override_config, read_config
+    from detector.tools.settings.config_sources import explain
 
     rest, own = _split_words(words, ("config",))
     saved = Path(own["config"]) if own["config"] else None
@@ -418,7 +418,7 @@ def _config(words: list[str]) -> int:
 
 
 def _info(words: list[str]) -> int:
-    from detector.tools.info import print_info
+    from detector.tools.commands.info import print_info
 
     print_info()
     return DONE

@@ -11,11 +11,11 @@ from torchvision import models
 from detector import load_detector
 from detector.build import build_detector, load_backbone_weights
 from detector.configs import zoo
+from detector.configs.compose import load_config
 from detector.configs.errors import ConfigError
 from detector.configs.groups import to_plain
 from detector.configs.zoo import KINDS, zoo_entry, zoo_names
 from detector.export.portable import PortableModel, write_portable
-from detector.tools.settings import load_config
 
 NARROW = ["dataset=synthetic", "proposals=grid", "backbone=resnet18_narrow", "backbone.width=0.125"]
 

@@ -10,8 +10,8 @@ from detector.backbones.norms import FrozenBatchNorm2d
 from detector.backbones.tail import fc_tail
 from detector.build import build_backbone
 from detector.compress import SVD, factorize, fold_norms
+from detector.configs.compose import load_config
 from detector.configs.errors import ConfigError
-from detector.tools.settings import load_config
 
 
 def tail_and_input() -> tuple[nn.Sequential, torch.Tensor]:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from detector.build import build_detector
+from detector.configs.compose import load_config
 from detector.losses import roi_losses
 from detector.model import Detector
 from detector.structures import Batch, FeatureMaps, Instances, Losses, Proposals, RoITargets
-from detector.tools.settings import load_config
 
 SMALL = [
     "experiment=demo",

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from detector.build import build_detector
+from detector.configs.compose import load_config
 from detector.engine.distributed import is_main, process_group, rank, world_size
 from detector.engine.gradients import accumulate_gradients, over_processes
 from detector.engine.sync_norm import synchronise_norms
 from detector.structures import Batch, Instances, Proposals
-from detector.tools.settings import load_config
 
 CPU = torch.device("cpu")
 SMALL = ["experiment=demo", "backbone.width=0.125", "backbone.tail_channels=32", "loss.targets=fixed"]

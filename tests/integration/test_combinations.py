@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from detector.configs.compose import load_config
 from detector.datasets.build import build_dataset
 from detector.datasets.proposal_files import from_boxes, save_proposals
 from detector.datasets.synthetic import SyntheticDataset
 from detector.ops import boxes as box_ops
 from detector.tools import cli
-from detector.tools.settings import load_config
 from tests.integration.conftest import write_voc
 
 SMALLEST = 36.0  # pixels, at stride 16

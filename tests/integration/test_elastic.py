@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from detector.engine.checkpoint import load_checkpoint
-from detector.tools import kill_check
+from detector.tools.bench import kill_check
 
 STEPS = 60
 RUN = [

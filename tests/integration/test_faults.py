@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from detector.engine.checkpoint import load_checkpoint
+from detector.pipeline.resume import value_of
 from detector.tools import cli
-from detector.tools.resume import value_of
 
 # Longer than any fault takes to strike; the minutes are for a fault that never does.
 ENDLESS = ["trainer.max_steps=1000000", "trainer.max_minutes=4", "trainer.checkpoint_every=2"]

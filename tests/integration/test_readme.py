@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from detector.configs.compose import load_config
 from detector.tools import cli
-from detector.tools.settings import load_config
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

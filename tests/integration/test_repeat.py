@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from detector.engine.checkpoint import load_checkpoint
-from detector.tools import cli, kill_check
+from detector.tools import cli
+from detector.tools.bench import kill_check
 
 SHORT = ["trainer.max_steps=3", "trainer.deterministic=true", "input.flip=true", "trainer.profile_steps=1"]
 

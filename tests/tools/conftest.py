@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from detector.configs.compose import load_config
 from detector.datasets.build import build_dataset
 from detector.metrics.dump import Dump, write_dump
 from detector.metrics.tables import DetectionTable, TruthTable
+from detector.pipeline.evaluation import truth_table
 from detector.tools.cli import run
-from detector.tools.evaluation import truth_table
-from detector.tools.settings import load_config
 
 DATASET = ["dataset=synthetic", "dataset.test=6", "proposals=grid"]
 

@@ -21,7 +21,7 @@ from detector.engine.checkpoint import (
     save_checkpoint,
     write_atomically,
 )
-from detector.tools.versions import versions
+from detector.pipeline.versions import versions
 
 CONTENT = {"step": 7, "best": 0.5, "classes": ["a", "b"], "model": {"w": torch.arange(6.0).reshape(2, 3)}}
 

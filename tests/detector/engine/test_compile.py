@@ -7,10 +7,10 @@ from torch._dynamo.testing import CompileCounter
 from torch.autograd.graph import saved_tensors_hooks
 
 from detector.build import build_detector
+from detector.configs.compose import load_config
 from detector.engine.compile import compile_parts
 from detector.model import Detector
 from detector.structures import Batch, Instances, Proposals
-from detector.tools.settings import load_config
 
 SMALL = ["experiment=demo", "backbone.width=0.125", "backbone.tail_channels=32", "loss.targets=fixed"]
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from detector.build import build_detector
+from detector.configs.compose import load_config
 from detector.configs.schema import Config
 from detector.engine.learning import modules_of_the_head, train_only
 from detector.model import Detector
 from detector.structures import Batch, Instances
-from detector.tools.settings import load_config
 
 TINY = [
     "dataset=synthetic",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from detector.build import build_detector
+from detector.configs.compose import load_config
 from detector.engine.checkpoint import load_checkpoint
 from detector.engine.monitor import Monitor
 from detector.engine.nonfinite import MOST_IN_A_ROW, NonFiniteLossError
@@ -21,7 +22,6 @@ from detector.engine.postmortem import write_postmortem
 from detector.engine.trainer import LoopSettings, Outcome, TrainingState, train
 from detector.model import Detector
 from detector.structures import Batch, Instances, Losses, Mean, Proposals
-from detector.tools.settings import load_config
 
 
 def make_batch(name: str = "a") -> Batch:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from detector.build import build_detector, build_optimizer
+from detector.configs.compose import load_config
 from detector.engine.optimizer import cosine_factor, parameter_groups, step_factor, warmup
-from detector.tools.settings import load_config
 
 SOLVER = {"lr": 1e-3, "weight_decay": 5e-4, "bias_lr_factor": 2.0, "new": ("2",), "lr_factors": {}}
 STEPS = {"max_steps": 40000, "milestones": (0.75,), "gamma": 0.1, "warmup_steps": 0, "warmup_factor": 0.1}

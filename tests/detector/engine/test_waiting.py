@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from detector.build import build_detector
+from detector.configs.compose import load_config
 from detector.engine.ema import Average
 from detector.engine.gradients import accumulate_gradients
 from detector.engine.monitor import Monitor
 from detector.structures import Batch, Instances, Proposals
-from detector.tools.settings import load_config
 
 ASKING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal", "aten::_unique2"}
 

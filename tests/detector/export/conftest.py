@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from detector.build import build_detector
+from detector.configs.compose import load_config
 from detector.model import Detector
 from detector.structures import Batch, Detections, Instances, Proposals
-from detector.tools.settings import load_config
 
 SHORT_SIDE, MAX_SIDE, NUM_CLASSES = 96, 160, 5
 SIZES = ((50, 77), (300, 120), (200, 220))  # height and width, none of them that of the traced image

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from detector.build import build_detector
+from detector.configs.compose import load_config
 from detector.engine.checkpoint import load_weights, shared_names
 from detector.export import portable
 from detector.export.portable import PortableModel, read_config, read_portable, write_portable
 from detector.export.safetensors import fingerprint, read_safetensors, write_safetensors
 from detector.model import Detector
 from detector.structures import Batch, Instances, Proposals
-from detector.tools.settings import load_config
 
 NARROW = [
     "dataset=synthetic",

@@ -1,0 +1,225 @@
+"""From command-line overrides to a checked config: the only file that sees Hydra.
+
+`detector train key=value ...` composes the YAML groups of `detector.configs`. A command that is given a model starts
+from that model's own config instead and applies the overrides to it. Whatever is wrong with an override is said in one
+line that names the key and the nearest right one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
+
+import detector.configs
+from detector.configs.errors import ConfigError
+from detector.configs.groups import GROUPS, structured, to_config
+from detector.configs.schema import Config
+
+CONFIG_FOLDER = Path(detector.configs.__file__).parent
+
+
+def _register_schemas() -> None:
+    store = ConfigStore.instance()
+    store.store(name="config_schema", node=Config)
+    for group, kinds in GROUPS.items():
+        for kind, node in kinds.items():
+            store.store(group=group, name=f"{kind}_schema", node=node)
+
+
+def load_config(overrides: Sequence[str]) -> Config:
+    """The config that the shipped defaults and the overrides make. Raises ConfigError."""
+    return _checked(_compose(overrides))
+
+
+def override_config(plain: dict[str, Any], overrides: Sequence[str]) -> Config:
+    """A saved config with overrides applied; `group=choice` replaces that whole group. Raises ConfigError."""
+    try:
+        config = structured(plain)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"saved settings: {_explain(error, '', _defaults())}") from error
+    parsed = _parse(overrides)
+    for line, item in zip(overrides, parsed, strict=True):
+        if item.key_or_group == "experiment":
+            raise ConfigError(f"{line}: a saved run has its settings; an experiment starts one anew, without it")
+    groups = {item.key_or_group for item in parsed if item.key_or_group in GROUPS}
+    if groups:
+        fresh = _compose([line for line, item in zip(overrides, parsed, strict=True) if _head(item) in groups])
+        for group in groups:
+            config[group] = fresh[group]
+    for line, item in zip(overrides, parsed, strict=True):
+        if _head(item) not in groups:
+            try:
+                OmegaConf.update(config, item.key_or_group, item.value(), merge=True)
+            except OmegaConfBaseException as error:
+                raise ConfigError(_explain(error, line, config)) from error
+    return _checked(config)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The plain values of a run's config.yaml, or of the one in a run's folder, without the folder that it ran in.
+
+    Raises ConfigError where there is no such file, or something else is in it.
+    """
+    path = path / "config.yaml" if path.is_dir() else path
+    try:
+        plain = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise ConfigError(f"config={path}: cannot be read ({reason}); give a run's config.yaml") from error
+    if not isinstance(plain, dict) or not GROUPS.keys() <= plain.keys():
+        raise ConfigError(f"config={path}: expected the settings of a whole run, with {', '.join(GROUPS)}")
+    return {**{str(key): value for key, value in plain.items()}, "output_dir": None, "resume": None}
+
+
+def layers(overrides: Sequence[str]) -> list[tuple[str, DictConfig]]:
+    """The YAML files that the overrides compose, the later the stronger: each name, and its values in their place."""
+    _compose(overrides)  # refuses what cannot be composed
+    with initialize_config_module("detector.configs", version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        found = loader.compute_defaults_list("config", list(overrides), RunMode.RUN).defaults
+    made = []
+    for item in found:
+        file = CONFIG_FOLDER / f"{item.config_path}.yaml"
+        if item.package is not None and file.is_file():
+            values = OmegaConf.load(file)
+            placed = OmegaConf.create({item.package: values}) if item.package else values
+            assert isinstance(placed, DictConfig)
+            made.append((f"configs/{item.config_path}.yaml", placed))
+    return made
+
+
+def require_known(key: str, config: DictConfig) -> None:
+    """Raises ConfigError unless the config has this setting or group, naming the nearest that it has."""
+    if key not in _keys(config):
+        raise ConfigError(f"{key}: no such setting{_nearest(key, list(_keys(config)))}")
+
+
+def changes(overrides: Sequence[str]) -> list[tuple[str, str, Any]]:
+    """Each override as it was written, its key or group, and its value."""
+    return [(line, item.key_or_group, item.value()) for line, item in zip(overrides, _parse(overrides), strict=True)]
+
+
+def sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """Every combination of the comma-separated values in overrides: what --multirun runs through."""
+    values = [
+        [f"{item.get_key_element()}={value}" for value in item.sweep_string_iterator()]
+        if item.is_sweep_override()
+        else [line]
+        for line, item in zip(overrides, _parse(overrides), strict=True)
+    ]
+    return [list(job) for job in product(*values)]
+
+
+def choices(group: str) -> list[str]:
+    """The names that `group=NAME` takes."""
+    return sorted(path.stem for path in (CONFIG_FOLDER / group).glob("*.yaml"))
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    parsed = list(zip(overrides, _parse(overrides), strict=True))
+    for line, item in parsed:
+        group, choice = item.key_or_group, item.value()
+        if group in (*GROUPS, "experiment") and isinstance(choice, str) and choice not in choices(group):
+            raise ConfigError(f"{line}: no such {group}{_nearest(choice, choices(group))}")
+    _register_schemas()
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module("detector.configs", version_base="1.3"):
+            config = compose("config", [line for line, item in parsed if not isinstance(item.value(), dict)])
+        for _, item in parsed:  # Hydra itself gives no table a new key, not even one that is open to any
+            if isinstance(item.value(), dict):
+                OmegaConf.update(config, item.key_or_group, item.value(), force_add=True)
+        return config
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(error, " ".join(overrides), _defaults())) from error
+
+
+def _defaults() -> DictConfig:
+    with initialize_config_module("detector.configs", version_base="1.3"):
+        return compose("config")
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    parser = OverridesParser.create()
+    return [_parse_one(parser, line) for line in overrides]
+
+
+def _parse_one(parser: OverridesParser, line: str) -> Override:
+    try:
+        return parser.parse_override(line)
+    except HydraException as error:
+        raise ConfigError(f"{line!r} is not of the form key=value: quote values that hold , = {{ or spaces") from error
+
+
+def _head(item: Override) -> str:
+    return str(item.key_or_group).split(".")[0]
+
+
+def _checked(config: DictConfig) -> Config:
+    """The dataclasses of a composed config; every missing value named at once."""
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigError(f"{', '.join(missing)}: no value given; set it with {missing[0]}=VALUE")
+    try:
+        return to_config(config)
+    except ConfigError:
+        raise
+    except (OmegaConfBaseException, MissingMandatoryValue) as error:
+        raise ConfigError(_explain(error, "", config)) from error
+
+
+def _explain(error: Exception, line: str, config: DictConfig) -> str:
+    """One line for an error of Hydra or OmegaConf."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(cause, ConfigError):
+        return str(cause)
+    key = getattr(cause, "full_key", None) or ""
+    lines = str(cause).splitlines() or [type(cause).__name__]
+    misfit = re.search(r"In '(experiment/[^']+)'.*\nKey '([^']+)' not in '(\w+)'\s+full_key: (\S+)", str(cause))
+    if misfit:
+        return f"{misfit[1]} sets {misfit[4]}, which {misfit[3]} does not have: choose another experiment, or none"
+    text = lines[0]
+    unknown = re.search(r"[Kk]ey '([^']+)' (?:is )?not in", text) or re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        key = key or unknown[1]
+        if "." not in key:
+            key = next((part.split("=")[0].lstrip("+~") for part in line.split() if key in part.split("=")[0]), key)
+        return f"{key}: no such setting{_nearest(key, list(_keys(config)))}"
+    return f"{key}: {text}" if key and key not in text else text
+
+
+def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    for name in map(str, config):
+        key = f"{prefix}{name}"
+        yield key
+        if OmegaConf.is_missing(config, name):
+            continue
+        value = config[name]
+        if isinstance(value, DictConfig):
+            yield from _keys(value, f"{key}.")
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    tail = name.split(".")[-1]
+    close = close or [key for key in known if key.split(".")[-1] == tail][:1]
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; known: {', '.join(known)}" if len(known) < 30 else ""

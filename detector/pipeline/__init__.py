@@ -1,0 +1,1 @@
+"""Whole jobs: they join data sets, detector and configs. Train, evaluate, predict."""

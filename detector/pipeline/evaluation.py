@@ -1,0 +1,106 @@
+"""Scores a detector, or detections from files, and leaves the results in a run's folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+
+from detector.datasets.augment import EvaluationView
+from detector.datasets.sample import Dataset
+from detector.draw import draw_detections, to_tensor
+from detector.engine.distributed import collected, dealt, world_size
+from detector.engine.evaluate import detect_all
+from detector.metrics import voc
+from detector.metrics.dump import Dump, write_dump
+from detector.metrics.result_files import write_voc_results
+from detector.metrics.tables import DetectionTable, TruthTable
+from detector.model import Detector
+from detector.pipeline.detections import DUMP
+from detector.pipeline.loaders import evaluation_loader, in_batches
+from detector.pipeline.run_folder import RunFolder
+from detector.structures import Detections, Instances
+
+log = logging.getLogger("detector")
+
+CONFIDENT = 0.5  # detections below this score are not drawn
+
+
+def evaluate_detector(
+    detector: Detector, view: EvaluationView, *, device: torch.device, precision: str, batch_size: int, workers: int
+) -> list[Detections] | None:
+    """Detections of every image of the view, in their order; None in all processes but the main one.
+
+    `batch_size` is over all processes. They share the batches among them, so that each image is looked at once.
+    """
+    batches = in_batches(len(view), max(1, batch_size // world_size()))
+    own = dealt(batches)
+    loader = evaluation_loader(view, own, workers=workers, pin_memory=device.type == "cuda")
+    found = detect_all(detector, loader, num_images=sum(map(len, own)), device=device, precision=precision)
+    rest = iter(found)
+    by_batch = collected([[next(rest) for _ in batch] for batch in own], len(batches))
+    return None if by_batch is None else [item for batch in by_batch for item in batch]
+
+
+def truth_table(dataset: Dataset) -> TruthTable:
+    """A dataset's objects as one table."""
+    return TruthTable.from_annotations(dataset.annotations, dataset.classes)
+
+
+def table(found: Sequence[Detections], dataset: Dataset) -> DetectionTable:
+    """Detections of a dataset's images as one table."""
+    return DetectionTable.from_detections(found, [item.image_id for item in dataset.annotations], dataset.classes)
+
+
+def mean_ap(result: voc.VOCResult) -> float:
+    """The figure by which checkpoints are compared; 0 where no class could be scored."""
+    return result.results["voc07_11point"].mean or 0.0
+
+
+def save_results(run: RunFolder, figures: dict[str, Any], dump: Dump) -> None:
+    """metrics.json, the dump from which every figure follows again, and VOC's result files in detections/."""
+    run.write_json("metrics.json", figures)
+    write_dump(dump, run.path / DUMP)
+    write_voc_results(dump.detections, run.detections)
+
+
+def show_results(writer: SummaryWriter, step: int, result: voc.VOCResult) -> None:
+    """mAP and per-class AP as TensorBoard scalars."""
+    for name, protocol in result.results.items():
+        if protocol.mean is not None:
+            writer.add_scalar(f"{name}/mAP", protocol.mean, step)
+        for label, value in protocol.average_precision.items():
+            writer.add_scalar(f"{name}/AP_{label}", value, step)
+
+
+def show_pictures(
+    writer: SummaryWriter,
+    step: int,
+    dataset: Dataset,
+    found: Sequence[Detections],
+    count: int,
+    threshold: float = CONFIDENT,
+) -> None:
+    """The first images with their truths (thin white) and confident detections, in TensorBoard."""
+    for index in range(min(count, len(found))):
+        picture = draw_dataset_image(dataset, index, found[index], threshold)
+        writer.add_image(f"detections/{dataset.annotations[index].image_id}", to_tensor(picture), step)
+
+
+def save_pictures(run: RunFolder, dataset: Dataset, found: Sequence[Detections], count: int) -> None:
+    """The same pictures as files."""
+    run.pictures.mkdir(exist_ok=True)
+    for index in range(min(count, len(found))):
+        picture = draw_dataset_image(dataset, index, found[index], threshold=CONFIDENT)
+        picture.save(run.pictures / f"{dataset.annotations[index].image_id}.jpg", quality=92)
+
+
+def draw_dataset_image(dataset: Dataset, index: int, detections: Detections, threshold: float) -> Image.Image:
+    annotation = dataset.annotations[index]
+    truths = Instances(annotation.boxes, annotation.labels, annotation.difficult)
+    confident = detections[detections.scores >= threshold]
+    return draw_detections(dataset.image(index), confident, dataset.classes, truths)

@@ -1,0 +1,139 @@
+"""`load_detector`: a trained model as a function from pictures to detections, for use in other programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from detector.compress import fold_norms
+from detector.configs import schema
+from detector.configs.compose import override_config
+from detector.datasets.build import propose
+from detector.datasets.images import read_image, to_pixels
+from detector.engine.precision import autocast
+from detector.pipeline.models import Model, load_model, read_model_config
+from detector.pipeline.run_folder import pick_device
+from detector.structures import Batch, Detections, Instances, Proposals
+
+# A file's path; a PIL picture; RGB pixels [H, W, 3] or grey ones [H, W], uint8; a tensor [3, H, W] or [1, H, W], uint8.
+Picture: TypeAlias = "str | Path | Image.Image | npt.NDArray[np.uint8] | Tensor"
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What was found in one picture, best first, in its pixels; a file's EXIF orientation is applied before."""
+
+    boxes: Tensor  # [D, 4] float32 xyxy, 0-based, half-open, on the CPU like the rest
+    scores: Tensor  # [D] float32 in [0, 1]
+    labels: Tensor  # [D] int64, 1..num_classes
+    names: list[str]  # D, the class of each
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+class Predictor:
+    """A detector that takes pictures as they come. Make one with `load_detector`."""
+
+    def __init__(self, model: Model, config: schema.Config, device: torch.device) -> None:
+        self.detector = model.detector
+        fold_norms(self.detector)  # nothing trains here any more
+        self.classes = model.classes
+        self._config = config
+        self._device = device
+
+    @overload
+    def __call__(
+        self, pictures: Sequence[Picture], *, proposals: Sequence[Tensor] | None = None, batch_size: int = 1
+    ) -> list[Prediction]: ...
+    @overload
+    def __call__(self, pictures: Picture, *, proposals: Sequence[Tensor] | None = None, batch_size: int = 1) -> Any: ...
+    def __call__(
+        self, pictures: Any, *, proposals: Sequence[Tensor] | None = None, batch_size: int = 1
+    ) -> Prediction | list[Prediction]:
+        """The detections of a picture, or of each of several (a sequence, or an array or tensor of four dimensions).
+
+        `proposals` are boxes [P, 4] xyxy for each picture, in its pixels; without them they are made as the model
+        needs. `batch_size` pictures go through the network at once.
+
+        Raises:
+            ValueError: a file cannot be read, or an array or tensor is no picture of uint8.
+        """
+        many = isinstance(pictures, (list, tuple)) or getattr(pictures, "ndim", 0) == 4
+        items = list(pictures) if many else [pictures]
+        if proposals is not None and len(proposals) != len(items):
+            raise ValueError(f"expected proposals for each of {len(items)} pictures, got {len(proposals)}")
+        found = []
+        for start in range(0, len(items), max(1, batch_size)):
+            part = slice(start, start + max(1, batch_size))
+            images = [to_image(item) for item in items[part]]
+            for one in self.detect(images, None if proposals is None else proposals[part]):
+                names = [self.classes[label - 1] for label in one.labels.tolist()]
+                found.append(Prediction(one.boxes, one.scores, one.labels, names))
+        return found if many else found[0]
+
+    def detect(self, images: Sequence[Tensor], proposals: Sequence[Tensor] | None = None) -> list[Detections]:
+        """Detections of images [3, H, W] uint8 that go through the network together, on the CPU."""
+        boxes = [propose(self._config.proposals, image) for image in images] if proposals is None else list(proposals)
+        batch = make_batch(images, boxes, self._config.input.test_short_side)
+        with autocast(self._device, self._config.trainer.precision):
+            found = self.detector.detect(batch.to(self._device))
+        return [item.to("cpu") for item in found]
+
+
+def load_detector(weights: str | Path, *overrides: str, device: str = "auto") -> Predictor:
+    """A model's file, or its name in the table of models, as a function of pictures.
+
+    `overrides` are settings as on the command line: load_detector("m.safetensors", "postprocess.score_threshold=0.5").
+    `device` is auto (CUDA where there is one), cpu or cuda:N.
+
+    Raises:
+        ValueError: the file is missing, damaged, foreign or newer.
+        ConfigError: a setting cannot work (a ValueError too).
+    """
+    config = override_config(read_model_config(Path(weights)), overrides)
+    where = pick_device(device)
+    return Predictor(load_model(Path(weights), config, where), config, where)
+
+
+def to_image(picture: Picture) -> Tensor:
+    """A picture of any kind as [3, H, W] uint8 RGB. Raises ValueError for what is none."""
+    if isinstance(picture, (str, Path)):
+        return read_image(Path(picture), upright=True)
+    if isinstance(picture, Image.Image):
+        return to_pixels(picture, upright=True)
+    shape, ndim = tuple(getattr(picture, "shape", ())), getattr(picture, "ndim", 0)
+    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and (ndim == 2 or shape[2:] in ((1,), (3,), (4,))):
+        return to_pixels(Image.fromarray(picture[:, :, 0] if shape[2:] == (1,) else picture))
+    if isinstance(picture, Tensor) and picture.dtype == torch.uint8 and ndim == 3 and shape[0] in (1, 3):
+        return picture.expand(3, -1, -1).cpu()
+    kind = type(picture).__name__
+    if hasattr(picture, "dtype"):
+        kind += f" of {picture.dtype} and shape {shape}"
+    raise ValueError(
+        "expected a path, a PIL picture, an array [H, W, 3] or [H, W] or a tensor [3, H, W], both uint8 RGB, got "
+        f"{kind}; for values in [0, 1] multiply by 255, round and convert to uint8"
+    )
+
+
+def make_batch(images: Sequence[Tensor], boxes: Sequence[Tensor | None], short_side: int) -> Batch:
+    """A batch of images [3, H, W] uint8 of no dataset, with the proposals [P, 4] of each, or None for all."""
+    nothing = Instances(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
+    given = [Proposals(item, torch.zeros(len(item))) for item in boxes if item is not None]
+    count = len(images)
+    return Batch(
+        images=list(images),
+        instances=[nothing] * count,
+        proposals=given if len(given) == count else None,
+        image_ids=[str(index) for index in range(count)],
+        seeds=[0] * count,
+        short_sides=[short_side] * count,
+    )

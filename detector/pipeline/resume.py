@@ -1,0 +1,106 @@
+"""What a `detector train` line starts from: its own settings, a saved config, a run, or the newest whole checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from detector.configs.compose import load_config, override_config, read_config
+from detector.configs.errors import ConfigError
+from detector.configs.schema import Config
+from detector.engine.checkpoint import load_checkpoint, newest_checkpoint
+
+log = logging.getLogger("detector")
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How a run begins."""
+
+    config: Config
+    checkpoint: dict[str, Any] | None  # to go on from; None: at step 0
+
+
+def find_start(words: Sequence[str]) -> Start:
+    """The start that the words of a command line mean.
+
+    `resume=FOLDER` goes on with that run, under its own settings with the overrides applied. `resume=auto` goes on with
+    the newest whole checkpoint of `output_dir`, else of runs/, and starts anew where there is none: the same line
+    begins a run and takes it up again; so does any line with an output_dir when torchrun starts it anew. `config=FILE`
+    repeats the run whose config.yaml it is, in a folder of its own.
+
+    Raises ConfigError for words that cannot be meant, ValueError where a checkpoint is missing or damaged.
+    """
+    resume, config_file = value_of("resume", words), value_of("config", words)
+    overrides = [word for word in words if not word.startswith(("resume=", "config="))]
+    if resume is not None and config_file is not None:
+        raise ConfigError("resume= and config= are two starts: the first goes on with a run, the second repeats one")
+    if resume == "auto" or (resume is None and _restarted() and value_of("output_dir", overrides) is not None):
+        return _newest(overrides)
+    if resume is not None:
+        folder = Path(resume)
+        if folder.is_file():
+            raise ConfigError(f"resume={folder} is a file; resume=FOLDER goes on with a run, weights=FILE starts anew")
+        return _go_on(folder, load_checkpoint(folder), overrides)
+    if config_file is not None:
+        return Start(override_config(read_config(Path(config_file)), overrides), None)
+    if not _says_what_to_train(overrides):
+        log.warning("no dataset given: training the demonstration (experiment=demo)")
+        overrides = ["experiment=demo", *overrides]
+    return Start(load_config(overrides), None)
+
+
+def value_of(key: str, words: Sequence[str]) -> str | None:
+    """The value of the last `key=value` among the words."""
+    return next((word.partition("=")[2] for word in reversed(words) if word.startswith(f"{key}=")), None)
+
+
+def require_same_classes(checkpoint: dict[str, Any], classes: Sequence[str], source: str) -> None:
+    """Raises ValueError unless a run goes on with the classes that it began with, in their order.
+
+    As many classes under other names have the same shapes: every tensor would fit, and each class be taken for another.
+    """
+    known = checkpoint["classes"]
+    if list(classes) != known:
+        raise ValueError(
+            f"resume={source}: the run has {len(known)} classes ({', '.join(known)}), the dataset now has "
+            f"{len(classes)} ({', '.join(classes)}): give it the run's classes in that order (dataset.classes of a VOC "
+            f"folder), or start a new run with a new head: weights={source} weights_skip=[head]"
+        )
+
+
+def _newest(overrides: list[str]) -> Start:
+    given = value_of("output_dir", overrides)
+    folder, pattern = (RUNS, "**/checkpoints/*.pt") if given is None else (Path(given), "checkpoints/*.pt")
+    found = newest_checkpoint(folder, pattern)
+    if found is not None:
+        path, content = found
+        log.warning("resume=auto: going on from %s, step %d", path, content["step"])
+        return _go_on(path.parent.parent, content, overrides)
+    if not _says_what_to_train(overrides):
+        raise ConfigError(f"resume=auto: no checkpoint in {folder}, and no dataset or experiment to start a run with")
+    log.warning("resume=auto: no checkpoint in %s, starting anew", folder)
+    return Start(load_config(overrides), None)
+
+
+def _go_on(folder: Path, content: dict[str, Any], overrides: list[str]) -> Start:
+    """A run taken up under its own settings and the overrides; with an experiment among them, under these alone."""
+    rest = [word for word in overrides if not word.startswith("output_dir=")]
+    whole = any(word.startswith("experiment=") for word in rest)
+    config = load_config(rest) if whole else override_config(content["config"], rest)
+    return Start(replace(config, output_dir=str(folder), resume=str(folder)), content)
+
+
+def _restarted() -> bool:
+    """Whether torchrun has lost a process of this run and started all of them anew."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+
+def _says_what_to_train(overrides: list[str]) -> bool:
+    return any(word.startswith(("dataset", "experiment=")) for word in overrides)

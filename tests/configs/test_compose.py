@@ -1,0 +1,123 @@
+"""Overrides to configs: what is refused is refused in one line that names the key and the nearest right one."""
+
+import dataclasses
+
+import pytest
+
+from detector.configs import schema
+from detector.configs.compose import choices, load_config, override_config, sweep
+from detector.configs.errors import ConfigError
+from detector.configs.groups import to_plain
+
+
+def refusal(*overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(overrides)
+    told = str(caught.value)
+    assert "\n" not in told
+    return told
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("trainer.max_step=5", ["trainer.max_step", "did you mean trainer.max_steps?"]),
+        ("optimiser.lr=1", ["optimiser", "optimizer"]),
+        ("max_steps=5", ["max_steps", "trainer.max_steps"]),
+        ("head.kk=3", ["head.kk"]),
+        ("head.k=3", ["head.k"]),  # an option of the other head
+        ("backbone=resnet5", ["backbone=resnet5: no such backbone", "resnet50"]),
+        ("experiment=dmo", ["experiment=dmo: no such experiment", "demo"]),
+        ("head=rcnn", ["no such head", "rfcn"]),
+        ("trainer.max_steps=many", ["trainer.max_steps", "many"]),
+        ("trainer.max_steps=1.5", ["trainer.max_steps", "1.5"]),
+        ("input.flip=perhaps", ["input.flip", "perhaps"]),
+        ("input.short_sides=[a]", ["input.short_sides", "a"]),
+        ("trainer.max_steps=0", ["trainer.max_steps is 0; expected at least 1"]),
+        ("trainer.log_every=0", ["trainer.log_every is 0; expected at least 1"]),
+        ("trainer.workers=-1", ["trainer.workers is -1; expected 0 or more"]),
+        ("trainer.precision=fp8", ["trainer.precision is 'fp8'; use fp32, bf16 or fp16"]),
+        ("schedule.decay=linear", ["schedule.decay", "linear", "cosine"]),
+        ("trainer.max_steps", ["trainer.max_steps", "key=value"]),
+    ],
+)
+def test_what_cannot_be_meant_is_named(override: str, parts: list[str]) -> None:
+    told = refusal(override)
+    for part in parts:
+        assert part in told
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["proposals=rpn", "loss.targets=measured"], ["loss.targets", "proposals=rpn"]),
+        (["backbone=mobilenet_v2", "backbone.tail=native"], ["backbone.tail", "fc"]),
+        (["backbone=resnet50", "backbone.dilated_c5=true"], ["backbone.dilated_c5", "backbone.tail=fc"]),
+        (["backbone=resnet50", "head.channels=256"], ["head.channels=256", "backbone.tail=fc"]),
+        (["backbone.tail=fc", "head.channels=0"], ["head.channels is 0", "at least 1"]),
+        (["backbone=resnet50", "backbone.depth=42"], ["backbone.depth is 42", "101"]),
+        (["sampling=ohem", "sampling.rois_per_image=2000"], ["sampling.rois_per_image", "proposals.top_k_train"]),
+        (["proposals=file"], ["proposals.test", "proposals.train", "no value given"]),
+        (["experiment=demo", "dataset=voc"], ["experiment/demo", "dataset.height"]),
+    ],
+)
+def test_impossible_combinations_are_named_before_anything_is_built(overrides: list[str], parts: list[str]) -> None:
+    told = refusal(*overrides)
+    for part in parts:
+        assert part in told
+
+
+def test_overrides_of_a_saved_config_are_checked_too() -> None:
+    saved = to_plain(load_config(["experiment=demo"]))
+    assert override_config(saved, ["trainer.max_steps=7"]).trainer.max_steps == 7
+    with pytest.raises(ConfigError, match="did you mean trainer.max_steps"):
+        override_config(saved, ["trainer.max_step=7"])
+    with pytest.raises(ConfigError, match="trainer.max_steps"):
+        override_config(saved, ["trainer.max_steps=many"])
+    with pytest.raises(ConfigError, match="expected at least 1"):
+        override_config(saved, ["trainer.max_steps=0"])
+
+
+def test_a_group_choice_replaces_the_whole_group_of_a_saved_config() -> None:
+    saved = to_plain(load_config(["experiment=demo"]))
+    changed = override_config(saved, ["dataset=voc", "dataset.root=elsewhere"])
+    assert changed.dataset == schema.VOCDatasetConfig(root="elsewhere")
+    assert changed.optimizer == load_config(["experiment=demo"]).optimizer
+
+
+def test_a_saved_config_without_overrides_is_the_same_config() -> None:
+    config = load_config(["experiment=demo", "head=rfcn"])
+    assert override_config(to_plain(config), []) == config
+
+
+def test_the_order_of_overrides_does_not_matter_between_groups_and_values() -> None:
+    assert load_config(["head=rfcn", "head.k=3"]) == load_config(["head.k=3", "head=rfcn"])
+
+
+def test_a_saved_config_of_an_unknown_kind_is_refused() -> None:
+    saved = to_plain(load_config([]))
+    saved["head"]["kind"] = "yolo"
+    with pytest.raises(ConfigError, match="head.kind is 'yolo'; expected one of fast_rcnn, rfcn"):
+        override_config(saved, [])
+
+
+def test_a_sweep_is_the_product_of_its_lists() -> None:
+    jobs = sweep(["trainer.seed=1,2", "head=fast_rcnn,rfcn", "optimizer.lr=0.01"])
+    assert len(jobs) == 4
+    assert all("optimizer.lr=0.01" in job for job in jobs)
+    assert {tuple(sorted(job)) for job in jobs} == {
+        ("head=" + head, "optimizer.lr=0.01", "trainer.seed=" + seed) for head in ("fast_rcnn", "rfcn") for seed in "12"
+    }
+
+
+def test_choices_are_the_files_of_a_group() -> None:
+    assert choices("head") == ["fast_rcnn", "fast_rcnn_align", "rfcn"]
+    assert "demo" in choices("experiment")
+
+
+def test_composing_twice_in_a_process_gives_equal_configs_that_share_nothing() -> None:
+    first, second = load_config(["experiment=demo"]), load_config(["experiment=demo"])
+    assert first == second
+    first.input.short_sides.append(1)
+    assert second.input.short_sides != first.input.short_sides
+    assert dataclasses.is_dataclass(first.head)

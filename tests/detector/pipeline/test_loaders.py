@@ -1,0 +1,154 @@
+"""The order in which training sees images: a function of seed and step, whatever else changes."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detector.datasets.augment import EvaluationView, TrainingView
+from detector.datasets.proposal_grid import GridProposals
+from detector.datasets.synthetic import SyntheticDataset
+from detector.pipeline.loaders import (
+    TrainingOrder,
+    collate,
+    evaluation_loader,
+    in_batches,
+    loading_errors,
+    training_loader,
+)
+from detector.structures import Batch
+
+Step = list[tuple[int, int]]
+
+
+def order(images: int = 10, batch: int = 3, **changes: Any) -> list[Step]:
+    settings: dict[str, Any] = {"seed": 3, "first_step": 0, "last_step": 12, "rank": 0, "world_size": 1, **changes}
+    return list(TrainingOrder(images, batch, **settings))
+
+
+@given(st.integers(1, 40), st.integers(1, 8), st.integers(0, 100))
+def test_an_epoch_shows_each_image_at_most_once_and_drops_the_incomplete_batch(n: int, batch: int, seed: int) -> None:
+    batch = min(n, batch)
+    steps = n // batch
+    made = order(n, batch, seed=seed, last_step=2 * steps)
+    for epoch in range(2):
+        seen = [key for step in made[epoch * steps : (epoch + 1) * steps] for key in step]
+        assert {found for found, _ in seen} == {epoch}
+        assert len({index for _, index in seen}) == len(seen) == steps * batch
+
+
+@given(st.integers(0, 30), st.integers(0, 5))
+def test_a_resumed_order_goes_on_where_it_stopped(first: int, seed: int) -> None:
+    assert order(seed=seed, first_step=first, last_step=31) == order(seed=seed, last_step=31)[first:]
+
+
+def test_seeds_and_epochs_have_orders_of_their_own() -> None:
+    assert order(seed=1) != order(seed=2)
+    first, second = order()[:3], order()[3:6]
+    assert [[i for _, i in step] for step in first] != [[i for _, i in step] for step in second]
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_processes_share_every_batch(world_size: int) -> None:
+    whole = order(20, 4)
+    parts = [order(20, 4, rank=rank, world_size=world_size) for rank in range(world_size)]
+    for step, expected in enumerate(whole):
+        assert [key for part in parts for key in part[step]] == expected
+
+
+@given(st.integers(1, 40), st.integers(1, 8), st.integers(0, 2**40 - 1), st.integers(0, 30))
+def test_images_of_one_kind_share_batches_but_for_one_and_steps_remain_a_function_of_seed_and_step(
+    n: int, batch: int, tall: int, first: int
+) -> None:
+    batch = min(n, batch)
+    kinds = [bool(tall >> index & 1) for index in range(n)]
+    steps = n // batch
+    made = order(n, batch, last_step=2 * steps + first, is_tall=kinds)
+    for epoch in range(2):
+        keys = [[index for _, index in step] for step in made[epoch * steps : (epoch + 1) * steps]]
+        assert sum(len({kinds[index] for index in step}) > 1 for step in keys) <= 1
+        seen = [index for step in keys for index in step]
+        assert len(set(seen)) == len(seen) == steps * batch
+    assert order(n, batch, first_step=first, last_step=2 * steps + first, is_tall=kinds) == made[first:]
+
+
+def test_its_length_is_the_number_of_steps_left() -> None:
+    for first, last, expected in ((0, 12, 12), (5, 12, 7), (12, 12, 0), (15, 12, 0)):
+        made = TrainingOrder(10, 3, seed=0, first_step=first, last_step=last, rank=0, world_size=1)
+        assert len(made) == len(list(made)) == expected
+
+
+def test_what_cannot_be_shared_out_is_refused() -> None:
+    with pytest.raises(ValueError, match="images_per_step is 11, but the training split has only 10 images"):
+        order(10, 11)
+    with pytest.raises(ValueError, match="images_per_step is 3; expected a multiple of 2 processes"):
+        order(10, 3, world_size=2)
+
+
+def same(first: Batch, second: Batch) -> bool:
+    tensors = [
+        (a, b)
+        for one, other in ((first, second),)
+        for a, b in zip(
+            [*one.images, *(i.boxes for i in one.instances), *(p.boxes for p in one.proposals or [])],
+            [*other.images, *(i.boxes for i in other.instances), *(p.boxes for p in other.proposals or [])],
+            strict=True,
+        )
+    ]
+    plain = (first.image_ids, first.seeds, first.short_sides) == (second.image_ids, second.seeds, second.short_sides)
+    return plain and all(torch.equal(a, b) for a, b in tensors)
+
+
+@pytest.fixture(scope="module")
+def view() -> TrainingView:
+    dataset = SyntheticDataset("train", num_images=7, height=40, width=50, seed=0)
+    grid = GridProposals(dataset, (0.3, 0.6), (1.0,), 0.5)
+    return TrainingView(dataset, grid, flip=True, short_sides=(40, 60), seed=3)
+
+
+def test_the_number_of_workers_changes_nothing_and_neither_does_the_global_generator(view: TrainingView) -> None:
+    def batches(workers: int, seed: int) -> list[Batch]:
+        torch.manual_seed(seed)
+        steps = TrainingOrder(7, 2, seed=3, first_step=2, last_step=8, rank=0, world_size=1)
+        return list(training_loader(view, steps, workers=workers, pin_memory=False))
+
+    alone = batches(0, 0)
+    before = torch.random.get_rng_state()
+    assert len(alone) == 6
+    assert all(same(a, b) for a, b in zip(alone, batches(2, 99), strict=True))
+    torch.manual_seed(0)
+    assert torch.equal(before, torch.random.get_rng_state())  # loading drew nothing
+
+
+def test_a_flipped_sample_mirrors_its_image_boxes_and_proposals(view: TrainingView) -> None:
+    pairs = [(view[(epoch, 2)], view.dataset.image(2)) for epoch in range(12)]
+    flipped = [sample for sample, image in pairs if not torch.equal(sample.image, image)]
+    assert 0 < len(flipped) < 12
+    truth = view.dataset.annotations[2]
+    for sample in flipped:
+        assert torch.equal(sample.image.flip(2), view.dataset.image(2))
+        expected = truth.boxes[:, [2, 1, 0, 3]] * torch.tensor([-1.0, 1, -1, 1]) + torch.tensor([50.0, 0, 50, 0])
+        assert torch.equal(sample.annotation.boxes, expected)
+
+
+def test_evaluation_sees_every_image_once_in_order(view: TrainingView) -> None:
+    evaluated = EvaluationView(view.dataset, None, short_side=40)
+    loader = evaluation_loader(evaluated, in_batches(len(evaluated), 3), workers=0, pin_memory=False)
+    batches = list(loader)
+    assert [len(batch) for batch in batches] == [3, 3, 1]
+    assert [i for batch in batches for i in batch.image_ids] == [a.image_id for a in view.dataset.annotations]
+    assert all(batch.proposals is None for batch in batches)
+
+
+def test_a_batch_keeps_images_of_different_sizes() -> None:
+    datasets = [SyntheticDataset("train", num_images=1, height=side, width=50, seed=0) for side in (40, 60)]
+    batch = collate([EvaluationView(dataset, None, short_side=40)[0] for dataset in datasets])
+    assert [tuple(image.shape) for image in batch.images] == [(3, 40, 50), (3, 60, 50)]
+
+
+def test_a_worker_that_dies_while_it_hands_a_sample_over() -> None:
+    message = "a loader worker exited unexpectedly.*Lower trainer.workers"
+    with pytest.raises(ChildProcessError, match=message), loading_errors():
+        raise ConnectionResetError(104, "Connection reset by peer")

@@ -1,0 +1,138 @@
+"""`from detector import load_detector`: one picture or many, of every kind, and what importing costs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detector import load_detector
+from detector.build import build_detector
+from detector.configs.compose import load_config
+from detector.configs.groups import to_plain
+from detector.datasets.images import read_image
+from detector.export.portable import PortableModel, write_portable
+from detector.pipeline.predictor import Prediction, Predictor
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = ["proposals=grid", "proposals.scales=[0.4]", "proposals.aspects=[1.0]"]
+    settings += ["backbone=resnet18_narrow", "backbone.width=0.125", "postprocess.score_threshold=0.1"]
+    config = load_config(["dataset=synthetic", *settings, "input.test_short_side=48", "trainer.device=cpu"])
+    torch.manual_seed(0)
+    weights = build_detector(config, 3).state_dict()
+    path = tmp_path_factory.mktemp("api") / "model.safetensors"
+    write_portable(path, PortableModel(to_plain(config), ("cat", "dog", "cow"), {}, {}, weights))
+    return path
+
+
+@pytest.fixture(scope="module")
+def detect(model: Path) -> Predictor:
+    return load_detector(model, device="cpu")
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "street.png")
+    return tmp_path / "street.png"
+
+
+def same(one: Prediction, other: Prediction) -> bool:
+    return torch.equal(one.boxes, other.boxes) and torch.equal(one.scores, other.scores) and one.names == other.names
+
+
+def test_a_picture_of_any_kind(detect: Predictor, photo: Path) -> None:
+    found = detect(str(photo))
+    assert len(found) > 0
+    assert found.boxes.shape == (len(found), 4)
+    assert found.names == [("cat", "dog", "cow")[label - 1] for label in found.labels.tolist()]
+    pixels = np.array(Image.open(photo))
+    for picture in (
+        photo,
+        Image.open(photo),
+        pixels,
+        torch.from_numpy(pixels).permute(2, 0, 1),
+        pixels[:, ::-1][:, ::-1],
+    ):
+        assert same(detect(picture), found)
+
+
+def test_one_or_many(detect: Predictor, photo: Path) -> None:
+    pixels = np.array(Image.open(photo))
+    one = detect(pixels)
+    assert detect([]) == []
+    for pictures in ([photo, pixels], (pixels, photo), np.stack([pixels] * 2)):
+        assert [same(item, one) for item in detect(pictures)] == [True, True]
+    for item in detect([photo, pixels, photo], batch_size=2):  # convolutions of two sum in another order
+        assert item.names == one.names
+        torch.testing.assert_close(item.boxes, one.boxes, atol=1e-3, rtol=1e-5)
+        torch.testing.assert_close(item.scores, one.scores, atol=1e-5, rtol=1e-5)
+
+
+def test_grey_transparent_and_sixteen_bits(detect: Predictor, tmp_path: Path) -> None:
+    grey = np.random.default_rng(1).integers(0, 256, (40, 60), np.uint8)
+    wanted = detect(np.stack([grey] * 3, axis=2))
+    assert same(detect(grey), wanted)
+    assert same(detect(grey[:, :, None]), wanted)
+    assert same(detect(torch.from_numpy(grey)[None]), wanted)
+    Image.fromarray(grey.astype(np.uint16) << 8 | 77).save(tmp_path / "deep.png")
+    assert same(detect(tmp_path / "deep.png"), wanted), "16 bits keep their upper 8"
+    rgba = np.dstack([grey, grey, grey, 255 - grey])
+    Image.fromarray(rgba).save(tmp_path / "clear.png")
+    assert same(detect(tmp_path / "clear.png"), wanted)
+
+
+def test_exif_turns_files_and_pil_pictures(detect: Predictor, photo: Path, tmp_path: Path) -> None:
+    picture = Image.open(photo)
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "turned.png", exif=exif)
+    upright = detect(np.rot90(np.array(picture), -1).copy())
+    assert same(detect(tmp_path / "turned.png"), upright)
+    assert same(detect(Image.open(tmp_path / "turned.png")), upright)
+    assert read_image(tmp_path / "turned.png").shape == (3, 40, 60), "datasets read pixels as they are stored"
+
+
+@pytest.mark.parametrize(
+    ("picture", "said"),
+    [
+        (np.zeros((4, 4, 3)), "ndarray of float64 and shape (4, 4, 3)"),
+        (np.zeros((3, 4, 5), np.uint8), "shape (3, 4, 5)"),
+        (torch.zeros(3, 4, 4), "Tensor of torch.float32"),
+        (torch.zeros(4, 4, 3, dtype=torch.uint8), "shape (4, 4, 3)"),
+        (3, "got int"),
+        (None, "got NoneType"),
+    ],
+)
+def test_what_is_no_picture(detect: Predictor, picture: object, said: str) -> None:
+    with pytest.raises(ValueError, match="expected a path, a PIL picture, an array") as error:
+        detect(picture)
+    assert said in str(error.value)
+
+
+def test_given_proposals(detect: Predictor, photo: Path) -> None:
+    assert len(detect(photo, proposals=[torch.zeros(0, 4)])) == 0
+    assert len(detect(photo, proposals=[torch.tensor([[0.0, 0, 30, 30]])])) >= 1
+    with pytest.raises(ValueError, match="expected proposals for each of 1 pictures, got 2"):
+        detect(photo, proposals=[torch.zeros(0, 4)] * 2)
+
+
+def test_overrides(model: Path, photo: Path) -> None:
+    assert len(load_detector(model, "postprocess.score_threshold=0.99", device="cpu")(photo)) == 0
+    with pytest.raises(ValueError, match="did you mean postprocess.score_threshold"):
+        load_detector(model, "postprocess.score_treshold=1")
+    with pytest.raises(ValueError, match="found no such file"):
+        load_detector(model.parent / "none.safetensors")
+
+
+def test_importing_the_package_loads_nothing_else() -> None:
+    code = (
+        "import sys, detector; assert 'torch' not in sys.modules and 'load_detector' in dir(detector); detector.nothing"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "module 'detector' has no attribute 'nothing'" in done.stderr

@@ -1,0 +1,222 @@
+"""The ways to run one model, side by side: eager PyTorch, folded norms, compiled, exported, bf16, compressed.
+
+Each way is made and tried once; one that this model or this machine does not have is a line that says why. The others
+run in turn on the same images, from a photograph's pixels to boxes in its pixels.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from detector.backbones.norms import FrozenBatchNorm2d
+from detector.compress import SVD, fold_norms, linear_layers
+from detector.configs.schema import Way
+from detector.engine.compile import compile_parts
+from detector.engine.precision import autocast
+from detector.export.graph import DetectorGraph
+from detector.export.onnx import export_onnx
+from detector.export.program import export_program
+from detector.model import Detector
+from detector.quantize import quantize_layers
+from detector.structures import Batch
+from detector.tools.bench.interleaved import in_turn, milliseconds, ratio
+
+log = logging.getLogger("detector")
+
+Run = Callable[[], int]  # detects in the batch; returns how many there are
+
+EAGER = "PyTorch, eager"
+NAMES = {
+    Way.folded: "norms folded",
+    Way.compiled: "torch.compile",
+    Way.program: "exported program",
+    Way.onnx: "ONNX Runtime",
+    Way.bf16: "bf16",
+    Way.svd: "fc layers by SVD",
+    Way.int8: "fc layers in int8",
+}
+RANKS = (
+    4,
+    16,
+)  # the first layer keeps a fourth of its width, the others a sixteenth: 1024 and 256 of 4096, as published
+
+
+@dataclass(frozen=True, slots=True)
+class Lap:
+    """One way's time for the batch, or why it has none."""
+
+    name: str
+    milliseconds: float | None  # median
+    ratio: float | None  # to eager PyTorch: the median of the ratios within a round
+    detections: int | None  # in the batch
+    note: str
+
+
+class Ways:
+    """One model in several ways, on one batch. What they build, they share where they can."""
+
+    def __init__(self, detector: Detector, batch: Batch, short_side: int, device: torch.device) -> None:
+        """`detector` in evaluation mode stays as it is; `short_side` is what the batch's images are resized to."""
+        self.detector, self.batch, self.short_side, self.device = detector, batch, short_side, device
+        self.has_norms = any(isinstance(module, FrozenBatchNorm2d) for module in detector.modules())
+        # Without norms there is nothing to change, and large models need not be in memory twice.
+        self.folded = copy.deepcopy(detector) if self.has_norms else detector
+        fold_norms(self.folded)
+
+    def eager(self) -> Run:
+        return _detecting(self.detector, self.batch)
+
+    def make(self, way: Way) -> tuple[Run, str]:
+        """A way, and what to know of it. Raises ValueError where there is none, and whatever torch raises."""
+        base = "norms folded" if self.has_norms else ""
+        whole = (
+            "" if getattr(self.detector.head, "distinct", None) is None else "RoIs of the same cells each for itself"
+        )
+        match way:
+            case Way.folded:
+                if not self.has_norms:
+                    raise ValueError("this model has no frozen batch norms")
+                return _detecting(self.folded, self.batch), "as predict and load_detector run it"
+            case Way.compiled:
+                twin = _twin(self.folded)
+                compile_parts(twin)
+                return _detecting(twin, self.batch), _joined("backbone and tail", base)
+            case Way.program:
+                self._on_cpu()
+                program = export_program(self._graph()).module()
+                return self._by_image(lambda *given: len(program(*given)[0])), _joined(base, whole)
+            case Way.onnx:
+                self._on_cpu()
+                return self._by_image(_onnx(self._graph())), _joined(base, whole)
+            case Way.bf16:
+                run = _detecting(self.folded, self.batch)
+
+                def narrow() -> int:
+                    with autocast(self.device, "bf16"):
+                        return run()
+
+                return narrow, _joined("autocast", base)
+            case Way.svd:
+                twin, ranks = _compressed(self.folded)
+                return _detecting(twin, self.batch), _joined(f"ranks {', '.join(map(str, ranks))}", base)
+            case Way.int8:
+                twin = _twin(self.folded)
+                quantize_layers(_tail(twin))
+                return _detecting(twin, self.batch), base
+
+    def _graph(self) -> DetectorGraph:
+        return DetectorGraph(self.folded, short_side=self.short_side, suppress=True)
+
+    def _on_cpu(self) -> None:
+        if self.device.type != "cpu":
+            raise ValueError("exports are timed on CPUs alone (trainer.device=cpu)")
+
+    def _by_image(self, run: Callable[..., int]) -> Run:
+        """The batch by a function of one image [H, W, 3] and, where they are given, its proposals [P, 4]."""
+        inputs: list[tuple[Tensor, ...]] = [(image.permute(1, 2, 0).contiguous(),) for image in self.batch.images]
+        if self.batch.proposals is not None:
+            inputs = [(*item, given.boxes) for item, given in zip(inputs, self.batch.proposals, strict=True)]
+
+        def detect() -> int:
+            with torch.no_grad():
+                return sum(run(*item) for item in inputs)
+
+        return detect
+
+
+def side_by_side(ways: Ways, chosen: list[Way], rounds: int) -> tuple[Lap, ...]:
+    """Times the chosen ways beside eager PyTorch, in turn, for so many rounds after one to warm up."""
+    runs: dict[str, Run] = {EAGER: ways.eager()}
+    counts, notes = {EAGER: runs[EAGER]()}, {EAGER: ""}
+    for way in chosen:
+        name = NAMES[way]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of compilers and exporters, which nobody here can act on
+                run, notes[name] = ways.make(way)
+                counts[name] = run()  # compilers fail at the first call
+            runs[name] = run
+        except Exception as error:  # whatever a compiler or an exporter may raise
+            log.debug("%s", name, exc_info=True)
+            notes[name] = "not available: " + _first_line(error)
+    times = in_turn(runs, rounds, ways.device)
+    return tuple(
+        Lap(name, milliseconds(times[name]), ratio(times[name], times[EAGER]), counts[name], note)
+        if name in times
+        else Lap(name, None, None, None, note)
+        for name, note in notes.items()
+    )
+
+
+def table(laps: tuple[Lap, ...]) -> str:
+    """Aligned plain text, a row for each way."""
+    lines = [f"{'way':<18}{'ms':>10}{'to eager':>10}{'detections':>12}  note"]
+    for lap in laps:
+        figures = f"{'-':>10}{'-':>10}{'-':>12}"
+        if lap.milliseconds is not None:
+            figures = f"{lap.milliseconds:10.2f}{lap.ratio:10.3f}{lap.detections:12}"
+        lines.append(f"{lap.name:<18}{figures}  {lap.note}".rstrip())
+    return "\n".join(lines)
+
+
+def _detecting(detector: Detector, batch: Batch) -> Run:
+    return lambda: sum(len(item) for item in detector.detect(batch))
+
+
+def _twin(detector: Detector) -> Detector:
+    """Modules of its own, which may be compiled or replaced, with the same tensors."""
+    tensors: list[Tensor] = [*detector.parameters(), *detector.buffers()]
+    return copy.deepcopy(detector, {id(tensor): tensor for tensor in tensors})
+
+
+def _compressed(detector: Detector) -> tuple[Detector, tuple[int, ...]]:
+    twin = _twin(detector)
+    tail = _tail(twin)
+    widths = [min(layer.in_features, layer.out_features) for layer in linear_layers(tail).values()]
+    ranks = tuple(max(1, width // RANKS[min(number, 1)]) for number, width in enumerate(widths))
+    SVD(tail).truncate(tail, ranks)
+    return twin.eval(), ranks
+
+
+def _tail(detector: Detector) -> nn.Module:
+    tail = getattr(detector.head, "tail", None)
+    if not isinstance(tail, nn.Module) or not linear_layers(tail):
+        raise ValueError("this model has no fully connected layers per RoI")
+    return tail
+
+
+def _onnx(graph: DetectorGraph) -> Callable[..., int]:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ValueError("needs onnxruntime: pip install 'fast-rfcn[export]'") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        export_onnx(graph, path, {})
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(*given: Tensor) -> int:
+        inputs = {name: item.numpy() for name, item in zip(graph.input_names, given, strict=True)}
+        return len(session.run(["scores"], inputs)[0])
+
+    return run
+
+
+def _joined(*notes: str) -> str:
+    return ", ".join(note for note in notes if note)
+
+
+def _first_line(error: Exception) -> str:
+    told = str(error).strip().splitlines()
+    return (told[0] if told else type(error).__name__)[:160]

@@ -1,0 +1,181 @@
+"""`make kill-check`: trains with SIGKILL at random moments, and compares the bytes with those of an undisturbed run.
+
+Every life is a fork of this process, which has everything imported: a life is mostly training. It goes on by
+`resume=auto`, with a number of loader workers of its own. Of a run that reaches its end every checkpoint is compared
+tensor by tensor (last, best, and those kept by step), and the next one begins, until so many kills have hit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detector.engine.checkpoint import load_checkpoint
+from detector.pipeline import training as _training  # noqa: F401  # imported once, before the forks
+from detector.pipeline.versions import commit, cpu_name
+from detector.tools import cli
+
+STEPS = 40
+COMPARED = ("step", "best", "stale", "evaluated", "model", "optimizer", "schedule", "scaler", "average")
+# Running statistics, dropout, flips, scales, an average of the weights, micro-batches: all that could go astray.
+SETTINGS = [
+    "dataset=synthetic",
+    "dataset.train=8",
+    "dataset.test=2",
+    "dataset.height=64",
+    "dataset.width=96",
+    "backbone=vgg16_bn",
+    "backbone.weights=null",
+    "backbone.norm=bn",
+    "backbone.width=0.0625",
+    "backbone.tail_channels=32",
+    "backbone.frozen_stages=0",
+    "proposals=rpn",
+    "proposals.scales=[1,2,4]",
+    "proposals.channels=16",
+    "proposals.top_k_train=100",
+    "sampling=ohem",
+    "sampling.rois_per_image=32",
+    "input.short_sides=[48,64]",
+    "input.test_short_side=64",
+    "optimizer.lr=0.01",
+    "optimizer.clip_norm=10",
+    f"trainer.max_steps={STEPS}",
+    "trainer.images_per_step=2",
+    "trainer.micro_batches=2",
+    "trainer.ema_decay=0.9",
+    "trainer.threads=1",
+    "trainer.device=cpu",
+    "trainer.checkpoint_every=2",
+    "trainer.keep_every=8",
+    "trainer.keep_newest=2",
+    "trainer.eval_every=10",
+    "trainer.eval_images=0",
+]
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the lives came to."""
+
+    kills: int = 0
+    in_writing: int = 0  # kills that left a half-written file
+    runs: int = 0
+    different: list[str] = field(default_factory=list)  # tensors of other bytes, by run
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns 0 where every run ended with the bytes of the undisturbed one."""
+    options = _options(arguments)
+    torch.set_num_threads(1)
+    moments = random.Random(options.seed)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        begun = time.monotonic()
+        if _live(folder / "whole", 0, lambda pid: None) != cli.DONE:
+            print((folder / "whole" / "said.txt").read_text(), file=sys.stderr)
+            return 1
+        length = time.monotonic() - begun
+        expected, tally = _checkpoints(folder / "whole"), Tally()
+        while tally.kills < options.kills:
+            run = folder / f"run{tally.runs}"
+            while not _killed_run_is_done(run, moments, length, tally, options.kills):
+                pass
+            tally.runs += 1
+            found = _checkpoints(run)
+            tally.different += [f"run {tally.runs}: {key}" for key in _differences(expected, found, "checkpoints")]
+    minutes = (time.monotonic() - started) / 60
+    print(
+        f"{tally.kills} kills in {tally.runs} runs of {STEPS} steps, {tally.in_writing} of them while a file was being "
+        f"written: {len(tally.different)} tensors or values differ from the undisturbed run "
+        f"({minutes:.1f} min, seed {options.seed}, commit {commit()}, torch {torch.__version__}, {cpu_name()})"
+    )
+    print("\n".join(tally.different[:20]))
+    return 1 if tally.different else 0
+
+
+def differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    """Names of what is not the same to the last bit in two checkpoints."""
+    return [path for key in COMPARED for path in _differences(first.get(key), second.get(key), key)]
+
+
+def _checkpoints(run: Path) -> dict[str, dict[str, Any]]:
+    """What is compared of each of a run's checkpoints, by file name."""
+    return {
+        path.name: {key: content.get(key) for key in COMPARED}
+        for path in sorted((run / "checkpoints").iterdir())
+        for content in [load_checkpoint(path)]
+    }
+
+
+def _differences(first: Any, second: Any, where: str) -> list[str]:
+    if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
+        same = first.dtype == second.dtype and first.shape == second.shape
+        return [] if same and first.numpy().tobytes() == second.numpy().tobytes() else [where]
+    if isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys():
+        return [path for key in first for path in _differences(first[key], second[key], f"{where}.{key}")]
+    if isinstance(first, list | tuple) and isinstance(second, list | tuple) and len(first) == len(second):
+        pairs = enumerate(zip(first, second, strict=True))
+        return [path for index, pair in pairs for path in _differences(*pair, f"{where}.{index}")]
+    return [] if first == second else [where]
+
+
+def _killed_run_is_done(run: Path, moments: random.Random, length: float, tally: Tally, kills: int) -> bool:
+    """One life of a run: killed at a random moment, or left alone once there were enough kills."""
+    moment, spared = moments.uniform(0, length / 2), tally.kills >= kills
+
+    def wait_and_kill(pid: int) -> None:
+        end = time.monotonic() + moment
+        while time.monotonic() < end and not spared:
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                return
+            time.sleep(0.001)
+        if not spared:
+            os.kill(pid, signal.SIGKILL)
+
+    code = _live(run, moments.randrange(3), wait_and_kill)
+    if code not in (cli.DONE, -signal.SIGKILL):
+        raise RuntimeError(f"a life ended with exit code {code}:\n{(run / 'said.txt').read_text()}")
+    if code == -signal.SIGKILL:
+        tally.kills += 1
+        tally.in_writing += any((run / "checkpoints").glob(".*.tmp"))
+    return code == cli.DONE
+
+
+def _live(run: Path, workers: int, meanwhile: Callable[[int], None]) -> int:
+    """Trains in a fork of this process until it ends or `meanwhile` has killed it; returns its exit code."""
+    run.mkdir(exist_ok=True)
+    pid = os.fork()
+    if pid == 0:
+        os.setpgid(0, 0)
+        said = os.open(run / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        words = [*SETTINGS, f"trainer.workers={workers}", f"output_dir={run}", "resume=auto"]
+        os._exit(cli.run(["train", *words]))
+    meanwhile(pid)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="kill_check", description=__doc__)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,287 @@
+"""`make bench`: how fast the operators are beside torchvision's, on the same inputs in one process.
+
+Ours and torchvision's run in turn, so that what disturbs one disturbs the other; the figures are medians, and the ratio
+is that of the medians. On a GPU both are timed eagerly (what a user waits for) and as CUDA graphs (what the device
+does), with the inputs in the L2 cache and with the cache full of something else. Results go to docs/benchmarks as JSON
+and as a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+
+from detector.ops import native_status
+from detector.pipeline.versions import commit, cpu_name
+from detector.tools.bench.op_cases import CASES, Case
+
+FOLDER = Path("docs/benchmarks")
+LEAST_ROUNDS = 5  # of the slower contestant
+CALLS_PER_ROUND = 5  # of ours for each of torchvision's, which is that much slower or more
+L2_FLUSH_BYTES = 256 << 20  # more than the L2 cache of any GPU
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Milliseconds of one contestant: the best call, the median and the quartiles."""
+
+    best: float
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One case, measured in one way."""
+
+    name: str
+    size: str
+    mode: str  # "cpu", or "eager", "graph, warm L2" and "graph, cold L2" on a GPU
+    headline: bool
+    ours: Timing
+    torchvision: Timing
+
+    @property
+    def ratio(self) -> float:
+        return self.torchvision.median / self.ours.median
+
+    @property
+    def best_ratio(self) -> float:
+        """The ratio of the best calls: what is left when other programs share the machine."""
+        return self.torchvision.best / self.ours.best
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All rows of a run, and what they were measured on."""
+
+    command: str
+    commit: str
+    date: str
+    device: str
+    threads: int
+    torch: str
+    torchvision: str
+    compiled: dict[str, str]  # operator -> "compiled" or "pytorch"
+    rows: list[Row] = field(default_factory=list)
+
+    def geometric_mean(self, mode: str, *, best: bool = False) -> float:
+        rows = [row for row in self.rows if row.mode == mode and row.headline]
+        ratios = [math.log(row.best_ratio if best else row.ratio) for row in rows]
+        return math.exp(statistics.fmean(ratios)) if ratios else math.nan
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measures, prints and writes; returns the exit code."""
+    options = _options(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    report = _empty_report(options, device)
+    for case in CASES:
+        if options.only in f"{case.name} {case.size}":
+            for row in measure(case, device, options.seconds):
+                report.rows.append(row)
+                print(_line(row), flush=True)
+    for mode in dict.fromkeys(row.mode for row in report.rows):
+        best = report.geometric_mean(mode, best=True)
+        print(f"geometric mean ({mode}): {report.geometric_mean(mode):.1f}x, of the best calls {best:.1f}x")
+    if options.only:
+        print("a part of the cases: nothing is written")
+        return 0
+    name = f"ops-{device.type}"
+    options.folder.mkdir(parents=True, exist_ok=True)
+    (options.folder / f"{name}.json").write_text(json.dumps(_as_json(report), indent=1) + "\n")
+    (options.folder / f"{name}.md").write_text(as_markdown(report))
+    print(f"written to {options.folder}/{name}.json and .md")
+    return 0
+
+
+def measure(case: Case, device: torch.device, seconds: float) -> list[Row]:
+    """The rows of a case: one on the CPU, up to three on a GPU."""
+    work = case.prepare(device)
+    contestants = (work.ours, work.peer)
+    if device.type == "cpu":
+        return [_row(case, "cpu", _in_turn(contestants, _wall_time, seconds))]
+    rows = [_row(case, "eager", _in_turn(contestants, _eager_time, seconds))]
+    if case.capturable:
+        graphs = tuple(_captured(run) for run in contestants)
+        rows.append(_row(case, "graph, warm L2", _in_turn(graphs, _device_time, seconds / 2)))
+        rows.append(_row(case, "graph, cold L2", _in_turn(graphs, _cold_device_time, seconds / 2)))
+    return rows
+
+
+def _in_turn(
+    contestants: tuple[Callable[[], Any], ...], timer: Callable[[Callable[[], Any]], float], seconds: float
+) -> tuple[list[float], ...]:
+    """Times of ours and of torchvision's in milliseconds, measured alternately for about so many seconds."""
+    ours, peer = contestants
+    timer(ours), timer(peer), timer(ours)  # warm up
+    times: tuple[list[float], list[float]] = ([], [])
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times[1]) < LEAST_ROUNDS:
+        times[0].extend(timer(ours) for _ in range(CALLS_PER_ROUND))
+        times[1].append(timer(peer))
+    return times
+
+
+def _wall_time(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return (time.perf_counter() - start) * 1e3
+
+
+def _eager_time(run: Callable[[], Any], calls: int = 10) -> float:
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) * 1e3 / calls
+
+
+def _captured(run: Callable[[], Any]) -> Callable[[], Any]:
+    """The same work as a CUDA graph: no launch overhead."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = run()
+
+    def replay() -> Any:
+        graph.replay()
+        return kept
+
+    return replay
+
+
+def _device_time(replay: Callable[[], Any], calls: int = 20) -> float:
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    for _ in range(calls):
+        replay()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / calls
+
+
+def _cold_device_time(replay: Callable[[], Any], calls: int = 5) -> float:
+    """As `_device_time`, with the L2 cache overwritten before each replay; the writing is not counted."""
+    flush = torch.empty(L2_FLUSH_BYTES, dtype=torch.uint8, device="cuda")
+    marks = []
+    for _ in range(calls):
+        flush.zero_()
+        marks.append((torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)))
+        marks[-1][0].record()
+        replay()
+        marks[-1][1].record()
+    torch.cuda.synchronize()
+    return statistics.fmean(start.elapsed_time(end) for start, end in marks)
+
+
+def _row(case: Case, mode: str, times: tuple[list[float], ...]) -> Row:
+    ours, peer = (_timing(contestant) for contestant in times)
+    return Row(case.name, case.size, mode, case.headline, ours, peer)
+
+
+def _timing(times: list[float]) -> Timing:
+    low, median, high = statistics.quantiles(times, n=4, method="inclusive")
+    return Timing(min(times), median, low, high)
+
+
+def _line(row: Row) -> str:
+    return (
+        f"{row.name:28} {row.size:38} {row.mode:14} ours {row.ours.median:9.3f} ms"
+        f"   torchvision {row.torchvision.median:9.3f} ms   {row.ratio:6.1f}x"
+        f"   best {row.best_ratio:6.1f}x"
+    )
+
+
+def as_markdown(report: Report) -> str:
+    """The report as a table."""
+    lines = [
+        f"# The operators beside torchvision's on {report.device}",
+        "",
+        f"Made by `{report.command}` at commit {report.commit}, {report.date}; torch {report.torch}, torchvision "
+        f"{report.torchvision}, {report.threads} CPU threads.",
+        "Medians (and quartiles) of calls in turn. RoIs: areas log-uniform 16^2 to 500^2 pixels, sides 1:3 to 3:1, "
+        "image 600x1000, stride 16. torchvision's `ps_roi_pool` is another rule than R-FCN's and is here for its time "
+        "only; `ps_roi_vote` is against it followed by `mean`. torchvision takes no bfloat16: there it casts to fp32 "
+        "and back. Rows of bfloat16 and channels-last do not count for the mean. On a shared machine medians hold the "
+        "waiting for other programs; the best calls do not.",
+        "",
+    ]
+    for mode in dict.fromkeys(row.mode for row in report.rows):
+        lines += [
+            f"## {mode}: geometric mean {report.geometric_mean(mode):.1f}x, of the best calls "
+            f"{report.geometric_mean(mode, best=True):.1f}x",
+            "",
+            "| case | size | ours, ms | torchvision, ms | ratio | ratio of the best calls |",
+            "|---|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {row.name} | {row.size} | {_spread(row.ours)} | {_spread(row.torchvision)} | {row.ratio:.1f}x "
+            f"| {row.best_ratio:.1f}x |"
+            for row in report.rows
+            if row.mode == mode
+        ]
+        lines.append("")
+    fallbacks = sorted(operator for operator, kernel in report.compiled.items() if kernel != "compiled")
+    lines.append(f"Not compiled here, PyTorch kernels ran: {', '.join(fallbacks) or 'none'}.")
+    return "\n".join(lines) + "\n"
+
+
+def _spread(timing: Timing) -> str:
+    return f"{timing.median:.3f} ({timing.low:.3f}-{timing.high:.3f})"
+
+
+def _as_json(report: Report) -> dict[str, Any]:
+    values = asdict(report)
+    for values_of_row, row in zip(values["rows"], report.rows, strict=True):
+        values_of_row |= {"ratio": row.ratio, "best_ratio": row.best_ratio}
+    values["geometric_mean"] = {row.mode: report.geometric_mean(row.mode) for row in report.rows}
+    return values
+
+
+def _empty_report(options: argparse.Namespace, device: torch.device) -> Report:
+    return Report(
+        command=f"python -m detector.tools.bench.operators --device {device.type} --seconds {options.seconds:g}",
+        commit=commit(),
+        date=time.strftime("%Y-%m-%d", time.gmtime()),
+        device=torch.cuda.get_device_name() if device.type == "cuda" else cpu_name(),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        torchvision=torchvision.__version__,
+        compiled={status.operator: status.kernel for status in native_status() if status.device == device.type},
+    )
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench_ops", description=__doc__)
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=default)
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each case (default 2)")
+    parser.add_argument("--threads", type=int, help="CPU threads of torch (default: as torch chooses)")
+    parser.add_argument("--only", default="", help="cases whose name or size contains this; writes nothing")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help=f"where results go (default {FOLDER})")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

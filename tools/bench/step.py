@@ -1,0 +1,285 @@
+"""`make bench-step`: what a training step costs over its bare parts, and beside torchvision's Faster R-CNN.
+
+The bare parts are the same backbone with the same frozen stages, forward and backward; the same tail on features that
+were pooled before, forward and backward; and the same optimizer. The whole step has its data on the device and is given
+proposals; what a proposal network adds is shown apart. All run in turn; figures are medians, and ratios medians of
+those within a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+
+from detector.build import build_detector, build_optimizer
+from detector.configs.compose import load_config
+from detector.configs.schema import Config
+from detector.engine.gradients import accumulate_gradients
+from detector.model import Detector
+from detector.ops import boxes as box_ops
+from detector.pipeline.run_folder import kernels
+from detector.pipeline.versions import versions
+from detector.structures import Batch, Instances, Proposals
+from detector.tools.bench.interleaved import in_turn, milliseconds, ratio
+
+CLASSES = 20
+GIVEN = ["proposals=file", "proposals.train=none", "proposals.test=none"]
+PEER_ROIS = 512  # an image, torchvision's default
+WHOLE, RPN_STEP, DETERMINISTIC = "training step", "training step with an RPN", "training step, deterministic"
+BARE = ("bare backbone", "bare tail", "bare optimizer")
+REST = ("to the network's input", "matching and sampling", "RoI pooling", "losses")
+
+
+class Bench:
+    """One detector with its optimizer, on a batch of noise."""
+
+    def __init__(self, overrides: list[str], options: argparse.Namespace, num_proposals: int | None = 2000) -> None:
+        torch.manual_seed(0)
+        self.device = torch.device(options.device)
+        size = [f"input.short_sides=[{options.height}]", f"input.max_side={options.width}"]
+        self.config: Config = load_config([*overrides, *size])
+        self.detector: Detector = build_detector(self.config, CLASSES).to(self.device).train()
+        self.optimizer = build_optimizer(self.config, self.detector)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=False)
+        self.batch = noise(options, num_proposals).to(self.device)
+
+    def step(self) -> None:
+        """What the loop does between two batches, without logging and saving."""
+        self.optimizer.zero_grad(set_to_none=True)
+        accumulate_gradients(
+            self.detector,
+            self.batch,
+            micro_batches=1,
+            scaler=self.scaler,
+            device=self.device,
+            precision="fp32",
+        )
+        self.optimizer.step()
+
+    def deterministic_step(self) -> None:
+        """The same with torch's deterministic algorithms."""
+        torch.use_deterministic_algorithms(True)
+        try:
+            self.step()
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+    def parts(self) -> dict[str, Callable[[], object]]:
+        """The bare parts, and the rest of a step piece by piece, on the very RoIs of a step."""
+        detector, backbone = self.detector, self.detector.backbone
+        head: Any = detector.head
+        with torch.no_grad():
+            inputs = detector.preprocess(self.batch)
+            features = backbone(inputs.images).head
+            (read,) = head.maps(features)
+            proposed = detector.proposals(features, inputs).proposals
+            sampled = self._sample(inputs)
+            rois = box_ops.to_rois(sampled.boxes, inclusive=head.inclusive)
+            pooled = head.pooling(read, rois, head.output_size, head.spatial_scale)
+            hidden = head.tail(pooled)
+            predictions = head((read,), sampled.boxes)
+            targets = detector._targets(sampled.boxes, sampled.labels, sampled.truths)
+        assert len(proposed) == len(self.batch)
+        down, down_tail, down_pooled = (torch.randn_like(value) for value in (features, hidden, pooled))
+
+        def run_backbone() -> None:
+            self.detector.zero_grad(set_to_none=True)
+            backbone(inputs.images).head.backward(down)
+
+        def run_tail() -> None:
+            head.tail(pooled.detach().requires_grad_()).backward(down_tail)
+
+        def pool() -> None:
+            leaf = read.detach().requires_grad_()
+            head.pooling(leaf, rois, head.output_size, head.spatial_scale).backward(down_pooled)
+
+        def lose() -> None:
+            logits, deltas = (value.detach().requires_grad_() for value in predictions)
+            losses = detector._roi_losses(predictions._replace(logits=logits, deltas=deltas), targets)
+            (losses.classification.sum() + losses.box.sum()).backward()
+
+        self.step()  # so that there are gradients for the optimizer
+        gradients = {p: p.grad for group in self.optimizer.param_groups for p in group["params"]}
+
+        def run_optimizer() -> None:
+            for parameter, gradient in gradients.items():
+                parameter.grad = gradient
+            self.optimizer.step()
+
+        @torch.no_grad()
+        def sample() -> None:
+            found = self._sample(inputs)
+            detector._targets(found.boxes, found.labels, found.truths)
+
+        rest = (lambda: detector.preprocess(self.batch), sample, pool, lose)
+        return dict(zip((*BARE, *REST), (run_backbone, run_tail, run_optimizer, *rest), strict=True))
+
+    def _sample(self, inputs: Any) -> Any:
+        proposed = self.detector.proposals(inputs.images, inputs).proposals
+        return self.detector.sampler(self.detector._match(proposed, inputs), inputs.seeds, lambda items: [])
+
+
+def noise(options: argparse.Namespace, num_proposals: int | None) -> Batch:
+    """Images of noise, each with 8 objects and with proposals of all sizes that include them."""
+    generator = torch.Generator().manual_seed(0)
+    size = (3, options.height, options.width)
+    images, truths, proposals = [], [], []
+    for _ in range(options.batch):
+        images.append(torch.randint(0, 256, size, generator=generator, dtype=torch.uint8))
+        limits = torch.tensor([options.width, options.height])
+        corners = (torch.rand(num_proposals or 8, 2, 2, generator=generator) * limits).sort(dim=1).values
+        boxes = torch.cat((corners[:, 0], corners[:, 1] + 1), dim=1).minimum(limits.repeat(2).float())
+        truths.append(Instances(boxes[:8], torch.arange(1, 9), torch.zeros(8, dtype=torch.bool)))
+        proposals.append(Proposals(boxes, torch.zeros(len(boxes))))
+    return Batch(
+        images=images,
+        instances=truths,
+        proposals=proposals if num_proposals else None,
+        image_ids=["noise"] * options.batch,
+        seeds=list(range(options.batch)),
+        short_sides=[options.height] * options.batch,
+    )
+
+
+def torchvision_step(options: argparse.Namespace) -> Callable[[], object]:
+    """A step of torchvision's FasterRCNN ResNet-50-FPN on the same images, trained as its references train it."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = torchvision.models.detection.fasterrcnn_resnet50_fpn(
+            weights=None,
+            weights_backbone=None,
+            num_classes=CLASSES + 1,
+            trainable_backbone_layers=3,
+            min_size=options.height,
+            max_size=options.width,
+        )
+    for name, parameter in model.backbone.body.named_parameters():  # without weights nothing is frozen
+        parameter.requires_grad_(name.startswith(("layer2", "layer3", "layer4")))
+    model.to(options.device).train()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4, momentum=0.9)
+    batch = noise(options, None).to(options.device)
+    images = [image.float() / 255 for image in batch.images]
+    targets = [{"boxes": item.boxes, "labels": item.labels} for item in batch.instances]
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        sum(model(images, targets).values()).backward()
+        optimizer.step()
+
+    return step
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measures, prints and writes; returns the exit code."""
+    options = _options(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    base = ["backbone=resnet50", *options.set]
+    given = Bench([*base, *GIVEN], options)
+    learned = Bench([*base, "proposals=rpn"], options, None)
+    rois = given.config.sampling.rois_per_image
+    contestants = {
+        WHOLE: given.step,
+        RPN_STEP: learned.step,
+        DETERMINISTIC: given.deterministic_step,
+        **given.parts(),
+    }
+    times = in_turn(contestants, options.rounds, device)
+    bare = [sum(values) for values in zip(*(times[name] for name in BARE), strict=True)]
+    rest = [sum(values) for values in zip(*(times[name] for name in REST), strict=True)]
+    del given, learned, contestants  # a network of 100 million parameters is among the next
+    peer_times = {} if options.no_peer else in_turn(_beside_torchvision(options, base), options.rounds, device)
+    ratios: list[tuple[str, float, str]] = [
+        ("training step / bare parts", ratio(times[WHOLE], bare), "at most 1.10"),
+        ("the rest, piece by piece / bare parts", ratio(rest, bare), ""),
+        ("step with an RPN / step", ratio(times[RPN_STEP], times[WHOLE]), ""),
+        ("deterministic step / step", ratio(times[DETERMINISTIC], times[WHOLE]), ""),
+        *(
+            (f"torchvision / {name}", ratio(peer_times["torchvision"], values), "at least 1.5")
+            for name, values in peer_times.items()
+            if name != "torchvision"
+        ),
+    ]
+    size = f"{options.batch} x {options.height}x{options.width}"
+    report = {
+        "size": size,
+        "settings": options.set,
+        "rounds": options.rounds,
+        "threads": torch.get_num_threads(),
+        "kernels": kernels(device),
+        "versions": versions(),
+        "milliseconds": {name: round(milliseconds(v), 2) for name, v in {**times, **peer_times}.items()},
+        "ratios": {name: {"measured": round(value, 3), "goal": goal} for name, value, goal in ratios},
+    }
+    lines = [
+        f"# A training step of Fast R-CNN ResNet-50, images {size}, on {device.type}",
+        "",
+        f"Made by `python -m detector.tools.bench.step`, {options.rounds} rounds of calls in turn after one to warm "
+        f"up, {torch.get_num_threads()} threads, torch {torch.__version__}, {versions()['cpu']}; {kernels(device)}. "
+        f"Random weights, stem and res2 frozen, res5 on {rois} RoIs an image of 2,000 given "
+        f"ones; {' '.join(options.set) or 'default settings'}. Medians; a ratio is the median of the ratios within a "
+        "round.",
+        "",
+        "| what | ms |",
+        "|---|---|",
+        *(f"| {name} | {milliseconds(values):.1f} |" for name, values in times.items()),
+        "",
+        f"Beside torchvision's FasterRCNN ResNet-50-FPN: an RPN, {PEER_ROIS} RoIs an image, two fully connected layers "
+        "of 1,024 on 7x7 cells, res3 and later trained.",
+        "",
+        "| what | ms |",
+        "|---|---|",
+        *(f"| {name} | {milliseconds(values):.1f} |" for name, values in peer_times.items()),
+        "",
+        "| ratio | measured | goal |",
+        "|---|---|---|",
+        *(f"| {name} | {value:.3f} | {goal} |" for name, value, goal in ratios),
+    ]
+    print("\n".join(lines))
+    options.folder.mkdir(parents=True, exist_ok=True)
+    (options.folder / f"step_{device.type}.json").write_text(json.dumps(report, indent=1) + "\n")
+    (options.folder / f"step_{device.type}.md").write_text("\n".join(lines) + "\n")
+    return 0
+
+
+def _beside_torchvision(options: argparse.Namespace, base: list[str]) -> dict[str, Callable[[], object]]:
+    """Steps with the RoI count and size of torchvision's."""
+    common = [*base, "proposals=rpn", f"sampling.rois_per_image={PEER_ROIS}"]
+    tail = ["head=fast_rcnn_align", "backbone.tail=fc", "backbone.tail_channels=1024"]
+    return {
+        "torchvision": torchvision_step(options),
+        "ours, res4 and two layers": Bench([*common, *tail], options, None).step,
+        "ours, res4 reduced to 256 channels and two layers": Bench(
+            [*common, *tail, "head.channels=256"], options, None
+        ).step,
+        "ours, dilated res5 and two layers": Bench([*common, *tail, "backbone.dilated_c5=true"], options, None).step,
+        "ours, R-FCN on dilated res5": Bench([*common, "head=rfcn"], options, None).step,
+    }
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench_step", description=__doc__)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--height", type=int, default=300)
+    parser.add_argument("--width", type=int, default=400)
+    parser.add_argument("--batch", type=int, default=2, help="images")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--threads", type=int, help="CPU threads of torch (default: as torch chooses)")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the detectors")
+    parser.add_argument("--no-peer", action="store_true", help="leave torchvision's model out")
+    parser.add_argument("--folder", type=Path, default=Path("docs/benchmarks"))
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

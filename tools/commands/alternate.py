@@ -1,0 +1,104 @@
+"""`detector alternate`: RPN and head trained in four steps that end in one network (Faster R-CNN 3.2; R-FCN 3).
+
+1_rpn       the RPN alone, from the classifier's weights
+2_detector  backbone and head, from the classifier's weights again, on the proposals of step 1
+3_rpn       a new RPN on the backbone of step 2, which is frozen
+4_head      what only the head uses, on the proposals of step 3; what it shares with the RPN is frozen
+
+Each step is a run in a folder of its own, with the steps and the schedule of the config; step 4 leaves the detector.
+A step that is finished is not repeated, one that was interrupted goes on: give the same command again.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from detector.build import build_detector
+from detector.configs import schema
+from detector.configs.errors import ConfigError
+from detector.datasets.augment import EvaluationView
+from detector.datasets.build import build_dataset
+from detector.engine.checkpoint import load_checkpoint, save_checkpoint
+from detector.engine.ema import judged_weights
+from detector.engine.learning import modules_of_the_head
+from detector.engine.seed import seed_step
+from detector.engine.trainer import Outcome
+from detector.pipeline.learned_proposals import write_learned_proposals
+from detector.pipeline.models import load_model
+from detector.pipeline.run_folder import RunFolder, pick_device
+from detector.pipeline.training import run_training
+
+log = logging.getLogger("detector")
+
+
+def run_alternation(config: schema.Config, folder: Path) -> Outcome:
+    """Runs what is left of the four steps. Raises ConfigError for a config that they cannot be made of."""
+    if not isinstance(config.proposals, schema.RPNConfig):
+        raise ConfigError(f"proposals.kind is {config.proposals.kind}; alternation trains an RPN: set proposals=rpn")
+    if getattr(config.backbone, "norm", None) is schema.Norm.bn:
+        raise ConfigError("backbone.norm is bn, whose statistics move even when frozen; set frozen_bn or gn")
+    steps = [folder / name for name in ("1_rpn", "2_detector", "3_rpn", "4_head")]
+    for number, (step, path) in enumerate(zip((_first, _second, _third, _fourth), steps, strict=True), start=1):
+        log.info("step %d of 4: %s", number, path.name)
+        resume = load_checkpoint(path) if last(path).exists() else None
+        if resume is not None and resume["step"] >= config.trainer.max_steps:
+            log.info("%s is finished", path)
+            continue
+        path.mkdir(parents=True, exist_ok=True)
+        settings = replace(step(config, steps), output_dir=str(path), resume=None if resume is None else str(path))
+        if run_training(settings, RunFolder(path), resume) is Outcome.interrupted:
+            return Outcome.interrupted
+    return Outcome.done
+
+
+def last(path: Path) -> Path:
+    return path / "checkpoints" / "last.pt"
+
+
+def _first(config: schema.Config, steps: list[Path]) -> schema.Config:
+    return _training(config, ["backbone", "proposals"])
+
+
+def _second(config: schema.Config, steps: list[Path]) -> schema.Config:
+    """Boxes of step 1 as files; as many as a head is trained on, for both splits."""
+    rpn = config.proposals
+    assert isinstance(rpn, schema.RPNConfig)
+    files = {}
+    for role, looked_at, kept in (
+        ("train", rpn.pre_nms_train, rpn.top_k_train),
+        ("test", rpn.pre_nms_test, rpn.top_k_test),
+    ):
+        path = steps[0] / f"proposals_{role}.npz"
+        files[role] = str(path)
+        if not path.exists():
+            device = pick_device(config.trainer.device)
+            keeping = replace(config, proposals=replace(rpn, pre_nms_test=looked_at, top_k_test=kept))
+            model = load_model(last(steps[0]), keeping, device)
+            view = EvaluationView(build_dataset(config.dataset, role), None, short_side=config.input.test_short_side)
+            write_learned_proposals(path, model.detector, view, device, config.trainer.precision)
+    given = schema.FileProposalsConfig(
+        top_k_train=rpn.top_k_train, top_k_test=rpn.top_k_test, min_size=rpn.min_size, **files
+    )
+    return _training(replace(config, proposals=given), None)
+
+
+def _third(config: schema.Config, steps: list[Path]) -> schema.Config:
+    """Backbone, head and target statistics of step 2; the RPN starts anew."""
+    start, found = steps[2] / "start.pt", load_checkpoint(last(steps[1]))
+    seed_step(config.trainer.seed, -1, 0)
+    fresh = build_detector(config, len(found["classes"])).state_dict()
+    save_checkpoint(start, {**found, "model": {**fresh, **judged_weights(found)}, "average": None})
+    return _training(replace(config, weights=str(start)), ["proposals"])
+
+
+def _fourth(config: schema.Config, steps: list[Path]) -> schema.Config:
+    found = load_checkpoint(last(steps[2]))
+    detector = build_detector(config, len(found["classes"]))
+    own = [f"backbone.{name}" for name in modules_of_the_head(detector.get_submodule("backbone"))]
+    return _training(replace(config, weights=str(last(steps[2]))), ["head", *own])
+
+
+def _training(config: schema.Config, trained: list[str] | None) -> schema.Config:
+    return replace(config, trainer=replace(config.trainer, trained=trained))

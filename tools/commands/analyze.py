@@ -1,0 +1,85 @@
+"""`detector analyze`: why a detector fails, from its detections alone, as one HTML page that needs no server.
+
+Everything is measured under one protocol, `evaluation.protocol`; the page shows the scores of the others beside it.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from detector.configs import schema
+from detector.configs.errors import ConfigError
+from detector.datasets.build import build_dataset
+from detector.datasets.sample import Dataset
+from detector.draw import draw_detections, to_tensor
+from detector.metrics.tables import DetectionTable
+from detector.pipeline.detections import read_detections
+from detector.pipeline.evaluation import truth_table
+from detector.pipeline.run_folder import RunFolder
+from detector.pipeline.scores import check_settings
+from detector.structures import Detections, Instances
+from detector.tools.report.analysis import Analysis, analyze
+from detector.tools.report.examples import first_with_picture
+from detector.tools.report.page import render
+
+log = logging.getLogger("detector")
+
+
+def run_analysis(config: schema.Config, run: RunFolder) -> None:
+    """Writes analysis.html and analysis.json (and, if asked, tensorboard/) into `run`."""
+    check_settings(config.evaluation)
+    if config.detections is None:
+        raise ConfigError("analyze needs detections=PATH: a run's folder, a dump, comp4 files or COCO results")
+    dataset = build_dataset(config.dataset, "test", need_images=False)
+    truths = truth_table(dataset)
+    analysis = analyze(read_detections(Path(config.detections), truths, config), truths, config.evaluation)
+    log.info("%s", analysis.split.table())
+    run.write_json("analysis.json", analysis.to_json())
+    page = run.path / "analysis.html"
+    page.write_text(render(analysis, dataset), encoding="utf-8")
+    if config.evaluation.tensorboard:
+        write_tensorboard(analysis, dataset, run.tensorboard)
+        log.info("curves and pictures: tensorboard --logdir %s", run.tensorboard)
+    log.info("open %s in a browser", page)
+
+
+def write_tensorboard(analysis: Analysis, dataset: Dataset, folder: Path) -> None:
+    """Precision-recall curves of every class, and the worst images, as TensorBoard's own kinds of pages."""
+    writer = SummaryWriter(str(folder))
+    for name, curve in analysis.result.curves.items():
+        thresholds = np.linspace(0.0, 1.0, 127)
+        above = np.searchsorted(-curve.scores, -thresholds, side="right")
+        right = np.concatenate(([0], curve.true_positives))[above]
+        writer.add_pr_curve_raw(
+            f"precision_recall/{name}",
+            right,
+            above - right,
+            np.zeros_like(right),  # detectors have no true negatives
+            curve.num_truths - right,
+            right / np.maximum(above, 1),
+            right / curve.num_truths,
+            num_thresholds=len(thresholds),
+        )
+    images = [item.image for item in analysis.worst]
+    for position, picture in first_with_picture(images, dataset.image, analysis.settings.pictures):
+        annotation = dataset.annotations[images[position]]
+        found = _of_image(analysis.detections, images[position], analysis.settings.score_threshold)
+        objects = Instances(annotation.boxes, annotation.labels, annotation.difficult)
+        drawn = draw_detections(picture, found, dataset.classes, objects)
+        writer.add_image(f"worst_images/{position:03d}_{annotation.image_id}", to_tensor(drawn))
+    writer.close()
+
+
+def _of_image(table: DetectionTable, image: int, score_threshold: float) -> Detections:
+    rows = np.flatnonzero((table.image_index == image) & (table.scores >= score_threshold))
+    rows = rows[np.argsort(-table.scores[rows], kind="stable")]
+    return Detections(
+        torch.from_numpy(table.boxes[rows]).float(),
+        torch.from_numpy(table.scores[rows]).float(),
+        torch.from_numpy(table.labels[rows]),
+    )

@@ -1,0 +1,154 @@
+"""`detector predict`: detections of pictures, a video or a camera, as files, drawn, or cut out."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from detector.configs import schema
+from detector.configs.errors import ConfigError
+from detector.datasets.images import read_image
+from detector.draw import draw_detections
+from detector.pipeline.models import load_model
+from detector.pipeline.predictor import Predictor
+from detector.pipeline.run_folder import RunFolder, pick_device
+from detector.structures import Detections
+from detector.tools.prediction.picture_list import find_pictures, is_moving, short_names
+from detector.tools.prediction.result_files import write_predictions
+from detector.tools.prediction.videos import Video, VideoFile
+
+log = logging.getLogger("detector")
+
+
+def run_prediction(config: schema.Config, run: RunFolder) -> int:
+    """Detects in all that `config.images` names; returns how many could not be read. Raises ConfigError, ValueError."""
+    if config.images is None or config.weights is None:
+        raise ConfigError("predict needs images=FILE_OR_FOLDER and weights=CHECKPOINT")
+    moving = is_moving(config.images)
+    paths = {} if moving else find_pictures(config.images)
+    if any(run.path.resolve() == path.parent.resolve() for path in paths.values()):
+        raise ConfigError(f"output_dir={run.path} holds the pictures, which would be overwritten; set another")
+    device = pick_device(config.trainer.device)
+    model = load_model(Path(config.weights), config, device)
+    filters = Filters(config.predict, model.classes)
+    predictor = Predictor(model, config, device)
+    unreadable: dict[str, str] = {}
+    if moving:
+        found = _predict_video(config, predictor, filters, run)
+    else:
+        found = _predict_pictures(config.predict, paths, predictor, filters, run, unreadable)
+    written = write_predictions(run.path, found, model.classes, config.predict.results, unreadable)
+    log.info(
+        "%d %s, %d detections, %d unreadable | %s",
+        len(found) + len(unreadable),
+        "frames" if moving else "images",
+        sum(map(len, found.values())),
+        len(unreadable),
+        ", ".join(map(str, [*written, *([run.path] if config.predict.draw or config.predict.crops else [])])),
+    )
+    return len(unreadable)
+
+
+class Filters:
+    """Which detections are kept, and which of those are shown."""
+
+    def __init__(self, settings: schema.PredictConfig, classes: tuple[str, ...]) -> None:
+        """Raises ConfigError for a class that the model does not know."""
+        wanted = settings.classes if settings.classes is not None else classes
+        if unknown := [name for name in wanted if name not in classes]:
+            raise ConfigError(f"predict.classes has {', '.join(unknown)}; the model knows {', '.join(classes)}")
+        self._labels = torch.tensor([classes.index(name) + 1 for name in wanted], dtype=torch.int64)
+        self._settings = settings
+
+    def kept(self, found: Detections) -> Detections:
+        chosen = torch.isin(found.labels, self._labels) & (found.scores >= self._settings.score_threshold)
+        return found[chosen]
+
+    def shown(self, found: Detections) -> Detections:
+        return found[found.scores >= self._settings.draw_threshold]
+
+
+def _predict_pictures(
+    settings: schema.PredictConfig,
+    paths: dict[str, Path],
+    predictor: Predictor,
+    filters: Filters,
+    run: RunFolder,
+    unreadable: dict[str, str],
+) -> dict[str, Detections]:
+    """The detections of each picture that can be read; the others go to `unreadable` with the reason."""
+
+    def read(path: Path) -> Tensor | None:
+        try:
+            return read_image(path, upright=True)
+        except ValueError as error:
+            log.warning("skipped: %s", error)
+            unreadable[str(path)] = str(error)
+            return None
+
+    bar = tqdm(paths.items(), unit="image", desc="predicting", dynamic_ncols=True, file=sys.stderr)
+    pictures = ((name, image) for name, path in bar if (image := read(path)) is not None)
+    found = {}
+    stems = short_names(paths)
+    while batch := list(islice(pictures, settings.batch_size)):
+        images = [image for _, image in batch]
+        for (name, image), detections in zip(batch, predictor.detect(images), strict=True):
+            found[name] = filters.kept(detections)
+            shown = filters.shown(found[name])
+            if settings.draw:
+                draw_detections(image, shown, predictor.classes).save(run.path / f"{stems[name]}.jpg", quality=92)
+            if settings.crops:
+                save_crops(image, shown, predictor.classes, run.path / "crops", stems[name])
+    return found
+
+
+def _predict_video(
+    config: schema.Config, predictor: Predictor, filters: Filters, run: RunFolder
+) -> dict[str, Detections]:
+    """The detections of each frame, by number from 0. Ctrl-C ends a camera and keeps what was found."""
+    assert config.images is not None
+    settings, video = config.predict, Video(config.images)
+    found: dict[str, Detections] = {}
+    name = "camera" if config.images.startswith("camera:") else Path(config.images).stem
+    target = VideoFile(run.path / f"{name}.mp4", video.fps) if settings.draw else nullcontext()
+    frames = islice(iter(video), settings.max_frames)
+    total = settings.max_frames or video.num_frames
+    with target as drawn, tqdm(total=total, unit="frame", desc="predicting", file=sys.stderr) as bar:
+        try:
+            while images := list(islice(frames, settings.batch_size)):
+                for image, detections in zip(images, predictor.detect(images), strict=True):
+                    frame = f"{name}_{len(found):06d}"
+                    found[frame] = filters.kept(detections)
+                    shown = filters.shown(found[frame])
+                    if drawn is not None:
+                        drawn.add(draw_detections(image, shown, predictor.classes))
+                    if settings.crops:
+                        save_crops(image, shown, predictor.classes, run.path / "crops", frame)
+                    bar.update()
+        except KeyboardInterrupt:
+            log.info("stopped after %d frames", len(found))
+        finally:
+            video.close()
+    if not found:
+        raise ValueError(f"images={config.images}: no frame of it can be decoded")
+    if total and len(found) < total:
+        log.warning("%s: %d frames of the %d that it announces were decoded", config.images, len(found), total)
+    return found
+
+
+def save_crops(image: Tensor, shown: Detections, classes: tuple[str, ...], folder: Path, name: str) -> None:
+    """Each box cut out of the image [3, H, W], as FOLDER/CLASS/NAME_NUMBER.jpg, best first."""
+    for number, (box, label) in enumerate(zip(shown.boxes, shown.labels.tolist(), strict=True)):
+        x1, y1 = box[:2].floor().int().tolist()
+        x2, y2 = box[2:].ceil().int().tolist()
+        path = folder / classes[label - 1].replace("/", "_") / f"{name}_{number:03d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[:, y1:y2, x1:x2].permute(1, 2, 0).numpy()).save(path, quality=95)

@@ -1,0 +1,1 @@
+"""`detector explain`: figures of what each operator does."""

@@ -1,0 +1,133 @@
+"""`detector explain nms [boxes=... scores=... iou=...]`: what non-maximum suppression keeps, and what removed the rest.
+
+Boxes are numbered by falling score. Which of them stay, and which kept box removed another, is asked of the operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from detector.configs.errors import ConfigError
+from detector.ops import nms
+from detector.ops.boxes import iou
+from detector.tools.explain.canvas import Box, Canvas, Color, text_width
+from detector.tools.explain.draw import FAINT, GAP, INK, LINES, OUTSIDE, PAPER, ROI
+from detector.tools.explain.operators import check_picture_name, numbers, split_settings
+
+SETTINGS = ("boxes", "scores", "iou", "output")
+# Two objects side by side. Box 6 overlaps box 4 by more than 0.5, but box 4 is gone by then and removes nothing.
+BOXES = "40,60,200,300;60,72,214,310;180,110,380,290;40,130,212,340;196,124,396,300;40,200,212,372;230,60,300,130"
+SCORES = "0.95,0.88,0.91,0.74,0.66,0.52,0.31"
+KEPT, REMOVED = ROI, (200, 50, 60)
+SIDE, ROW = 460, 26  # pixels of the longer side of the boxes together, and of a line of text
+
+
+@dataclass(frozen=True, slots=True)
+class Suppression:
+    """Boxes by falling score, equal scores as they were given, and what became of each."""
+
+    boxes: Tensor  # [N, 4] float32 xyxy
+    scores: Tensor  # [N] float32, falling
+    iou_threshold: float
+    removed_by: list[tuple[int, float] | None]  # [N] the kept box and its IoU; None for a box that is kept itself
+
+    def lines(self) -> list[tuple[Color, str]]:
+        """The fate of each box in words, in the colour that it is drawn in."""
+        told = []
+        for number, (score, cause) in enumerate(zip(self.scores.tolist(), self.removed_by, strict=True), start=1):
+            fate = "kept" if cause is None else f"removed by {cause[0] + 1}, IoU {cause[1]:.3f}"
+            told.append((KEPT if cause is None else REMOVED, f"{number:<3} score {score:<6.4g} {fate}"))
+        return told
+
+    def title(self) -> str:
+        kept = self.removed_by.count(None)
+        return f"nms: {kept} of {len(self.boxes)} boxes kept, IoU threshold {self.iou_threshold:g}"
+
+
+def run_explain_nms(words: Sequence[str]) -> Suppression:
+    """Prints and draws what `key=value ...` asks for. Raises ConfigError, or OSError in writing."""
+    settings = split_settings(words, SETTINGS, "explain nms")
+    if ("boxes" in settings) != ("scores" in settings):
+        raise ConfigError("explain nms: boxes= and scores= go together, one score per box")
+    parts = settings.get("boxes", BOXES).split(";")
+    boxes = torch.tensor([numbers("boxes", part, 4) for part in parts])
+    scores = torch.tensor(numbers("scores", settings.get("scores", SCORES), len(parts), "one per box"))
+    output = Path(settings.get("output", "runs/explain/nms.png"))
+    check_picture_name(output)
+    told = suppress(boxes, scores, _threshold(settings.get("iou", "0.5")))
+    print(told.title())
+    for (_, line), box in zip(told.lines(), told.boxes.tolist(), strict=True):
+        print(f"{line:<44} box {' '.join(f'{value:g}' for value in box)}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    draw_suppression(told).save(output, optimize=True)
+    print(f"picture  {output}")
+    return told
+
+
+def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Suppression:
+    """What `nms` does to boxes [N, 4] with scores [N], each removed box with the first kept one that removes it."""
+    order = scores.argsort(descending=True, stable=True)
+    boxes, scores = boxes[order], scores[order]
+    kept = nms(boxes, scores, iou_threshold).tolist()
+    removed_by: list[tuple[int, float] | None] = [None] * len(boxes)
+    for index in set(range(len(boxes))) - set(kept):
+        pairs = ([winner, index] for winner in kept)
+        winner = next(pair[0] for pair in pairs if nms(boxes[pair], scores[pair], iou_threshold).tolist() == [0])
+        removed_by[index] = winner, iou(boxes[winner, None], boxes[index, None]).item()
+    return Suppression(boxes, scores, iou_threshold, removed_by)
+
+
+def draw_suppression(told: Suppression) -> Image.Image:
+    """Left the boxes, numbered at the top left where kept and at the bottom right where removed; right their fates."""
+    corners = told.boxes.double().view(-1, 2)
+    low, high = corners.amin(dim=0), corners.amax(dim=0)
+    scale = SIDE / max(float((high - low).max()), 1e-6)
+    field_width, field_height = ((high - low) * scale + 2 * GAP).tolist()
+    lines = told.lines()
+    texts_width = max(text_width(line, 15) for _, line in lines)
+    width = max(field_width + texts_width + 3 * GAP, text_width(told.title(), 19) + 2 * GAP)
+    bottom = 54 + max(field_height, ROW * len(lines))
+    canvas = Canvas(width, bottom + ROW + GAP, PAPER)
+    canvas.text((GAP, 14), told.title(), 19, INK)
+    field: Box = (GAP, 54, GAP + field_width, 54 + field_height)
+    canvas.fill(field, OUTSIDE)
+    canvas.outline(field, LINES)
+    places = ((corners - low) * scale + torch.tensor([2 * GAP, 54 + GAP])).view(-1, 4)
+    # What is kept lies on top, and of two boxes the one of the higher score.
+    for index in sorted(range(len(places)), key=lambda i: (told.removed_by[i] is None, -i)):
+        _draw_box(canvas, places[index].tolist(), str(index + 1), kept=told.removed_by[index] is None)
+    for row, (color, line) in enumerate(lines):
+        canvas.text((field[2] + GAP, 54 + ROW * (row + 0.5)), line, 15, color, "lm")
+    canvas.text(
+        (GAP, bottom + ROW / 2 + 4), "solid: kept; dashed: removed by a kept box of a higher score", 14, FAINT, "lm"
+    )
+    return canvas.finished()
+
+
+def _draw_box(canvas: Canvas, place: list[float], number: str, *, kept: bool) -> None:
+    (left, right), (top, bottom) = sorted(place[::2]), sorted(place[1::2])
+    tag = text_width(number, 14) + 10
+    if kept:
+        canvas.outline((left, top, right, bottom), KEPT, 2.5)
+        label: Box = (left, top, left + tag, top + 20)
+    else:
+        canvas.dashed((left, top, right, bottom), REMOVED, 2)
+        label = (right - tag, bottom - 20, right, bottom)
+    canvas.fill(label, KEPT if kept else REMOVED)
+    canvas.text(((label[0] + label[2]) / 2, (label[1] + label[3]) / 2), number, 14, PAPER, "mm")
+
+
+def _threshold(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise ConfigError(f"iou={text}: expected a number from 0 to 1")
+    return value

@@ -1,0 +1,1 @@
+"""What `detector predict` reads and writes."""

@@ -1,0 +1,79 @@
+"""Moving pictures by OpenCV: frames of a file or a camera as tensors, and frames into a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from detector.tools.prediction.picture_list import CAMERA
+
+DEFAULT_FPS = 25.0  # of cameras that do not say
+
+
+def _opencv() -> ModuleType:
+    try:
+        import cv2
+    except ImportError as error:
+        raise ValueError("videos and cameras need OpenCV: pip install 'fast-rfcn[video]'") from error
+    return cv2
+
+
+class Video:
+    """A video file, or a camera by its number (camera:0). Raises ValueError where it cannot be opened."""
+
+    def __init__(self, name: str) -> None:
+        cv2 = _opencv()
+        self.name = name
+        source = int(name.removeprefix(CAMERA)) if name.removeprefix(CAMERA).isdecimal() else name
+        self._capture = cv2.VideoCapture(source)
+        if not self._capture.isOpened():
+            raise ValueError(
+                f"images={name}: OpenCV cannot open this video or camera; is it there, is its codec known?"
+            )
+        self.fps = float(self._capture.get(cv2.CAP_PROP_FPS)) or DEFAULT_FPS
+        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.num_frames = count if count > 0 else None  # as the file says; a camera does not
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Frames [3, H, W] uint8 RGB until the last, or the first that cannot be decoded."""
+        while True:
+            there, frame = self._capture.read()
+            if not there:
+                return
+            yield torch.from_numpy(np.ascontiguousarray(frame[:, :, ::-1])).permute(2, 0, 1).contiguous()
+
+    def close(self) -> None:
+        self._capture.release()
+
+
+class VideoFile:
+    """An .mp4 that frames are added to; made with the first frame, whose size all must have."""
+
+    def __init__(self, path: Path, fps: float) -> None:
+        self.path, self.fps = path, fps
+        self._writer: Any = None  # cv2.VideoWriter, once the size is known
+
+    def add(self, picture: Image.Image) -> None:
+        """Raises ValueError where OpenCV cannot write such a file."""
+        cv2 = _opencv()
+        if self._writer is None:
+            self._writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter_fourcc(*"mp4v"), self.fps, picture.size)
+            if not self._writer.isOpened():
+                raise ValueError(f"{self.path}: OpenCV cannot write this video; set draw=false")
+        self._writer.write(np.ascontiguousarray(np.asarray(picture)[:, :, ::-1]))
+
+    def __enter__(self) -> VideoFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.release()

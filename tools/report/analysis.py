@@ -1,0 +1,76 @@
+"""What `detector analyze` measures of one detector's detections; the page shows it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from detector.configs import schema
+from detector.metrics import voc
+from detector.metrics.calibration import Calibration, calibrate
+from detector.metrics.confusion import confusion_matrix
+from detector.metrics.dump import Dump
+from detector.metrics.errors import ErrorSplit, split_errors
+from detector.metrics.strata import Stratum, strata
+from detector.metrics.tables import DetectionTable, IntArray, TruthTable
+from detector.pipeline.scores import Scores, score
+from detector.tools.report.examples import WorstImage, confident_mistakes, worst_images
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """All that the page shows."""
+
+    dump: Dump
+    truths: TruthTable
+    settings: schema.EvaluationConfig
+    scores: Scores
+    result: voc.ProtocolResult  # by the protocol of the analysis
+    split: ErrorSplit
+    confusion: IntArray  # [K + 1, K + 1]
+    strata: list[Stratum]
+    calibration: Calibration | str  # why there is none: scores outside [0, 1]
+    worst: list[WorstImage]
+    mistakes: IntArray  # rows of detections, most confident first
+
+    @property
+    def detections(self) -> DetectionTable:
+        return self.dump.detections
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures of the page, without curves and pictures."""
+        error = self.calibration if isinstance(self.calibration, str) else self.calibration.error
+        return {
+            **self.scores.to_json(),
+            **self.split.to_json(),
+            "strata": [asdict(item) for item in self.strata],
+            "calibration_error": error,
+            "confusion": {"score_threshold": self.settings.score_threshold, "counts": self.confusion.tolist()},
+            "worst_images": [
+                {"image": self.truths.image_ids[item.image], "missed": item.missed, "false": item.false_positives}
+                for item in self.worst[:100]
+            ],
+        }
+
+
+def analyze(dump: Dump, truths: TruthTable, settings: schema.EvaluationConfig) -> Analysis:
+    """Everything measured of detections whose images and classes are numbered as in `truths`."""
+    detections, protocol, iou = dump.detections, settings.protocol, settings.iou_threshold
+    split = split_errors(detections, truths, protocol, iou)
+    try:
+        calibration: Calibration | str = calibrate(detections, truths, iou_threshold=iou)
+    except ValueError as error:
+        calibration = str(error)
+    return Analysis(
+        dump=dump,
+        truths=truths,
+        settings=settings,
+        scores=score(detections, truths, settings),
+        result=voc.evaluate(detections, truths, [protocol], iou).results[protocol],
+        split=split,
+        confusion=confusion_matrix(detections, truths, settings.score_threshold, iou),
+        strata=strata(detections, truths, protocol, iou),
+        calibration=calibration,
+        worst=worst_images(detections, truths, split, settings.score_threshold),
+        mistakes=confident_mistakes(detections, split, settings.score_threshold),
+    )

@@ -1,0 +1,1 @@
+"""Settings from the command line: where each comes from, and sweeps over them."""

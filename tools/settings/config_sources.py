@@ -1,0 +1,137 @@
+"""`detector config explain KEY`: the value of a setting, and the default, file or override that it came from."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from detector.configs.compose import changes, layers, load_config, override_config, read_config, require_known
+from detector.configs.groups import GROUPS, to_plain
+from detector.configs.schema import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """One place that gives a setting a value."""
+
+    value: Any
+    source: str
+
+
+def explain(key: str, overrides: Sequence[str], saved: Path | None = None) -> str:
+    """What is known of the setting `key`, or a table of all settings below it.
+
+    The settings are those that `overrides` make of the shipped defaults, or of the file `saved`.
+    Raises ConfigError for a key that does not exist, with the nearest one that does.
+    """
+    config = load_config(overrides) if saved is None else override_config(read_config(saved), overrides)
+    typed = OmegaConf.structured(config)
+    require_known(key, typed)
+    files = _files(overrides, saved)
+    leaves = [leaf for leaf in _leaves(typed) if f"{leaf}.".startswith(f"{key}.")]
+    if leaves == [key]:
+        *weaker, strongest = _origins(key, typed, files, overrides)
+        lines = [f"{key} = {_told(_plain(config, key))}", f"  from {strongest.source}"]
+        lines += [f"  instead of {_told(item.value)} from {item.source}" for item in reversed(weaker)]
+        meaning = _meaning(key, typed)
+        return "\n".join([*lines, f"  {meaning}"] if meaning else lines)
+    rows = [(leaf, _told(_plain(config, leaf)), _origins(leaf, typed, files, overrides)[-1].source) for leaf in leaves]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    return "\n".join(f"{leaf:<{widths[0]}}  {value:<{widths[1]}}  {source}" for leaf, value, source in rows)
+
+
+def _files(overrides: Sequence[str], saved: Path | None) -> list[tuple[str, DictConfig]]:
+    """Files and their values, the later the stronger."""
+    if saved is None:
+        return layers(overrides)
+    swapped = {key for _, key, _ in changes(overrides) if key in GROUPS}
+    kept = {key: value for key, value in read_config(saved).items() if key not in swapped}
+    fresh = layers([line for line, key, _ in changes(overrides) if key in swapped])
+    chosen = [(file, values) for file, values in fresh if swapped.intersection(map(str, values)) and "/" in file]
+    return [(str(saved), OmegaConf.create(kept)), *chosen]
+
+
+def _origins(
+    key: str, typed: DictConfig, files: Sequence[tuple[str, DictConfig]], overrides: Sequence[str]
+) -> list[Origin]:
+    """Every place that gives `key` a value, the last one the one that counts."""
+    owner, name = _owner(key, typed)
+    defaults = OmegaConf.structured(owner)
+    found = []
+    if not OmegaConf.is_missing(defaults, name):
+        found.append(Origin(_value(defaults, name), f"the default of {owner.__name__} in configs/schema.py"))
+    found += [Origin(_value(values, key), file) for file, values in files if _has(values, key)]
+    for line, changed, value in changes(overrides):
+        if changed == key:
+            found.append(Origin(value, f"the command line: {line}"))
+        elif key.startswith(f"{changed}.") and isinstance(value, dict):
+            below, rest = OmegaConf.create(value), key[len(changed) + 1 :]
+            found += [Origin(_value(below, rest), f"the command line: {line}")] if _has(below, rest) else []
+    return found
+
+
+def _owner(key: str, typed: DictConfig) -> tuple[type, str]:
+    """The schema class that has a setting, and the setting's name in it."""
+    parent, _, name = key.rpartition(".")
+    owner = OmegaConf.get_type(typed, parent) if parent else Config
+    assert owner is not None
+    return owner, name
+
+
+def _has(values: DictConfig, key: str) -> bool:
+    parent, _, name = key.rpartition(".")
+    below = OmegaConf.select(values, parent) if parent else values
+    return isinstance(below, DictConfig) and name in below
+
+
+def _leaves(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Keys of the settings that have no settings below them; a table of one's own keys is one setting."""
+    for name in map(str, node):
+        value = node[name]
+        if isinstance(value, DictConfig) and OmegaConf.get_type(value) is not dict:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _plain(config: Config, key: str) -> Any:
+    value: Any = to_plain(config)
+    for name in key.split("."):
+        value = value[name]
+    return value
+
+
+def _value(values: DictConfig, key: str) -> Any:
+    value = OmegaConf.select(values, key)
+    if OmegaConf.is_config(value):
+        return OmegaConf.to_container(value, resolve=True, enum_to_str=True)
+    return getattr(value, "name", value)
+
+
+def _told(value: Any) -> str:
+    """The value as an override writes it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(map(_told, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_told(item)}" for key, item in value.items()) + "}"
+    return str(value)
+
+
+def _meaning(key: str, typed: DictConfig) -> str | None:
+    """The schema's own comment on a setting."""
+    owner, name = _owner(key, typed)
+    for kind in owner.__mro__[:-1]:
+        found = re.search(rf"^    {name}: [^#\n]*(?:\n {{8}}[^#\n]*)?# (.+)$", inspect.getsource(kind), re.MULTILINE)
+        if found:
+            return found[1]
+    return None
