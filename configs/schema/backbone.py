@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from omegaconf import MISSING
@@ -66,8 +66,19 @@ class TorchvisionConfig(BackboneConfig):
     name: str = "mobilenet_v2"
     node: str = "features.13"  # output read by the head; list them with `detector info backbone=NAME`
     proposals_node: str | None = None  # output read by a proposal network; None: the same
+    deeper_nodes: list[str] = field(default_factory=list)  # outputs of larger strides, joined into `node`'s map
+    joined_channels: int = 128  # of the joined map
     max_stride: int | None = None  # convolutions that would go beyond it are dilated, as R-FCN's res5 (16)
     tail: Tail = Tail.fc
     norm: Norm = Norm.frozen_bn
     frozen_nodes: str | None = None  # the graph up to and including this node is not trained
     frozen_stages: int = 0  # does not apply: a graph has no stages
+
+    def __post_init__(self) -> None:
+        require(
+            not self.deeper_nodes or self.proposals_node in (None, self.node),
+            "backbone.deeper_nodes join all outputs into one map; leave backbone.proposals_node out",
+        )
+        require(
+            self.joined_channels >= 1, f"backbone.joined_channels is {self.joined_channels}; expected at least 1"
+        )

@@ -42,7 +42,8 @@ def load_classifier_weights(backbone: nn.Module, weights: str, *, architecture: 
             renamed[place] = value.float() if value.is_floating_point() else value
         else:
             unknown.append(key)
-    new = () if getattr(backbone, "native_tail", False) else ("tail.",)  # layers that no classifier brings
+    # Layers that no classifier brings.
+    new = () if getattr(backbone, "native_tail", False) else ("tail.", "top_down.")
     missing = [key for key in own if key not in renamed and not key.startswith(new) and "num_batches" not in key]
     shapes = [
         f"{key}: {tuple(value.shape)} in the file, {tuple(own[key].shape)} here"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,44 +32,84 @@ from detector.engine.sync_norm import synchronise_norms
 from detector.engine.trainer import LoopSettings, Outcome, TrainingState, train
 from detector.engine.watch import warn_of_learning_rate
 from detector.engine.watchdog import watchdog
-from detector.metrics import voc
 from detector.model import Detector
-from detector.pipeline.detections import make_dump
-from detector.pipeline.evaluation import (
-    evaluate_detector,
-    mean_ap,
-    save_pictures,
-    save_results,
-    show_pictures,
-    show_results,
-    table,
-    truth_table,
-)
-from detector.pipeline.learned_proposals import show_learned_proposals
 from detector.pipeline.loaders import TrainingOrder, loading_errors, training_loader
 from detector.pipeline.models import start_from
+from detector.pipeline.periodic_evaluation import PeriodicEvaluation
 from detector.pipeline.proposal_recall import report_recall
 from detector.pipeline.resume import require_same_classes
 from detector.pipeline.run_folder import RunFolder, kernels, pick_device
-from detector.pipeline.score_maps import show_score_maps
 from detector.pipeline.versions import versions
-from detector.structures import Instances, Proposals
+from detector.structures import Batch, Instances, Proposals
 from detector.targets import measure_statistics
 
 log = logging.getLogger("detector")
 
 
+@dataclass(frozen=True, slots=True)
+class Data:
+    """The two splits of a run, and what training and evaluation see of them."""
+
+    train_set: Dataset
+    test_set: Dataset
+    train_view: TrainingView
+    test_view: EvaluationView
+
+
 def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] | None) -> Outcome:
     """Trains into `run`; `resume` is the checkpoint to go on from, or None to start."""
-    settings = config.trainer
-    device = pick_device(settings.device)
+    started = time.monotonic()
+    device = prepare_device(config.trainer)
+    log.info("run folder %s | device %s%s | %s", run.path, device, _processes(), kernels(device))
+    data = open_data(config, resume)
+    state = new_state(config, data, device)
+    if resume is None:
+        initialise(state.detector, config, data)
+    if config.trainer.ema_decay is not None:
+        state.average = Average(state.detector, config.trainer.ema_decay)
+    if resume is not None:
+        state.load(resume, str(config.resume))
+        log.info("going on from step %d", state.step)
+    if config.trainer.compile:
+        compile_parts(state.detector)
+    monitor = open_monitor(config, run, state)
+    evaluate = PeriodicEvaluation(config, run, state, data.test_set, data.test_view, monitor.writer, device, started)
+    batches = training_batches(config, data, device, first_step=state.step, trace_folder=run.path / "profile")
+    # That a worker died may be noticed as late as in closing the monitor.
+    with watchdog(60 * config.trainer.timeout_minutes), loading_errors(), closing(monitor):
+        outcome = train(
+            state,
+            batches,
+            loop_settings(config),
+            device=device,
+            monitor=monitor,
+            evaluate=evaluate,
+            checkpoints=run.checkpoints,
+        )
+    log.info(
+        "%s at step %d after %.1f minutes\n  pictures     %s\n  checkpoints  %s\n  figures      %s\n  TensorBoard  %s",
+        outcome.value,
+        state.step,
+        (time.monotonic() - started) / 60,
+        run.pictures,
+        run.checkpoints,
+        run.path / "metrics.json",
+        f"tensorboard --logdir {run.tensorboard}",
+    )
+    return outcome
+
+
+def prepare_device(settings: schema.TrainerConfig) -> torch.device:
+    """The device of `trainer.device`, with the threads and the determinism that the settings ask for."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
     if settings.deterministic:
         make_deterministic()
-    processes = f" | {world_size()} processes" if world_size() > 1 else ""
-    log.info("run folder %s | device %s%s | %s", run.path, device, processes, kernels(device))
+    return pick_device(settings.device)
 
+
+def open_data(config: schema.Config, resume: dict[str, Any] | None) -> Data:
+    """Both splits, read and checked. Raises ValueError for faulty data and for classes that differ."""
     with main_first():
         train_set, test_set = build_dataset(config.dataset, "train"), build_dataset(config.dataset, "test")
     if train_set.classes != test_set.classes:
@@ -81,33 +123,18 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
         require_same_classes(resume, train_set.classes, str(config.resume))
     with main_first():
         train_view, test_view = build_views(config, train_set, test_set)
+    return Data(train_set, test_set, train_view, test_view)
 
+
+def new_state(config: schema.Config, data: Data, device: torch.device) -> TrainingState:
+    """A detector with random weights on `device`, its optimizer and its schedule, at step 0."""
+    settings = config.trainer
     seed_step(settings.seed, -1, 0)  # initial weights
-    detector = build_detector(config, len(train_set.classes)).to(device)
+    detector = build_detector(config, len(data.train_set.classes)).to(device)
     if settings.trained is not None:
         train_only(detector, settings.trained)
     if settings.sync_batch_norm and world_size() > 1:
         synchronise_norms(detector)
-    optimizer = build_optimizer(config, detector)
-    state = TrainingState(
-        detector=detector,
-        optimizer=optimizer,
-        schedule=build_schedule(config, optimizer),
-        scaler=torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16"),
-        about={"config": to_plain(config), "classes": list(train_set.classes), "versions": versions()},
-    )
-    if resume is None:
-        if config.weights is not None:
-            start_from(Path(config.weights), detector, train_set.classes, config.weights_skip)
-        else:
-            with main_first():
-                load_backbone_weights(config.backbone, detector.backbone)
-        mean, std = target_statistics(config, detector, train_view)
-        if config.weights is not None and "head" not in config.weights_skip:
-            detector.set_target_statistics(mean, std)  # what it has learned stays, in the new units
-        else:
-            detector.coder.mean.copy_(mean)
-            detector.coder.std.copy_(std)
     if settings.gradient_checkpointing:
         if not hasattr(detector.backbone, "checkpointing"):
             raise ConfigError(
@@ -115,67 +142,71 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
                 "use a ResNet or VGG16"
             )
         detector.backbone.checkpointing = True
-    if settings.ema_decay is not None:
-        state.average = Average(detector, settings.ema_decay)
-    if resume is not None:
-        state.load(resume, str(config.resume))
-        log.info("going on from step %d", state.step)
+    optimizer = build_optimizer(config, detector)
+    return TrainingState(
+        detector=detector,
+        optimizer=optimizer,
+        schedule=build_schedule(config, optimizer),
+        scaler=torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16"),
+        about={"config": to_plain(config), "classes": list(data.train_set.classes), "versions": versions()},
+    )
 
-    if settings.compile:
-        compile_parts(detector)
+
+def initialise(detector: Detector, config: schema.Config, data: Data) -> None:
+    """Loads the weights to start from, and sets the statistics of the box targets."""
+    if config.weights is not None:
+        start_from(Path(config.weights), detector, data.train_set.classes, config.weights_skip)
+    else:
+        with main_first():
+            load_backbone_weights(config.backbone, detector.backbone)
+    mean, std = target_statistics(config, detector, data.train_view)
+    if config.weights is not None and "head" not in config.weights_skip:
+        detector.set_target_statistics(mean, std)  # what it has learned stays, in the new units
+    else:
+        detector.coder.mean.copy_(mean)
+        detector.coder.std.copy_(std)
+
+
+def open_monitor(config: schema.Config, run: RunFolder, state: TrainingState) -> Monitor:
+    """The progress line and TensorBoard; writes the run's config and history."""
     monitor = Monitor(
-        run.tensorboard, first_step=state.step, max_steps=settings.max_steps, log_every=settings.log_every
+        run.tensorboard,
+        first_step=state.step,
+        max_steps=config.trainer.max_steps,
+        log_every=config.trainer.log_every,
     )
     if monitor.writer is not None:
         monitor.writer.add_text("config", f"```yaml\n{run.write_config(config)}\n```", state.step)
         remove_leftovers(run.path)
         run.write_history(state.step)
-    started = time.monotonic()
+    return monitor
 
-    def evaluate(step: int) -> float:
-        found = evaluate_detector(
-            state.judged,
-            test_view,
-            device=device,
-            precision=settings.precision,
-            batch_size=settings.images_per_step,
-            workers=settings.workers,
-        )
-        if found is None or monitor.writer is None:
-            return 0.0  # the main process judges
-        dump = make_dump(table(found, test_set), config, state.judged)
-        result = voc.evaluate(dump.detections, truth_table(test_set))
-        log.info("step %d, test split\n%s", step, result.table())
-        show_results(monitor.writer, step, result)
-        if test_view.proposals is None:
-            show_learned_proposals(
-                monitor.writer, step, state.judged, test_view, settings.eval_images, device, settings.precision
-            )
-        show_pictures(monitor.writer, step, test_set, found, settings.eval_images)
-        show_score_maps(
-            monitor.writer, step, state.judged, test_view, found, settings.eval_images, device, settings.precision
-        )
-        minutes = (time.monotonic() - started) / 60
-        about = {"step": step, "minutes": round(minutes, 2), "run": str(run.path)}
-        save_results(run, {**result.to_json(), **about}, dump)
-        save_pictures(run, test_set, found, settings.eval_images)
-        return mean_ap(result)
 
+def training_batches(
+    config: schema.Config, data: Data, device: torch.device, *, first_step: int, trace_folder: Path
+) -> Iterable[Batch]:
+    """This process's share of every batch from `first_step` on."""
+    settings, annotations = config.trainer, data.train_set.annotations
     order = TrainingOrder(
-        len(train_set.annotations),
+        len(annotations),
         settings.images_per_step,
         seed=settings.seed,
-        first_step=state.step,
+        first_step=first_step,
         last_step=settings.max_steps,
         rank=rank(),
         world_size=world_size(),
-        is_tall=[item.height > item.width for item in train_set.annotations] if settings.group_by_aspect else None,
+        is_tall=[item.height > item.width for item in annotations] if settings.group_by_aspect else None,
     )
     loader = training_loader(
-        train_view, order, workers=settings.workers, pin_memory=device.type == "cuda", prefetch=settings.prefetch
+        data.train_view, order, workers=settings.workers, pin_memory=device.type == "cuda", prefetch=settings.prefetch
     )
-    batches = profiled(loader, settings.profile_steps, run.path / "profile", device)
-    loop = LoopSettings(
+    return profiled(loader, settings.profile_steps, trace_folder, device)
+
+
+def loop_settings(config: schema.Config) -> LoopSettings:
+    """What the loop itself needs to know of the config."""
+    settings = config.trainer
+    return LoopSettings(
         max_steps=settings.max_steps,
         max_minutes=settings.max_minutes,
         seed=settings.seed,
@@ -189,22 +220,10 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
         patience=settings.patience,
         on_nonfinite=settings.on_nonfinite.value,
     )
-    # That a worker died may be noticed as late as in closing the monitor.
-    with watchdog(60 * settings.timeout_minutes), loading_errors(), closing(monitor):
-        outcome = train(
-            state, batches, loop, device=device, monitor=monitor, evaluate=evaluate, checkpoints=run.checkpoints
-        )
-    log.info(
-        "%s at step %d after %.1f minutes\n  pictures     %s\n  checkpoints  %s\n  figures      %s\n  TensorBoard  %s",
-        outcome.value,
-        state.step,
-        (time.monotonic() - started) / 60,
-        run.pictures,
-        run.checkpoints,
-        run.path / "metrics.json",
-        f"tensorboard --logdir {run.tensorboard}",
-    )
-    return outcome
+
+
+def _processes() -> str:
+    return f" | {world_size()} processes" if world_size() > 1 else ""
 
 
 def check_learning_rate(config: schema.Config, experiment: str | None) -> None:
