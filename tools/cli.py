@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -157,6 +158,8 @@ def _train(words: list[str]) -> int:
     overrides = [word for word in words if not word.startswith("-")]
     if {"-m", "--multirun"} & set(words):
         return run_sweep(sweep(overrides), lambda job: run(["train", *job]))
+    if _is_planned(overrides):
+        return _train_planned(overrides)
     start = find_start(overrides)
     from detector.engine.trainer import Outcome
     from detector.pipeline.run_folder import all_processes, logging_to, open_run
@@ -168,6 +171,22 @@ def _train(words: list[str]) -> int:
             if start.checkpoint is None:
                 check_learning_rate(start.config, value_of("experiment", overrides))
             outcome = run_training(start.config, folder, start.checkpoint)
+    return INTERRUPTED if outcome is Outcome.interrupted else DONE
+
+
+def _is_planned(words: list[str]) -> bool:
+    """Whether the words ask for a plan: a folder of photographs, and neither a recipe nor a run to go on with."""
+    keys = {word.partition("=")[0] for word in words}
+    return "data" in keys and not keys & {"experiment", "resume", "config"}
+
+
+def _train_planned(words: list[str]) -> int:
+    started = time.monotonic()
+    from detector.engine.trainer import Outcome
+    from detector.tools.commands.train import run_planned_training
+
+    rest, own = _split_words(words, ("data",))
+    outcome = run_planned_training(own["data"], rest, started=started)
     return INTERRUPTED if outcome is Outcome.interrupted else DONE
 
 
