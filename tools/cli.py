@@ -183,10 +183,11 @@ def _is_planned(words: list[str]) -> bool:
 def _train_planned(words: list[str]) -> int:
     started = time.monotonic()
     from detector.engine.trainer import Outcome
-    from detector.tools.commands.train import run_planned_training
+    from detector.pipeline.planned_training import run_planned_training
+    from detector.tools.commands.train import finish_run
 
     rest, own = _split_words(words, ("data",))
-    outcome = run_planned_training(own["data"], rest, started=started)
+    outcome, _ = run_planned_training(own["data"], rest, started=started, finish=finish_run)
     return INTERRUPTED if outcome is Outcome.interrupted else DONE
 
 

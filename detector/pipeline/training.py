@@ -74,7 +74,7 @@ def run_training(
         outcome = train(
             state,
             batches,
-            loop_settings(config),
+            loop_settings(config, since_start=0.0 if settle is None else time.monotonic() - started),
             device=device,
             monitor=monitor,
             evaluate=evaluate,
@@ -138,12 +138,13 @@ def training_batches(
     return profiled(loader, settings.profile_steps, trace_folder, device)
 
 
-def loop_settings(config: schema.Config) -> LoopSettings:
-    """What the loop itself needs to know of the config."""
+def loop_settings(config: schema.Config, *, since_start: float) -> LoopSettings:
+    """What the loop itself needs to know of the config; `since_start` seconds of its minutes are gone already."""
     settings = config.trainer
+    minutes = settings.max_minutes
     return LoopSettings(
         max_steps=settings.max_steps,
-        max_minutes=settings.max_minutes,
+        max_minutes=None if minutes is None else max(0.01, minutes - since_start / 60),
         seed=settings.seed,
         precision=settings.precision,
         clip_norm=config.optimizer.clip_norm,

@@ -14,6 +14,7 @@ RESERVE = 0.02  # of the budget
 EPOCHS = 40  # without a budget
 LEAST_IMAGES, MOST_IMAGES = 8_000, 120_000  # that a training without a budget sees
 LEAST_STEPS = 20
+EVALUATING = 0.04  # share of the training time that evaluations in between may take
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +48,18 @@ def make_timetable(
     """The steps that fit into `budget` seconds, of which `elapsed` are gone; `steps` where they are given."""
     step, evaluation = trial.step * OVERHEAD, trial.image * test_images
     report = REPORT + REPORT_IMAGE * test_images
-    if steps is None and budget is None:
+    fitted = steps is None and budget is not None
+    if steps is None and budget is not None:
+        steps = int((budget * (1 - RESERVE) - elapsed - report - evaluation) / step)
+    elif steps is None:
         images = min(max(EPOCHS * train_images, LEAST_IMAGES), MOST_IMAGES)
         steps = -(-images // images_per_step)
-    if steps is None:
-        assert budget is not None
-        left = budget * (1 - RESERVE) - elapsed - report - evaluation
-        steps = int(left / step)
-    tight = steps < LEAST_STEPS
-    steps = max(steps, LEAST_STEPS)
-    # Looks in between are worth a few percent of the time.
-    looks = min(4, int(0.04 * steps * step / max(evaluation, 1e-9)))
-    if budget is not None and looks:
-        steps = max(LEAST_STEPS, int(steps - looks * evaluation / step))
+    # Evaluations in between are worth a few percent of the time.
+    looks = max(0, min(4, int(EVALUATING * steps * step / max(evaluation, 1e-9))))
+    if fitted:
+        steps -= -int(-looks * evaluation // step)
+    tight = fitted and steps < LEAST_STEPS
+    steps = max(steps, LEAST_STEPS) if fitted else steps
     training, evaluating = steps * step, (1 + looks) * evaluation + report
     return Timetable(steps, 1 + looks, training, evaluating, elapsed + training + evaluating, tight)
 
