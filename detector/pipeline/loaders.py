@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 
 import torch
 from torch.utils.data import DataLoader, Sampler
@@ -119,6 +120,33 @@ def training_loader(
         generator=torch.Generator().manual_seed(0),
         worker_init_fn=_leave_signals_to_the_trainer,
     )
+
+
+def batches_of(loader: DataLoader[Batch]) -> Generator[Batch, None, None]:
+    """The batches of a loader. Its workers end when the generator ends, whatever the reason.
+
+    Close it (`contextlib.closing`): an exception in a loop keeps the loop's frame alive, and with it the workers.
+    """
+    iterator = iter(loader)
+    try:
+        yield from iterator
+    finally:
+        _end_workers(iterator)
+
+
+def _end_workers(iterator: object) -> None:
+    """Ends the worker processes of a loader's iterator; a worker in the middle of a picture does not hold it up.
+
+    Workers ignore SIGTERM (`_leave_signals_to_the_trainer`), and Python waits at exit for every child that it has. So
+    no worker may be left. torch has no public call for this.
+    """
+    workers: list[BaseProcess] = list(getattr(iterator, "_workers", []))
+    if not workers:
+        return
+    iterator._shutdown_workers()  # type: ignore[attr-defined]  # asks them to end, and forgets them
+    for worker in workers:
+        worker.kill()
+        worker.join()
 
 
 @contextmanager

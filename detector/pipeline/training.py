@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from detector.engine.trainer import LoopSettings, Outcome, TrainingState, train
 from detector.engine.watch import warn_of_learning_rate
 from detector.engine.watchdog import watchdog
 from detector.pipeline.data import Data, open_data
-from detector.pipeline.loaders import TrainingOrder, loading_errors, training_loader
+from detector.pipeline.loaders import TrainingOrder, batches_of, loading_errors, training_loader
 from detector.pipeline.periodic_evaluation import PeriodicEvaluation
 from detector.pipeline.run_folder import RunFolder, kernels, pick_device
 from detector.pipeline.state import initialise, new_state
@@ -68,12 +67,16 @@ def run_training(
         compile_parts(state.detector)
     monitor = open_monitor(config, run, state)
     evaluate = PeriodicEvaluation(config, run, state, data.test_set, data.test_view, monitor.writer, device, started)
-    batches = training_batches(config, data, device, first_step=state.step, trace_folder=run.path / "profile")
     # That a worker died may be noticed as late as in closing the monitor.
-    with watchdog(60 * config.trainer.timeout_minutes), loading_errors(), closing(monitor):
+    with (
+        watchdog(60 * config.trainer.timeout_minutes),
+        loading_errors(),
+        closing(monitor),
+        closing(training_batches(config, data, device, first_step=state.step)) as batches,
+    ):
         outcome = train(
             state,
-            batches,
+            profiled(batches, config.trainer.profile_steps, run.path / "profile", device),
             loop_settings(config, since_start=0.0 if settle is None else time.monotonic() - started),
             device=device,
             monitor=monitor,
@@ -118,9 +121,9 @@ def open_monitor(config: schema.Config, run: RunFolder, state: TrainingState) ->
 
 
 def training_batches(
-    config: schema.Config, data: Data, device: torch.device, *, first_step: int, trace_folder: Path
-) -> Iterable[Batch]:
-    """This process's share of every batch from `first_step` on."""
+    config: schema.Config, data: Data, device: torch.device, *, first_step: int
+) -> Generator[Batch, None, None]:
+    """This process's share of every batch from `first_step` on; close it, so that its workers end."""
     settings, annotations = config.trainer, data.train_set.annotations
     order = TrainingOrder(
         len(annotations),
@@ -135,7 +138,7 @@ def training_batches(
     loader = training_loader(
         data.train_view, order, workers=settings.workers, pin_memory=device.type == "cuda", prefetch=settings.prefetch
     )
-    return profiled(loader, settings.profile_steps, trace_folder, device)
+    return batches_of(loader)
 
 
 def loop_settings(config: schema.Config, *, since_start: float) -> LoopSettings:

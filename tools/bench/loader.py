@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from detector.configs.schema import Config
 from detector.datasets.augment import TrainingView, flipped
 from detector.datasets.build import build_dataset, build_proposals
 from detector.engine.gradients import accumulate_gradients
-from detector.pipeline.loaders import TrainingOrder, collate, training_loader
+from detector.pipeline.loaders import TrainingOrder, batches_of, collate, training_loader
 from detector.pipeline.run_folder import pick_device
 from detector.pipeline.versions import versions
 from detector.tools.bench.interleaved import in_turn, milliseconds
@@ -120,24 +121,24 @@ def _waiting(config: Config, view: TrainingView, steps: int, device: torch.devic
         view, order, workers=trainer.workers, pin_memory=device.type == "cuda", prefetch=trainer.prefetch
     )
     waits, seconds = [], []
-    batches = iter(loader)
-    for _ in range(FIRST + steps):
-        start = time.perf_counter()
-        batch = next(batches)
-        waits.append(time.perf_counter() - start)
-        optimizer.zero_grad(set_to_none=True)
-        accumulate_gradients(
-            detector,
-            batch.to(device, non_blocking=True),
-            micro_batches=1,
-            scaler=scaler,
-            device=device,
-            precision=trainer.precision,
-        )
-        optimizer.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
+    with closing(batches_of(loader)) as batches:
+        for _ in range(FIRST + steps):
+            start = time.perf_counter()
+            batch = next(batches)
+            waits.append(time.perf_counter() - start)
+            optimizer.zero_grad(set_to_none=True)
+            accumulate_gradients(
+                detector,
+                batch.to(device, non_blocking=True),
+                micro_batches=1,
+                scaler=scaler,
+                device=device,
+                precision=trainer.precision,
+            )
+            optimizer.step()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - start)
     return waits[FIRST:], seconds[FIRST:]
 
 
