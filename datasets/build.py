@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
@@ -11,12 +12,15 @@ from detector.configs import schema
 from detector.configs.errors import ConfigError
 from detector.datasets.augment import ProposalSource
 from detector.datasets.coco import COCODataset
+from detector.datasets.folder import Folder
 from detector.datasets.proposal_files import load_proposals, prepare_all, prepared
 from detector.datasets.proposal_grid import GridProposals, grid_boxes
 from detector.datasets.sample import Dataset
 from detector.datasets.selective_search import Search, cached_search, selective_search
 from detector.datasets.synthetic import SyntheticDataset
 from detector.datasets.voc import VOCDataset
+
+log = logging.getLogger("detector")
 
 
 def build_dataset(config: schema.DatasetConfig, role: str, *, need_images: bool = True) -> Dataset:
@@ -26,6 +30,9 @@ def build_dataset(config: schema.DatasetConfig, role: str, *, need_images: bool 
     """
     split, sibling = (config.train, config.test) if role == "train" else (config.test, config.train)
     match config:
+        case schema.AutoDatasetConfig():
+            folder = open_folder(config)
+            return folder.train if role == "train" else folder.test
         case schema.VOCDatasetConfig():
             return VOCDataset(
                 Path(config.root),
@@ -34,6 +41,7 @@ def build_dataset(config: schema.DatasetConfig, role: str, *, need_images: bool 
                 box_base=config.box_base.value,
                 sibling=sibling,
                 need_images=need_images,
+                strict=config.strict,
             )
         case schema.COCODatasetConfig():
             images = config.train_images if role == "train" else config.test_images
@@ -47,6 +55,33 @@ def build_dataset(config: schema.DatasetConfig, role: str, *, need_images: bool 
                 role, num_images=int(split), height=config.height, width=config.width, seed=config.seed
             )
     raise ConfigError(f"dataset.kind {config.kind!r} has no builder")
+
+
+def build_datasets(config: schema.DatasetConfig) -> tuple[Dataset, Dataset]:
+    """The datasets of both roles, train and test; a folder is opened once for both. Raises as `build_dataset`."""
+    if isinstance(config, schema.AutoDatasetConfig):
+        folder = open_folder(config)
+        return folder.train, folder.test
+    return build_dataset(config, "train"), build_dataset(config, "test")
+
+
+def open_folder(config: schema.AutoDatasetConfig) -> Folder:
+    """The folder of dataset=auto, both sides and its split; what was found is logged. Raises as `build_dataset`."""
+    folder = Folder(
+        Path(config.root),
+        format_=config.format.value,
+        train=config.train,
+        test=config.test,
+        classes=config.classes,
+        rename=config.rename,
+        box_base=config.box_base.value,
+        val_fraction=config.val_fraction,
+        split_file=Path(config.split_file) if config.split_file else None,
+        strict=config.strict,
+    )
+    for line in folder.told:
+        log.info("%s: %s", config.root, line)
+    return folder
 
 
 def build_proposals(config: schema.ProposalConfig, dataset: Dataset, role: str) -> ProposalSource | None:

@@ -58,7 +58,7 @@ def test_boxes_labels_and_crowds(tmp_path: Path) -> None:
     ("box", "changed", "said"),
     [
         ([5, 5, -2, 9], {}, "has an inverted box"),
-        ([5, 5, 37, 9], {}, "lies outside its image of 40x30"),
+        ([5, 5, 50, 9], {}, "lies outside its image of 40x30"),
         ([-5, 5, 7, 9], {}, "lies outside its image of 40x30"),
         ([5, 5, 7, 9], {"category_id": 8}, "has the unknown category 8; known: 2, 7"),
         ([5, 5, 7, 9], {"image_id": 99}, "is of image 99, which `images` has not"),

@@ -44,9 +44,15 @@ def test_corners_survive_the_way_to_boxes_and_back(corners: list[tuple[int, ...]
     assert torch.equal(boxes[:, 2:] - boxes[:, :2], inclusive[:, 2:] - inclusive[:, :2] + 1)
 
 
-def test_only_voc_names_give_vocs_order(voc: Any) -> None:
+@pytest.mark.parametrize("year", ["2007", "2012"])
+def test_voc_itself_has_vocs_classes_in_their_order(voc_folder: Any, tmp_path: Path, year: str) -> None:
+    voc_folder(tmp_path, year).add("train", "a", [("person", BOX), ("dog", BOX)])
+    assert VOCDataset(tmp_path, f"{year}_train", classes=None).classes == VOC_CLASSES
+
+
+def test_names_of_voc_alone_make_no_voc(voc: Any) -> None:
     voc.add("train", "a", [("person", BOX), ("dog", BOX)])
-    assert load(voc).classes == VOC_CLASSES
+    assert load(voc).classes == ("dog", "person")
 
 
 def test_union_of_years_keeps_the_lists_order(voc_folder: Any, tmp_path: Path) -> None:
@@ -137,10 +143,11 @@ def test_base_is_decided_over_both_splits(voc: Any, caplog: pytest.LogCaptureFix
 def test_a_stray_zero_in_a_set_that_counts_from_one(voc: Any) -> None:
     voc.add("train", "a", [("cell", (1, 1, 40, 30)), ("cell", (1, 4, 9, 9))])
     path = voc.add("train", "b", [("cell", BOX), ("cell", (0, 4, 9, 9))])
-    with pytest.raises(ValueError) as error:
-        load(voc)
-    assert str(path) in str(error.value)
-    assert "object 1 begins before pixel 1, (xmin, ymin, xmax, ymax) = (0, 4, 9, 9)" in str(error.value)
+    told = "object 1, (xmin, ymin, xmax, ymax) = (0, 4, 9, 9)"
+    with pytest.raises(ValueError, match="reaches over the edge") as error:
+        load(voc, strict=True)
+    assert f"{path}: {told}" in str(error.value)
+    assert load(voc).annotations[1].boxes[1].tolist() == [0, 3, 9, 9]
 
 
 @pytest.mark.parametrize(
@@ -148,10 +155,13 @@ def test_a_stray_zero_in_a_set_that_counts_from_one(voc: Any) -> None:
     [
         ((5, 5, 5, 9), "object 1 has no area or is inverted"),
         ((9, 5, 5, 9), "object 1 has no area or is inverted"),
-        (("nan", 5, 5, 9), "object 1 has no area or is inverted"),
-        ((5, 5, 41, 9), "object 1 lies outside the image of 40x30"),
-        ((5, 5, 9, 31), "object 1 lies outside the image of 40x30"),
+        (("nan", 5, 5, 9), "object 1 has a box that is not finite"),
+        ((5, 5, "1e999", 9), "object 1 has a box that is not finite"),
+        ((5, 5, "-Infinity", 9), "object 1 has a box that is not finite"),
+        ((5, 5, 46, 9), "object 1 lies outside the image of 40x30"),
+        ((5, 5, 9, 36), "object 1 lies outside the image of 40x30"),
         ((-3, 5, 9, 9), "object 1 begins before pixel 1"),
+        ((50, 40, 60, 50), "object 1 lies outside the image of 40x30"),
         (("left", 5, 9, 9), "object 1 has no <bndbox> with four numbers"),
         (("", 5, 9, 9), "object 1 has no <bndbox> with four numbers"),
     ],
@@ -162,6 +172,20 @@ def test_a_bad_box_is_one_error(voc: Any, box: tuple[float, ...], said: str) -> 
         load(voc)
     assert str(error.value).startswith(f"{path}: {said}")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("base", ["one", "zero"])
+def test_a_box_that_is_mostly_inside_is_clipped_and_told(voc: Any, caplog: pytest.LogCaptureFixture, base: str) -> None:
+    path = voc.add("train", "a", [("cell", BOX), ("cell", (10, 5, 42, 9)), ("cell", (10, 5, 20, 31))])
+    with caplog.at_level(logging.WARNING, "detector"):
+        annotation = load(voc, box_base=base).annotations[0]
+    assert annotation.boxes[1:, 2:].tolist() == [[40, 10 - (base == "one")], [21 - (base == "one"), 30]]
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "2 boxes reach over the edge of their image and are clipped" in line
+    assert f"first: {path}: object 1, (xmin, ymin, xmax, ymax) = (10, 5, 42, 9) in 40x30" in line
+    with pytest.raises(FaultyDataError) as error:
+        load(voc, box_base=base, strict=True)
+    assert len(error.value.faults) == 2
 
 
 def test_an_unknown_class_has_its_nearest_name(voc: Any) -> None:
