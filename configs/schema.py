@@ -50,6 +50,7 @@ class VOCDatasetConfig(DatasetConfig):
     classes: list[str] | None = None  # None: VOC's 20 if the annotations use only those, otherwise discovered
     box_base: BoxBase = BoxBase.auto
     strict: bool = False  # refuse boxes that reach over the edge a little, instead of clipping them
+    bit_depth: int | None = None  # of 16-bit and float pictures: 12 says 0 to 4095; None: decided from some of them
 
 
 class FolderFormat(Enum):
@@ -75,6 +76,7 @@ class AutoDatasetConfig(DatasetConfig):
     val_fraction: float = 0.2  # of a folder without a pair of splits, to test on
     split_file: str | None = None  # a split that an earlier run kept
     strict: bool = False  # refuse what is otherwise mended and told: boxes over the edge, classes left out
+    bit_depth: int | None = None  # of 16-bit and float pictures: 12 says 0 to 4095; None: decided from some of them
 
     def __post_init__(self) -> None:
         _require(
@@ -93,6 +95,7 @@ class COCODatasetConfig(DatasetConfig):
     train_images: str = MISSING  # folder
     test_images: str = MISSING
     strict: bool = False  # refuse boxes that reach over the edge a little, instead of clipping them
+    bit_depth: int | None = None  # of 16-bit and float pictures: 12 says 0 to 4095; None: decided from some of them
 
 
 @dataclass

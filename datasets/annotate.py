@@ -130,12 +130,12 @@ def _annotation(record: Record, width: int, height: int, label_of: dict[str, int
     )
 
 
-def read_annotated(path: Path, annotation: Annotation) -> Tensor:
-    """The picture [3, H, W] uint8 of an annotation.
+def read_annotated(path: Path, annotation: Annotation, bit_depth: int | None = None) -> Tensor:
+    """The picture [3, H, W] uint8 of an annotation; `bit_depth` is that of the dataset, see `images.to_pixels`.
 
     Raises ValueError if it cannot be read, or is not of the size that the annotation states.
     """
-    image = read_image(path)
+    image = read_image(path, bit_depth=bit_depth, size=(annotation.width, annotation.height))
     if (image.shape[2], image.shape[1]) != (annotation.width, annotation.height):
         raise ValueError(
             f"{path}: the image is {image.shape[2]}x{image.shape[1]}, its annotation says "

@@ -13,6 +13,8 @@ from pathlib import Path
 from torch import Tensor
 
 from detector.datasets.annotate import annotate, read_annotated
+from detector.datasets.bit_depth import common_depth
+from detector.datasets.class_names import odd_classes, one_sided
 from detector.datasets.faults import Fault, raise_faults
 from detector.datasets.readers.choose import read_folder
 from detector.datasets.readers.tree import Tree
@@ -30,20 +32,28 @@ class FolderDataset:
     classes: tuple[str, ...]
     annotations: Sequence[Annotation]
 
-    def __init__(self, classes: tuple[str, ...], annotations: Sequence[Annotation], files: Sequence[Path]) -> None:
+    def __init__(
+        self,
+        classes: tuple[str, ...],
+        annotations: Sequence[Annotation],
+        files: Sequence[Path],
+        bit_depth: int | None = None,
+    ) -> None:
         self.classes = classes
+        self.bit_depth = bit_depth
         self.annotations = annotations
         self.files = files
 
     def image(self, index: int) -> Tensor:
         """The decoded image [3, H, W] uint8. Raises ValueError if it cannot be read or is not of the stated size."""
-        return read_annotated(self.files[index], self.annotations[index])
+        return read_annotated(self.files[index], self.annotations[index], self.bit_depth)
 
 
 class Folder:
     """An opened folder: both sides, and how they came about."""
 
     told: list[str]  # one line each: format, classes, split
+    odd: list[str]  # one line each: what may be a mistake
     split: Split  # `splits.write_split` keeps it
     train: FolderDataset
     test: FolderDataset
@@ -61,10 +71,12 @@ class Folder:
         val_fraction: float = 0.2,
         split_file: Path | None = None,
         strict: bool = False,
+        bit_depth: int | None = None,
     ) -> None:
         """`classes` keeps these alone, None all that are found; `rename` gives classes other names, before that.
 
         `train` and `test` name splits of the folder. "auto" takes those that it has, or divides by content.
+        `bit_depth` is that of deep pictures, None decides it from some of them.
         With `strict` what is otherwise mended and told is a fault.
 
         Raises ValueError for a folder whose format is not clear, and FaultyDataError with everything that is wrong.
@@ -96,12 +108,17 @@ class Folder:
         except ValueError:
             raise_faults(str(root), faults)  # they may be why
             raise
+        odd = [*odd_classes(_count(records)), *one_sided(_count(self.split.train), _count(self.split.test))]
         self.told = [reading.told, *reading.notes, f"classes: {_counted(_count(records), names)}", self.split.told]
+        self.odd = odd
         made = annotate([*self.split.train, *self.split.test], names, faults, strict=strict, where=str(root))
         raise_faults(str(root), faults)
+        if bit_depth is None:
+            bit_depth = common_depth(made.files)
+            self.told += [] if bit_depth is None else [f"deep pictures, taken to have {bit_depth} bits"]
         border = len(self.split.train)
-        self.train = FolderDataset(names, made.annotations[:border], made.files[:border])
-        self.test = FolderDataset(names, made.annotations[border:], made.files[border:])
+        self.train = FolderDataset(names, made.annotations[:border], made.files[:border], bit_depth)
+        self.test = FolderDataset(names, made.annotations[border:], made.files[border:], bit_depth)
 
 
 def _renamed(record: Record, rename: Mapping[str, str]) -> Record:

@@ -17,6 +17,8 @@ from pathlib import Path
 from torch import Tensor
 
 from detector.datasets.annotate import annotate, read_annotated
+from detector.datasets.bit_depth import common_depth
+from detector.datasets.class_names import odd_classes
 from detector.datasets.faults import Fault, raise_faults
 from detector.datasets.image_lists import read_list
 from detector.datasets.images import list_images
@@ -48,6 +50,7 @@ class VOCDataset:
         sibling: str | None = None,
         need_images: bool = True,
         strict: bool = False,
+        bit_depth: int | None = None,
     ) -> None:
         """`split` is year_name, a bare name, or several joined by +; `box_base` is auto, one or zero.
 
@@ -90,6 +93,7 @@ class VOCDataset:
             records.append(Record(image_id, path, raw.path, raw.size, tuple(to_objects(raw, base))))
         where = f"{root}, split {split}"
         self.annotations, self.files = annotate(records, self.classes, faults, strict=strict, where=where)
+        self.bit_depth = bit_depth or (common_depth(self.files) if need_images else None)
         raise_faults(where, faults)
         absent = absent_tags(list(raws.values()))
         if absent:
@@ -97,7 +101,7 @@ class VOCDataset:
 
     def image(self, index: int) -> Tensor:
         """The decoded image [3, H, W] uint8. Raises ValueError if it cannot be read or is not of the stated size."""
-        return read_annotated(self.files[index], self.annotations[index])
+        return read_annotated(self.files[index], self.annotations[index], self.bit_depth)
 
 
 def read_split(root: Path, split: str) -> list[tuple[str, Path]]:
@@ -180,5 +184,7 @@ def _discover_classes(raws: Sequence[RawAnnotation], root: Path, faults: Sequenc
     if found.keys() <= set(VOC_CLASSES) and is_voc(root):
         return VOC_CLASSES
     names = tuple(sorted(found))
+    for line in odd_classes(found):
+        log.warning("%s: %s", root, line)
     log.info("classes discovered in %s: %s", root, ", ".join(f"{name} ({found[name]})" for name in names))
     return names

@@ -15,6 +15,7 @@ from PIL import Image
 
 from detector.datasets.corners import half_open
 from detector.datasets.faults import FaultyDataError
+from detector.datasets.images import to_pixels
 from detector.datasets.voc import VOC_CLASSES, VOCDataset
 
 BOX = (1, 1, 20, 15)
@@ -195,6 +196,97 @@ def test_an_unknown_class_has_its_nearest_name(voc: Any) -> None:
     assert f"{path}: object 0 has the unknown class 'aeroplan'" in str(error.value)
 
 
+def test_a_namespace_changes_nothing(voc: Any) -> None:
+    path = voc.add("train", "a", [("cell", BOX)])
+    path.write_text(path.read_text().replace("<annotation>", '<annotation xmlns="http://example.org/voc">'))
+    assert load(voc).annotations[0].boxes.tolist() == [[0, 0, 20, 15]]
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "said"),
+    [
+        ("object>", "Object>", "unknown element <Object> with <bndbox>; expected <object>"),
+        ("object>", "objects>", "unknown element <objects> with <bndbox>"),
+        ("object>", "item>", "unknown element <item> with <bndbox>"),
+        ("bndbox>", "bbox>", "object 0 has no <bndbox> with four numbers"),
+        ("annotation>", "annotations>", "the root element is <annotations>; expected VOC's <annotation>"),
+        ("annotation>", "html>", "the root element is <html>"),
+        ("</bndbox>", "</bndbox><bndbox/>", "object 0 has 2 <bndbox>"),
+    ],
+)
+def test_elements_that_would_be_passed_over(voc: Any, was: str, now: str, said: str) -> None:
+    path = voc.add("train", "a", [("cell", BOX)])
+    path.write_text(path.read_text().replace(was, now))
+    with pytest.raises(ValueError) as error:
+        load(voc, classes=["cell"])
+    assert str(error.value).startswith(f"{path}: {said}")
+
+
+def test_objects_wrapped_in_another_element(voc: Any) -> None:
+    path = voc.add("train", "a", [("cell", BOX)])
+    path.write_text(path.read_text().replace("<object>", "<all><object>").replace("</object>", "</object></all>"))
+    with pytest.raises(ValueError, match="unknown element <all> with <bndbox>"):
+        load(voc, classes=["cell"])
+
+
+def test_elements_without_boxes_do_not_matter(voc: Any) -> None:
+    path = voc.add("train", "a", [("cell", BOX)])
+    path.write_text(path.read_text().replace("<size>", "<weather>rain</weather><size>"))
+    assert len(load(voc).annotations[0].boxes) == 1
+
+
+@pytest.mark.parametrize(
+    ("head", "encoding", "name"),
+    [
+        ('<?xml version="1.0" encoding="GB2312"?>', "gb2312", "\u7ec6\u80de"),
+        ('<?xml version="1.0" encoding="gbk"?>', "gbk", "\u7ec6\u80de"),
+        ('<?xml version="1.0" encoding="Shift_JIS"?>', "shift_jis", "\u7d30\u80de"),
+        ('<?xml version="1.0" encoding="UTF-16"?>', "utf-16", "\u7ec6\u80de"),
+        ("", "utf-16", "Zelle"),
+        ("", "latin-1", "Br\u00f6tchen"),
+        ('<?xml version="1.0"?>', "latin-1", "Br\u00f6tchen"),
+        ('<?xml version="1.0" encoding="utf-8"?>', "cp1252", "Br\u00f6tchen"),
+        ("", "utf-8-sig", "Br\u00f6tchen"),
+    ],
+)
+def test_xml_in_other_encodings(voc: Any, head: str, encoding: str, name: str) -> None:
+    path = voc.add("train", "a", [("cell", BOX)])
+    path.write_bytes((head + path.read_text().replace("cell", name)).encode(encoding))
+    dataset = load(voc)
+    assert dataset.classes == (name,)
+    assert dataset.annotations[0].boxes.tolist() == [[0, 0, 20, 15]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-8-sig", "latin-1"])
+def test_image_lists_in_other_encodings(voc: Any, encoding: str) -> None:
+    voc.add("train", "br\u00f6tchen", [("cell", BOX)])
+    path = voc.folder / "ImageSets/Main/train.txt"
+    path.write_bytes(path.read_text().encode(encoding))
+    assert [item.image_id for item in load(voc).annotations] == ["br\u00f6tchen"]
+
+
+@pytest.mark.parametrize("line", ["im0.jpg", "JPEGImages/im0.jpg", "data\\JPEGImages\\im0.JPG", "im0.xml", "im0  1"])
+def test_ids_written_with_suffix_or_folder(voc: Any, line: str) -> None:
+    voc.add("train", "im0", [("cell", BOX)])
+    (voc.folder / "ImageSets/Main/train.txt").write_text(f"{line}\n")
+    assert [item.image_id for item in load(voc).annotations] == ["im0"]
+
+
+def test_ids_with_blanks_are_told_from_flags(voc: Any) -> None:
+    for name in ("image 1", "image -1", "image"):
+        voc.add("train", name, [("cell", BOX)])
+    (voc.folder / "ImageSets/Main/train.txt").write_text("image 1\nimage -1\n")
+    assert [item.image_id for item in load(voc).annotations] == ["image 1", "image -1"]
+    (voc.folder / "ImageSets/Main/train.txt").write_text("image 1  1\nimage -1  -1\n")
+    assert [item.image_id for item in load(voc).annotations] == ["image 1"]
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".webp", ".tif", ".tiff", ".TIF"])
+def test_other_picture_formats(voc: Any, suffix: str) -> None:
+    voc.add("train", "a", [("cell", BOX)], suffix=suffix)
+    assert load(voc).image(0).shape == (3, 30, 40)
+
+
 def test_broken_xml(voc: Any) -> None:
     path = voc.add("train", "a", [("cell", BOX)])
     path.write_text(path.read_text()[:80])
@@ -276,6 +368,30 @@ def test_exif_does_not_rotate(voc: Any) -> None:
         exif[0x0112] = 6  # turn by 90 degrees to view
         picture.copy().save(path, exif=exif)
     assert load(voc).image(0).shape == (3, 30, 40)
+
+
+def test_boxes_of_the_upright_picture_turn_it(voc: Any) -> None:
+    """The tool has shown the picture upright: <size> says so. Where it fits the stored pixels they stay."""
+    voc.add("train", "a", [("cell", (1, 1, 20, 15))], suffix=".jpg", size=(30, 40))
+    path = voc.folder / "JPEGImages/a.jpg"
+    with Image.open(path) as picture:
+        stored = to_pixels(picture)
+        exif = picture.getexif()
+        exif[0x0112] = 6
+        picture.copy().save(path, exif=exif, quality=95)
+    turned = load(voc).image(0)
+    assert turned.shape == (3, 40, 30)
+    expected = torch.rot90(stored, -1, (1, 2))
+    assert (turned.float() - expected.float()).abs().mean() < 20
+    assert (turned.float() - torch.rot90(stored, 1, (1, 2)).float()).abs().mean() > 60
+
+
+def test_odd_class_names_are_told(voc: Any, caplog: pytest.LogCaptureFixture) -> None:
+    voc.add("train", "a", [("cell", BOX), ("cell", BOX), ("Cell", BOX), ("background", BOX)])
+    with caplog.at_level(logging.WARNING, "detector"):
+        load(voc)
+    assert "class 'Cell' (1) is nearly 'cell' (2)" in caplog.text
+    assert "class 'background' (1): background needs no boxes" in caplog.text
 
 
 def test_bccd(shared_data: Path) -> None:
