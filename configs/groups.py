@@ -12,6 +12,7 @@ from detector.configs.errors import ConfigError
 # group -> schema name -> class. `kind` of a class is the key by which a saved config finds it again.
 GROUPS: dict[str, dict[str, type]] = {
     "dataset": {
+        "auto": schema.AutoDatasetConfig,
         "voc": schema.VOCDatasetConfig,
         "coco": schema.COCODatasetConfig,
         "synthetic": schema.SyntheticDatasetConfig,

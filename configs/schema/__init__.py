@@ -10,9 +10,11 @@ from detector.configs.schema.backbone import BackboneConfig, Norm, ResNetConfig,
 from detector.configs.schema.benchmark import BenchmarkConfig, Way
 from detector.configs.schema.compress import CompressConfig
 from detector.configs.schema.dataset import (
+    AutoDatasetConfig,
     BoxBase,
     COCODatasetConfig,
     DatasetConfig,
+    FolderFormat,
     SyntheticDatasetConfig,
     VOCDatasetConfig,
 )
@@ -37,6 +39,7 @@ from detector.configs.schema.whole import Config
 
 __all__ = [
     "AdamWConfig",
+    "AutoDatasetConfig",
     "BackboneConfig",
     "BenchmarkConfig",
     "BoxBase",
@@ -51,6 +54,7 @@ __all__ = [
     "ExportFormat",
     "FastRCNNConfig",
     "FileProposalsConfig",
+    "FolderFormat",
     "GridProposalsConfig",
     "HeadConfig",
     "InputConfig",

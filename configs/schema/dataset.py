@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from omegaconf import MISSING
+
+from detector.configs.errors import require
 
 
 class BoxBase(Enum):
@@ -33,6 +35,40 @@ class VOCDatasetConfig(DatasetConfig):
     test: str = "2007_test"
     classes: list[str] | None = None  # None: VOC's 20 if the annotations use only those, otherwise discovered
     box_base: BoxBase = BoxBase.auto
+    strict: bool = False  # refuse boxes that reach over the edge a little, instead of clipping them
+    bit_depth: int | None = None  # of 16-bit and float pictures: 12 says 0 to 4095; None: decided from some of them
+
+
+class FolderFormat(Enum):
+    """What annotates the pictures of a folder."""
+
+    auto = "auto"  # what is found
+    voc = "voc"  # XML and image lists
+    labelimg = "labelimg"  # VOC's XML without lists
+
+
+@dataclass
+class AutoDatasetConfig(DatasetConfig):
+    """Any folder of pictures and annotations: format, classes and splits are found."""
+
+    kind: str = "auto"
+    root: str = "data"
+    format: FolderFormat = FolderFormat.auto
+    train: str = "auto"  # splits of the folder, several joined by +; auto: as found, or divided by content
+    test: str = "auto"
+    classes: list[str] | None = None  # these alone, in this order; None: all that are found
+    rename: dict[str, str] = field(default_factory=dict)  # classes: {catt: cat}; two that get one name are merged
+    box_base: BoxBase = BoxBase.auto  # of VOC's XML
+    val_fraction: float = 0.2  # of a folder without a pair of splits, to test on
+    split_file: str | None = None  # a split that an earlier run kept
+    strict: bool = False  # refuse what is otherwise mended and told: boxes over the edge, classes left out
+    bit_depth: int | None = None  # of 16-bit and float pictures: 12 says 0 to 4095; None: decided from some of them
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.val_fraction < 1,
+            f"dataset.val_fraction is {self.val_fraction}; expected above 0 and below 1",
+        )
 
 
 @dataclass
@@ -44,6 +80,8 @@ class COCODatasetConfig(DatasetConfig):
     test: str = MISSING
     train_images: str = MISSING  # folder
     test_images: str = MISSING
+    strict: bool = False  # refuse boxes that reach over the edge a little, instead of clipping them
+    bit_depth: int | None = None  # of 16-bit and float pictures: 12 says 0 to 4095; None: decided from some of them
 
 
 @dataclass
