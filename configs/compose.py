@@ -7,7 +7,6 @@ line that names the key and the nearest right one.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -25,12 +24,11 @@ from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-import detector.configs
+from detector.configs.choices import CONFIG_FOLDER, choices
 from detector.configs.errors import ConfigError
 from detector.configs.groups import GROUPS, structured, to_config
+from detector.configs.keys import check_words, nearest
 from detector.configs.schema import Config
-
-CONFIG_FOLDER = Path(detector.configs.__file__).parent
 
 
 def _register_schemas() -> None:
@@ -43,11 +41,13 @@ def _register_schemas() -> None:
 
 def load_config(overrides: Sequence[str]) -> Config:
     """The config that the shipped defaults and the overrides make. Raises ConfigError."""
+    check_words(overrides)
     return _checked(_compose(overrides))
 
 
 def override_config(plain: dict[str, Any], overrides: Sequence[str]) -> Config:
     """A saved config with overrides applied; `group=choice` replaces that whole group. Raises ConfigError."""
+    check_words(overrides)
     try:
         config = structured(plain)
     except OmegaConfBaseException as error:
@@ -106,7 +106,7 @@ def layers(overrides: Sequence[str]) -> list[tuple[str, DictConfig]]:
 def require_known(key: str, config: DictConfig) -> None:
     """Raises ConfigError unless the config has this setting or group, naming the nearest that it has."""
     if key not in _keys(config):
-        raise ConfigError(f"{key}: no such setting{_nearest(key, list(_keys(config)))}")
+        raise ConfigError(f"{key}: no such setting{nearest(key, list(_keys(config)))}")
 
 
 def changes(overrides: Sequence[str]) -> list[tuple[str, str, Any]]:
@@ -125,17 +125,12 @@ def sweep(overrides: Sequence[str]) -> list[list[str]]:
     return [list(job) for job in product(*values)]
 
 
-def choices(group: str) -> list[str]:
-    """The names that `group=NAME` takes."""
-    return sorted(path.stem for path in (CONFIG_FOLDER / group).glob("*.yaml"))
-
-
 def _compose(overrides: Sequence[str]) -> DictConfig:
     parsed = list(zip(overrides, _parse(overrides), strict=True))
     for line, item in parsed:
         group, choice = item.key_or_group, item.value()
         if group in (*GROUPS, "experiment") and isinstance(choice, str) and choice not in choices(group):
-            raise ConfigError(f"{line}: no such {group}{_nearest(choice, choices(group))}")
+            raise ConfigError(f"{line}: no such {group}{nearest(choice, choices(group))}")
     _register_schemas()
     GlobalHydra.instance().clear()
     try:
@@ -201,7 +196,7 @@ def _explain(error: Exception, line: str, config: DictConfig) -> str:
         key = key or unknown[1]
         if "." not in key:
             key = next((part.split("=")[0].lstrip("+~") for part in line.split() if key in part.split("=")[0]), key)
-        return f"{key}: no such setting{_nearest(key, list(_keys(config)))}"
+        return f"{key}: no such setting{nearest(key, list(_keys(config)))}"
     return f"{key}: {text}" if key and key not in text else text
 
 
@@ -214,12 +209,3 @@ def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
         value = config[name]
         if isinstance(value, DictConfig):
             yield from _keys(value, f"{key}.")
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    tail = name.split(".")[-1]
-    close = close or [key for key in known if key.split(".")[-1] == tail][:1]
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; known: {', '.join(known)}" if len(known) < 30 else ""

@@ -13,9 +13,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detector.configs.errors import ConfigError
-from detector.configs.schema import Config
+from detector.engine.errors import NonFiniteLossError
+
+if TYPE_CHECKING:
+    from detector.configs.schema import Config
 
 log = logging.getLogger("detector")
 
@@ -64,8 +68,6 @@ def main() -> None:
 
 def run(words: list[str]) -> int:
     """Runs one command line and returns its exit code. Bugs keep their traceback; everything foreseen is one line."""
-    from detector.engine.nonfinite import NonFiniteLossError
-
     try:
         return _dispatch(words)
     except ConfigError as error:
@@ -125,15 +127,22 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _help() -> str:
-    from detector.configs.compose import choices
+    from detector.configs.choices import choices
     from detector.configs.groups import GROUPS
 
     lines = [f"  {group:<12}{' '.join(choices(group))}" for group in (*GROUPS, "experiment")]
     return HELP.format(groups="\n".join(lines))
 
 
-def _wants_help(words: list[str]) -> bool:
-    """Prints the settings that the overrides make, where --help is asked for."""
+def _wants_help(words: list[str], own: tuple[str, ...] = ()) -> bool:
+    """Prints the settings that the overrides make, where --help is asked for.
+
+    Raises ConfigError for a wrong key, before Hydra and torch are loaded. `own` are keys of the command that are no
+    settings.
+    """
+    from detector.configs.keys import check_words
+
+    check_words([word for word in words if not word.startswith(("-", *(f"{key}=" for key in own)))])
     if not {"-h", "--help"} & set(words):
         return False
     from omegaconf import OmegaConf
@@ -148,14 +157,15 @@ def _wants_help(words: list[str]) -> bool:
 
 
 def _train(words: list[str]) -> int:
+    if _wants_help(words, own=("config",)):
+        return DONE
     from detector.configs.compose import sweep
     from detector.pipeline.resume import find_start, value_of
-    from detector.tools.settings.sweep import run_sweep
 
-    if _wants_help(words):
-        return DONE
     overrides = [word for word in words if not word.startswith("-")]
     if {"-m", "--multirun"} & set(words):
+        from detector.tools.settings.sweep import run_sweep
+
         return run_sweep(sweep(overrides), lambda job: run(["train", *job]))
     start = find_start(overrides)
     from detector.engine.trainer import Outcome
@@ -172,10 +182,10 @@ def _train(words: list[str]) -> int:
 
 
 def _alternate(words: list[str]) -> int:
-    from detector.configs.compose import load_config
-
     if _wants_help(words):
         return DONE
+    from detector.configs.compose import load_config
+
     config = load_config(words)
     from detector.engine.trainer import Outcome
     from detector.pipeline.run_folder import logging_to, open_run
@@ -190,21 +200,24 @@ def _alternate(words: list[str]) -> int:
 def _model_config(overrides: list[str]) -> Config:
     """The config of the model in weights=..., with the overrides; without a model, the shipped defaults."""
     from detector.configs.compose import load_config, override_config
-    from detector.pipeline.models import read_model_config
 
     weights = next((word.partition("=")[2] for word in overrides if word.startswith("weights=")), None)
     if weights is None:
         return load_config(overrides)
+    from detector.pipeline.models import read_model_config
+
     return override_config(read_model_config(Path(weights)), overrides)
 
 
 def _scoring_config(overrides: list[str], path: str | None = None) -> Config:
     """The config of the run that `path` or detections=... lies in, with the overrides; without one, the model's."""
+    path = path or next((word.partition("=")[2] for word in overrides if word.startswith("detections=")), None)
+    if not path:
+        return _model_config(overrides)
     from detector.configs.compose import override_config
     from detector.pipeline.detections import saved_config
 
-    path = path or next((word.partition("=")[2] for word in overrides if word.startswith("detections=")), None)
-    saved = saved_config(Path(path)) if path else None
+    saved = saved_config(Path(path))
     return _model_config(overrides) if saved is None else override_config(saved, overrides)
 
 
@@ -313,10 +326,13 @@ def _export(words: list[str]) -> int:
 
 def _convert(words: list[str]) -> int:
     """`source`, `output` and `classes` are convert's own words; the rest are settings."""
+    from detector.configs.keys import check_words
+
+    overrides, own = _split_words(words, ("source", "output", "classes"))
+    check_words([word for word in overrides if not word.startswith("-")])
     from detector.pipeline.run_folder import logging_to
     from detector.tools.commands import convert
 
-    overrides, own = _split_words(words, ("source", "output", "classes"))
     if {"-h", "--help"} & set(words):
         print(convert.HELP)
         return DONE
@@ -399,13 +415,16 @@ def _explain(words: list[str]) -> int:
 
 def _config(words: list[str]) -> int:
     """`config show` prints settings as config=FILE reads them; `config explain KEY` tells where a value comes from."""
+    from detector.configs.keys import check_words
+
+    rest, own = _split_words(words, ("config",))
+    check_words(rest[1:] if words[:1] == ["show"] else rest[2:])
     from omegaconf import OmegaConf
 
     from detector.configs.compose import load_config, override_config, read_config
     from detector.configs.groups import to_plain
     from detector.tools.settings.config_sources import explain
 
-    rest, own = _split_words(words, ("config",))
     saved = Path(own["config"]) if own["config"] else None
     if words[:1] == ["show"]:
         config = override_config(read_config(saved), rest[1:]) if saved else load_config(rest[1:])

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from omegaconf import MISSING
-
 from detector.configs.errors import require
+from detector.configs.missing import MISSING
 
 
 @dataclass

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from omegaconf import MISSING
-
 from detector.configs.errors import require
+from detector.configs.missing import MISSING
 from detector.configs.schema.backbone import BackboneConfig, ResNetConfig, Tail, TorchvisionConfig
 from detector.configs.schema.benchmark import BenchmarkConfig
 from detector.configs.schema.compress import CompressConfig

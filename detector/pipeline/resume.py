@@ -1,4 +1,7 @@
-"""What a `detector train` line starts from: its own settings, a saved config, a run, or the newest whole checkpoint."""
+"""What a `detector train` line starts from: its own settings, a saved config, a run, or the newest whole checkpoint.
+
+torch is loaded only where a checkpoint is read: a wrong setting is answered without it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ from typing import Any
 from detector.configs.compose import load_config, override_config, read_config
 from detector.configs.errors import ConfigError
 from detector.configs.schema import Config
-from detector.engine.checkpoint import load_checkpoint, newest_checkpoint
 
 log = logging.getLogger("detector")
 
@@ -44,6 +46,8 @@ def find_start(words: Sequence[str]) -> Start:
     if resume == "auto" or (resume is None and _restarted() and value_of("output_dir", overrides) is not None):
         return _newest(overrides)
     if resume is not None:
+        from detector.engine.checkpoint import load_checkpoint
+
         folder = Path(resume)
         if folder.is_file():
             raise ConfigError(f"resume={folder} is a file; resume=FOLDER goes on with a run, weights=FILE starts anew")
@@ -76,6 +80,8 @@ def require_same_classes(checkpoint: dict[str, Any], classes: Sequence[str], sou
 
 
 def _newest(overrides: list[str]) -> Start:
+    from detector.engine.checkpoint import newest_checkpoint
+
     given = value_of("output_dir", overrides)
     folder, pattern = (RUNS, "**/checkpoints/*.pt") if given is None else (Path(given), "checkpoints/*.pt")
     found = newest_checkpoint(folder, pattern)
