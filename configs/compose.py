@@ -27,7 +27,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from detector.configs.choices import CONFIG_FOLDER, choices
 from detector.configs.errors import ConfigError
 from detector.configs.groups import GROUPS, structured, to_config
-from detector.configs.keys import check_words, nearest
+from detector.configs.keys import check_words, hydra_word, nearest
 from detector.configs.schema import Config
 
 
@@ -91,7 +91,7 @@ def layers(overrides: Sequence[str]) -> list[tuple[str, DictConfig]]:
     _compose(overrides)  # refuses what cannot be composed
     with initialize_config_module("detector.configs", version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        found = loader.compute_defaults_list("config", list(overrides), RunMode.RUN).defaults
+        found = loader.compute_defaults_list("config", [*map(hydra_word, overrides)], RunMode.RUN).defaults
     made = []
     for item in found:
         file = CONFIG_FOLDER / f"{item.config_path}.yaml"
@@ -120,7 +120,7 @@ def sweep(overrides: Sequence[str]) -> list[list[str]]:
         [f"{item.get_key_element()}={value}" for value in item.sweep_string_iterator()]
         if item.is_sweep_override()
         else [line]
-        for line, item in zip(overrides, _parse(overrides), strict=True)
+        for line, item in zip(overrides, _parse(overrides, sweeping=True), strict=True)
     ]
     return [list(job) for job in product(*values)]
 
@@ -135,7 +135,8 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module("detector.configs", version_base="1.3"):
-            config = compose("config", [line for line, item in parsed if not isinstance(item.value(), dict)])
+            lines = [hydra_word(line) for line, item in parsed if not isinstance(item.value(), dict)]
+            config = compose("config", lines)
         for _, item in parsed:  # Hydra itself gives no table a new key, not even one that is open to any
             if isinstance(item.value(), dict):
                 OmegaConf.update(config, item.key_or_group, item.value(), force_add=True)
@@ -149,9 +150,9 @@ def _defaults() -> DictConfig:
         return compose("config")
 
 
-def _parse(overrides: Sequence[str]) -> list[Override]:
+def _parse(overrides: Sequence[str], *, sweeping: bool = False) -> list[Override]:
     parser = OverridesParser.create()
-    return [_parse_one(parser, line) for line in overrides]
+    return [_parse_one(parser, hydra_word(line, sweeping=sweeping)) for line in overrides]
 
 
 def _parse_one(parser: OverridesParser, line: str) -> Override:

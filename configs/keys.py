@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from functools import cache
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from detector.configs.errors import ConfigError
 from detector.configs.groups import GROUPS
+from detector.configs.paths import MARK, hydra_value
 from detector.configs.schema import Config
 
 
 @cache
 def known_keys() -> tuple[str, ...]:
     """Every setting and group of every kind, for example `head`, `head.k` and `head.output_size`."""
-    return tuple(dict.fromkeys(("experiment", *_keys_of(Config, ""))))
+    return tuple(dict.fromkeys(("experiment", *(key for key, _ in _fields_of(Config, "")))))
+
+
+@cache
+def path_keys() -> frozenset[str]:
+    """The settings that hold a path in one kind at least."""
+    return frozenset(key for key, item in _fields_of(Config, "") if item.metadata == MARK)
+
+
+def hydra_word(word: str, *, sweeping: bool = False) -> str:
+    """A word of the command line as Hydra has to be given it: a path is quoted, see `detector.configs.paths`."""
+    key, equals, value = word.partition("=")
+    return f"{key}={hydra_value(key, value, sweeping=sweeping)}" if equals and key in path_keys() else word
 
 
 def check_words(words: Sequence[str]) -> None:
@@ -49,13 +62,13 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"; known: {', '.join(known)}" if len(known) < 30 else ""
 
 
-def _keys_of(schema: type, prefix: str) -> Iterator[str]:
+def _fields_of(schema: type, prefix: str) -> Iterator[tuple[str, Field[Any]]]:
     hints = get_type_hints(schema)
     for field in fields(schema):
         key = f"{prefix}{field.name}"
-        yield key
+        yield key, field
         kinds = [*GROUPS[key].values()] if key in GROUPS else [hints[field.name]]
         for kind in kinds:
             if is_dataclass(kind):
                 assert isinstance(kind, type)
-                yield from _keys_of(kind, f"{key}.")
+                yield from _fields_of(kind, f"{key}.")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detector.configs.errors import ConfigError
+from detector.configs.paths import plain_text
 from detector.engine.errors import NonFiniteLossError
 
 if TYPE_CHECKING:
@@ -200,8 +201,9 @@ def _alternate(words: list[str]) -> int:
 def _model_config(overrides: list[str]) -> Config:
     """The config of the model in weights=..., with the overrides; without a model, the shipped defaults."""
     from detector.configs.compose import load_config, override_config
+    from detector.pipeline.resume import value_of
 
-    weights = next((word.partition("=")[2] for word in overrides if word.startswith("weights=")), None)
+    weights = value_of("weights", overrides)
     if weights is None:
         return load_config(overrides)
     from detector.pipeline.models import read_model_config
@@ -211,7 +213,9 @@ def _model_config(overrides: list[str]) -> Config:
 
 def _scoring_config(overrides: list[str], path: str | None = None) -> Config:
     """The config of the run that `path` or detections=... lies in, with the overrides; without one, the model's."""
-    path = path or next((word.partition("=")[2] for word in overrides if word.startswith("detections=")), None)
+    from detector.pipeline.resume import value_of
+
+    path = path or value_of("detections", overrides)
     if not path:
         return _model_config(overrides)
     from detector.configs.compose import override_config
@@ -275,7 +279,7 @@ def _split_words(words: list[str], keys: tuple[str, ...]) -> tuple[list[str], di
     for word in words:
         key, equals, value = word.partition("=")
         if equals and key in own:
-            own[key] = value
+            own[key] = plain_text(value)
         else:
             rest.append(word)
     return rest, own
@@ -386,7 +390,7 @@ def _download(words: list[str]) -> int:
         key, _, value = word.partition("=")
         if key not in values or not value:
             raise ConfigError(f"{word}: download takes root=FOLDER, years=2007,2012 and mirror=ADDRESS")
-        values[key] = value
+        values[key] = plain_text(value)
     from detector.pipeline.run_folder import logging_to
     from detector.tools.commands.download import download_voc
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from detector.configs.missing import MISSING
+from detector.configs.paths import path_setting
 
 
 class BoxBase(Enum):
@@ -28,7 +29,7 @@ class VOCDatasetConfig(DatasetConfig):
     """Pascal VOC, or any folder laid out like it."""
 
     kind: str = "voc"
-    root: str = "VOCdevkit"  # holds VOC2007/, VOC2012/; or, for splits without a year, Annotations/ and its siblings
+    root: str = path_setting("VOCdevkit")  # holds VOC2007/; or, for splits without a year, Annotations/ and so on
     train: str = "2007_trainval"  # year_split, several joined by +; or just a split
     test: str = "2007_test"
     classes: list[str] | None = None  # None: VOC's 20 if the annotations use only those, otherwise discovered
@@ -40,10 +41,10 @@ class COCODatasetConfig(DatasetConfig):
     """COCO-format JSON annotations."""
 
     kind: str = "coco"
-    train: str = MISSING  # path of the annotation file
-    test: str = MISSING
-    train_images: str = MISSING  # folder
-    test_images: str = MISSING
+    train: str = path_setting()  # path of the annotation file
+    test: str = path_setting()
+    train_images: str = path_setting()  # folder
+    test_images: str = path_setting()
 
 
 @dataclass

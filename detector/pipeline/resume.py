@@ -14,6 +14,7 @@ from typing import Any
 
 from detector.configs.compose import load_config, override_config, read_config
 from detector.configs.errors import ConfigError
+from detector.configs.paths import plain_text
 from detector.configs.schema import Config
 
 log = logging.getLogger("detector")
@@ -61,8 +62,8 @@ def find_start(words: Sequence[str]) -> Start:
 
 
 def value_of(key: str, words: Sequence[str]) -> str | None:
-    """The value of the last `key=value` among the words."""
-    return next((word.partition("=")[2] for word in reversed(words) if word.startswith(f"{key}=")), None)
+    """The value of the last `key=value` among the words, as text."""
+    return next((plain_text(word.partition("=")[2]) for word in reversed(words) if word.startswith(f"{key}=")), None)
 
 
 def require_same_classes(checkpoint: dict[str, Any], classes: Sequence[str], source: str) -> None:
