@@ -48,10 +48,10 @@ def hydra_value(key: str, value: str, *, sweeping: bool = False) -> str:
         if CHOICES.match(value) or value[0] in "'\"":
             return value
         return ",".join(hydra_value(key, part) for part in value.split(","))
-    return _quoted(plain_text(value))
+    return quoted(plain_text(value))
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """The text in Hydra's quotes: a backslash counts only in front of a quote."""
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
     return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"

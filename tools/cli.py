@@ -6,9 +6,7 @@ Exit codes: 0 done, 1 failed while running, 2 wrong usage or settings, 3 stopped
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -17,14 +15,12 @@ from typing import TYPE_CHECKING
 
 from detector.configs.errors import ConfigError
 from detector.configs.paths import plain_text
-from detector.engine.errors import NonFiniteLossError
+from detector.tools.settings.exit_codes import DONE, FAILED, FORESEEN, USAGE, exit_code, say
 
 if TYPE_CHECKING:
     from detector.configs.schema import Config
 
 log = logging.getLogger("detector")
-
-DONE, FAILED, USAGE, INTERRUPTED, NON_FINITE = 0, 1, 2, 3, 4
 
 HELP = """\
 usage: detector COMMAND [key=value ...]
@@ -71,28 +67,13 @@ def run(words: list[str]) -> int:
     """Runs one command line and returns its exit code. Bugs keep their traceback; everything foreseen is one line."""
     try:
         return _dispatch(words)
-    except ConfigError as error:
-        _say(error)
-        return USAGE
-    except NonFiniteLossError as error:
-        _say(error)
-        return NON_FINITE
-    except (ValueError, OSError, MemoryError) as error:
+    except FORESEEN as error:
         log.debug("failed", exc_info=True)
-        _say(error)
-        return FAILED
+        say(error)
+        return exit_code(error)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return FAILED
-
-
-def _say(error: Exception) -> None:
-    told = str(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        where = f"{error.filename}: " if error.filename else ""
-        told = f"{where}{error.strerror}; what was saved before is whole: make room, then go on with resume=FOLDER"
-    process = f"process {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
-    print(f"{process}error: {told}", file=sys.stderr)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -119,11 +100,9 @@ def _dispatch(words: list[str]) -> int:
     name, rest = words[0], words[1:]
     if name not in commands:
         raise ConfigError(f"{name}: no such command; known: {', '.join(commands)}")
-    unknown = [word for word in rest if word.startswith("-") and word not in ("-h", "--help", "-m", "--multirun")]
-    if unknown:
-        raise ConfigError(
-            f"{unknown[0]}: no such option; settings are given as key=value, options are --help, --multirun"
-        )
+    unknown = [word for word in rest if word.startswith("-") and word not in ("-h", "--help")]
+    if unknown and name not in ("train", "alternate"):
+        raise ConfigError(f"{unknown[0]}: no such option; settings are given as key=value, the option is --help")
     return commands[name](rest)
 
 
@@ -158,44 +137,46 @@ def _wants_help(words: list[str], own: tuple[str, ...] = ()) -> bool:
 
 
 def _train(words: list[str]) -> int:
-    if _wants_help(words, own=("config",)):
-        return DONE
-    from detector.configs.compose import sweep
-    from detector.pipeline.resume import find_start, value_of
+    from detector.tools.settings.command_line import read_line
 
-    overrides = [word for word in words if not word.startswith("-")]
-    if {"-m", "--multirun"} & set(words):
+    line = read_line(words)
+    if _wants_help([*line.overrides, *line.help], own=("config",)):
+        return DONE
+    if line.multirun:
+        from detector.tools.commands.train import train
         from detector.tools.settings.sweep import run_sweep
 
-        return run_sweep(sweep(overrides), lambda job: run(["train", *job]))
-    start = find_start(overrides)
-    from detector.engine.trainer import Outcome
-    from detector.pipeline.run_folder import all_processes, logging_to, open_run
-    from detector.pipeline.training import check_learning_rate, run_training
+        return run_sweep("train", line, train)
+    from detector.pipeline.resume import find_start
+    from detector.tools.settings.application import run_once
 
-    with all_processes(start.config.trainer):
-        folder = open_run(start.config.output_dir, "train")
-        with logging_to(folder.path / "log.txt"):
-            if start.checkpoint is None:
-                check_learning_rate(start.config, value_of("experiment", overrides))
-            outcome = run_training(start.config, folder, start.checkpoint)
-    return INTERRUPTED if outcome is Outcome.interrupted else DONE
+    start = find_start(line.overrides, line.search)
+    from detector.tools.commands.train import train
+
+    return run_once("train", line, start, train)
 
 
 def _alternate(words: list[str]) -> int:
-    if _wants_help(words):
+    from detector.tools.settings.command_line import read_line
+
+    line = read_line(words)
+    if _wants_help([*line.overrides, *line.help]):
         return DONE
+    if any(word.startswith("resume=") for word in line.overrides):
+        raise ConfigError("resume=: alternate goes on by itself; give the output_dir= that it began in")
+    if line.multirun:
+        from detector.tools.commands.alternate import alternate
+        from detector.tools.settings.sweep import run_sweep
+
+        return run_sweep("alternate", line, alternate)
     from detector.configs.compose import load_config
+    from detector.pipeline.resume import Start
+    from detector.tools.settings.application import run_once
 
-    config = load_config(words)
-    from detector.engine.trainer import Outcome
-    from detector.pipeline.run_folder import logging_to, open_run
-    from detector.tools.commands.alternate import run_alternation
+    start = Start(load_config(line.overrides, line.search), None, None, line.overrides)
+    from detector.tools.commands.alternate import alternate
 
-    folder = open_run(config.output_dir, "alternate")
-    with logging_to(folder.path / "log.txt"):
-        outcome = run_alternation(config, folder.path)
-    return INTERRUPTED if outcome is Outcome.interrupted else DONE
+    return run_once("alternate", line, start, alternate)
 
 
 def _model_config(overrides: list[str]) -> Config:
