@@ -143,6 +143,7 @@ def hydra_words(overrides: Sequence[str], *, sweeping: bool = False) -> list[str
 
 def sweep_folder(words: Sequence[str]) -> Path:
     """The folder of a sweep under Hydra's settings `words`. Raises ConfigError for those that Hydra does not have."""
+    register_schemas()
     try:
         with initialize_config_module("detector.configs", version_base="1.3"):
             return Path(str(compose("config", list(words), return_hydra_config=True).hydra.sweep.dir))
@@ -191,6 +192,7 @@ def _compose(overrides: Sequence[str], search: Sequence[str] = ()) -> DictConfig
 
 
 def _defaults() -> DictConfig:
+    register_schemas()
     with initialize_config_module("detector.configs", version_base="1.3"):
         return compose("config")
 

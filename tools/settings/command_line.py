@@ -10,16 +10,16 @@ from pathlib import Path
 from detector.configs.errors import ConfigError
 from detector.configs.paths import hydra_value, quoted
 
-FLAGS = ("-m", "--multirun", "--resolve", "--hydra-help")
+FLAGS = ("-m", "--multirun", "--resolve")
 WITH_VALUE = ("-c", "--cfg", "-p", "--package", "-cd", "--config-dir")
 WITH_CHOICE = ("-i", "--info")  # their value may be left out
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 HELP = ("-h", "--help")
-MODES = ("-m", "--multirun", "-c", "--cfg", "-i", "--info", "--hydra-help")  # one at a time
+MODES = ("-m", "--multirun", "-c", "--cfg", "-i", "--info")  # one at a time
 HYDRA_SETTING = re.compile(r"[+~]*hydra[./]")
-OPEN = re.compile(
-    r"\+{1,2}hydra\.(sweeper\.params|launcher|callbacks|job\.env_set|job_logging|hydra_logging)[.=]"
-)  # take new keys
+CFG = ("job", "hydra", "all")
+# Those of Hydra's settings that take new keys.
+OPEN = re.compile(r"\+{1,2}hydra\.(sweeper\.params|launcher|callbacks|job\.env_set|job_logging|hydra_logging)[.=]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,8 @@ def read_line(words: Sequence[str]) -> CommandLine:
                 config_dir = Path(rest.pop(0)).expanduser()
             else:
                 line.options.extend([word, rest.pop(0)])
+                if word in ("-c", "--cfg") and line.options[-1] not in CFG:
+                    raise ConfigError(f"{word} {line.options[-1]}: expected one of {', '.join(CFG)}")
         elif word.startswith("-"):
             known = ", ".join(option for option in (*HELP, *FLAGS, *WITH_VALUE, *WITH_CHOICE) if option[:2] == "--")
             raise ConfigError(f"{word}: no such option; settings are given as key=value, options are {known}")
