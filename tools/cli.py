@@ -49,11 +49,14 @@ train on Pascal VOC, on your own VOC-format folder, go on with a run, sweep:
   detector train experiment=demo output_dir=runs/demo resume=auto      the newest whole one, or a new run
   detector train config=runs/demo/config.yaml     the same run once more, in a new folder
   detector train --multirun experiment=demo trainer.seed=1,2,3
+  detector train --config-dir my_configs experiment=mine          my_configs/experiment/mine.yaml
+  detector train experiment=demo --cfg job        the settings, without a run; --info: where they come from
 
 groups (group=NAME picks one, group.key=value changes it)
 {groups}
 
 detector COMMAND --help shows a command's settings with their values.
+completion of words: eval "$(detector -sc install=bash)"
 exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 stopped by a signal after saving, 4 loss not finite
 """
 
@@ -98,6 +101,11 @@ def _dispatch(words: list[str]) -> int:
         print(_help())
         return DONE if words else USAGE
     name, rest = words[0], words[1:]
+    if name in ("-sc", "--shell-completion"):
+        from detector.tools.settings.completion import complete
+
+        complete(rest, list(commands))
+        return DONE
     if name not in commands:
         raise ConfigError(f"{name}: no such command; known: {', '.join(commands)}")
     unknown = [word for word in rest if word.startswith("-") and word not in ("-h", "--help")]

@@ -83,18 +83,22 @@ def call_hydra(
     `base` names the config to start from, if not the shipped one. Raises ConfigError for what Hydra refuses.
     """
     register_schemas()
-    GlobalHydra.instance().clear()
     search = [] if line.config_dir is None else ["--config-dir", str(line.config_dir)]
-    main = hydra.main(version_base="1.3", config_path="pkg://detector.configs", config_name=base or "config")(task)
     try:
-        with _command_line([*line.options, *search, *words, f"hydra.job.name={name}", *line.hydra]):
-            main()
+        hydra_main([*line.options, *search, *words, f"hydra.job.name={name}", *line.hydra], task, base or "config")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else DONE
     except (HydraException, OmegaConfBaseException) as error:
         defaults = OmegaConf.create({"hydra": {}})
         raise ConfigError(explain_error(error, " ".join(words), defaults)) from error
     return DONE
+
+
+def hydra_main(words: Sequence[str], task: Callable[[DictConfig], float], config_name: str) -> None:
+    """Hydra's own main on a command line, with the configs of this project. Raises what Hydra raises."""
+    GlobalHydra.instance().clear()
+    with _command_line(words):
+        hydra.main(version_base="1.3", config_path="pkg://detector.configs", config_name=config_name)(task)()
 
 
 @contextmanager

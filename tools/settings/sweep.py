@@ -73,6 +73,8 @@ def run_sweep(name: str, line: CommandLine, command: Command) -> int:
     own = [] if given is None else [f"hydra.sweep.dir={hydra_value('output_dir', given)}"]
     if not is_main_process():
         own.append("hydra.output_subdir=null")
+    if "hydra/sweeper=optuna" in line.hydra and not any("hydra.sweeper.direction=" in word for word in line.hydra):
+        own.append("hydra.sweeper.direction=maximize")  # a run returns its mAP
     folder = sweep_folder([*own, f"hydra.job.name={name}", *line.hydra])
     for file in folder.glob(f"**/{OUTCOME_FILE}"):
         file.unlink()
