@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from omegaconf import MISSING
-
 from detector.configs.errors import require
+from detector.configs.missing import MISSING
+from detector.configs.paths import path_setting
 
 
 class Norm(Enum):
@@ -26,7 +26,7 @@ class Tail(Enum):
 @dataclass
 class BackboneConfig:
     kind: str = MISSING
-    weights: str | None = None  # None: random; "imagenet": torchvision's registry; or a path, URL or name
+    weights: str | None = path_setting(None)  # None: random; "imagenet": torchvision's registry; or a path, URL or name
     weights_sha256: str | None = None  # checked when given
     tail: Tail = Tail.native
     tail_channels: int = 1024  # width of each layer of tail=fc

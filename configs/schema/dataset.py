@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from omegaconf import MISSING
-
 from detector.configs.errors import require
+from detector.configs.missing import MISSING
+from detector.configs.paths import path_setting
 
 
 class BoxBase(Enum):
@@ -30,7 +30,7 @@ class VOCDatasetConfig(DatasetConfig):
     """Pascal VOC, or any folder laid out like it."""
 
     kind: str = "voc"
-    root: str = "VOCdevkit"  # holds VOC2007/, VOC2012/; or, for splits without a year, Annotations/ and its siblings
+    root: str = path_setting("VOCdevkit")  # holds VOC2007/; or, for splits without a year, Annotations/ and so on
     train: str = "2007_trainval"  # year_split, several joined by +; or just a split
     test: str = "2007_test"
     classes: list[str] | None = None  # None: VOC's 20 if the annotations use only those, otherwise discovered
@@ -52,7 +52,7 @@ class AutoDatasetConfig(DatasetConfig):
     """Any folder of pictures and annotations: format, classes and splits are found."""
 
     kind: str = "auto"
-    root: str = "data"
+    root: str = path_setting("data")
     format: FolderFormat = FolderFormat.auto
     train: str = "auto"  # splits of the folder, several joined by +; auto: as found, or divided by content
     test: str = "auto"
@@ -60,7 +60,7 @@ class AutoDatasetConfig(DatasetConfig):
     rename: dict[str, str] = field(default_factory=dict)  # classes: {catt: cat}; two that get one name are merged
     box_base: BoxBase = BoxBase.auto  # of VOC's XML
     val_fraction: float = 0.2  # of a folder without a pair of splits, to test on
-    split_file: str | None = None  # a split that an earlier run kept
+    split_file: str | None = path_setting(None)  # a split that an earlier run kept
     strict: bool = False  # refuse what is otherwise mended and told: boxes over the edge, classes left out
     bit_depth: int | None = None  # of 16-bit and float pictures: 12 says 0 to 4095; None: decided from some of them
 
@@ -76,10 +76,10 @@ class COCODatasetConfig(DatasetConfig):
     """COCO-format JSON annotations."""
 
     kind: str = "coco"
-    train: str = MISSING  # path of the annotation file
-    test: str = MISSING
-    train_images: str = MISSING  # folder
-    test_images: str = MISSING
+    train: str = path_setting()  # path of the annotation file
+    test: str = path_setting()
+    train_images: str = path_setting()  # folder
+    test_images: str = path_setting()
     strict: bool = False  # refuse boxes that reach over the edge a little, instead of clipping them
     bit_depth: int | None = None  # of 16-bit and float pictures: 12 says 0 to 4095; None: decided from some of them
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from detector.configs.errors import require
+from detector.configs.paths import path_setting
 
 
 class ExportFormat(Enum):
@@ -19,7 +20,7 @@ class ExportConfig:
     """What `export` writes; on its command line these keys stand alone: format=portable output=model.safetensors."""
 
     format: ExportFormat = ExportFormat.portable
-    output: str | None = None
+    output: str | None = path_setting(None)
     average: bool | None = None  # the moving averages of trainer.ema_decay; None: where the checkpoint has them
     nms: bool = True  # program, onnx: score threshold and NMS inside; false: boxes and scores of every RoI
     standard: bool = False  # program: with PyTorch's operators alone, none of this project's

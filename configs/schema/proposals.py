@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from omegaconf import MISSING
-
 from detector.configs.errors import require
+from detector.configs.missing import MISSING
+from detector.configs.paths import path_setting
 
 
 @dataclass
@@ -34,8 +34,8 @@ class FileProposalsConfig(ProposalConfig):
     """Boxes kept in files: this project's .npz, or the original .mat in image-list order."""
 
     kind: str = "file"
-    train: str = MISSING
-    test: str = MISSING
+    train: str = path_setting()
+    test: str = path_setting()
     convention: str = (
         "yxyx-1"  # of a .mat: yxyx-1 (fast-rcnn's splits), xyxy-1 (IJCV, R-FCN), xyxy-0 (fast-rcnn's demo)
     )
@@ -47,7 +47,7 @@ class SelectiveSearchConfig(ProposalConfig):
 
     kind: str = "selective_search"
     mode: str = "fast"  # fast | quality
-    cache: str = "data/proposals"
+    cache: str = path_setting("data/proposals")
     resize_height: int | None = None  # compute on images of this height; None: as they are
     workers: int | None = None  # None: one per core
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from omegaconf import MISSING
+from detector.configs.missing import MISSING
 
 
 @dataclass

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from omegaconf import MISSING
-
 from detector.configs.errors import require
+from detector.configs.missing import MISSING
+from detector.configs.paths import path_setting
 from detector.configs.schema.backbone import BackboneConfig, ResNetConfig, Tail, TorchvisionConfig
 from detector.configs.schema.benchmark import BenchmarkConfig
 from detector.configs.schema.compress import CompressConfig
@@ -44,14 +44,12 @@ class Config:
     predict: PredictConfig = field(default_factory=PredictConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     compress: CompressConfig = field(default_factory=CompressConfig)
-    output_dir: str | None = None  # None: runs/<date>_<time>
-    resume: str | None = None  # a run's folder; auto: the newest whole checkpoint of output_dir, else of runs/
-    weights: str | None = None  # a checkpoint or portable model: to evaluate, predict with or start training from
+    output_dir: str | None = path_setting(None)  # None: runs/<date>_<time>
+    resume: str | None = path_setting(None)  # a run's folder; auto: newest checkpoint of output_dir, else runs/
+    weights: str | None = path_setting(None)  # a checkpoint or portable model, or its name in the zoo
     weights_skip: list[str] = field(default_factory=list)  # train: modules not taken from it, as head: they start anew
-    detections: str | None = (
-        None  # eval, analyze: a run's folder, a dump, comp4 files or COCO results, in place of a model
-    )
-    images: str | None = None  # predict: a picture, folder, glob, list (.txt), video or camera:0
+    detections: str | None = path_setting(None)  # eval, analyze: a run's folder, a dump, comp4 files or COCO results
+    images: str | None = path_setting(None)  # predict: a picture, folder, glob, list (.txt), video or camera:0
 
     def __post_init__(self) -> None:
         """Refuses combinations across groups, before anything is built."""
