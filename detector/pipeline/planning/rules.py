@@ -77,15 +77,13 @@ def backbone_rules(parts: Parts, stride: int) -> list[Choice]:
     """Which outputs of the backbone make the map, and what is trained."""
     if not parts.nodes:
         return []
-    used = [node for at, node in sorted(parts.nodes.items()) if stride <= at <= 32]
-    chosen = [Choice("backbone.node", used[0], f"its map has stride {stride}")]
-    if len(used) > 1:
+    node = parts.nodes.get(COARSE) or parts.nodes[max(parts.nodes)]
+    chosen = [
+        Choice("backbone.node", node, f"the deepest layers at stride {COARSE}; deeper ones cost more than they teach")
+    ]
+    if stride < COARSE:
         chosen.append(
-            Choice(
-                "backbone.deeper_nodes",
-                used[1:],
-                "coarser maps see more of the image; they are joined into the fine one from the top down",
-            )
+            Choice("backbone.max_stride", stride, "its last layers are dilated: small objects need fine maps")
         )
     if parts.weights:
         frozen = parts.nodes.get(4)
@@ -154,7 +152,8 @@ def postprocess_rules(data: Fingerprint) -> list[Choice]:
 
 def optimizer_rules(parts: Parts) -> list[Choice]:
     """SGD as published for fine-tuning, with a cosine, a warm-up and clipped gradients."""
-    rate = [Choice("optimizer.lr", 0.01, "two images a step, new layers on a trained backbone")]
+    lr, why = (0.01, "score maps average many cells") if parts.head == "rfcn" else (0.005, "a trained backbone")
+    rate = [Choice("optimizer.lr", lr, f"two images a step; {why}")]
     return [
         *(rate if parts.optimizer == "sgd" else []),
         Choice("optimizer.clip_norm", 10.0, "one hard image must not undo what many have taught"),
