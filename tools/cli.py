@@ -150,7 +150,7 @@ def _train(words: list[str]) -> int:
     from detector.tools.settings.command_line import read_line
 
     line = read_line(words)
-    if _wants_help([*line.overrides, *line.help], own=("config",)):
+    if _wants_help([*line.overrides, *line.help], own=("config", "data")):
         return DONE
     if _is_planned(line.overrides):
         return _train_planned(line)
