@@ -84,9 +84,10 @@ def test_the_command_leaves_a_report_and_a_portable_model(
     assert f"detector predict weights={out / 'model.safetensors'} images=FOLDER" in told
 
 
+@pytest.mark.slow  # takes its minutes
 def test_a_budget_settles_the_steps(folder: Path, tmp_path: Path) -> None:
     settings = {key: value for key, value in SMALL.items() if key != "trainer.max_steps"}
-    run = train(folder, minutes=0.2, output_dir=tmp_path / "run", settings=settings)
+    run = train(folder, minutes=0.6, output_dir=tmp_path / "run", settings=settings)
     plan = json.loads((run.path / "plan.json").read_text())
     config = yaml.safe_load((run.path / "config.yaml").read_text())
     (steps,) = [choice["value"] for choice in plan["choices"] if choice["key"] == "trainer.max_steps"]
