@@ -44,7 +44,7 @@ from detector.pipeline.evaluation import (
     truth_table,
 )
 from detector.pipeline.learned_proposals import show_learned_proposals
-from detector.pipeline.loaders import TrainingOrder, loading_errors, training_loader
+from detector.pipeline.loaders import TrainingOrder, training_loader
 from detector.pipeline.models import start_from
 from detector.pipeline.proposal_recall import report_recall
 from detector.pipeline.resume import require_same_classes
@@ -123,13 +123,6 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
 
     if settings.compile:
         compile_parts(detector)
-    monitor = Monitor(
-        run.tensorboard, first_step=state.step, max_steps=settings.max_steps, log_every=settings.log_every
-    )
-    if monitor.writer is not None:
-        monitor.writer.add_text("config", f"```yaml\n{run.write_config(config)}\n```", state.step)
-        remove_leftovers(run.path)
-        run.write_history(state.step)
     started = time.monotonic()
 
     def evaluate(step: int) -> float:
@@ -174,7 +167,6 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
     loader = training_loader(
         train_view, order, workers=settings.workers, pin_memory=device.type == "cuda", prefetch=settings.prefetch
     )
-    batches = profiled(loader, settings.profile_steps, run.path / "profile", device)
     loop = LoopSettings(
         max_steps=settings.max_steps,
         max_minutes=settings.max_minutes,
@@ -189,8 +181,17 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
         patience=settings.patience,
         on_nonfinite=settings.on_nonfinite.value,
     )
-    # That a worker died may be noticed as late as in closing the monitor.
-    with watchdog(60 * settings.timeout_minutes), loading_errors(), closing(monitor):
+    shown = Monitor(run.tensorboard, first_step=state.step, max_steps=settings.max_steps, log_every=settings.log_every)
+    with (
+        watchdog(60 * settings.timeout_minutes),
+        closing(shown) as monitor,
+        loader as loaded,
+        closing(profiled(loaded, settings.profile_steps, run.path / "profile", device)) as batches,
+    ):
+        if monitor.writer is not None:
+            monitor.writer.add_text("config", f"```yaml\n{run.write_config(config)}\n```", state.step)
+            remove_leftovers(run.path)
+            run.write_history(state.step)
         outcome = train(
             state, batches, loop, device=device, monitor=monitor, evaluate=evaluate, checkpoints=run.checkpoints
         )
