@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, get_worker_info
 
 from detector.datasets.augment import EvaluationView, TrainingView
 from detector.datasets.sample import Sample
 from detector.engine.seed import derive
 from detector.pipeline.loader_workers import LoaderWorkers
 from detector.pipeline.loading_errors import loading_errors
+from detector.pipeline.shared_memory import share
 from detector.structures import Batch, Instances, Proposals
 
 
@@ -101,6 +102,13 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
+def _handed_over(samples: Sequence[Sample]) -> Batch:
+    batch = collate(samples)
+    if get_worker_info() is not None:
+        share(batch)
+    return batch
+
+
 @contextmanager
 def training_loader(
     view: TrainingView, order: TrainingOrder, *, workers: int, pin_memory: bool, prefetch: int = 2
@@ -140,7 +148,7 @@ def _loader(
     return DataLoader(
         view,  # type: ignore[arg-type]  # what collate makes of its items is the loader's type
         batch_sampler=batches,  # type: ignore[arg-type]  # keys of either view
-        collate_fn=collate,
+        collate_fn=_handed_over,
         num_workers=workers,
         prefetch_factor=prefetch,
         pin_memory=pin_memory,
