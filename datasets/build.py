@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections import Counter
 from pathlib import Path
 
 from torch import Tensor
@@ -10,13 +12,18 @@ from torch import Tensor
 from detector.configs import schema
 from detector.configs.errors import ConfigError
 from detector.datasets.augment import ProposalSource
+from detector.datasets.class_names import one_sided
 from detector.datasets.coco import COCODataset
+from detector.datasets.coco_json import read_coco
+from detector.datasets.folder import Folder
 from detector.datasets.proposal_files import load_proposals, prepare_all, prepared
 from detector.datasets.proposal_grid import GridProposals, grid_boxes
 from detector.datasets.sample import Dataset
 from detector.datasets.selective_search import Search, cached_search, selective_search
 from detector.datasets.synthetic import SyntheticDataset
 from detector.datasets.voc import VOCDataset
+
+log = logging.getLogger("detector")
 
 
 def build_dataset(config: schema.DatasetConfig, role: str, *, need_images: bool = True) -> Dataset:
@@ -26,6 +33,9 @@ def build_dataset(config: schema.DatasetConfig, role: str, *, need_images: bool 
     """
     split, sibling = (config.train, config.test) if role == "train" else (config.test, config.train)
     match config:
+        case schema.AutoDatasetConfig():
+            folder = open_folder(config)
+            return folder.train if role == "train" else folder.test
         case schema.VOCDatasetConfig():
             return VOCDataset(
                 Path(config.root),
@@ -34,10 +44,20 @@ def build_dataset(config: schema.DatasetConfig, role: str, *, need_images: bool 
                 box_base=config.box_base.value,
                 sibling=sibling,
                 need_images=need_images,
+                strict=config.strict,
+                bit_depth=config.bit_depth,
             )
         case schema.COCODatasetConfig():
             images = config.train_images if role == "train" else config.test_images
-            return COCODataset(Path(split), Path(images), need_images=need_images)
+            classes = None if role == "train" else _classes_of(Path(sibling))
+            return COCODataset(
+                Path(split),
+                Path(images),
+                need_images=need_images,
+                classes=classes,
+                strict=config.strict,
+                bit_depth=config.bit_depth,
+            )
         case schema.SyntheticDatasetConfig():
             if not split.isdigit() or int(split) == 0:
                 raise ConfigError(
@@ -47,6 +67,49 @@ def build_dataset(config: schema.DatasetConfig, role: str, *, need_images: bool 
                 role, num_images=int(split), height=config.height, width=config.width, seed=config.seed
             )
     raise ConfigError(f"dataset.kind {config.kind!r} has no builder")
+
+
+def _classes_of(path: Path) -> tuple[str, ...] | None:
+    """The classes of a training file, which number those of the other; None where only the other is there."""
+    return tuple(read_coco(path).categories.values()) if path.is_file() else None
+
+
+def build_datasets(config: schema.DatasetConfig) -> tuple[Dataset, Dataset]:
+    """The datasets of both roles, train and test; a folder is opened once for both. Raises as `build_dataset`."""
+    if isinstance(config, schema.AutoDatasetConfig):
+        folder = open_folder(config)
+        return folder.train, folder.test
+    train, test = build_dataset(config, "train"), build_dataset(config, "test")
+    for line in one_sided(_objects(train), _objects(test)):
+        log.warning("%s", line)
+    return train, test
+
+
+def _objects(dataset: Dataset) -> Counter[str]:
+    """Objects of each class."""
+    return Counter(dataset.classes[label - 1] for item in dataset.annotations for label in item.labels.tolist())
+
+
+def open_folder(config: schema.AutoDatasetConfig) -> Folder:
+    """The folder of dataset=auto, both sides and its split; what was found is logged. Raises as `build_dataset`."""
+    folder = Folder(
+        Path(config.root),
+        format_=config.format.value,
+        train=config.train,
+        test=config.test,
+        classes=config.classes,
+        rename=config.rename,
+        box_base=config.box_base.value,
+        val_fraction=config.val_fraction,
+        split_file=Path(config.split_file) if config.split_file else None,
+        strict=config.strict,
+        bit_depth=config.bit_depth,
+    )
+    for line in folder.told:
+        log.info("%s: %s", config.root, line)
+    for line in folder.odd:
+        log.warning("%s: %s", config.root, line)
+    return folder
 
 
 def build_proposals(config: schema.ProposalConfig, dataset: Dataset, role: str) -> ProposalSource | None:

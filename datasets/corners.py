@@ -7,9 +7,17 @@ pixel and ends at the far edge of its last. So boxes counted from 1 lose 1 from 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 
 def half_open(corners: Tensor, base: int) -> Tensor:
     """Boxes [..., 4] xyxy 0-based half-open of inclusive corners [..., 4] counted from `base`, 0 or 1."""
     return corners - corners.new_tensor((base, base, base - 1, base - 1))
+
+
+def half_open_corners(corners: Sequence[float], base: int) -> tuple[float, float, float, float]:
+    """`half_open` for one box of plain numbers."""
+    xmin, ymin, xmax, ymax = corners
+    return xmin - base, ymin - base, xmax - base + 1, ymax - base + 1

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from detector.datasets.mat_files import read_mat
 from detector.datasets.sample import Annotation, Dataset
 
 FORMAT = 1
+# What numpy and zipfile raise for damaged bytes, and for compression that they do not know.
+BROKEN = (AttributeError, NotImplementedError, RuntimeError, OverflowError, MemoryError, zlib.error, zipfile.BadZipFile)
 CONVENTION = "xyxy, 0-based, half-open"
 # Boxes computed at another scale come back a rounding error beyond the border; anything more is another convention.
 TOLERANCE = 0.01
@@ -104,7 +107,7 @@ def read_npz(path: Path) -> ProposalFile:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             form, convention = int(file["format"]), str(file["convention"])
             ids, offsets, boxes = file["image_ids"].tolist(), file["offsets"], file["boxes"]
-    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, *BROKEN) as error:
         raise ValueError(
             f"{path}: not a proposal file of this project ({error}); make it with `detector proposals`"
         ) from error

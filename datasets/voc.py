@@ -16,10 +16,15 @@ from pathlib import Path
 
 from torch import Tensor
 
+from detector.datasets.annotate import annotate, read_annotated
+from detector.datasets.bit_depth import common_depth
+from detector.datasets.class_names import odd_classes
 from detector.datasets.faults import Fault, raise_faults
-from detector.datasets.images import list_images, read_image, read_size
+from detector.datasets.image_lists import read_list
+from detector.datasets.images import list_images
+from detector.datasets.records import Record
 from detector.datasets.sample import Annotation
-from detector.datasets.voc_xml import RawAnnotation, check_annotation, read_annotation, to_annotation
+from detector.datasets.voc_xml import RawAnnotation, absent_tags, decide_base, read_annotation, to_objects
 
 log = logging.getLogger("detector")
 
@@ -44,6 +49,8 @@ class VOCDataset:
         box_base: str = "auto",
         sibling: str | None = None,
         need_images: bool = True,
+        strict: bool = False,
+        bit_depth: int | None = None,
     ) -> None:
         """`split` is year_name, a bare name, or several joined by +; `box_base` is auto, one or zero.
 
@@ -51,6 +58,8 @@ class VOCDataset:
 
         `classes` None discovers them. What is discovered or decided is a property of the whole dataset, so the
         annotations of `sibling`, the other split of a pair, count too where they can be read.
+
+        A box that reaches over the edge with at most a tenth of its area is clipped, with `strict` a fault.
 
         Raises ValueError for a folder or list that is missing, and its subclass FaultyDataError with every image and
         annotation that is missing or faulty.
@@ -63,7 +72,7 @@ class VOCDataset:
             if need_images and image_id not in listings[folder]:
                 missing = folder / "JPEGImages" / f"{image_id}.jpg"
                 faults.append(
-                    Fault(image_id, f"{missing}: no such image (nor .jpeg, .png), but the image list names it")
+                    Fault(image_id, f"{missing}: no such image (nor .jpeg, .png ...), but the image list names it")
                 )
         everything = list(raws.values())
         if sibling is not None and (classes is None or box_base == "auto"):
@@ -71,38 +80,28 @@ class VOCDataset:
         self.classes = tuple(classes) if classes is not None else _discover_classes(everything, root, faults)
         base = {"one": 1, "zero": 0}.get(box_base)
         if base is None:
-            base = _decide_base(everything, root)
+            base, told = decide_base(everything)
+            if told:
+                log.info("%s: %s", root, told)
 
-        annotations, files = [], []
+        records = []
         for image_id, folder in entries:
             raw, path = raws.get(image_id), listings[folder].get(image_id)
             if raw is None or (path is None and need_images):
                 continue
             path = path or folder / "JPEGImages" / f"{image_id}.jpg"
-            try:
-                width, height = raw.size or read_size(path)
-            except ValueError as error:
-                faults.append(Fault(image_id, str(error)))
-                continue
-            problems = check_annotation(raw, width, height, self.classes, base)
-            faults += [Fault(image_id, problem) for problem in problems]
-            if not problems:
-                annotations.append(to_annotation(raw, image_id, width, height, self.classes, base))
-                files.append(path)
-        raise_faults(f"{root}, split {split}", faults)
-        self.annotations, self.files = annotations, files
-        _report_absent(list(raws.values()), split)
+            records.append(Record(image_id, path, raw.path, raw.size, tuple(to_objects(raw, base))))
+        where = f"{root}, split {split}"
+        self.annotations, self.files = annotate(records, self.classes, faults, strict=strict, where=where)
+        self.bit_depth = bit_depth or (common_depth(self.files) if need_images else None)
+        raise_faults(where, faults)
+        absent = absent_tags(list(raws.values()))
+        if absent:
+            log.info("%s, %s", split, absent)
 
     def image(self, index: int) -> Tensor:
         """The decoded image [3, H, W] uint8. Raises ValueError if it cannot be read or is not of the stated size."""
-        image = read_image(self.files[index])
-        expected = self.annotations[index]
-        if (image.shape[2], image.shape[1]) != (expected.width, expected.height):
-            raise ValueError(
-                f"{self.files[index]}: the image is {image.shape[2]}x{image.shape[1]}, its annotation says "
-                f"{expected.width}x{expected.height}; boxes would not fit: correct the <size> or the image"
-            )
-        return image
+        return read_annotated(self.files[index], self.annotations[index], self.bit_depth)
 
 
 def read_split(root: Path, split: str) -> list[tuple[str, Path]]:
@@ -141,15 +140,15 @@ def _read_list(root: Path, part: str) -> list[tuple[str, Path]]:
             f"dataset.root={root}, split {part}: expected the image list {path}, {found}; "
             "`detector download` fetches VOC, a split without a year is looked for in the root itself"
         )
-    entries = []
-    for line in path.read_text(encoding="utf-8-sig").splitlines():
-        # The lists of one class say 1, 0 (difficult) or -1 (not in the image) after the id.
-        of_class = re.fullmatch(r"(\S+)\s+(-?[01])", line.strip())
-        if line.strip() and not (of_class and of_class[2] == "-1"):
-            entries.append((of_class[1] if of_class else line.strip(), path.parents[2]))
-    if not entries:
-        raise ValueError(f"{path}: the image list is empty; expected one image id a line")
-    return entries
+    folder = path.parents[2]
+    annotations = folder / "Annotations"
+    known = {item.stem for item in annotations.iterdir()} if annotations.is_dir() else set()
+    return [(image_id, folder) for image_id in read_list(path, known)]
+
+
+def is_voc(root: Path) -> bool:
+    """Whether a folder holds Pascal VOC as published: its years tell it from folders that are only laid out alike."""
+    return any((root / f"VOC{year}").is_dir() for year in (2007, 2012))
 
 
 def _read_annotations(entries: Sequence[tuple[str, Path]], faults: list[Fault]) -> dict[str, RawAnnotation]:
@@ -182,38 +181,10 @@ def _discover_classes(raws: Sequence[RawAnnotation], root: Path, faults: Sequenc
     if not found:
         raise_faults(str(root), faults)
         raise ValueError(f"dataset.root={root}: no object in {len(raws)} annotations; give dataset.classes")
-    if found.keys() <= set(VOC_CLASSES):
+    if found.keys() <= set(VOC_CLASSES) and is_voc(root):
         return VOC_CLASSES
     names = tuple(sorted(found))
+    for line in odd_classes(found):
+        log.warning("%s: %s", root, line)
     log.info("classes discovered in %s: %s", root, ", ".join(f"{name} ({found[name]})" for name in names))
     return names
-
-
-def _decide_base(raws: Sequence[RawAnnotation], root: Path) -> int:
-    """1 as published, or 0 where the files as a whole say so.
-
-    Boxes pile up at an image's first pixel, whatever its number; and in a set that counts from 0 no maximum reaches
-    the image's size. Stray zeros are outnumbered by both and become faults.
-    """
-    at_zero = at_one = at_size = 0
-    for raw in raws:
-        for xmin, ymin, xmax, ymax in raw.corners:
-            at_zero += min(xmin, ymin) == 0
-            at_one += min(xmin, ymin) == 1
-            at_size += raw.size is not None and (xmax == raw.size[0] or ymax == raw.size[1])
-    base = 0 if at_zero > at_one + at_size else 1
-    if at_zero:
-        log.info(
-            "%s: boxes taken to count from %d (%d begin at 0, %d at 1, %d end at the image's size); "
-            "dataset.box_base decides otherwise",
-            root, base, at_zero, at_one, at_size,
-        )  # fmt: skip
-    return base
-
-
-def _report_absent(raws: Sequence[RawAnnotation], split: str) -> None:
-    absent = Counter(tag for raw in raws for tag in sorted(raw.absent))
-    if absent:
-        told = ", ".join(f"<{tag}> absent in {count}" for tag, count in absent.items())
-        size = "; sizes are the images' own" if "size" in absent else ""
-        log.info("%s, %d files: %s, taken as 0%s", split, len(raws), told, size)

@@ -1,20 +1,20 @@
-"""One Pascal VOC annotation file: read as it stands, then checked and made into boxes and labels."""
+"""One Pascal VOC annotation file: read as it stands, then made into objects of the common record."""
 
 from __future__ import annotations
 
-import difflib
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
-from detector.datasets.corners import half_open
-from detector.datasets.sample import Annotation
+from detector.datasets.corners import half_open_corners
+from detector.datasets.records import MarkedObject
+from detector.datasets.xml_files import read_xml
 
 FLAGS = ("difficult", "truncated", "occluded")
 NO = {"", "0", "0.0", "false", "no", "unspecified"}
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclass(slots=True)
@@ -22,6 +22,7 @@ class RawAnnotation:
     """An annotation file as it stands: corners inclusive, counted from the file's own base."""
 
     path: Path
+    filename: str = ""  # of the picture, often stale
     size: tuple[int, int] | None = None  # width, height; None where absent or zero
     names: list[str] = field(default_factory=list)
     corners: list[list[float]] = field(default_factory=list)  # xmin, ymin, xmax, ymax
@@ -31,18 +32,20 @@ class RawAnnotation:
 
 def read_annotation(path: Path) -> RawAnnotation:
     """The file's content. Raises ValueError naming the file, and the object, that cannot be read."""
-    try:
-        root = ET.fromstring(path.read_bytes())
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such annotation; write one, without objects if the image has none") from error
-    except (ET.ParseError, OSError) as error:
-        raise ValueError(f"{path}: not readable as XML ({error}); restore the file") from error
-    raw = RawAnnotation(path, _size(root, path))
+    root = read_xml(path)
+    if root.tag != "annotation":
+        raise ValueError(
+            f"{path}: the root element is <{root.tag}>; expected VOC's <annotation>; correct the file or take it away"
+        )
+    _require_known(root, path)
+    raw = RawAnnotation(path, (root.findtext("filename") or "").strip(), _size(root, path))
     if raw.size is None:
         raw.absent.add("size")
     for number, item in enumerate(root.findall("object")):
-        box = item.find("bndbox")
-        texts = [None if box is None else box.findtext(key) for key in ("xmin", "ymin", "xmax", "ymax")]
+        boxes = item.findall("bndbox")
+        if len(boxes) > 1:
+            raise ValueError(f"{path}: object {number} has {len(boxes)} <bndbox>; give each box its own <object>")
+        texts = [boxes[0].findtext(key) if boxes else None for key in CORNERS]
         try:
             raw.corners.append([float(text or "") for text in texts])
         except ValueError as error:
@@ -57,6 +60,21 @@ def read_annotation(path: Path) -> RawAnnotation:
     return raw
 
 
+def _require_known(root: ET.Element, path: Path) -> None:
+    """Raises ValueError for elements that hold boxes, or are objects by another name: they would be passed over."""
+    for child in root:
+        if not isinstance(child.tag, str) or child.tag == "object":
+            continue
+        name = child.tag.lower().rstrip("s")
+        box = next((item.tag for item in child.iter() if str(item.tag).lower() in ("bndbox", "bbox", *CORNERS)), None)
+        if name in ("object", "obj") or box is not None:
+            held = f" with <{box}>" if box is not None else ""
+            raise ValueError(
+                f"{path}: unknown element <{child.tag}>{held}; expected <object> directly below <annotation>; "
+                "rename the element"
+            )
+
+
 def _size(root: ET.Element, path: Path) -> tuple[int, int] | None:
     size = root.find("size")
     if size is None:
@@ -64,49 +82,53 @@ def _size(root: ET.Element, path: Path) -> tuple[int, int] | None:
     texts = size.findtext("width"), size.findtext("height")
     try:
         width, height = (int(float(text or 0)) for text in texts)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"{path}: <size> has width and height {texts}; expected two numbers; correct it") from error
     return (width, height) if width > 0 and height > 0 else None
 
 
-def check_annotation(raw: RawAnnotation, width: int, height: int, classes: Sequence[str], base: int) -> list[str]:
-    """What is wrong with a file's objects, in an image of the given size, one message for each."""
-    problems = []
-    for number, (name, corners) in enumerate(zip(raw.names, raw.corners, strict=True)):
-        where = f"{raw.path}: object {number}"
-        xmin, ymin, xmax, ymax = corners
-        told = f"(xmin, ymin, xmax, ymax) = ({xmin:g}, {ymin:g}, {xmax:g}, {ymax:g})"
-        if name not in classes:
-            close = difflib.get_close_matches(name, classes, n=1, cutoff=0.5)
-            nearest = f"did you mean {close[0]!r}" if close else f"known: {', '.join(classes)}"
-            problems.append(f"{where} has the unknown class {name!r}; {nearest}; correct it or extend dataset.classes")
-        # In principle xmin == xmax is one pixel wide; the published files have no such box, broken ones do.
-        if not (xmax > xmin and ymax > ymin):
-            problems.append(f"{where} has no area or is inverted, {told}; correct or remove it")
-        elif base == 1 and min(xmin, ymin) < 1:
-            problems.append(
-                f"{where} begins before pixel 1, {told}, but these boxes count from 1; "
-                "correct it, or set dataset.box_base=zero if all files count from 0"
-            )
-        # Tools that count from 0 often write the image's size as the maximum: that much is clipped.
-        elif min(xmin, ymin) < base or xmax > width or ymax > height:
-            problems.append(f"{where} lies outside the image of {width}x{height}, {told}; correct or remove it")
-    return problems
+def decide_base(raws: Sequence[RawAnnotation]) -> tuple[int, str | None]:
+    """1 as published, or 0 where the files as a whole say so; and what speaks for it, None where nothing is odd.
 
-
-def to_annotation(
-    raw: RawAnnotation, image_id: str, width: int, height: int, classes: Sequence[str], base: int
-) -> Annotation:
-    """The annotation of a file in which `check_annotation` found nothing wrong."""
-    boxes = half_open(torch.tensor(raw.corners, dtype=torch.float32).reshape(-1, 4), base)
-    flags = torch.tensor(raw.flags, dtype=torch.bool).reshape(-1, len(FLAGS))
-    return Annotation(
-        image_id=image_id,
-        width=width,
-        height=height,
-        boxes=boxes.clamp(max=torch.tensor([width, height, width, height], dtype=torch.float32)),
-        labels=torch.tensor([classes.index(name) + 1 for name in raw.names], dtype=torch.int64),
-        difficult=flags[:, 0],
-        truncated=flags[:, 1],
-        occluded=flags[:, 2],
+    Boxes pile up at an image's first pixel, whatever its number; and in a set that counts from 0 no maximum reaches
+    the image's size. Stray zeros are outnumbered by both and become faults.
+    """
+    at_zero = at_one = at_size = 0
+    for raw in raws:
+        for xmin, ymin, xmax, ymax in raw.corners:
+            at_zero += min(xmin, ymin) == 0
+            at_one += min(xmin, ymin) == 1
+            at_size += raw.size is not None and (xmax == raw.size[0] or ymax == raw.size[1])
+    base = 0 if at_zero > at_one + at_size else 1
+    if not at_zero:
+        return base, None
+    return base, (
+        f"boxes taken to count from {base} ({at_zero} begin at 0, {at_one} at 1, {at_size} end at the image's size); "
+        "dataset.box_base decides otherwise"
     )
+
+
+def to_objects(raw: RawAnnotation, base: int) -> Iterator[MarkedObject]:
+    """The objects of a file whose pixels count from `base`."""
+    for number, (name, corners, flags) in enumerate(zip(raw.names, raw.corners, raw.flags, strict=True)):
+        xmin, ymin, xmax, ymax = corners
+        yield MarkedObject(
+            name,
+            half_open_corners(corners, base),
+            f"{raw.path}: object {number}",
+            f"(xmin, ymin, xmax, ymax) = ({xmin:g}, {ymin:g}, {xmax:g}, {ymax:g})",
+            difficult=flags[0],
+            truncated=flags[1],
+            occluded=flags[2],
+            pixel_base=base,
+        )
+
+
+def absent_tags(raws: Sequence[RawAnnotation]) -> str | None:
+    """How many files lack which optional tags, in one line; None where all have all."""
+    absent = Counter(tag for raw in raws for tag in sorted(raw.absent))
+    if not absent:
+        return None
+    told = ", ".join(f"<{tag}> absent in {count}" for tag, count in absent.items())
+    size = "; sizes are the images' own" if "size" in absent else ""
+    return f"{len(raws)} files: {told}, taken as 0{size}"

@@ -192,6 +192,8 @@ def _whole_backbone(config: schema.Config) -> Backbone:
                 name=backbone.name,
                 node=backbone.node,
                 proposals_node=backbone.proposals_node,
+                deeper_nodes=backbone.deeper_nodes,
+                joined_channels=backbone.joined_channels,
                 max_stride=backbone.max_stride,
                 norm=backbone.norm.value,
                 frozen_nodes=backbone.frozen_nodes,
@@ -232,7 +234,8 @@ def architecture(config: schema.BackboneConfig) -> str:
 def build_optimizer(config: schema.Config, detector: nn.Module) -> torch.optim.Optimizer:
     optimizer = config.optimizer
     # New is what no classifier brings weights for.
-    new = ("head", "proposals", *(("backbone.tail",) if config.backbone.tail is schema.Tail.fc else ()))
+    tail = ("backbone.tail",) if config.backbone.tail is schema.Tail.fc else ()
+    new = ("head", "proposals", "backbone.top_down", *tail)
     groups = parameter_groups(
         detector,
         lr=optimizer.lr,

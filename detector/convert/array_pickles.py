@@ -92,12 +92,14 @@ def read_array_pickle(path: Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             content = _Reader(file, encoding="latin1").load()
-    except (ValueError, OSError):
+    except OSError:
         raise
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     except Exception as error:  # whatever damaged bytes lead the machine to
-        raise ValueError(f"damaged, or no pickle of arrays ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{path}: damaged, or no pickle of arrays ({type(error).__name__}: {error})") from error
     if not isinstance(content, dict):
-        raise ValueError(f"expected a dictionary, found {type(content).__name__}")
+        raise ValueError(f"{path}: expected a dictionary, found {type(content).__name__}")
     found: dict[str, Any] = _plain(content)
     return found
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import nn
 
 from detector.configs import schema
 from detector.configs.errors import ConfigError
+from detector.datasets.coco_json import read_coco
 from detector.metrics.dump import Dump, read_dump
 from detector.metrics.result_files import PREFIX, read_coco_results, read_voc_results
 from detector.metrics.tables import DetectionTable, TruthTable
@@ -79,8 +79,8 @@ def category_ids(config: schema.DatasetConfig, classes: tuple[str, ...]) -> dict
     """COCO's category id -> class: the annotation file's own; for a dataset without such ids, 1..K."""
     match config:
         case schema.COCODatasetConfig():
-            content = json.loads(Path(config.test).read_bytes())
-            return {int(item["id"]): str(item["name"]) for item in content["categories"]}
+            categories = read_coco(Path(config.test)).categories
+            return {int(key): name for key, name in categories.items() if key.lstrip("-").isdecimal()}
     return dict(enumerate(classes, 1))
 
 

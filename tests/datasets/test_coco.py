@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from detector.configs import schema
+from detector.datasets.build import build_dataset
 from detector.datasets.coco import COCODataset
 from detector.datasets.faults import FaultyDataError
 
@@ -58,8 +60,17 @@ def test_boxes_labels_and_crowds(tmp_path: Path) -> None:
     ("box", "changed", "said"),
     [
         ([5, 5, -2, 9], {}, "has an inverted box"),
-        ([5, 5, 37, 9], {}, "lies outside its image of 40x30"),
-        ([-5, 5, 7, 9], {}, "lies outside its image of 40x30"),
+        ([5, 5, 50, 9], {}, "lies outside the image of 40x30"),
+        ([-5, 5, 7, 9], {}, "lies outside the image of 40x30"),
+        ([float("nan"), 5, 20, 20], {}, "has a box that is not finite"),
+        ([5, 5, float("inf"), 20], {}, "has a box that is not finite"),
+        ([5, 5, 20, 10**400], {}, "has a box that is not finite"),
+        ([5, 5, 20], {}, "has a bbox that is [5, 5, 20]; expected 4 numbers"),
+        (["5", "5", "20", "20"], {}, "has a bbox that is ['5', '5', '20', '20']; expected 4 numbers"),
+        ([5, 5, None, True], {}, "has a bbox that is [5, 5, None, True]; expected 4 numbers"),
+        ({"x": 5}, {}, "has a bbox that is {'x': 5}; expected 4 numbers"),
+        ([5, 5, 7, 9], {"category_id": None}, "has a category_id that is None; expected a whole number or text"),
+        ([5, 5, 7, 9], {"image_id": [12]}, "has an image_id that is [12]; expected a whole number or text"),
         ([5, 5, 7, 9], {"category_id": 8}, "has the unknown category 8; known: 2, 7"),
         ([5, 5, 7, 9], {"image_id": 99}, "is of image 99, which `images` has not"),
     ],
@@ -103,14 +114,93 @@ def test_an_image_of_another_size(tmp_path: Path) -> None:
     ("what", "said"),
     [
         ("{", "not readable as JSON"),
-        ("[]", "expected an object with images, annotations, categories; got list"),
-        ({"images": []}, "expected COCO's format .* 'categories'"),
-        (content(images=[{"id": 1}]), "expected COCO's format .* 'file_name'"),
+        ("[]", "expected an object with a list of objects under 'categories', but it is list"),
+        ({"images": []}, "expected an object with a list of objects under 'categories', but 'categories' is NoneType"),
+        (content(annotations={"a": 1}), "list of objects under 'annotations', but 'annotations' is dict"),
+        (content(categories=[]), "`categories` is empty"),
+        (content(images=[{"id": 1}]), "image 1: its file_name is None; expected text"),
+        (content(images=[{"id": 1, "file_name": "a", "width": 1e999, "height": 2}]), "its width is inf; expected"),
+        ("[" * 100_000, "not readable as JSON .brackets nested too deeply"),
+        (
+            content(categories=[{"id": 7, "name": "a"}, {"id": "7", "name": "b"}]),
+            r"two categories have the id 7 \(a, b\)",
+        ),
+        (content(categories=[{"id": 7, "name": "a"}, {"id": 8, "name": "a"}]), "categories 7 and 8 are both named 'a'"),
+        (content(categories=[{"id": 7, "name": None}]), "category 7: its name is None; expected text"),
+        (
+            content(images=[{"id": 1, "file_name": "a.png"}, {"id": 1, "file_name": "b.png"}]),
+            r"image 1: two images have this id \(a.png, b.png\)",
+        ),
+        (
+            content(images=[{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "a.png"}]),
+            "image 2: its file a.png is that of image 1 too",
+        ),
     ],
 )
 def test_other_files(tmp_path: Path, what: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         load(tmp_path, what)
+
+
+def test_every_other_fault_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError) as error:
+        load(tmp_path, content([1, 1, "x", 5]))
+    assert str(error.value).startswith(str(tmp_path / "train.json"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+def test_other_encodings(tmp_path: Path, encoding: str) -> None:
+    load(tmp_path, content([1, 1, 5, 5]))
+    text = (tmp_path / "train.json").read_text().replace("cell", "Zelle \u00e4")
+    (tmp_path / "train.json").write_bytes(text.encode(encoding))
+    assert COCODataset(tmp_path / "train.json", tmp_path / "images").classes == ("amoeba", "Zelle \u00e4")
+
+
+def test_ids_may_be_text(tmp_path: Path) -> None:
+    what = content([1, 1, 5, 5], [2, 2, 5, 5])
+    what["images"][0]["id"] = "img-12"
+    what["categories"][0]["id"], what["categories"][1]["id"] = "10", "9"
+    for item, category in zip(what["annotations"], ("10", 9), strict=True):
+        item |= {"image_id": "img-12", "category_id": category}
+    dataset = load(tmp_path, what)
+    assert dataset.classes == ("amoeba", "cell"), "numbers in their order: 9 before 10"
+    assert dataset.annotations[0].image_id == "img-12"
+    assert dataset.annotations[0].labels.tolist() == [2, 1]
+
+
+def test_without_sizes_the_pictures_tell(tmp_path: Path) -> None:
+    what = content([1, 1, 5, 5])
+    for item in what["images"]:
+        del item["width"], item["height"]
+    assert (load(tmp_path, what).annotations[0].width, load(tmp_path, what).annotations[0].height) == (40, 30)
+
+
+def test_a_box_that_is_mostly_inside_is_clipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "detector"):
+        dataset = load(tmp_path, content([20, 5, 22, 9]))
+    assert dataset.annotations[0].boxes.tolist() == [[20, 5, 40, 14]]
+    assert "1 boxes reach over the edge" in caplog.text
+    with pytest.raises(FaultyDataError, match="reaches over the edge"):
+        COCODataset(tmp_path / "train.json", tmp_path / "images", strict=True)
+
+
+def pair(tmp_path: Path, test_categories: list[dict[str, Any]]) -> schema.COCODatasetConfig:
+    load(tmp_path, content([1, 1, 5, 5]))
+    (tmp_path / "test.json").write_text(json.dumps(content(categories=test_categories)))
+    places = {"train": str(tmp_path / "train.json"), "test": str(tmp_path / "test.json")}
+    images = str(tmp_path / "images")
+    return schema.COCODatasetConfig(**places, train_images=images, test_images=images)
+
+
+def test_the_training_file_numbers_the_classes_of_both(tmp_path: Path) -> None:
+    config = pair(tmp_path, [{"id": 1, "name": "cell"}, {"id": 2, "name": "amoeba"}])
+    assert build_dataset(config, "test").classes == ("amoeba", "cell")
+
+
+def test_categories_of_another_file_are_refused(tmp_path: Path) -> None:
+    config = pair(tmp_path, [{"id": 7, "name": "cell"}, {"id": 2, "name": "worm"}])
+    with pytest.raises(ValueError, match="test.json: its categories are not those of the training file: worm"):
+        build_dataset(config, "test")
 
 
 def test_no_file(tmp_path: Path) -> None:

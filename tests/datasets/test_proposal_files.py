@@ -65,6 +65,20 @@ def test_no_file(tmp_path: Path) -> None:
         load_proposals(tmp_path / "x.npz", dataset_of("a"))
 
 
+@pytest.mark.parametrize(("place", "value"), [(8, 99), (4, 255), (6, 1)])  # method, version, flags: encrypted
+def test_zip_files_of_unknown_kinds(tmp_path: Path, place: int, value: int) -> None:
+    path = tmp_path / "x.npz"
+    save_proposals(path, from_boxes(["a"], [A]))
+    content = bytearray(path.read_bytes())
+    for mark, shift in ((b"PK\x03\x04", 0), (b"PK\x01\x02", 2)):
+        for start in [at for at in range(len(content)) if content.startswith(mark, at)]:
+            content[start + place + shift] = value
+    path.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match="not a proposal file of this project") as error:
+        load_proposals(path, dataset_of("a"))
+    assert str(error.value).startswith(str(path))
+
+
 def test_damaged_files(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     save_proposals(path, from_boxes(["a"], [A]))

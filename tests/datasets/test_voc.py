@@ -15,6 +15,7 @@ from PIL import Image
 
 from detector.datasets.corners import half_open
 from detector.datasets.faults import FaultyDataError
+from detector.datasets.images import to_pixels
 from detector.datasets.voc import VOC_CLASSES, VOCDataset
 
 BOX = (1, 1, 20, 15)
@@ -44,9 +45,15 @@ def test_corners_survive_the_way_to_boxes_and_back(corners: list[tuple[int, ...]
     assert torch.equal(boxes[:, 2:] - boxes[:, :2], inclusive[:, 2:] - inclusive[:, :2] + 1)
 
 
-def test_only_voc_names_give_vocs_order(voc: Any) -> None:
+@pytest.mark.parametrize("year", ["2007", "2012"])
+def test_voc_itself_has_vocs_classes_in_their_order(voc_folder: Any, tmp_path: Path, year: str) -> None:
+    voc_folder(tmp_path, year).add("train", "a", [("person", BOX), ("dog", BOX)])
+    assert VOCDataset(tmp_path, f"{year}_train", classes=None).classes == VOC_CLASSES
+
+
+def test_names_of_voc_alone_make_no_voc(voc: Any) -> None:
     voc.add("train", "a", [("person", BOX), ("dog", BOX)])
-    assert load(voc).classes == VOC_CLASSES
+    assert load(voc).classes == ("dog", "person")
 
 
 def test_union_of_years_keeps_the_lists_order(voc_folder: Any, tmp_path: Path) -> None:
@@ -137,10 +144,11 @@ def test_base_is_decided_over_both_splits(voc: Any, caplog: pytest.LogCaptureFix
 def test_a_stray_zero_in_a_set_that_counts_from_one(voc: Any) -> None:
     voc.add("train", "a", [("cell", (1, 1, 40, 30)), ("cell", (1, 4, 9, 9))])
     path = voc.add("train", "b", [("cell", BOX), ("cell", (0, 4, 9, 9))])
-    with pytest.raises(ValueError) as error:
-        load(voc)
-    assert str(path) in str(error.value)
-    assert "object 1 begins before pixel 1, (xmin, ymin, xmax, ymax) = (0, 4, 9, 9)" in str(error.value)
+    told = "object 1, (xmin, ymin, xmax, ymax) = (0, 4, 9, 9)"
+    with pytest.raises(ValueError, match="reaches over the edge") as error:
+        load(voc, strict=True)
+    assert f"{path}: {told}" in str(error.value)
+    assert load(voc).annotations[1].boxes[1].tolist() == [0, 3, 9, 9]
 
 
 @pytest.mark.parametrize(
@@ -148,10 +156,13 @@ def test_a_stray_zero_in_a_set_that_counts_from_one(voc: Any) -> None:
     [
         ((5, 5, 5, 9), "object 1 has no area or is inverted"),
         ((9, 5, 5, 9), "object 1 has no area or is inverted"),
-        (("nan", 5, 5, 9), "object 1 has no area or is inverted"),
-        ((5, 5, 41, 9), "object 1 lies outside the image of 40x30"),
-        ((5, 5, 9, 31), "object 1 lies outside the image of 40x30"),
+        (("nan", 5, 5, 9), "object 1 has a box that is not finite"),
+        ((5, 5, "1e999", 9), "object 1 has a box that is not finite"),
+        ((5, 5, "-Infinity", 9), "object 1 has a box that is not finite"),
+        ((5, 5, 46, 9), "object 1 lies outside the image of 40x30"),
+        ((5, 5, 9, 36), "object 1 lies outside the image of 40x30"),
         ((-3, 5, 9, 9), "object 1 begins before pixel 1"),
+        ((50, 40, 60, 50), "object 1 lies outside the image of 40x30"),
         (("left", 5, 9, 9), "object 1 has no <bndbox> with four numbers"),
         (("", 5, 9, 9), "object 1 has no <bndbox> with four numbers"),
     ],
@@ -164,11 +175,116 @@ def test_a_bad_box_is_one_error(voc: Any, box: tuple[float, ...], said: str) -> 
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("base", ["one", "zero"])
+def test_a_box_that_is_mostly_inside_is_clipped_and_told(voc: Any, caplog: pytest.LogCaptureFixture, base: str) -> None:
+    path = voc.add("train", "a", [("cell", BOX), ("cell", (10, 5, 42, 9)), ("cell", (10, 5, 20, 31))])
+    with caplog.at_level(logging.WARNING, "detector"):
+        annotation = load(voc, box_base=base).annotations[0]
+    assert annotation.boxes[1:, 2:].tolist() == [[40, 10 - (base == "one")], [21 - (base == "one"), 30]]
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "2 boxes reach over the edge of their image and are clipped" in line
+    assert f"first: {path}: object 1, (xmin, ymin, xmax, ymax) = (10, 5, 42, 9) in 40x30" in line
+    with pytest.raises(FaultyDataError) as error:
+        load(voc, box_base=base, strict=True)
+    assert len(error.value.faults) == 2
+
+
 def test_an_unknown_class_has_its_nearest_name(voc: Any) -> None:
     path = voc.add("train", "a", [("aeroplan", BOX)])
     with pytest.raises(ValueError, match="did you mean 'aeroplane'") as error:
         load(voc, classes=VOC_CLASSES)
     assert f"{path}: object 0 has the unknown class 'aeroplan'" in str(error.value)
+
+
+def test_a_namespace_changes_nothing(voc: Any) -> None:
+    path = voc.add("train", "a", [("cell", BOX)])
+    path.write_text(path.read_text().replace("<annotation>", '<annotation xmlns="http://example.org/voc">'))
+    assert load(voc).annotations[0].boxes.tolist() == [[0, 0, 20, 15]]
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "said"),
+    [
+        ("object>", "Object>", "unknown element <Object> with <bndbox>; expected <object>"),
+        ("object>", "objects>", "unknown element <objects> with <bndbox>"),
+        ("object>", "item>", "unknown element <item> with <bndbox>"),
+        ("bndbox>", "bbox>", "object 0 has no <bndbox> with four numbers"),
+        ("annotation>", "annotations>", "the root element is <annotations>; expected VOC's <annotation>"),
+        ("annotation>", "html>", "the root element is <html>"),
+        ("</bndbox>", "</bndbox><bndbox/>", "object 0 has 2 <bndbox>"),
+    ],
+)
+def test_elements_that_would_be_passed_over(voc: Any, was: str, now: str, said: str) -> None:
+    path = voc.add("train", "a", [("cell", BOX)])
+    path.write_text(path.read_text().replace(was, now))
+    with pytest.raises(ValueError) as error:
+        load(voc, classes=["cell"])
+    assert str(error.value).startswith(f"{path}: {said}")
+
+
+def test_objects_wrapped_in_another_element(voc: Any) -> None:
+    path = voc.add("train", "a", [("cell", BOX)])
+    path.write_text(path.read_text().replace("<object>", "<all><object>").replace("</object>", "</object></all>"))
+    with pytest.raises(ValueError, match="unknown element <all> with <bndbox>"):
+        load(voc, classes=["cell"])
+
+
+def test_elements_without_boxes_do_not_matter(voc: Any) -> None:
+    path = voc.add("train", "a", [("cell", BOX)])
+    path.write_text(path.read_text().replace("<size>", "<weather>rain</weather><size>"))
+    assert len(load(voc).annotations[0].boxes) == 1
+
+
+@pytest.mark.parametrize(
+    ("head", "encoding", "name"),
+    [
+        ('<?xml version="1.0" encoding="GB2312"?>', "gb2312", "\u7ec6\u80de"),
+        ('<?xml version="1.0" encoding="gbk"?>', "gbk", "\u7ec6\u80de"),
+        ('<?xml version="1.0" encoding="Shift_JIS"?>', "shift_jis", "\u7d30\u80de"),
+        ('<?xml version="1.0" encoding="UTF-16"?>', "utf-16", "\u7ec6\u80de"),
+        ("", "utf-16", "Zelle"),
+        ("", "latin-1", "Br\u00f6tchen"),
+        ('<?xml version="1.0"?>', "latin-1", "Br\u00f6tchen"),
+        ('<?xml version="1.0" encoding="utf-8"?>', "cp1252", "Br\u00f6tchen"),
+        ("", "utf-8-sig", "Br\u00f6tchen"),
+    ],
+)
+def test_xml_in_other_encodings(voc: Any, head: str, encoding: str, name: str) -> None:
+    path = voc.add("train", "a", [("cell", BOX)])
+    path.write_bytes((head + path.read_text().replace("cell", name)).encode(encoding))
+    dataset = load(voc)
+    assert dataset.classes == (name,)
+    assert dataset.annotations[0].boxes.tolist() == [[0, 0, 20, 15]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-8-sig", "latin-1"])
+def test_image_lists_in_other_encodings(voc: Any, encoding: str) -> None:
+    voc.add("train", "br\u00f6tchen", [("cell", BOX)])
+    path = voc.folder / "ImageSets/Main/train.txt"
+    path.write_bytes(path.read_text().encode(encoding))
+    assert [item.image_id for item in load(voc).annotations] == ["br\u00f6tchen"]
+
+
+@pytest.mark.parametrize("line", ["im0.jpg", "JPEGImages/im0.jpg", "data\\JPEGImages\\im0.JPG", "im0.xml", "im0  1"])
+def test_ids_written_with_suffix_or_folder(voc: Any, line: str) -> None:
+    voc.add("train", "im0", [("cell", BOX)])
+    (voc.folder / "ImageSets/Main/train.txt").write_text(f"{line}\n")
+    assert [item.image_id for item in load(voc).annotations] == ["im0"]
+
+
+def test_ids_with_blanks_are_told_from_flags(voc: Any) -> None:
+    for name in ("image 1", "image -1", "image"):
+        voc.add("train", name, [("cell", BOX)])
+    (voc.folder / "ImageSets/Main/train.txt").write_text("image 1\nimage -1\n")
+    assert [item.image_id for item in load(voc).annotations] == ["image 1", "image -1"]
+    (voc.folder / "ImageSets/Main/train.txt").write_text("image 1  1\nimage -1  -1\n")
+    assert [item.image_id for item in load(voc).annotations] == ["image 1"]
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".webp", ".tif", ".tiff", ".TIF"])
+def test_other_picture_formats(voc: Any, suffix: str) -> None:
+    voc.add("train", "a", [("cell", BOX)], suffix=suffix)
+    assert load(voc).image(0).shape == (3, 30, 40)
 
 
 def test_broken_xml(voc: Any) -> None:
@@ -252,6 +368,30 @@ def test_exif_does_not_rotate(voc: Any) -> None:
         exif[0x0112] = 6  # turn by 90 degrees to view
         picture.copy().save(path, exif=exif)
     assert load(voc).image(0).shape == (3, 30, 40)
+
+
+def test_boxes_of_the_upright_picture_turn_it(voc: Any) -> None:
+    """The tool has shown the picture upright: <size> says so. Where it fits the stored pixels they stay."""
+    voc.add("train", "a", [("cell", (1, 1, 20, 15))], suffix=".jpg", size=(30, 40))
+    path = voc.folder / "JPEGImages/a.jpg"
+    with Image.open(path) as picture:
+        stored = to_pixels(picture)
+        exif = picture.getexif()
+        exif[0x0112] = 6
+        picture.copy().save(path, exif=exif, quality=95)
+    turned = load(voc).image(0)
+    assert turned.shape == (3, 40, 30)
+    expected = torch.rot90(stored, -1, (1, 2))
+    assert (turned.float() - expected.float()).abs().mean() < 20
+    assert (turned.float() - torch.rot90(stored, 1, (1, 2)).float()).abs().mean() > 60
+
+
+def test_odd_class_names_are_told(voc: Any, caplog: pytest.LogCaptureFixture) -> None:
+    voc.add("train", "a", [("cell", BOX), ("cell", BOX), ("Cell", BOX), ("background", BOX)])
+    with caplog.at_level(logging.WARNING, "detector"):
+        load(voc)
+    assert "class 'Cell' (1) is nearly 'cell' (2)" in caplog.text
+    assert "class 'background' (1): background needs no boxes" in caplog.text
 
 
 def test_bccd(shared_data: Path) -> None:

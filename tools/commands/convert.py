@@ -193,7 +193,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the bytes lead it to
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0].removeprefix(f"{path}: ") if str(error) else type(error).__name__
         if isinstance(error, pickle.UnpicklingError):
             reason = "it holds more than tensors and plain values"
         raise ValueError(

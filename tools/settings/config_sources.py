@@ -65,7 +65,7 @@ def _origins(
     defaults = OmegaConf.structured(owner)
     found = []
     if not OmegaConf.is_missing(defaults, name):
-        found.append(Origin(_value(defaults, name), f"the default of {owner.__name__} in configs/schema.py"))
+        found.append(Origin(_value(defaults, name), f"the default of {owner.__name__} in {_schema_file(owner)}"))
     found += [Origin(_value(values, key), file) for file, values in files if _has(values, key)]
     for line, changed, value in changes(overrides):
         if changed == key:
@@ -74,6 +74,11 @@ def _origins(
             below, rest = OmegaConf.create(value), key[len(changed) + 1 :]
             found += [Origin(_value(below, rest), f"the command line: {line}")] if _has(below, rest) else []
     return found
+
+
+def _schema_file(owner: type) -> str:
+    """The file of a schema class, from the project's root."""
+    return f"configs/schema/{owner.__module__.rpartition('.')[2]}.py"
 
 
 def _owner(key: str, typed: DictConfig) -> tuple[type, str]:

@@ -59,5 +59,6 @@ def test_what_names_a_program_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 )
 def test_what_is_no_dictionary_of_arrays(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "a.pkl").write_bytes(content)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=said) as error:
         read_array_pickle(tmp_path / "a.pkl")
+    assert str(error.value).startswith(f"{tmp_path / 'a.pkl'}: ")

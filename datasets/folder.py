@@ -1,0 +1,162 @@
+"""Any folder of pictures and annotations: its format is found, its classes and splits are read or decided.
+
+files -> readers/ (records) -> classes -> splits.py -> annotate.py (boxes, labels)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from detector.datasets.annotate import annotate, read_annotated
+from detector.datasets.bit_depth import common_depth
+from detector.datasets.class_names import odd_classes, one_sided
+from detector.datasets.faults import Fault, raise_faults
+from detector.datasets.readers.choose import read_folder
+from detector.datasets.readers.tree import Tree
+from detector.datasets.records import Reading, Record
+from detector.datasets.sample import Annotation
+from detector.datasets.splits import Split, kept_split, split_records
+from detector.datasets.voc import VOC_CLASSES, is_voc
+
+log = logging.getLogger("detector")
+
+
+class FolderDataset:
+    """One side, train or test, of a folder."""
+
+    classes: tuple[str, ...]
+    annotations: Sequence[Annotation]
+
+    def __init__(
+        self,
+        classes: tuple[str, ...],
+        annotations: Sequence[Annotation],
+        files: Sequence[Path],
+        bit_depth: int | None = None,
+    ) -> None:
+        self.classes = classes
+        self.bit_depth = bit_depth
+        self.annotations = annotations
+        self.files = files
+
+    def image(self, index: int) -> Tensor:
+        """The decoded image [3, H, W] uint8. Raises ValueError if it cannot be read or is not of the stated size."""
+        return read_annotated(self.files[index], self.annotations[index], self.bit_depth)
+
+
+class Folder:
+    """An opened folder: both sides, and how they came about."""
+
+    told: list[str]  # one line each: format, classes, split
+    odd: list[str]  # one line each: what may be a mistake
+    split: Split  # `splits.write_split` keeps it
+    train: FolderDataset
+    test: FolderDataset
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        format_: str = "auto",
+        train: str = "auto",
+        test: str = "auto",
+        classes: Sequence[str] | None = None,
+        rename: Mapping[str, str] | None = None,
+        box_base: str = "auto",
+        val_fraction: float = 0.2,
+        split_file: Path | None = None,
+        strict: bool = False,
+        bit_depth: int | None = None,
+    ) -> None:
+        """`classes` keeps these alone, None all that are found; `rename` gives classes other names, before that.
+
+        `train` and `test` name splits of the folder. "auto" takes those that it has, or divides by content.
+        `bit_depth` is that of deep pictures, None decides it from some of them.
+        With `strict` what is otherwise mended and told is a fault.
+
+        Raises ValueError for a folder whose format is not clear, and FaultyDataError with everything that is wrong.
+        """
+        reading = read_folder(Tree(root), format_, box_base=box_base)
+        if not reading.records:
+            raise_faults(str(root), reading.faults)
+            raise ValueError(f"dataset.root={root}: {reading.told}, but no picture with an annotation")
+        faults = list(reading.faults)
+        records = [_renamed(record, rename or {}) for record in reading.records]
+        names, left_out = _classes(records, classes, reading, root)
+        if left_out and strict:
+            faults += [
+                Fault(record.image_id, f"{item.where} has the class {item.name!r}, which dataset.classes lacks")
+                for record in records
+                for item in record.objects
+                if item.name in left_out
+            ]
+        elif left_out:
+            records = [_of_classes(record, names) for record in records]
+            reading.notes.append(f"classes left out, as dataset.classes lacks them: {_counted(left_out)}")
+        try:
+            if split_file is not None:
+                self.split = kept_split(split_file, records)
+            else:
+                self.split = split_records(
+                    records, train=train, test=test, val_fraction=val_fraction, where=f"dataset.root={root}"
+                )
+        except ValueError:
+            raise_faults(str(root), faults)  # they may be why
+            raise
+        odd = [*odd_classes(_count(records)), *one_sided(_count(self.split.train), _count(self.split.test))]
+        self.told = [reading.told, *reading.notes, f"classes: {_counted(_count(records), names)}", self.split.told]
+        self.odd = odd
+        made = annotate([*self.split.train, *self.split.test], names, faults, strict=strict, where=str(root))
+        raise_faults(str(root), faults)
+        if bit_depth is None:
+            bit_depth = common_depth(made.files)
+            self.told += [] if bit_depth is None else [f"deep pictures, taken to have {bit_depth} bits"]
+        border = len(self.split.train)
+        self.train = FolderDataset(names, made.annotations[:border], made.files[:border], bit_depth)
+        self.test = FolderDataset(names, made.annotations[border:], made.files[border:], bit_depth)
+
+
+def _renamed(record: Record, rename: Mapping[str, str]) -> Record:
+    if not rename:
+        return record
+    objects = tuple(item._replace(name=rename.get(item.name, item.name)) for item in record.objects)
+    return Record(record.image_id, record.file, record.source, record.size, objects, record.splits)
+
+
+def _of_classes(record: Record, classes: Sequence[str]) -> Record:
+    objects = tuple(item for item in record.objects if item.name in classes)
+    return Record(record.image_id, record.file, record.source, record.size, objects, record.splits)
+
+
+def _classes(
+    records: Sequence[Record], wanted: Sequence[str] | None, reading: Reading, root: Path
+) -> tuple[tuple[str, ...], Counter[str]]:
+    """The classes in the order of their labels, and the objects of others."""
+    found = _count(records)
+    if wanted is not None:
+        absent = [name for name in wanted if name not in found]
+        if len(absent) == len(wanted):
+            raise ValueError(
+                f"dataset.root={root}: no object of dataset.classes={list(wanted)}; it has {_counted(found)}"
+            )
+        return tuple(wanted), Counter({name: count for name, count in found.items() if name not in wanted})
+    if not found:
+        raise ValueError(f"dataset.root={root}: {reading.told}, but no objects in them; annotate some")
+    if reading.classes is not None:
+        return reading.classes, Counter()
+    if is_voc(root) and found.keys() <= set(VOC_CLASSES):
+        return VOC_CLASSES, Counter()
+    return tuple(sorted(name for name in found if name)), Counter()
+
+
+def _count(records: Sequence[Record]) -> Counter[str]:
+    return Counter(item.name for record in records for item in record.objects)
+
+
+def _counted(counts: Mapping[str, int], names: Sequence[str] | None = None) -> str:
+    return ", ".join(f"{name} ({counts.get(name, 0)})" for name in names or sorted(counts))

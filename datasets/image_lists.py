@@ -1,0 +1,38 @@
+"""Image lists of VOC's ImageSets, as published and as people write them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Set
+from pathlib import Path, PurePosixPath
+
+from detector.datasets.images import SUFFIXES
+from detector.datasets.text_files import read_text
+
+
+def read_list(path: Path, known: Set[str]) -> list[str]:
+    """The ids of an image list, in its order. `known` are the ids that the folder has: they settle what a line means.
+
+    Lines may end in the flag of a class list, where -1 says "not in this image"; ids may hold blanks, folders and
+    suffixes. Raises ValueError naming the file if it cannot be read or is empty.
+    """
+    ids = []
+    for line in map(str.strip, read_text(path).splitlines()):
+        if not line:
+            continue
+        of_class = None if line in known else re.fullmatch(r"(.+?)\s+(-?[01])", line)
+        if of_class is None:
+            ids.append(_known_id(line, known))
+        elif of_class[2] != "-1":
+            ids.append(_known_id(of_class[1], known))
+    if not ids:
+        raise ValueError(f"{path}: the image list is empty; expected one image id a line")
+    return ids
+
+
+def _known_id(text: str, known: Set[str]) -> str:
+    if text in known:
+        return text
+    name = text.replace("\\", "/").rpartition("/")[2]
+    stem = PurePosixPath(name).stem if name.lower().endswith((*SUFFIXES, ".xml")) else name
+    return next((item for item in (name, stem) if item in known), text)

@@ -1,0 +1,149 @@
+"""A folder as readers see it: every file's path, listed once, and the picture that an annotation names."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+from detector.datasets.images import SUFFIXES
+
+SPLITS = {
+    "train": "train", "training": "train", "trainval": "trainval", "test": "test", "testing": "test",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+}  # fmt: skip
+
+
+class Tree:
+    """The files below a folder by their relative paths, with / on every system. Hidden ones are left out."""
+
+    def __init__(self, root: Path) -> None:
+        """Raises ValueError if `root` is not a folder, or has no pictures below it."""
+        if not root.is_dir():
+            what = "is a file" if root.exists() else "does not exist"
+            raise ValueError(f"dataset.root={root}: {what}; give the folder that holds pictures and annotations")
+        self.root = root
+        self.files = sorted(_walk(root))
+        self._by_suffix: dict[str, list[str]] = defaultdict(list)
+        for path in self.files:
+            self._by_suffix[PurePosixPath(path).suffix.lower()].append(path)
+        self.pictures = sorted(path for suffix in SUFFIXES for path in self._by_suffix.get(suffix, ()))
+        if not self.pictures:
+            raise ValueError(
+                f"dataset.root={root}: no pictures ({', '.join(SUFFIXES)}) below it; give the folder that holds "
+                "pictures and annotations"
+            )
+        self._known = set(self.files)
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        self._by_stem: dict[str, list[str]] = defaultdict(list)
+        for path in self.pictures:
+            name = path.rpartition("/")[2].lower()
+            self._by_name[name].append(path)
+            self._by_stem[name.rpartition(".")[0]].append(path)
+
+    def having(self, *suffixes: str) -> list[str]:
+        """The files with one of these suffixes."""
+        return [path for suffix in suffixes for path in self._by_suffix.get(suffix, ())]
+
+    def full(self, path: str) -> Path:
+        """Where a file of the tree lies."""
+        return self.root / path
+
+    def head(self, path: str, size: int = 4096) -> bytes:
+        """A file's first bytes; none if it cannot be read."""
+        try:
+            with self.full(path).open("rb") as file:
+                return file.read(size)
+        except OSError:
+            return b""
+
+    def picture_named(self, name: str, near: str) -> str | None:
+        """The picture that the file `near` names, with or without folders and suffix; None if there is none.
+
+        Raises ValueError if several would do, none nearer than the others.
+        """
+        name = name.replace("\\", "/").strip()
+        for folder in (near.rpartition("/")[0], ""):
+            exact = os.path.normpath(f"{folder}/{name}" if folder else name).replace("\\", "/")
+            if exact in self._known:
+                return exact
+        base = name.rpartition("/")[2].lower()
+        found = self._by_name.get(base) or ([] if base.endswith(SUFFIXES) else self._by_stem.get(base, []))
+        return self._nearest(found, name, near)
+
+    def picture_with_stem(self, path: str) -> str | None:
+        """The picture called as the file `path` but for the suffix, the nearest to it. Raises as `picture_named`."""
+        stem = path.rpartition("/")[2].rpartition(".")[0]
+        return self._nearest(self._by_stem.get(stem.lower(), []), stem, path)
+
+    def _nearest(self, found: Sequence[str], name: str, near: str) -> str | None:
+        if len(found) < 2:
+            return found[0] if found else None
+        ranked = sorted(((_nearness(path, name, near), path) for path in found), reverse=True)
+        if ranked[0][0] == ranked[1][0]:
+            raise ValueError(
+                f"{self.full(near)}: {name!r} may be {ranked[1][1]} or {ranked[0][1]}; give the pictures different "
+                "names"
+            )
+        return ranked[0][1]
+
+
+def _nearness(path: str, name: str, near: str) -> tuple[int, int, int, int]:
+    """Folders that agree with the name's from the end, then with the annotation's from the front, then the spelling."""
+    folders, named, around = (PurePosixPath(item).parts[:-1] for item in (path, name, near))
+    # images/train/a.jpg belongs to labels/train/a.txt: what follows the folder that differs must agree too.
+    return (
+        _agreeing(reversed(folders), reversed(named)),
+        _agreeing(folders, around) + _agreeing(reversed(folders), reversed(around)),
+        path.rpartition("/")[2].startswith(name.rpartition("/")[2]),
+        -SUFFIXES.index(PurePosixPath(path).suffix.lower()),
+    )
+
+
+def _agreeing(a: Iterable[str], b: Iterable[str]) -> int:
+    count = 0
+    for one, other in zip(a, b, strict=False):
+        if one != other:
+            break
+        count += 1
+    return count
+
+
+def _walk(root: Path) -> Iterable[str]:
+    seen = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        prefix = os.path.relpath(folder, root).replace(os.sep, "/")
+        for name in names:
+            if not name.startswith("."):
+                yield name if prefix == "." else f"{prefix}/{name}"
+
+
+def split_of(path: str) -> frozenset[str]:
+    """The split that a relative path names, in a folder or in words of the file's name; empty if none."""
+    parts = PurePosixPath(path).parts
+    for folder in reversed(parts[:-1]):
+        if folder.lower() in SPLITS:
+            return frozenset({SPLITS[folder.lower()]})
+    for folder in reversed(parts[:-1]):
+        words = [SPLITS[word] for word in _words(folder) if word in SPLITS]
+        if len(set(words)) == 1:
+            return frozenset(words)
+    return frozenset()
+
+
+def split_of_list(path: str) -> frozenset[str]:
+    """The split of a file that annotates many pictures: instances_train2017.json, valid_labels.csv, train/x.json."""
+    words = {SPLITS[word] for word in _words(PurePosixPath(path).stem) if word in SPLITS}
+    return frozenset(words) if len(words) == 1 else split_of(path)
+
+
+def _words(name: str) -> list[str]:
+    return [word for word in re.split(r"[^a-z]+", name.lower()) if word]

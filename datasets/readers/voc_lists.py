@@ -1,0 +1,67 @@
+"""VOC trees: Annotations/, JPEGImages/ and image lists in ImageSets/Main, in the root or in folders of years."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import PurePosixPath
+
+from detector.datasets.faults import Fault
+from detector.datasets.image_lists import read_list
+from detector.datasets.readers.tree import Tree
+from detector.datasets.readers.voc_files import Pictured, record_files
+from detector.datasets.records import Reading
+
+OF_CLASS = re.compile(r".+_(train|val|trainval|test)")  # dog_train.txt lists the images of one class
+
+
+def find(tree: Tree) -> list[str]:
+    """The image lists that have annotations beside them."""
+    lists = [path for path in tree.having(".txt") if re.search(r"(^|/)ImageSets(/Main)?/[^/]+\.txt$", path)]
+    annotated = {path.rpartition("/")[0] for path in tree.having(".xml")}
+    return [
+        path
+        for path in lists
+        if not OF_CLASS.fullmatch(PurePosixPath(path).stem) and _beside(path, "Annotations") in annotated
+    ]
+
+
+def read(tree: Tree, files: list[str], *, box_base: str) -> Reading:
+    """The images of all lists, each with the names of the lists that it is in."""
+    annotations: dict[str, dict[str, str]] = defaultdict(dict)
+    for path in tree.having(".xml"):
+        folder, _, name = path.rpartition("/")
+        annotations[folder][name[: -len(".xml")]] = path
+    pictures: dict[str, dict[str, str]] = defaultdict(dict)
+    for path in reversed(tree.pictures):
+        folder, _, name = path.rpartition("/")
+        pictures[folder][name.rpartition(".")[0]] = path
+    found: dict[str, Pictured] = {}
+    faults = []
+    for path in files:
+        split, own = PurePosixPath(path).stem, annotations[_beside(path, "Annotations")]
+        for image_id in read_list(tree.full(path), own.keys()):
+            source = own.get(image_id)
+            if source is None:
+                missing = tree.full(_beside(path, "Annotations")) / f"{image_id}.xml"
+                faults.append(
+                    Fault(
+                        image_id, f"{missing}: no such annotation, but {path} lists it; write one, or correct the list"
+                    )
+                )
+                continue
+            if source not in found:
+                beside = pictures[_beside(path, "JPEGImages")].get(image_id)
+                found[source] = Pictured(source, beside, frozenset())
+            found[source] = found[source]._replace(splits=found[source].splits | {split})
+    reading = record_files(tree, list(found.values()), box_base=box_base)
+    reading.faults[:0] = dict.fromkeys(faults)
+    names = ", ".join(sorted({PurePosixPath(path).stem for path in files}))
+    reading.told = f"VOC tree: {len(reading.records)} pictures, image lists {names}"
+    return reading
+
+
+def _beside(path: str, name: str) -> str:
+    """The folder `name` beside the ImageSets folder that a list lies in."""
+    base = re.split(r"(?:^|/)ImageSets/", path)[0]
+    return f"{base}/{name}" if base else name
