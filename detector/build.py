@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -254,14 +255,17 @@ def build_optimizer(config: schema.Config, detector: nn.Module) -> torch.optim.O
 
 
 def build_schedule(config: schema.Config, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
-    schedule, max_steps = config.schedule, config.trainer.max_steps
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(config, config.trainer.max_steps))
+
+
+def learning_rate_factor(config: schema.Config, max_steps: int) -> Callable[[int], float]:
+    """The learning rate over the base rate, by step, of a training of `max_steps`."""
+    schedule = config.schedule
     common: dict[str, Any] = {
         "max_steps": max_steps,
         "warmup_steps": schedule.warmup_steps,
         "warmup_factor": schedule.warmup_factor,
     }
     if schedule.decay is schema.Decay.cosine:
-        factor = partial(cosine_factor, **common)
-    else:
-        factor = partial(step_factor, milestones=tuple(schedule.milestones), gamma=schedule.gamma, **common)
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return partial(cosine_factor, **common)
+    return partial(step_factor, milestones=tuple(schedule.milestones), gamma=schedule.gamma, **common)

@@ -10,7 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ usage: detector COMMAND [key=value ...]
 
 commands
   train      train a detector                     detector train experiment=demo
+  plan       what train data=FOLDER would do      detector plan data=my_photos
   alternate  train RPN and head in four steps     detector alternate experiment=faster_rcnn_resnet50_voc0712
   eval       score a model or its detections      detector eval weights=runs/demo
   analyze    why it fails, as one HTML page       detector analyze detections=runs/demo
@@ -44,9 +45,10 @@ commands
   config     settings, and where one comes from   detector config explain trainer.max_steps experiment=demo
   info       versions, kernels, choices           detector info
 
-train on Pascal VOC, on your own VOC-format folder, go on with a run, sweep:
+train on your own photographs, on Pascal VOC, go on with a run, sweep:
+  detector train data=my_photos                   plans, says how long it takes, trains, reports
+  detector train data=my_photos trainer.max_minutes=20
   detector train experiment=fast_rcnn_vgg16_voc07 dataset.root=VOCdevkit
-  detector train backbone=resnet50 dataset.root=my_photos dataset.train=trainval dataset.test=test
   detector train resume=runs/demo                 its last checkpoint
   detector train experiment=demo output_dir=runs/demo resume=auto      the newest whole one, or a new run
   detector train config=runs/demo/config.yaml     the same run once more, in a new folder
@@ -84,6 +86,7 @@ def run(words: list[str]) -> int:
 def _dispatch(words: list[str]) -> int:
     commands: dict[str, Callable[[list[str]], int]] = {
         "train": _train,
+        "plan": _plan,
         "alternate": _alternate,
         "eval": _eval,
         "analyze": _analyze,
@@ -154,6 +157,7 @@ def _train(words: list[str]) -> int:
         return DONE
     if _is_planned(line.overrides):
         return _train_planned(line)
+    line = replace(line, overrides=_with_folder(line.overrides))
     if line.multirun:
         from detector.tools.commands.train import train
         from detector.tools.settings.sweep import run_sweep
@@ -172,6 +176,30 @@ def _is_planned(words: list[str]) -> bool:
     """Whether the words ask for a plan: a folder of photographs, and neither a recipe nor a run to go on with."""
     keys = {word.partition("=")[0] for word in words}
     return "data" in keys and not keys & {"experiment", "resume", "config"}
+
+
+def _with_folder(words: list[str]) -> list[str]:
+    """The words of a recipe's training on the folder `data=`, where it is given. Raises ConfigError for a saved run."""
+    rest, own = _split_words(words, ("data",))
+    if not own["data"]:
+        return words
+    saved = [word for word in words if word.startswith(("resume=", "config="))]
+    if saved:
+        raise ConfigError(f"{saved[0]}: a saved run has its data; leave data= out, or start anew without {saved[0]}")
+    return ["dataset=auto", f"dataset.root={own['data']}", *rest]
+
+
+def _plan(words: list[str]) -> int:
+    """`data` is plan's own word; the rest are settings of the training."""
+    rest, own = _split_words(words, ("data",))
+    if _wants_help(rest):
+        return DONE
+    if not own["data"]:
+        raise ConfigError("plan needs data=FOLDER, a folder of annotated photographs")
+    from detector.tools.commands.plan import print_plan
+
+    print_plan(own["data"], rest)
+    return DONE
 
 
 def _train_planned(line: CommandLine) -> int:

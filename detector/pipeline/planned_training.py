@@ -5,14 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
+from detector.build import learning_rate_factor
 from detector.configs import schema
+from detector.configs.groups import to_plain
 from detector.engine.distributed import is_main, world_size
-from detector.engine.trainer import Outcome
+from detector.engine.trainer import Outcome, Settled, TrainingState
 from detector.pipeline.data import Data
+from detector.pipeline.planning.pace import Pace
 from detector.pipeline.planning.planner import Plan, plan_run, settle
+from detector.pipeline.planning.timetable import RESERVE
 from detector.pipeline.run_folder import RunFolder, all_processes, logging_to, open_run
 from detector.pipeline.training import run_training
 
@@ -37,17 +42,44 @@ def run_planned_training(
         with logging_to(run.path / "log.txt"):
             log.info("plan for %s on %s\n%s", folder, plan.machine, plan.table())
 
-            def settled(config: schema.Config, data: Data, device: torch.device) -> schema.Config:
+            def settled(
+                config: schema.Config, data: Data, device: torch.device
+            ) -> tuple[schema.Config, Settled | None]:
                 config, final = settle(plan, config, words, data, device, time.monotonic() - started)
                 announce(final, config)
                 if is_main():
                     run.write_json("plan.json", final.to_json())
-                return config
+                return config, keep_pace(final, config, run, started)
 
             outcome = run_training(config, run, None, settle=settled, started=started)
             if outcome is Outcome.done and is_main() and finish is not None:
                 finish(config, run)
     return outcome, run
+
+
+def keep_pace(plan: Plan, config: schema.Config, run: RunFolder, started: float) -> Pace | None:
+    """What keeps a training within its minutes; None where its length was not fitted to any."""
+    minutes, timetable = config.trainer.max_minutes, plan.timetable
+    if minutes is None or timetable is None or "trainer.max_steps" in plan.yours:
+        return None
+
+    def changed(state: TrainingState, steps: int) -> None:
+        resettled = replace(config, trainer=replace(config.trainer, max_steps=steps))
+        factor = learning_rate_factor(resettled, steps)
+        state.schedule.lr_lambdas = [factor] * len(state.schedule.lr_lambdas)
+        state.about["config"] = to_plain(resettled)
+        if is_main():
+            run.write_config(resettled)
+            run.write_json("plan.json", plan.with_steps(steps).to_json())
+
+    evaluation = timetable.evaluating_each
+    return Pace(
+        deadline=started + 60 * minutes * (1 - RESERVE),
+        after=timetable.evaluating - (timetable.evaluations - 1) * evaluation,
+        evaluation=evaluation,
+        eval_every=config.trainer.eval_every,
+        changed=changed,
+    )
 
 
 def announce(plan: Plan, config: schema.Config) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
@@ -19,7 +20,7 @@ from detector.engine.ema import Average
 from detector.engine.monitor import Monitor
 from detector.engine.profile import profiled
 from detector.engine.seed import make_deterministic
-from detector.engine.trainer import LoopSettings, Outcome, TrainingState, train
+from detector.engine.trainer import LoopSettings, Outcome, Settled, TrainingState, train
 from detector.engine.watch import warn_of_learning_rate
 from detector.engine.watchdog import watchdog
 from detector.pipeline.data import Data, open_data
@@ -32,8 +33,9 @@ from detector.structures import Batch
 log = logging.getLogger("detector")
 
 
-# Settles what depends on the time of a step: the config, the data and the device -> the config to train with.
-Settle = Callable[[schema.Config, Data, torch.device], schema.Config]
+# Settles what depends on the time of a step: the config, the data and the device -> the config to train with, and what
+# settles the number of steps again while it runs (None: nothing does).
+Settle = Callable[[schema.Config, Data, torch.device], tuple[schema.Config, Settled | None]]
 
 
 def run_training(
@@ -53,8 +55,9 @@ def run_training(
     device = prepare_device(config.trainer)
     log.info("run folder %s | device %s%s | %s", run.path, device, _processes(), kernels(device))
     data = open_data(config, resume)
+    pace: Settled | None = None
     if settle is not None and resume is None:
-        config = settle(config, data, device)
+        config, pace = settle(config, data, device)
     state = new_state(config, data, device)
     if resume is None:
         initialise(state.detector, config, data)
@@ -75,7 +78,7 @@ def run_training(
     with (
         watchdog(60 * config.trainer.timeout_minutes),
         closing(monitor),
-        training_batches(config, data, device, first_step=state.step) as loaded,
+        training_batches(config, data, device, state.step, endless=pace is not None) as loaded,
         closing(profiled(loaded, config.trainer.profile_steps, run.path / "profile", device)) as batches,
     ):
         record_start(config, run, state, monitor)
@@ -87,6 +90,7 @@ def run_training(
             monitor=monitor,
             evaluate=evaluate,
             checkpoints=run.checkpoints,
+            pace=pace,
         )
     log.info(
         "%s at step %d after %.1f minutes\n  pictures     %s\n  checkpoints  %s\n  figures      %s\n  TensorBoard  %s",
@@ -119,16 +123,19 @@ def record_start(config: schema.Config, run: RunFolder, state: TrainingState, mo
 
 
 def training_batches(
-    config: schema.Config, data: Data, device: torch.device, *, first_step: int
+    config: schema.Config, data: Data, device: torch.device, first_step: int, *, endless: bool
 ) -> AbstractContextManager[Iterator[Batch]]:
-    """Context with this process's share of every batch from `first_step` on."""
+    """Context with this process's share of every batch from `first_step` on.
+
+    They end at `trainer.max_steps`, unless they are `endless`.
+    """
     settings, annotations = config.trainer, data.train_set.annotations
     order = TrainingOrder(
         len(annotations),
         settings.images_per_step,
         seed=settings.seed,
         first_step=first_step,
-        last_step=settings.max_steps,
+        last_step=sys.maxsize if endless else settings.max_steps,
         rank=rank(),
         world_size=world_size(),
         is_tall=[item.height > item.width for item in annotations] if settings.group_by_aspect else None,

@@ -54,6 +54,16 @@ class Plan:
             lines.append(f"  set by you, not planned: {', '.join(self.yours)}")
         return "\n".join(lines)
 
+    def with_steps(self, steps: int) -> Plan:
+        """The plan after its steps were settled again."""
+        choices = tuple(
+            replace(choice, value=steps, reason=f"{choice.reason}; settled again while it ran")
+            if choice.key == "trainer.max_steps"
+            else choice
+            for choice in self.choices
+        )
+        return replace(self, choices=choices)
+
     def to_json(self) -> dict[str, Any]:
         data = self.data
         return {

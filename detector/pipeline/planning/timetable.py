@@ -23,6 +23,7 @@ class Timetable:
 
     steps: int
     evaluations: int
+    evaluating_each: float
     training: float
     evaluating: float  # all evaluations and the report
     total: float
@@ -61,7 +62,7 @@ def make_timetable(
     tight = fitted and steps < LEAST_STEPS
     steps = max(steps, LEAST_STEPS) if fitted else steps
     training, evaluating = steps * step, (1 + looks) * evaluation + report
-    return Timetable(steps, 1 + looks, training, evaluating, elapsed + training + evaluating, tight)
+    return Timetable(steps, 1 + looks, evaluation, training, evaluating, elapsed + training + evaluating, tight)
 
 
 def time_rules(timetable: Timetable, train_images: int, images_per_step: int) -> list[Choice]:
