@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+FROM_A_WORKER = "DataLoader worker process"  # torch's words before the traceback of a worker
+
 
 @contextmanager
 def loading_errors() -> Iterator[None]:
@@ -16,17 +18,37 @@ def loading_errors() -> Iterator[None]:
     """
     try:
         yield
-    except ConnectionResetError as error:  # a worker that died while it handed a sample over
+    except (ConnectionResetError, ConnectionRefusedError, EOFError) as error:  # a worker died handing a sample over
         raise _worker_died("exited unexpectedly") from error
-    except (ValueError, OSError) as error:
-        if "DataLoader worker process" not in str(error):
+    except (ValueError, OSError, MemoryError) as error:
+        if FROM_A_WORKER not in str(error):
             raise
-        raise type(error)(str(error).strip().splitlines()[-1].partition(": ")[2]) from error
+        raise type(error)(_last_line(error).partition(": ")[2] or "a loader worker has no memory left") from error
     except RuntimeError as error:
-        died = re.match(r"DataLoader worker \(pid.*\) (is killed by signal: \w+|exited unexpectedly)", str(error))
-        if died is None:
+        told = _one_line(error)
+        if told is None:
             raise
-        raise _worker_died(died[1].replace("is killed", "was killed")) from error
+        raise told from error
+
+
+def _one_line(error: RuntimeError) -> Exception | None:
+    """The fault of the machine that torch tells as a RuntimeError; None for anything else."""
+    said = str(error)
+    died = re.match(r"DataLoader worker \(pid.*\) (is killed by signal: \w+|exited unexpectedly)", said)
+    if died is not None:
+        return _worker_died(died[1].replace("is killed", "was killed"))
+    if said.startswith("Too many open files"):
+        return OSError("too many open files: raise the limit (ulimit -n), or lower trainer.workers or trainer.prefetch")
+    if FROM_A_WORKER in said and "allocate memory" in _last_line(error):
+        return MemoryError(
+            "a loader worker has no memory left: lower trainer.workers, trainer.prefetch or trainer.images_per_step"
+        )
+    return None
+
+
+def _last_line(error: Exception) -> str:
+    """`ErrorType: message` as it ends a worker's traceback."""
+    return str(error).strip().splitlines()[-1]
 
 
 def _worker_died(how: str) -> ChildProcessError:

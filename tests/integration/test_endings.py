@@ -38,6 +38,15 @@ def show_results(*args): raise RuntimeError("a bug")
 periodic_evaluation.show_results = show_results
 main()
 """
+# Samples that whoever reads them waits for, as pictures on a file server that is gone.
+THAT_WAITS = """
+from detector.datasets.augment import {view}
+from detector.tools.cli import main
+{view}.__getitem__ = lambda *args: open("never").read()
+main()
+"""
+WAITS_IN_TRAINING = ("-c", THAT_WAITS.format(view="TrainingView"))
+WAITS_IN_EVALUATION = ("-c", THAT_WAITS.format(view="EvaluationView"))
 
 
 class Run:
@@ -47,9 +56,11 @@ class Run:
         self.root, self.folder = root, folder
         self.output = root.parent / "output.txt"
         self.held = ExitStack()
+        os.mkfifo(root.parent / "never")
         with open(self.output, "wb") as file:
             self.process = subprocess.Popen(
                 [sys.executable, *program, *words, f"output_dir={folder}"],
+                cwd=root.parent,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -76,13 +87,11 @@ class Run:
         while self.process.poll() is None and not ready():
             time.sleep(0.02)
 
-    def waits_for_a_picture(self) -> bool:
-        """Whether one of the pictures that never come is being opened; from then on it is being read."""
-        for path in (self.root / "JPEGImages").iterdir():
-            if path.is_fifo():
-                with suppress(OSError):  # nobody is at the other end
-                    self.held.callback(os.close, os.open(path, os.O_WRONLY | os.O_NONBLOCK))
-                    return True
+    def waits(self) -> bool:
+        """Whether it has come to a sample that never comes."""
+        with suppress(OSError):  # nobody is at the other end
+            self.held.callback(os.close, os.open(self.root.parent / "never", os.O_WRONLY | os.O_NONBLOCK))
+            return True
         return False
 
     def end(self) -> tuple[int, list[int]]:
@@ -114,13 +123,6 @@ def cut_off(root: Path, part: slice) -> None:
     path.unlink()
 
 
-def never_come(root: Path, part: slice) -> None:
-    """Pictures that whoever reads them waits for, as on a file server that is gone."""
-    for path in of_the_split(root, part):
-        path.unlink()
-        os.mkfifo(path)
-
-
 def saved(run: Run) -> None:
     run.until((run.folder / "checkpoints" / "last.pt").is_file)
 
@@ -137,7 +139,7 @@ def signalled(*names: str) -> Callable[[Run], None]:
 
 
 def interrupted_twice(run: Run) -> None:
-    run.until(run.waits_for_a_picture)
+    run.until(run.waits)
     for _ in range(2):
         os.killpg(run.process.pid, signal.SIGINT)
         time.sleep(0.5)  # two at once are one
@@ -149,7 +151,7 @@ def killed(run: Run) -> None:
 
 
 def killed_while_it_waits(run: Run) -> None:
-    run.until(run.waits_for_a_picture)
+    run.until(run.waits)
     run.process.kill()
 
 
@@ -166,7 +168,7 @@ def loses_a_worker(run: Run) -> None:
 
 def speaks(run: Run) -> None:
     """Nothing is done: the run ends by itself once it has said so."""
-    run.until(lambda: re.search(r"^(error: |done at step )", run.said(), re.MULTILINE))
+    run.until(lambda: re.search(r"^(\w*[Ee]rror: |done at step )", run.said(), re.MULTILINE))
 
 
 @dataclass(frozen=True)
@@ -204,17 +206,11 @@ ENDINGS = {
     "loss not finite": Ending(4, "error: .*finite.*", words=(*ENDLESS, "optimizer.lr=1e30", "schedule.warmup_steps=0")),
     "Ctrl-C": Ending(3, "SIGINT" + SAVED, words=ENDLESS, strike=signalled("SIGINT")),
     "SIGTERM": Ending(3, "SIGTERM" + SAVED, words=ENDLESS, strike=signalled("SIGTERM")),
-    "Ctrl-C twice in training": Ending(
-        1, "stopped", spoil=lambda root: never_come(root, TRAINED), strike=interrupted_twice
-    ),
-    "Ctrl-C twice in evaluation": Ending(
-        1, "stopped", spoil=lambda root: never_come(root, TESTED), strike=interrupted_twice
-    ),
+    "Ctrl-C twice in training": Ending(1, "stopped", strike=interrupted_twice, program=WAITS_IN_TRAINING),
+    "Ctrl-C twice in evaluation": Ending(1, "stopped", strike=interrupted_twice, program=WAITS_IN_EVALUATION),
     "SIGKILL in training": Ending(-9, "", words=ENDLESS, strike=killed),
-    "SIGKILL while training waits": Ending(
-        -9, "", spoil=lambda root: never_come(root, TRAINED), strike=killed_while_it_waits
-    ),
-    "SIGKILL in evaluation": Ending(-9, "", spoil=lambda root: never_come(root, TESTED), strike=killed_while_it_waits),
+    "SIGKILL while training waits": Ending(-9, "", strike=killed_while_it_waits, program=WAITS_IN_TRAINING),
+    "SIGKILL in evaluation": Ending(-9, "", strike=killed_while_it_waits, program=WAITS_IN_EVALUATION),
     "SIGKILL of a worker": Ending(
         1, "error: a loader worker .*Lower trainer.workers.*", words=ENDLESS, strike=loses_a_worker, workers=(1, 2)
     ),
