@@ -309,3 +309,14 @@ def test_a_training_ends(name: str, workers: int, root: Path, tmp_path: Path, st
     run = start(root, folder, ["train", *settings(root, workers), *ending.words], ending.program)
     ending.strike(run)
     check(run, ending.code, ending.says)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_an_evaluation_ends(workers: int, root: Path, tmp_path: Path, start: Callable[..., Run]) -> None:
+    assert cli.run(["train", *settings(root, 0), "trainer.max_steps=1", f"output_dir={tmp_path / 'trained'}"]) == 0
+    cut_off(root, TESTED)
+    words = ["eval", f"weights={tmp_path / 'trained'}", f"dataset.root={root}", f"trainer.workers={workers}"]
+    run = start(root, tmp_path / "run", words)
+    speaks(run)
+    check(run, 1, CANNOT_DECODE)

@@ -84,6 +84,22 @@ def test_a_loop_within_a_loop_takes_only_its_own_away() -> None:
     assert multiprocessing.active_children() == []
 
 
+def test_those_that_were_started_before_one_could_not_be_are_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, started = multiprocessing.Process.start, []
+
+    def refuse_the_second(process: multiprocessing.Process) -> None:
+        if started:
+            raise OSError("no more processes")
+        started.append(process)
+        start(process)
+
+    monkeypatch.setattr(multiprocessing.Process, "start", refuse_the_second)
+    with pytest.raises(OSError, match="no more processes"), LoaderWorkers() as workers:
+        next(workers.batches(loader(Numbers(), workers)))
+    assert len(started) == 1
+    assert multiprocessing.active_children() == []
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the system does not list a process's files")
 @pytest.mark.parametrize("count", [0, 2])
 def test_no_file_stays_open(count: int) -> None:
