@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import closing
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from detector.metrics.result_files import write_voc_results
 from detector.metrics.tables import DetectionTable, TruthTable
 from detector.model import Detector
 from detector.pipeline.detections import DUMP
-from detector.pipeline.loaders import batches_of, evaluation_loader, in_batches
+from detector.pipeline.loaders import evaluation_loader, in_batches
 from detector.pipeline.run_folder import RunFolder
 from detector.structures import Detections, Instances
 
@@ -40,9 +39,8 @@ def evaluate_detector(
     """
     batches = in_batches(len(view), max(1, batch_size // world_size()))
     own = dealt(batches)
-    loader = evaluation_loader(view, own, workers=workers, pin_memory=device.type == "cuda")
-    with closing(batches_of(loader)) as images:
-        found = detect_all(detector, images, num_images=sum(map(len, own)), device=device, precision=precision)
+    with evaluation_loader(view, own, workers=workers, pin_memory=device.type == "cuda") as loaded:
+        found = detect_all(detector, loaded, num_images=sum(map(len, own)), device=device, precision=precision)
     rest = iter(found)
     by_batch = collected([[next(rest) for _ in batch] for batch in own], len(batches))
     return None if by_batch is None else [item for batch in by_batch for item in batch]

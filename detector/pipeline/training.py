@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from detector.engine.trainer import LoopSettings, Outcome, Settled, TrainingStat
 from detector.engine.watch import warn_of_learning_rate
 from detector.engine.watchdog import watchdog
 from detector.pipeline.data import Data, open_data
-from detector.pipeline.loaders import TrainingOrder, batches_of, loading_errors, training_loader
+from detector.pipeline.loaders import TrainingOrder, training_loader
 from detector.pipeline.periodic_evaluation import PeriodicEvaluation
 from detector.pipeline.run_folder import RunFolder, kernels, pick_device
 from detector.pipeline.state import initialise, new_state
@@ -68,18 +68,23 @@ def run_training(
         log.info("going on from step %d", state.step)
     if config.trainer.compile:
         compile_parts(state.detector)
-    monitor = open_monitor(config, run, state)
+    monitor = Monitor(
+        run.tensorboard,
+        first_step=state.step,
+        max_steps=config.trainer.max_steps,
+        log_every=config.trainer.log_every,
+    )
     evaluate = PeriodicEvaluation(config, run, state, data.test_set, data.test_view, monitor.writer, device, started)
-    # That a worker died may be noticed as late as in closing the monitor.
     with (
         watchdog(60 * config.trainer.timeout_minutes),
-        loading_errors(),
         closing(monitor),
-        closing(training_batches(config, data, device, state.step, endless=pace is not None)) as batches,
+        training_batches(config, data, device, state.step, endless=pace is not None) as loaded,
+        closing(profiled(loaded, config.trainer.profile_steps, run.path / "profile", device)) as batches,
     ):
+        record_start(config, run, state, monitor)
         outcome = train(
             state,
-            profiled(batches, config.trainer.profile_steps, run.path / "profile", device),
+            batches,
             loop_settings(config, since_start=0.0 if settle is None else time.monotonic() - started),
             device=device,
             monitor=monitor,
@@ -109,25 +114,18 @@ def prepare_device(settings: schema.TrainerConfig) -> torch.device:
     return pick_device(settings.device)
 
 
-def open_monitor(config: schema.Config, run: RunFolder, state: TrainingState) -> Monitor:
-    """The progress line and TensorBoard; writes the run's config and history."""
-    monitor = Monitor(
-        run.tensorboard,
-        first_step=state.step,
-        max_steps=config.trainer.max_steps,
-        log_every=config.trainer.log_every,
-    )
+def record_start(config: schema.Config, run: RunFolder, state: TrainingState, monitor: Monitor) -> None:
+    """Writes the run's config and history, and removes what an earlier start left half written."""
     if monitor.writer is not None:
         monitor.writer.add_text("config", f"```yaml\n{run.write_config(config)}\n```", state.step)
         remove_leftovers(run.path)
         run.write_history(state.step)
-    return monitor
 
 
 def training_batches(
     config: schema.Config, data: Data, device: torch.device, first_step: int, *, endless: bool
-) -> Generator[Batch, None, None]:
-    """This process's share of every batch from `first_step` on; close it, so that its workers end.
+) -> AbstractContextManager[Iterator[Batch]]:
+    """Context with this process's share of every batch from `first_step` on.
 
     They end at `trainer.max_steps`, unless they are `endless`.
     """
@@ -142,10 +140,9 @@ def training_batches(
         world_size=world_size(),
         is_tall=[item.height > item.width for item in annotations] if settings.group_by_aspect else None,
     )
-    loader = training_loader(
+    return training_loader(
         data.train_view, order, workers=settings.workers, pin_memory=device.type == "cuda", prefetch=settings.prefetch
     )
-    return batches_of(loader)
 
 
 def loop_settings(config: schema.Config, *, since_start: float) -> LoopSettings:

@@ -12,7 +12,6 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -23,7 +22,7 @@ from detector.configs.schema import Config
 from detector.datasets.augment import TrainingView, flipped
 from detector.datasets.build import build_dataset, build_proposals
 from detector.engine.gradients import accumulate_gradients
-from detector.pipeline.loaders import TrainingOrder, batches_of, collate, training_loader
+from detector.pipeline.loaders import TrainingOrder, collate, training_loader
 from detector.pipeline.run_folder import pick_device
 from detector.pipeline.versions import versions
 from detector.tools.bench.interleaved import in_turn, milliseconds
@@ -121,7 +120,7 @@ def _waiting(config: Config, view: TrainingView, steps: int, device: torch.devic
         view, order, workers=trainer.workers, pin_memory=device.type == "cuda", prefetch=trainer.prefetch
     )
     waits, seconds = [], []
-    with closing(batches_of(loader)) as batches:
+    with loader as batches:
         for _ in range(FIRST + steps):
             start = time.perf_counter()
             batch = next(batches)
