@@ -8,6 +8,7 @@ right.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -97,8 +98,21 @@ def call_hydra(
 def hydra_main(words: Sequence[str], task: Callable[[DictConfig], float], config_name: str) -> None:
     """Hydra's own main on a command line, with the configs of this project. Raises what Hydra raises."""
     GlobalHydra.instance().clear()
-    with _command_line(words):
+    with _logging_as_before(), _command_line(words):
         hydra.main(version_base="1.3", config_path="pkg://detector.configs", config_name=config_name)(task)()
+
+
+@contextmanager
+def _logging_as_before() -> Iterator[None]:
+    """Hydra sets up logging for the whole process; afterwards it is as it was."""
+    loggers = [logging.getLogger(name) for name in (None, "hydra", "hydra_plugins")]
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    try:
+        yield
+    finally:
+        for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+            logger.handlers[:], logger.propagate = handlers, propagate
+            logger.setLevel(level)
 
 
 @contextmanager
