@@ -99,6 +99,7 @@ def open_folder(config: schema.AutoDatasetConfig) -> Folder:
         test=config.test,
         classes=config.classes,
         rename=config.rename,
+        columns=config.columns,
         box_base=config.box_base.value,
         val_fraction=config.val_fraction,
         split_file=Path(config.split_file) if config.split_file else None,

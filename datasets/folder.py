@@ -66,6 +66,7 @@ class Folder:
         train: str = "auto",
         test: str = "auto",
         classes: Sequence[str] | None = None,
+        columns: Mapping[str, str] | None = None,
         rename: Mapping[str, str] | None = None,
         box_base: str = "auto",
         val_fraction: float = 0.2,
@@ -74,6 +75,7 @@ class Folder:
         bit_depth: int | None = None,
     ) -> None:
         """`classes` keeps these alone, None all that are found; `rename` gives classes other names, before that.
+        `columns` says which column of a CSV holds what, see `readers/csv_table.py`.
 
         `train` and `test` name splits of the folder. "auto" takes those that it has, or divides by content.
         `bit_depth` is that of deep pictures, None decides it from some of them.
@@ -81,12 +83,14 @@ class Folder:
 
         Raises ValueError for a folder whose format is not clear, and FaultyDataError with everything that is wrong.
         """
-        reading = read_folder(Tree(root), format_, box_base=box_base)
+        reading = read_folder(Tree(root), format_, box_base=box_base, columns=columns or {})
         if not reading.records:
             raise_faults(str(root), reading.faults)
             raise ValueError(f"dataset.root={root}: {reading.told}, but no picture with an annotation")
         faults = list(reading.faults)
         records = [_renamed(record, rename or {}) for record in reading.records]
+        if reading.classes is not None:
+            reading.classes = tuple(dict.fromkeys((rename or {}).get(name, name) for name in reading.classes))
         names, left_out = _classes(records, classes, reading, root)
         if left_out and strict:
             faults += [

@@ -39,6 +39,7 @@ commands
   export     write a model for use elsewhere      detector export weights=runs/demo output=model.safetensors
   convert    released Caffe, Detectron2 weights   detector convert source=FILE output=model.safetensors
   compress   fewer weights per RoI, by SVD        detector compress weights=runs/vgg ranks=[1024,256] output=small
+  dataset    write data anew as VOC, COCO, YOLO   detector dataset source=photos output=photos_voc format=voc
   proposals  compute or check proposals           detector proposals dataset.root=VOCdevkit
   download   fetch Pascal VOC                     detector download root=VOCdevkit years=2007,2012
   explain    draw what an operator does           detector explain roi_pool
@@ -96,6 +97,7 @@ def _dispatch(words: list[str]) -> int:
         "export": _export,
         "convert": _convert,
         "compress": _compress,
+        "dataset": _dataset,
         "proposals": _proposals,
         "download": _download,
         "explain": _explain,
@@ -384,6 +386,22 @@ def _convert(words: list[str]) -> int:
         raise ConfigError("convert needs source=FILE and output=FILE.safetensors")
     with logging_to(None):
         convert.run_convert(Path(own["source"]), Path(own["output"]), own["classes"] or None, overrides)
+    return DONE
+
+
+def _dataset(words: list[str]) -> int:
+    """`source`, `output` and `format` are dataset's own words; the rest are settings."""
+    from detector.pipeline.run_folder import logging_to
+    from detector.tools.commands import dataset
+
+    overrides, own = _split_words(words, ("source", "output", "format"))
+    if {"-h", "--help"} & set(words):
+        print(dataset.HELP)
+        return DONE
+    if not all(own.values()):
+        raise ConfigError("dataset needs source=FOLDER, output=FOLDER and format=voc, coco or yolo")
+    with logging_to(None):
+        dataset.run_dataset(Path(own["source"]), Path(own["output"]), own["format"], overrides)
     return DONE
 
 

@@ -45,6 +45,13 @@ class FolderFormat(Enum):
     auto = "auto"  # what is found
     voc = "voc"  # XML and image lists
     labelimg = "labelimg"  # VOC's XML without lists
+    coco = "coco"
+    yolo = "yolo"
+    labelme = "labelme"
+    cvat = "cvat"  # XML for images
+    label_studio = "label_studio"
+    csv = "csv"
+    open_images = "open_images"
 
 
 @dataclass
@@ -59,6 +66,7 @@ class AutoDatasetConfig(DatasetConfig):
     classes: list[str] | None = None  # these alone, in this order; None: all that are found
     rename: dict[str, str] = field(default_factory=dict)  # classes: {catt: cat}; two that get one name are merged
     box_base: BoxBase = BoxBase.auto  # of VOC's XML
+    columns: dict[str, str] = field(default_factory=dict)  # of a CSV with other names: {picture: img, class: kind}
     val_fraction: float = 0.2  # of a folder without a pair of splits, to test on
     split_file: str | None = path_setting(None)  # a split that an earlier run kept
     strict: bool = False  # refuse what is otherwise mended and told: boxes over the edge, classes left out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path, PurePosixPath
 
 from detector.datasets.images import SUFFIXES
@@ -59,8 +59,19 @@ class Tree:
         except OSError:
             return b""
 
-    def picture_named(self, name: str, near: str) -> str | None:
+    def tail(self, path: str, size: int = 4096) -> bytes:
+        """A file's last bytes; none if it cannot be read."""
+        try:
+            with self.full(path).open("rb") as file:
+                file.seek(max(0, self.full(path).stat().st_size - size))
+                return file.read(size)
+        except OSError:
+            return b""
+
+    def picture_named(self, name: str, near: str, split: frozenset[str] = frozenset()) -> str | None:
         """The picture that the file `near` names, with or without folders and suffix; None if there is none.
+
+        Of several those of `split` come first, then those whose folders agree best.
 
         Raises ValueError if several would do, none nearer than the others.
         """
@@ -71,12 +82,16 @@ class Tree:
                 return exact
         base = name.rpartition("/")[2].lower()
         found = self._by_name.get(base) or ([] if base.endswith(SUFFIXES) else self._by_stem.get(base, []))
-        return self._nearest(found, name, near)
+        return self._nearest([path for path in found if split and split_of(path) == split] or found, name, near)
 
     def picture_with_stem(self, path: str) -> str | None:
         """The picture called as the file `path` but for the suffix, the nearest to it. Raises as `picture_named`."""
         stem = path.rpartition("/")[2].rpartition(".")[0]
         return self._nearest(self._by_stem.get(stem.lower(), []), stem, path)
+
+    def picture_stems(self) -> Set[str]:
+        """The names of all pictures without suffix, in small letters."""
+        return self._by_stem.keys()
 
     def _nearest(self, found: Sequence[str], name: str, near: str) -> str | None:
         if len(found) < 2:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from detector.datasets.faults import Fault
+from detector.datasets.readers.collect import Collection
+from detector.datasets.readers.cvat import looks_like_cvat
 from detector.datasets.readers.tree import Tree, split_of
-from detector.datasets.records import Reading, Record, with_ids
+from detector.datasets.records import Reading
 from detector.datasets.voc_xml import RawAnnotation, absent_tags, decide_base, read_annotation, to_objects
 
-NOT_VOC = (b"<annotations", b"<COCO", b"<svg", b"<html", b"<project")  # CVAT's root is <annotations>
+NOT_VOC = (b"<svg", b"<html", b"<!DOCTYPE html", b"<project")
 
 
 class Pictured(NamedTuple):
@@ -30,28 +31,27 @@ def find(tree: Tree) -> list[str]:
 
 def _may_be_voc(head: bytes) -> bool:
     plain = head.replace(b"\0", b"")  # UTF-16
-    return not any(root in plain for root in NOT_VOC) and b"<" in plain
+    return b"<" in plain and not looks_like_cvat(plain) and not any(root in plain for root in NOT_VOC)
 
 
 def read(tree: Tree, files: list[str], *, box_base: str) -> Reading:
     """One record a file; the picture is the one called like it, or the one that it names."""
-    reading = record_files(tree, [Pictured(path, None, split_of(path)) for path in files], box_base=box_base)
-    folders = {path.rpartition("/")[0] for path in files}
-    beside = sum(record.file.parent == record.source.parent for record in reading.records)
-    if beside == len(reading.records):
-        reading.told = f"LabelImg folder: {len(reading.records)} pictures, XML beside them"
+    found = collect_files(tree, [Pictured(path, None, split_of(path)) for path in files], box_base=box_base)
+    if found.without_annotation() > 0:
+        found.notes.append(f"{found.without_annotation()} pictures have no annotation and are left out")
+    reading = found.reading("")
+    folders = sorted({path.rpartition("/")[0] or "the folder itself" for path in files})
+    if all(record.file.parent == record.source.parent for record in reading.records):
+        reading.told = f"LabelImg folder: {len(found)} pictures, XML beside them"
     else:
-        reading.told = f"VOC XML: {len(reading.records)} pictures, annotations in {', '.join(sorted(folders)[:4])}"
-    without = len(tree.pictures) - len({record.file for record in reading.records})
-    if without:
-        reading.notes.append(f"{without} pictures have no annotation and are left out")
+        reading.told = f"VOC XML: {len(found)} pictures, annotations in {', '.join(folders[:4])}"
     return reading
 
 
-def record_files(tree: Tree, entries: Sequence[Pictured], *, box_base: str) -> Reading:
+def collect_files(tree: Tree, entries: Sequence[Pictured], *, box_base: str) -> Collection:
     """The records of VOC files; `box_base` is auto, one or zero."""
-    reading = Reading("")
-    kept: list[tuple[Pictured, RawAnnotation]] = []
+    found = Collection(tree)
+    kept: list[tuple[str, Pictured, RawAnnotation]] = []
     for entry in entries:
         try:
             raw = read_annotation(tree.full(entry.source))
@@ -64,25 +64,16 @@ def record_files(tree: Tree, entries: Sequence[Pictured], *, box_base: str) -> R
                     "restore the picture or take the annotation away"
                 )
         except ValueError as error:  # noqa: PERF203
-            reading.faults.append(Fault(entry.source, str(error)))
+            found.fault(entry.source, error)
         else:
-            kept.append((entry._replace(picture=picture), raw))
+            kept.append((picture, entry, raw))
+    raws = [raw for _, _, raw in kept]
     base = {"one": 1, "zero": 0}.get(box_base)
     if base is None:
-        base, told = decide_base([raw for _, raw in kept])
-        reading.notes += [told] if told else []
-    used: dict[str, str] = {}
-    ids = with_ids([entry.picture or "" for entry, _ in kept])
-    for (entry, raw), image_id in zip(kept, ids, strict=True):
-        picture = entry.picture or ""
-        if picture in used:
-            reading.faults.append(
-                Fault(image_id, f"{raw.path}: annotates {picture}, as {used[picture]} does; take one of them away")
-            )
-            continue
-        used[picture] = entry.source
-        objects = tuple(to_objects(raw, base))
-        reading.records.append(Record(image_id, tree.full(picture), raw.path, raw.size, objects, entry.splits))
-    absent = absent_tags([raw for _, raw in kept])
-    reading.notes += [absent] if absent else []
-    return reading
+        base, told = decide_base(raws)
+        found.notes += [told] if told else []
+    for picture, entry, raw in kept:
+        found.add(picture, raw.path, raw.size, to_objects(raw, base), entry.splits)
+    absent = absent_tags(raws)
+    found.notes += [absent] if absent else []
+    return found

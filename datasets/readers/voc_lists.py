@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from detector.datasets.faults import Fault
 from detector.datasets.image_lists import read_list
 from detector.datasets.readers.tree import Tree
-from detector.datasets.readers.voc_files import Pictured, record_files
+from detector.datasets.readers.voc_files import Pictured, collect_files
 from detector.datasets.records import Reading
 
 OF_CLASS = re.compile(r".+_(train|val|trainval|test)")  # dog_train.txt lists the images of one class
@@ -54,11 +54,10 @@ def read(tree: Tree, files: list[str], *, box_base: str) -> Reading:
                 beside = pictures[_beside(path, "JPEGImages")].get(image_id)
                 found[source] = Pictured(source, beside, frozenset())
             found[source] = found[source]._replace(splits=found[source].splits | {split})
-    reading = record_files(tree, list(found.values()), box_base=box_base)
-    reading.faults[:0] = dict.fromkeys(faults)
+    collected = collect_files(tree, list(found.values()), box_base=box_base)
+    collected.faults += dict.fromkeys(faults)
     names = ", ".join(sorted({PurePosixPath(path).stem for path in files}))
-    reading.told = f"VOC tree: {len(reading.records)} pictures, image lists {names}"
-    return reading
+    return collected.reading(f"VOC tree: {len(collected)} pictures, image lists {names}")
 
 
 def _beside(path: str, name: str) -> str:

@@ -1,0 +1,54 @@
+"""COCO's JSON: one file for each split, beside the pictures (Roboflow) or in a folder of its own."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+from detector.datasets.coco_json import read_coco
+from detector.datasets.readers.collect import Collection, find_picture
+from detector.datasets.readers.json_kinds import json_files
+from detector.datasets.readers.tree import Tree, split_of, split_of_list
+from detector.datasets.records import Reading
+
+OTHERS = ("caption", "keypoint", "panoptic", "image_info", "stuff")  # COCO's files of other tasks
+
+
+def find(tree: Tree) -> list[str]:
+    """The annotation files; of those that COCO publishes together, the ones of instances."""
+    files = json_files(tree, "coco")
+    if any("instances" in PurePosixPath(path).name for path in files):
+        return [path for path in files if not any(word in PurePosixPath(path).name for word in OTHERS)]
+    return files
+
+
+def read(tree: Tree, files: list[str]) -> Reading:
+    """Raises ValueError if the files have other categories: labels would not mean the same."""
+    found = Collection(tree)
+    contents = {path: read_coco(tree.full(path)) for path in files}
+    largest = max(contents.values(), key=lambda content: len(content.categories))
+    classes = tuple(largest.categories.values())
+    for content in contents.values():
+        other = set(content.categories.values()) - set(classes)
+        if other:
+            raise ValueError(
+                f"{content.path}: its categories are not those of {largest.path}: {', '.join(sorted(other))} is not "
+                f"among {', '.join(classes)}; give all files the same categories"
+            )
+    num_empty = 0
+    for path, content in contents.items():
+        split = split_of_list(path)
+        found.faults += content.faults
+        num_empty += content.num_empty
+        for image in content.images:
+            try:
+                picture = find_picture(tree, image.file_name, path, split)
+            except ValueError as error:  # noqa: PERF203
+                found.fault(image.image_id, error)
+            else:
+                found.add(picture, content.path, image.size, image.objects, split or split_of(picture))
+    if num_empty:
+        found.notes.append(f"{num_empty} boxes without area are left out")
+    if found.without_annotation() > 0:
+        found.notes.append(f"{found.without_annotation()} pictures are in no annotation file and are left out")
+    names = ", ".join(files[:4]) + (" ..." if len(files) > 4 else "")
+    return found.reading(f"COCO JSON: {len(found)} pictures, {names}", classes)

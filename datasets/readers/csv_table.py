@@ -1,0 +1,181 @@
+"""CSV with one object a line: picture, class and corners under names that many tools use, or that options give.
+
+A table without a head is taken for keras-retinanet's: path, x1, y1, x2, y2, class; a line without corners is a picture
+without objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from detector.datasets.images import read_size
+from detector.datasets.readers import open_images
+from detector.datasets.readers.collect import Collection, find_picture
+from detector.datasets.readers.tables import columns_of, read_table
+from detector.datasets.readers.tree import Tree, split_of, split_of_list
+from detector.datasets.records import MarkedObject, Reading
+
+NAMES = {
+    "picture": ("filename", "file_name", "image", "image_path", "imagepath", "image_name", "img", "path", "file",
+                "image_id", "imageid", "img_path", "img_file", "images"),
+    "class": ("class", "label", "class_name", "classname", "category", "name", "labels", "category_name", "object"),
+    "x1": ("xmin", "x1", "x_min", "left", "bbox_x1", "x0", "xtl", "x_1"),
+    "y1": ("ymin", "y1", "y_min", "top", "bbox_y1", "y0", "ytl", "y_1"),
+    "x2": ("xmax", "x2", "x_max", "right", "bbox_x2", "xbr", "x_2"),
+    "y2": ("ymax", "y2", "y_max", "bottom", "bbox_y2", "ybr", "y_2"),
+    "x": ("x", "bbox_x", "box_x"),
+    "y": ("y", "bbox_y", "box_y"),
+    "w": ("w", "bbox_w", "bbox_width", "box_w", "box_width"),
+    "h": ("h", "bbox_h", "bbox_height", "box_h", "box_height"),
+    "box": ("bbox", "box", "bounding_box"),
+    "width": ("width", "image_width", "img_width"),
+    "height": ("height", "image_height", "img_height"),
+    "split": ("split", "subset", "set", "usage"),
+}  # fmt: skip
+HEADLESS = ("picture", "x1", "y1", "x2", "y2", "class")
+
+
+class _Place(NamedTuple):
+    """In which column each part of an object is."""
+
+    of: dict[str, int]
+
+    def cell(self, cells: Sequence[str], part: str) -> str:
+        place = self.of.get(part)
+        return "" if place is None or place >= len(cells) else cells[place]
+
+
+def find(tree: Tree, columns: Mapping[str, str]) -> list[str]:
+    """The tables that have columns for a picture and for a box."""
+    files = tree.having(".csv", ".tsv")
+    return [
+        path for path in files if not open_images.is_boxes(columns_of(tree.head(path))) and _usable(tree, path, columns)
+    ]
+
+
+def _usable(tree: Tree, path: str, columns: Mapping[str, str]) -> bool:
+    head = columns_of(tree.head(path))
+    if _is_headless(head):
+        return True
+    place = _places(head, columns).of
+    return "picture" in place and any(
+        set(group) <= place.keys() for group in (("x1", "y1", "x2", "y2"), "xywh", ("box",))
+    )
+
+
+def _is_headless(cells: Sequence[str]) -> bool:
+    return len(cells) == 6 and (all(_is_number(cell) for cell in cells[1:5]) or not any(cells[1:])) and bool(cells[0])
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _places(head: Sequence[str], columns: Mapping[str, str]) -> _Place:
+    """The columns by the options, then by the names that tools use."""
+    by_name = {cell.strip().lower(): place for place, cell in reversed(list(enumerate(head)))}
+    place = {part: by_name[name] for part, names in NAMES.items() for name in names[::-1] if name in by_name}
+    place |= {part: by_name[name.strip().lower()] for part, name in columns.items() if name.strip().lower() in by_name}
+    if "x1" not in place and {"x", "y", "width", "height"} <= place.keys() and "w" not in place:
+        place |= {"w": place.pop("width"), "h": place.pop("height")}
+    return _Place(place)
+
+
+def read(tree: Tree, files: list[str], columns: Mapping[str, str]) -> Reading:
+    """Raises ValueError for an option that names no column, and for a table without classes."""
+    unknown = sorted(columns.keys() - NAMES.keys())
+    if unknown:
+        raise ValueError(f"dataset.columns has the key {unknown[0]!r}; expected some of {', '.join(NAMES)}")
+    found = Collection(tree)
+    pictures: dict[str, tuple[str, list[MarkedObject], set[str]]] = {}
+    for path in files:
+        _read_one(tree, path, columns, found, pictures)
+    _scale_fractions(tree, pictures, found)
+    for picture, (path, objects, splits) in pictures.items():
+        found.add(
+            picture, tree.full(path), None, objects, frozenset(splits) or split_of_list(path) or split_of(picture)
+        )
+    if found.without_annotation() > 0:
+        found.notes.append(f"{found.without_annotation()} pictures are in no table and are left out")
+    return found.reading(f"CSV: {len(found)} pictures, {', '.join(files[:4])}")
+
+
+def _read_one(
+    tree: Tree,
+    path: str,
+    columns: Mapping[str, str],
+    found: Collection,
+    pictures: dict[str, tuple[str, list[MarkedObject], set[str]]],
+) -> None:
+    full = tree.full(path)
+    headless = _is_headless(columns_of(tree.head(path)))
+    table = read_table(full, has_head=not headless)
+    place = _Place({part: at for at, part in enumerate(HEADLESS)}) if headless else _places(table.columns, columns)
+    for part, name in columns.items():
+        if not headless and name.strip().lower() not in {column.lower() for column in table.columns}:
+            raise ValueError(
+                f"{full}: dataset.columns.{part}={name}: no such column; it has {', '.join(table.columns)}"
+            )
+    if "class" not in place.of:
+        raise ValueError(
+            f"{full}: no column names the classes; it has {', '.join(table.columns)}; say which with "
+            "dataset.columns.class=NAME"
+        )
+    split = split_of_list(path)
+    known: dict[str, str] = {}
+    for line, cells in table.rows:
+        name = place.cell(cells, "picture")
+        where = f"{full}: line {line}"
+        try:
+            if name not in known:
+                known[name] = find_picture(tree, name, path, split)
+            _, objects, splits = pictures.setdefault(known[name], (path, [], set()))
+            if place.cell(cells, "split"):
+                splits |= split_of(f"{place.cell(cells, 'split')}/x")
+            marked = _object(place, cells, where)
+        except ValueError as error:
+            found.fault(name or where, error)
+        else:
+            objects += [] if marked is None else [marked]
+
+
+def _object(place: _Place, cells: Sequence[str], where: str) -> MarkedObject | None:
+    """The object of a line; None if the line only names a picture."""
+    parts = next(
+        (parts for parts in (("x1", "y1", "x2", "y2"), ("x", "y", "w", "h")) if set(parts) <= place.of.keys()), None
+    )
+    texts = (
+        [place.cell(cells, part) for part in parts] if parts else place.cell(cells, "box").strip("[](){}").split(",")
+    )
+    name = place.cell(cells, "class")
+    if not any(text.strip() for text in texts):
+        return None
+    try:
+        a, b, c, d = (float(text) for text in texts)
+    except ValueError as error:
+        raise ValueError(f"{where} has the box {texts}; expected four numbers; correct or remove the line") from error
+    if not name:
+        raise ValueError(f"{where} has a box and no class; name it or remove the line")
+    corners = parts == ("x1", "y1", "x2", "y2")
+    told = f"({', '.join(parts or ('x', 'y', 'w', 'h'))}) = ({a:g}, {b:g}, {c:g}, {d:g})"
+    return MarkedObject(name, (a, b, c, d) if corners else (a, b, a + c, b + d), where, told)
+
+
+def _scale_fractions(
+    tree: Tree, pictures: dict[str, tuple[str, list[MarkedObject], set[str]]], found: Collection
+) -> None:
+    """Boxes of which none leaves the first pixel are fractions of their pictures."""
+    boxes = [item.box for _, objects, _ in pictures.values() for item in objects]
+    if not boxes or max(max(box) for box in boxes) > 1.001:
+        return
+    for picture, (_, objects, _) in pictures.items():
+        width, height = read_size(tree.full(picture))
+        for at, item in enumerate(objects):
+            x1, y1, x2, y2 = item.box
+            objects[at] = item._replace(box=(x1 * width, y1 * height, x2 * width, y2 * height))
+    found.notes.append("boxes taken for fractions of their pictures: none of their numbers is above 1")

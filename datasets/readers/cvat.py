@@ -1,0 +1,107 @@
+"""CVAT's XML for images: one file for a whole task."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+from detector.datasets.readers.collect import Collection, find_picture
+from detector.datasets.readers.shapes import Box, around, turned
+from detector.datasets.readers.tree import SPLITS, Tree, split_of, split_of_list
+from detector.datasets.records import MarkedObject, Reading
+from detector.datasets.xml_files import read_xml
+
+PASSED_OVER = ("polyline", "points", "tag", "mask", "cuboid", "skeleton")
+NO = {"", "0", "false", "no"}
+
+
+def find(tree: Tree) -> list[str]:
+    """The files whose root is <annotations>, with CVAT's own elements behind it."""
+    return [path for path in tree.having(".xml") if looks_like_cvat(tree.head(path))]
+
+
+def looks_like_cvat(head: bytes) -> bool:
+    """Whether the first bytes of a file are CVAT's."""
+    plain = head.replace(b"\0", b"")
+    return b"<annotations" in plain and any(sign in plain for sign in (b"<meta>", b"<image ", b"<track ", b"<version>"))
+
+
+def read(tree: Tree, files: list[str]) -> Reading:
+    """Raises ValueError for a file of the format for video, which is another."""
+    found = Collection(tree)
+    for path in files:
+        full = tree.full(path)
+        root = read_xml(full)
+        if root.tag != "annotations" or root.find("track") is not None:
+            raise ValueError(f"{full}: not CVAT's XML for images; export it as 'CVAT for images 1.1'")
+        for image in root.findall("image"):
+            name = image.get("name", "")
+            subset = SPLITS.get((image.get("subset") or "").lower())
+            split = frozenset({subset}) if subset else split_of_list(path)
+            try:
+                picture = find_picture(tree, name, path, split)
+                size = _whole(image, "width", full, name), _whole(image, "height", full, name)
+                objects = _objects(found, image, f"{full}: image {name}")
+            except ValueError as error:
+                found.fault(name, error)
+            else:
+                found.add(picture, full, size, objects, split or split_of(picture))
+    if found.without_annotation() > 0:
+        found.notes.append(f"{found.without_annotation()} pictures are in no task and are left out")
+    return found.reading(f"CVAT XML: {len(found)} pictures, {', '.join(files[:4])}")
+
+
+def _whole(image: ET.Element, key: str, path: Path, name: str) -> int:
+    value = image.get(key)
+    if value is None or not value.isdecimal() or not 0 < int(value) < 1 << 24:
+        raise ValueError(f"{path}: image {name}: its {key} is {value!r}; expected a whole number of pixels")
+    return int(value)
+
+
+def _objects(found: Collection, image: ET.Element, where: str) -> list[MarkedObject]:
+    objects = []
+    for number, shape in enumerate(image):
+        if shape.tag in PASSED_OVER:
+            found.passed_over[shape.tag] += 1
+            continue
+        here = f"{where}, shape {number}"
+        label = (shape.get("label") or "").strip()
+        try:
+            box = _box(shape)
+        except (KeyError, ValueError) as error:
+            raise ValueError(
+                f"{here}: <{shape.tag}> of {label!r} has no corners in numbers ({error}); correct or remove it"
+            ) from error
+        if box is None:
+            raise ValueError(f"{here}: unknown element <{shape.tag}>; expected <box>, <polygon> or <ellipse>")
+        flags = {
+            (item.get("name") or "").lower(): (item.text or "").strip().lower() not in NO
+            for item in shape.findall("attribute")
+        }
+        objects.append(
+            MarkedObject(
+                label,
+                box,
+                here,
+                "(x1, y1, x2, y2) = ({:g}, {:g}, {:g}, {:g})".format(*box),
+                difficult=flags.get("difficult", False),
+                truncated=flags.get("truncated", False),
+                occluded=shape.get("occluded") == "1" or flags.get("occluded", False),
+            )
+        )
+    return objects
+
+
+def _box(shape: ET.Element) -> Box | None:
+    values = shape.attrib
+    if shape.tag == "box":
+        x1, y1, x2, y2 = (float(values[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
+        if values.get("rotation"):
+            return turned(x1, y1, x2 - x1, y2 - y1, float(values["rotation"]), about_middle=True)
+        return x1, y1, x2, y2
+    if shape.tag == "polygon":
+        return around([[float(value) for value in point.split(",")] for point in values["points"].split(";")])
+    if shape.tag == "ellipse":
+        cx, cy, rx, ry = (float(values[key]) for key in ("cx", "cy", "rx", "ry"))
+        return cx - rx, cy - ry, cx + rx, cy + ry
+    return None

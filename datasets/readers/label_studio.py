@@ -1,0 +1,134 @@
+"""Label Studio's JSON, whole or "min": a list of tasks, boxes in percent of the picture."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlparse
+
+from detector.datasets.images import SUFFIXES, read_size
+from detector.datasets.json_files import number, numbers, read_json, text, whole
+from detector.datasets.readers.collect import Collection
+from detector.datasets.readers.json_kinds import json_files
+from detector.datasets.readers.shapes import Box, around, turned
+from detector.datasets.readers.tree import Tree, split_of, split_of_list
+from detector.datasets.records import MarkedObject, Reading
+
+UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # before the names of pictures that were uploaded
+KINDS = {"rectanglelabels": "rectangle", "polygonlabels": "polygon", "ellipselabels": "ellipse", "labels": "rectangle"}
+
+
+def find(tree: Tree) -> list[str]:
+    """The export files."""
+    return json_files(tree, "label_studio")
+
+
+def read(tree: Tree, files: list[str]) -> Reading:
+    """One record a task; of several annotations of one task the first that was not cancelled is taken."""
+    found = Collection(tree)
+    skipped, repeated = 0, 0
+    for path in files:
+        full = tree.full(path)
+        tasks = read_json(full)
+        if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+            raise ValueError(f"{full}: expected Label Studio's list of tasks; export it as JSON or JSON-MIN")
+        for place, task in enumerate(tasks):
+            where = f"{full}: task {task.get('id', f'number {place}')}"
+            try:
+                results, others = _results(task, where)
+                if results is None:
+                    skipped += 1
+                    continue
+                repeated += others
+                picture = _picture(tree, task, path, where)
+                objects = _objects(found, results, tree.full(picture), where)
+                found.add(picture, full, None, objects, split_of_list(path) or split_of(picture))
+            except ValueError as error:
+                found.fault(where, error)
+    if skipped:
+        found.notes.append(f"{skipped} tasks are not annotated and are left out")
+    if repeated:
+        found.notes.append(f"{repeated} tasks are annotated several times; the first annotation is taken")
+    return found.reading(f"Label Studio JSON: {len(found)} pictures, {', '.join(files[:4])}")
+
+
+def _results(task: dict[str, Any], where: str) -> tuple[list[dict[str, Any]] | None, bool]:
+    """The shapes of a task, None if it is not annotated; and whether there are further annotations."""
+    given = task.get("annotations", task.get("completions"))
+    if given is None:  # "min": the shapes lie in the task itself, under the name of the labelling tool
+        lists = [value for value in task.values() if _are_shapes(value)]
+        return (lists[0], False) if lists else (None, False)
+    if not isinstance(given, list):
+        raise ValueError(f"{where}: its annotations are {type(given).__name__}; expected a list")
+    done = [item for item in given if isinstance(item, dict) and not item.get("was_cancelled")]
+    if not done:
+        return None, False
+    results = done[0].get("result")
+    if not isinstance(results, list) or not all(isinstance(item, dict) for item in results):
+        raise ValueError(f"{where}: its annotation has no list under 'result'; export it again")
+    return results, len(done) > 1
+
+
+def _are_shapes(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) and "x" in item for item in value)
+
+
+def _picture(tree: Tree, task: dict[str, Any], near: str, where: str) -> str:
+    data = task.get("data") if isinstance(task.get("data"), dict) else task
+    assert isinstance(data, dict)
+    named = [value for value in (*data.values(), task.get("file_upload")) if isinstance(value, str)]
+    for value in named:
+        parsed = urlparse(value)
+        local = parse_qs(parsed.query).get("d")
+        name = unquote(local[0] if local else parsed.path).replace("\\", "/").lstrip("/")
+        if not name.lower().endswith(SUFFIXES):
+            continue
+        bare = UPLOAD.sub("", name.rpartition("/")[2])
+        for candidate in (name, name.rpartition("/")[2], bare):
+            picture = tree.picture_named(candidate, near)
+            if picture is not None:
+                return picture
+    raise ValueError(f"{where}: names no picture below {tree.root} ({', '.join(named[:2])}); put the pictures there")
+
+
+def _objects(found: Collection, results: list[dict[str, Any]], picture: Path, where: str) -> list[MarkedObject]:
+    objects = []
+    for place, item in enumerate(results):
+        value = item.get("value", item)
+        key = next((key for key in KINDS if isinstance(value, dict) and value.get(key)), None)
+        if key is None:
+            kind = str(item.get("type") or "without a label")
+            if kind not in ("choices", "textarea", "rectangle", "rating"):
+                found.passed_over[kind] += 1
+            continue
+        here = f"{where}, shape {place}"
+        name = text(value[key][0] if isinstance(value[key], list) else value[key], f"{here}: its label")
+        stated = item.get("original_width", value.get("original_width"))
+        if stated:
+            size = (
+                whole(stated, f"{here}: original_width"),
+                whole(item.get("original_height", value.get("original_height")), f"{here}: original_height"),
+            )
+        else:
+            size = read_size(picture)
+        box = _box(value, KINDS[key], size, here)
+        told = "(x1, y1, x2, y2) = ({:g}, {:g}, {:g}, {:g})".format(*box)
+        objects.append(MarkedObject(name.strip(), box, here, told))
+    return objects
+
+
+def _box(value: dict[str, Any], kind: str, size: tuple[int, int], where: str) -> Box:
+    across, down = size[0] / 100, size[1] / 100
+    if kind == "polygon":
+        points = value.get("points")
+        if not isinstance(points, list) or not points:
+            raise ValueError(f"{where} has no list of points; correct or remove it")
+        corners = [numbers(point, 2, f"{where}: a point") for point in points]
+        return around([(x * across, y * down) for x, y in corners])
+    keys = ("x", "y", "radiusX", "radiusY") if kind == "ellipse" else ("x", "y", "width", "height")
+    x, y, w, h = numbers([value.get(key) for key in keys], 4, f"{where}: its {', '.join(keys)}")
+    if kind == "ellipse":
+        return (x - w) * across, (y - h) * down, (x + w) * across, (y + h) * down
+    turn = number(value.get("rotation")) or 0.0
+    return turned(x * across, y * down, w * across, h * down, turn, about_middle=False)

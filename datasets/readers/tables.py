@@ -1,0 +1,53 @@
+"""CSV files as rows by column name."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from detector.datasets.text_files import decoded, read_text
+
+DELIMITERS = ",;\t|"
+
+
+class Table(NamedTuple):
+    """A table with its head."""
+
+    columns: list[str]  # as written; "" where the table has no head
+    rows: Iterator[tuple[int, list[str]]]  # line number, cells
+
+
+def columns_of(head: bytes) -> list[str]:
+    """The cells of the first line of a file, from its first bytes."""
+    try:
+        line = decoded(head).splitlines()[0]
+    except (UnicodeError, IndexError):
+        return []
+    return next(csv.reader([line], delimiter=_delimiter(line)), [])
+
+
+def read_table(path: Path, *, has_head: bool = True) -> Table:
+    """The table of a file. Raises ValueError naming it if it cannot be read or is empty."""
+    content = read_text(path)
+    line = next(iter(content.splitlines()), "")
+    reader = csv.reader(io.StringIO(content), delimiter=_delimiter(line))
+    columns = [cell.strip() for cell in next(reader, [])] if has_head else []
+    if has_head and not columns:
+        raise ValueError(f"{path}: the table is empty; expected a line of column names, then one object a line")
+
+    def rows() -> Iterator[tuple[int, list[str]]]:
+        try:
+            for cells in reader:
+                if any(cell.strip() for cell in cells):
+                    yield reader.line_num, [cell.strip() for cell in cells]
+        except csv.Error as error:
+            raise ValueError(f"{path}: line {reader.line_num} cannot be read ({error}); restore the file") from error
+
+    return Table(columns, rows())
+
+
+def _delimiter(line: str) -> str:
+    return max(DELIMITERS, key=line.count)

@@ -1,0 +1,183 @@
+"""YOLO's text files: one a picture, boxes in fractions of it; class names in data.yaml, classes.txt or obj.names."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from detector.datasets.images import SUFFIXES, read_size
+from detector.datasets.readers.collect import Collection
+from detector.datasets.readers.shapes import Box, around
+from detector.datasets.readers.tree import Tree, split_of
+from detector.datasets.records import MarkedObject, Reading
+from detector.datasets.text_files import read_text
+
+LINE = re.compile(rb"^\s*\d+(\.0*)?(\s+[-+.\deE]+){4,}\s*$")
+LISTS = ("classes.txt", "obj.names", "labels.txt", "_darknet.labels")  # of class names, one a line
+SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
+
+
+def find(tree: Tree) -> list[str]:
+    """The text files called like pictures, if the first that are not empty are rows of numbers."""
+    stems = tree.picture_stems()
+    files = [
+        path
+        for path in tree.having(".txt")
+        if PurePosixPath(path).stem.lower() in stems and PurePosixPath(path).name.lower() not in LISTS
+    ]
+    heads = [head for head in (tree.head(path) for path in files[:50]) if head.strip()]
+    rows = [bool(LINE.match(head.lstrip(b"\xef\xbb\xbf").strip().splitlines()[0])) for head in heads[:10]]
+    return files if rows and sum(rows) * 2 > len(rows) else []
+
+
+def read(tree: Tree, files: list[str]) -> Reading:
+    """One record a picture; a picture without a file has no objects, as YOLO has it.
+
+    Raises ValueError if no file names the classes, or several name others.
+    """
+    names, settings, where = _names(tree)
+    label_file: dict[str, str] = {}
+    found = Collection(tree)
+    for path in files:
+        try:
+            picture = tree.picture_with_stem(path)
+        except ValueError as error:
+            found.fault(path, error)
+            continue
+        if picture is not None:
+            label_file[picture] = path
+    listed = _listed_splits(tree, settings, where)
+    without = 0
+    for picture in tree.pictures:
+        source = label_file.get(picture)
+        try:
+            width, height = read_size(tree.full(picture))
+            objects = [] if source is None else _objects(tree, source, names, width, height)
+        except ValueError as error:
+            found.fault(picture, error)
+            continue
+        without += source is None
+        full = tree.full(source or picture)
+        found.add(picture, full, (width, height), objects, listed.get(picture) or split_of(picture))
+    if without:
+        found.notes.append(f"{without} pictures have no text file and count as pictures without objects")
+    return found.reading(f"YOLO folder: {len(found)} pictures, {len(names)} classes named in {where}", names)
+
+
+def _names(tree: Tree) -> tuple[tuple[str, ...], dict[str, Any], str]:
+    """The class names, the content of the YAML file that has them, and the file's path."""
+    found: list[tuple[tuple[str, ...], dict[str, Any], str]] = []
+    for path in tree.having(".yaml", ".yml"):
+        content = _yaml(tree, path)
+        if "names" in content:
+            found.append((_yaml_names(content["names"], f"{tree.full(path)}: names"), content, path))
+    for path in tree.having(".txt", ".names", ".labels"):
+        if PurePosixPath(path).name.lower() in LISTS or path.endswith(".names"):
+            lines = [line.strip() for line in read_text(tree.full(path)).splitlines()]
+            found.append((tuple(line for line in lines if line), {}, path))
+    if not found:
+        raise ValueError(
+            f"dataset.root={tree.root}: YOLO's text files number the classes, and no data.yaml or classes.txt names "
+            "them; write classes.txt, one name a line"
+        )
+    first = found[0]
+    other = next((item for item in found if item[0] != first[0]), None)
+    if other is not None:
+        raise ValueError(
+            f"{tree.full(first[2])} and {tree.full(other[2])} name other classes ({', '.join(first[0][:5])}; "
+            f"{', '.join(other[0][:5])}); take one of them away"
+        )
+    doubled = {name for name in first[0] if first[0].count(name) > 1}
+    if doubled or not first[0]:
+        raise ValueError(f"{tree.full(first[2])}: names {sorted(doubled) or 'nothing'} twice; name each class once")
+    return first
+
+
+def _yaml(tree: Tree, path: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(read_text(tree.full(path)))
+    except (yaml.YAMLError, RecursionError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _yaml_names(names: Any, what: str) -> tuple[str, ...]:
+    if isinstance(names, dict):
+        if sorted(names, key=str) != sorted(range(len(names)), key=str):
+            raise ValueError(f"{what} has the keys {list(names)[:10]}; expected 0, 1, 2 ...")
+        names = [names[key] for key in range(len(names))]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str | int) for name in names):
+        raise ValueError(f"{what} is {names!r}; expected a list of class names")
+    return tuple(str(name).strip() for name in names)
+
+
+def _listed_splits(tree: Tree, settings: dict[str, Any], near: str) -> dict[str, frozenset[str]]:
+    """The splits of pictures that a YAML file names by folders or by lists of paths."""
+    found: dict[str, set[str]] = {}
+    for key, split in SPLIT_KEYS.items():
+        values = settings.get(key) or []
+        for value in values if isinstance(values, list) else [values]:
+            if not isinstance(value, str):
+                continue
+            parts = [part for part in value.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+            for picture in _listed(tree, parts, near) if value.endswith(".txt") else _below(tree, parts):
+                found.setdefault(picture, set()).add(split)
+    return {picture: frozenset(splits) for picture, splits in found.items()}
+
+
+def _below(tree: Tree, parts: Sequence[str]) -> list[str]:
+    """The pictures below the folder whose path ends in these parts; the more of them agree the better."""
+    for start in range(len(parts)):
+        folder = "/" + "/".join(parts[start:]) + "/"
+        found = [picture for picture in tree.pictures if folder in f"/{picture}"]
+        if found:
+            return found
+    return []
+
+
+def _listed(tree: Tree, parts: Sequence[str], near: str) -> list[str]:
+    path = next(
+        (path for path in tree.having(".txt") if path.endswith("/".join(parts[-2:])) or path == parts[-1]), None
+    )
+    if path is None:
+        return []
+    lines = [line.strip() for line in read_text(tree.full(path)).splitlines()]
+    pictures = [tree.picture_named(line, near) for line in lines if line.lower().endswith(SUFFIXES)]
+    return [picture for picture in pictures if picture is not None]
+
+
+def _objects(tree: Tree, path: str, names: Sequence[str], width: int, height: int) -> list[MarkedObject]:
+    full = tree.full(path)
+    objects = []
+    for number, line in enumerate(read_text(full).splitlines(), start=1):
+        if not line.strip():
+            continue
+        where = f"{full}: line {number}"
+        try:
+            values = [float(value) for value in line.replace(",", " ").split()]
+        except ValueError as error:
+            raise ValueError(f"{where} is {line.strip()[:60]!r}; expected a class number and 4 fractions") from error
+        label, rest = values[0], values[1:]
+        if not math.isfinite(label) or label != int(label) or not 0 <= label < len(names):
+            raise ValueError(
+                f"{where} has the class {label:g}; expected 0 to {len(names) - 1} ({', '.join(names[:10])})"
+            )
+        if len(rest) != 4 and (len(rest) < 6 or len(rest) % 2):
+            raise ValueError(f"{where} has {len(values)} numbers; expected 5 (class, middle, size), or a polygon")
+        if max(map(abs, rest)) > 2:
+            raise ValueError(f"{where} is {line.strip()[:60]!r}: pixels? Expected fractions of the picture, 0 to 1")
+        told = f"(x, y, width, height) = ({', '.join(f'{value:g}' for value in rest[:4])})"
+        objects.append(MarkedObject(names[int(label)], _box(rest, width, height), where, told))
+    return objects
+
+
+def _box(values: Sequence[float], width: int, height: int) -> Box:
+    if len(values) == 4:
+        x, y, w, h = values
+        return (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height
+    return around([(x * width, y * height) for x, y in zip(values[::2], values[1::2], strict=True)])

@@ -1,0 +1,42 @@
+"""YOLO's folders: images/train, labels/train, images/val, labels/val and data.yaml; boxes in fractions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml  # type: ignore[import-untyped]
+
+from detector.datasets.writers.sides import Side, copy_pictures, file_stem, new_folder, plain
+
+FOLDERS = {"train": "train", "test": "val"}  # what this project tests on, YOLO's programs call val
+
+
+def write_yolo(folder: Path, sides: Sequence[Side], classes: Sequence[str]) -> list[str]:
+    """Writes the folders; returns a line about flags, which the format has none of.
+
+    Raises ValueError if the folder is not new.
+    """
+    new_folder(folder)
+    copy_pictures(sides, {side.name: folder / "images" / FOLDERS[side.name] for side in sides})
+    flagged = 0
+    for side in sides:
+        labels = folder / "labels" / FOLDERS[side.name]
+        labels.mkdir(parents=True)
+        for item in side.annotations:
+            flagged += int(item.difficult.sum())
+            lines = [
+                f"{label - 1} {_fractions(box, item.width, item.height)}\n"
+                for box, label in zip(item.boxes.tolist(), item.labels.tolist(), strict=True)
+            ]
+            (labels / f"{file_stem(item)}.txt").write_text("".join(lines), encoding="utf-8")
+    settings = {"train": "images/train", "val": "images/val", "nc": len(classes), "names": list(classes)}
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    (folder / "data.yaml").write_text(text, encoding="utf-8")
+    return [f"{flagged} difficult objects are objects like others: YOLO has no flags"] if flagged else []
+
+
+def _fractions(box: Sequence[float], width: int, height: int) -> str:
+    x1, y1, x2, y2 = box
+    middle_and_size = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
+    return " ".join(map(plain, middle_and_size))

@@ -1,0 +1,55 @@
+"""`detector dataset`: any folder of pictures and annotations, written anew as VOC, COCO or YOLO."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from detector.configs import schema
+from detector.configs.compose import load_config
+from detector.configs.errors import ConfigError
+from detector.datasets.build import open_folder
+from detector.datasets.writers.coco import write_coco
+from detector.datasets.writers.sides import Side
+from detector.datasets.writers.voc import write_voc
+from detector.datasets.writers.yolo import write_yolo
+
+log = logging.getLogger("detector")
+
+HELP = """\
+usage: detector dataset source=FOLDER output=FOLDER format=voc|coco|yolo [dataset.KEY=value ...]
+
+Reads any folder of pictures and annotations and writes a new one, pictures included. The source stays as it is.
+  detector dataset source=photos output=photos_voc format=voc
+  detector dataset source=photos output=pets format=coco dataset.classes=[cat,dog] dataset.rename={catt:cat}
+
+dataset.classes, rename, train, test, val_fraction, format, strict ... are those of dataset=auto.
+"""
+
+WRITERS: dict[str, Callable[[Path, Sequence[Side], Sequence[str]], list[str]]] = {
+    "voc": write_voc,
+    "coco": write_coco,
+    "yolo": write_yolo,
+}
+
+
+def run_dataset(source: Path, output: Path, format_: str, overrides: Sequence[str]) -> None:
+    """Writes the folder at `source` to `output`.
+
+    Raises ConfigError for settings that cannot work, ValueError for a folder that cannot be read or written.
+    """
+    if format_ not in WRITERS:
+        raise ConfigError(f"format={format_}: expected one of {', '.join(WRITERS)}")
+    config = load_config(["dataset=auto", *overrides]).dataset
+    if not isinstance(config, schema.AutoDatasetConfig):
+        raise ConfigError("detector dataset reads any folder by itself; leave dataset=... out")
+    config.root = str(source)
+    folder = open_folder(config)
+    sides = [
+        Side("train", folder.train.annotations, folder.train.files),
+        Side("test", folder.test.annotations, folder.test.files),
+    ]
+    for line in WRITERS[format_](output, sides, folder.train.classes):
+        log.warning("%s: %s", output, line)
+    log.info("%s: %d pictures written as %s", output, sum(len(side.files) for side in sides), format_)
