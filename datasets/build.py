@@ -90,8 +90,11 @@ def _objects(dataset: Dataset) -> Counter[str]:
     return Counter(dataset.classes[label - 1] for item in dataset.annotations for label in item.labels.tolist())
 
 
-def open_folder(config: schema.AutoDatasetConfig) -> Folder:
-    """The folder of dataset=auto, both sides and its split; what was found is logged. Raises as `build_dataset`."""
+def open_folder(config: schema.AutoDatasetConfig, *, quiet: bool = False) -> Folder:
+    """The folder of dataset=auto, both sides and its split; what was found is logged, unless `quiet`.
+
+    Raises as `build_dataset`.
+    """
     folder = Folder(
         Path(config.root),
         format_=config.format.value,
@@ -106,6 +109,8 @@ def open_folder(config: schema.AutoDatasetConfig) -> Folder:
         strict=config.strict,
         bit_depth=config.bit_depth,
     )
+    if quiet:
+        return folder
     for line in folder.told:
         log.info("%s: %s", config.root, line)
     for line in folder.odd:

@@ -8,7 +8,7 @@ from typing import Any
 
 from detector.configs import schema
 from detector.datasets.augment import EvaluationView, TrainingView
-from detector.datasets.build import build_dataset, build_proposals
+from detector.datasets.build import build_datasets, build_proposals
 from detector.datasets.sample import Dataset
 from detector.engine.distributed import main_first
 from detector.pipeline.proposal_recall import report_recall
@@ -30,7 +30,7 @@ class Data:
 def open_data(config: schema.Config, resume: dict[str, Any] | None) -> Data:
     """Both splits, read and checked. Raises ValueError for faulty data and for classes that differ."""
     with main_first():
-        train_set, test_set = build_dataset(config.dataset, "train"), build_dataset(config.dataset, "test")
+        train_set, test_set = build_datasets(config.dataset)
     if train_set.classes != test_set.classes:
         raise ValueError(
             f"training split has classes {', '.join(train_set.classes)}; test split has {', '.join(test_set.classes)}: "

@@ -12,13 +12,15 @@ import torch
 from detector.build import learning_rate_factor
 from detector.configs import schema
 from detector.configs.groups import to_plain
+from detector.datasets.build import open_folder
+from detector.datasets.splits import write_split
 from detector.engine.distributed import is_main, world_size
 from detector.engine.trainer import Outcome, Settled, TrainingState
 from detector.pipeline.data import Data
 from detector.pipeline.planning.pace import Pace
 from detector.pipeline.planning.planner import Plan, plan_run, settle
 from detector.pipeline.planning.timetable import RESERVE
-from detector.pipeline.run_folder import RunFolder, all_processes, logging_to, open_run
+from detector.pipeline.run_folder import SPLIT, RunFolder, all_processes, logging_to, open_run
 from detector.pipeline.training import run_training
 
 log = logging.getLogger("detector")
@@ -41,6 +43,7 @@ def run_planned_training(
         run = open_run(config.output_dir, "train")
         with logging_to(run.path / "log.txt"):
             log.info("plan for %s on %s\n%s", folder, plan.machine, plan.table())
+            config = keep_split(config, run)
 
             def settled(
                 config: schema.Config, data: Data, device: torch.device
@@ -55,6 +58,16 @@ def run_planned_training(
             if outcome is Outcome.done and is_main() and finish is not None:
                 finish(config, run)
     return outcome, run
+
+
+def keep_split(config: schema.Config, run: RunFolder) -> schema.Config:
+    """The config with the split of its folder kept in the run: a picture that is added later changes nothing."""
+    dataset = config.dataset
+    if not isinstance(dataset, schema.AutoDatasetConfig) or dataset.split_file is not None:
+        return config
+    if is_main():
+        write_split(run.path / SPLIT, open_folder(dataset, quiet=True).split)
+    return replace(config, dataset=replace(dataset, split_file=str(run.path / SPLIT)))
 
 
 def keep_pace(plan: Plan, config: schema.Config, run: RunFolder, started: float) -> Pace | None:

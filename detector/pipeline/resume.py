@@ -15,7 +15,7 @@ from typing import Any
 from detector.configs.compose import load_config, override_config, read_config
 from detector.configs.errors import ConfigError
 from detector.configs.paths import plain_text
-from detector.configs.schema import Config
+from detector.configs.schema import AutoDatasetConfig, Config
 
 log = logging.getLogger("detector")
 
@@ -111,6 +111,9 @@ def _go_on(folder: Path, content: dict[str, Any], overrides: list[str], search: 
     whole = any(word.startswith("experiment=") for word in rest)
     config = load_config(rest, search) if whole else override_config(content["config"], rest, search)
     going_on = replace(config, output_dir=str(folder), resume=str(folder))
+    split = folder / "split.json"  # found beside the run, wherever it was moved
+    if isinstance(config.dataset, AutoDatasetConfig) and split.is_file():
+        going_on = replace(going_on, dataset=replace(config.dataset, split_file=str(split)))
     return Start(going_on, content, None if whole else content["config"], rest)
 
 

@@ -77,14 +77,15 @@ def backbone_rules(parts: Parts, stride: int) -> list[Choice]:
     """Which outputs of the backbone make the map, and what is trained."""
     if not parts.nodes:
         return []
-    node = parts.nodes.get(COARSE) or parts.nodes[max(parts.nodes)]
-    chosen = [
-        Choice("backbone.node", node, f"the deepest layers at stride {COARSE}; deeper ones cost more than they teach")
-    ]
-    if stride < COARSE:
-        chosen.append(
-            Choice("backbone.max_stride", stride, "its last layers are dilated: small objects need fine maps")
-        )
+    coarse = parts.nodes.get(COARSE) or parts.nodes[max(parts.nodes)]
+    if stride < COARSE and stride in parts.nodes:
+        chosen = [
+            Choice("backbone.node", parts.nodes[stride], f"small objects need a map of stride {stride}"),
+            Choice("backbone.deeper_nodes", [coarse], f"what stride {COARSE} knows is joined into the fine map"),
+        ]
+    else:
+        why = f"the last layers at stride {COARSE}; deeper ones cost more than they bring in minutes"
+        chosen = [Choice("backbone.node", coarse, why)]
     if parts.weights:
         frozen = parts.nodes.get(4)
         chosen.append(Choice("backbone.frozen_nodes", frozen, "edges and textures of ImageNet are kept as they are"))
