@@ -26,6 +26,7 @@ from detector.structures import Detections, Instances
 from detector.tools.report.analysis import Analysis, analyze
 from detector.tools.report.examples import first_with_picture
 from detector.tools.report.page import render
+from detector.tools.report.training_record import read_training
 
 log = logging.getLogger("detector")
 
@@ -41,7 +42,8 @@ def run_analysis(config: schema.Config, run: RunFolder) -> None:
     log.info("%s", analysis.split.table())
     run.write_json("analysis.json", analysis.to_json())
     page = run.path / "analysis.html"
-    page.write_text(render(analysis, dataset), encoding="utf-8")
+    record = read_training(Path(config.detections))
+    page.write_text(render(analysis, dataset, record), encoding="utf-8")
     if config.evaluation.tensorboard:
         write_tensorboard(analysis, dataset, run.tensorboard)
         log.info("curves and pictures: tensorboard --logdir %s", run.tensorboard)
