@@ -28,11 +28,18 @@ STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DTORCH_STABLE_ONLY"
 CHECKS = "alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero,float-cast-overflow"
 # -fno-tree-sra: a word of 16 bytes is read as one, so that its alignment is seen.
 WATCHED = ["-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-fno-tree-sra", "-fno-ipa-sra", "-Wno-unknown-pragmas"]
-WATCHED += ["-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0", f"-fsanitize={CHECKS}"]
+WATCHED += [
+    "-fsanitize=thread",
+    "--param",
+    "tsan-instrument-func-entry-exit=0",
+    f"-fsanitize={CHECKS}",
+    "-fsanitize-coverage=trace-pc",
+]
 
 LAUNCH = re.compile(r"([\w:]+(?:<[^<>;]*>)?)<<<(.*?)>>>\s*\(", re.DOTALL)
 SHARED = re.compile(
-    r"(?P<extern>extern )?__shared__ (?:__align__\((?P<align>\d+)\) )?(?P<type>[\w:<>, ]+?) (?P<name>\w+)(?P<size>(?:\[[^\]]*\])*);"
+    r"(?P<extern>extern )?__shared__ (?:__align__\((?P<align>\d+)\) )?"
+    r"(?P<type>[\w:<>, ]+?) (?P<name>\w+)(?P<size>(?:\[[^\]]*\])*);"
 )
 
 

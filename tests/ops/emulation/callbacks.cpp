@@ -14,10 +14,13 @@ static void access(const void* pointer, size_t size, Access kind, void* place, s
   const auto address = reinterpret_cast<uintptr_t>(pointer);
   if (is_own(address)) return;
   step();
-  if (address % align != 0) find("a misaligned access", place);
-  const std::string wrong = memory.access(address, size, kind);
-  if (wrong.empty() || (kind == Access::read && wrong.find("outside") != std::string::npos && is_constant(address))) return;
-  find(wrong, place);
+  if (address % align != 0) find("a misaligned access", place), abandon();
+  if (const std::string wrong = memory.astray(address, size, kind); !wrong.empty()) {
+    if (kind == Access::read && is_constant(address)) return;
+    find(wrong, place);
+    abandon();
+  }
+  if (const std::string wrong = memory.access(address, size, kind); !wrong.empty()) find(wrong, place);
 }
 
 void before_atomic(void* address, size_t size, void* place) {
@@ -25,7 +28,7 @@ void before_atomic(void* address, size_t size, void* place) {
 }
 
 static void doubtful(const char* what, void* place) {
-  if (in_kernel()) find(what, place);
+  if (in_kernel()) find(what, place), abandon();
 }
 
 }  // namespace emulation

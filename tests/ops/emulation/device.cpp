@@ -28,7 +28,7 @@ namespace {
 
 constexpr size_t kStack = 64 << 10;
 constexpr size_t kMostFindings = 8;
-constexpr uint64_t kMostSteps = 400'000'000;  // of one block: more, and it is taken to run for ever
+constexpr uint64_t kMostSteps = 100'000'000;  // of one block: more, and it is taken to run for ever
 
 // What the emulated device has; profiles set it.
 struct Profile {
@@ -180,8 +180,9 @@ void run_block(size_t shared_bytes) {
   }
 }
 
-uint64_t result_of(const Meeting& meeting, int lane) {
-  uint64_t any = 0, all = ~uint64_t{0}, odd = 0, sum = 0, least = ~uint64_t{0}, most = 0, same = 0;
+// What every lane gets.
+uint64_t common_result(const Meeting& meeting) {
+  uint64_t any = 0, all = ~uint64_t{0}, odd = 0, sum = 0, least = ~uint64_t{0}, most = 0;
   unsigned ballot = 0;
   for (int i = 0; i < kWarp; ++i) {
     if (!(meeting.lanes >> i & 1)) continue;
@@ -189,21 +190,29 @@ uint64_t result_of(const Meeting& meeting, int lane) {
     any |= value, all &= value, odd ^= value, sum += value;
     least = std::min(least, value), most = std::max(most, value);
     if (value != 0) ballot |= 1u << i;
-    if (value == meeting.value[lane]) same |= uint64_t{1} << i;
   }
   switch (meeting.what) {
-    case Collective::sync: return 0;
     case Collective::any: return ballot != 0;
     case Collective::all: return ballot == meeting.lanes;
     case Collective::ballot: return ballot;
-    case Collective::match_any: return same;
     case Collective::bit_or: return any;
     case Collective::bit_and: return all;
     case Collective::bit_xor: return odd;
     case Collective::add: return sum;
     case Collective::least: return least;
     case Collective::most: return most;
-    case Collective::shuffle: break;
+    default: return 0;
+  }
+}
+
+// What one lane gets of those collectives that tell lanes apart.
+uint64_t result_of(const Meeting& meeting, int lane) {
+  if (meeting.what == Collective::match_any) {
+    uint64_t same = 0;
+    for (int i = 0; i < kWarp; ++i) {
+      if (meeting.lanes >> i & 1 && meeting.value[i] == meeting.value[lane]) same |= uint64_t{1} << i;
+    }
+    return same;
   }
   const int from = meeting.from[lane] >= 0 && meeting.from[lane] < kWarp ? meeting.from[lane] : lane;
   if (!(meeting.lanes >> from & 1)) find("a shuffle from a lane that is not there", nullptr);
@@ -239,11 +248,15 @@ bool is_constant(uintptr_t address) {
   return dladdr(reinterpret_cast<void*>(address), &info) != 0 && info.dli_fbase != nullptr;
 }
 
+void abandon() {
+  stopped = true;
+  leave();
+}
+
 void step() {
   if (++steps < kMostSteps) return;
   find("a block that does not end", nullptr);
-  stopped = true;
-  leave();
+  abandon();
 }
 
 int block_barrier(int line, int value) {
@@ -276,9 +289,11 @@ uint64_t warp_collective(Collective what, unsigned lanes, uint64_t value, int fr
   meeting.value[lane()] = value, meeting.from[lane()] = from_lane;
   fibres[me].state = State::at_warp, fibres[me].line = line;
   if ((meeting.arrived & meeting.lanes) == meeting.lanes) {
+    const bool apart = what == Collective::match_any || what == Collective::shuffle;
+    const uint64_t common = apart || what == Collective::sync ? 0 : common_result(meeting);
     for (int i = 0; i < kWarp; ++i) {
       if (!(meeting.arrived >> i & 1)) continue;
-      fibres[warp * kWarp + i].result = result_of(meeting, i);
+      fibres[warp * kWarp + i].result = apart ? result_of(meeting, i) : common;
       make_ready(warp * kWarp + i);
     }
     if (what == Collective::sync) memory.clock.sync(warp, lanes);  // the others order no memory

@@ -31,12 +31,17 @@ void Clock::new_block(int num_threads) {
   ++block;
   epoch = 0;
   std::memset(tick, 0, sizeof(tick));
+  std::memset(seen_by_all, 0, sizeof(seen_by_all));
   std::memset(seen, 0, sizeof(seen[0]) * num_threads);
 }
 
 // Every lane here has now seen what each of them did, and what each of them had seen.
 void Clock::sync(int warp, unsigned lanes) {
   ++tick[warp];
+  if (lanes == ~0u) {
+    seen_by_all[warp] = tick[warp];
+    return;
+  }
   uint32_t together[kWarp] = {};
   for (int i = 0; i < kWarp; ++i) {
     if (!(lanes >> i & 1)) continue;
@@ -52,7 +57,7 @@ void Clock::sync(int warp, unsigned lanes) {
 
 void Memory::add(void* data, size_t bytes) {
   const auto begin = reinterpret_cast<uintptr_t>(data);
-  regions_[begin] = Region{begin, begin + bytes, 1, false, {}};
+  regions_[begin] = Region{begin, begin + bytes, 1, {}};
 }
 
 void Memory::remove(void* data) {
@@ -106,6 +111,7 @@ void Memory::begin_block(size_t dynamic_bytes) {
     arena_marks_ = static_cast<Mark*>(zeros(kArena * sizeof(Mark)));
   }
   arrays_.clear();
+  last_array_ = nullptr;
   dynamic_bytes_ = dynamic_bytes;
   dynamic_ = 0;
   static_bytes_ = 0;
@@ -119,6 +125,7 @@ void* Memory::shared_array(int name, size_t bytes, size_t align, size_t granule)
   // No better aligned than it asks to be.
   const size_t at = (static_end_ + kBetweenArrays + 2 * align - 1) / (2 * align) * (2 * align) + align;
   const auto begin = reinterpret_cast<uintptr_t>(arena_) + at;
+  last_array_ = nullptr;
   arrays_.push_back({name, begin, begin + bytes, std::min(granule, kMostGranule)});
   std::memset(reinterpret_cast<void*>(begin), poison, bytes);
   static_end_ = at + bytes;
@@ -129,41 +136,50 @@ void* Memory::shared_array(int name, size_t bytes, size_t align, size_t granule)
 void* Memory::dynamic_array(size_t align) {
   if (dynamic_ == 0) {
     dynamic_ = reinterpret_cast<uintptr_t>(arena_) + 4096 + align;
+    last_array_ = nullptr;
     arrays_.push_back({-1, dynamic_, dynamic_ + dynamic_bytes_, kDynamicGranule});
     std::memset(reinterpret_cast<void*>(dynamic_), poison, dynamic_bytes_);
   }
   return reinterpret_cast<void*>(dynamic_);
 }
 
-std::string Memory::access(uintptr_t address, size_t size, Access kind) {
-  if (address - reinterpret_cast<uintptr_t>(arena_) < kArena) return access_shared(address, size, kind);
-  Region* found = region(address);
+Memory::Array* Memory::array(uintptr_t address) {
+  if (last_array_ != nullptr && address >= last_array_->begin && address < last_array_->end) return last_array_;
+  for (Array& each : arrays_) {
+    if (address >= each.begin && address < each.end) return last_array_ = &each;
+  }
+  return nullptr;
+}
+
+std::string Memory::astray(uintptr_t address, size_t size, Access kind) {
+  if (address - reinterpret_cast<uintptr_t>(arena_) < kArena) {
+    const Array* found = array(address);
+    return found != nullptr && address + size <= found->end ? "" : std::string(verb(kind)) + " beyond a shared array";
+  }
+  const Region* found = region(address);
   if (found == nullptr) return std::string(verb(kind)) + " outside of every tensor";
   if (address + size > found->end) return std::string(verb(kind)) + " across the end of a tensor";
-  bytes[0][kind != Access::read] += size;
-  if (found->marks.empty()) {
-    return kind == Access::read ? "" : std::string(verb(kind)) + " to a tensor that the operator was given";
-  }
-  const size_t first = (address - found->begin) / found->granule;
-  const size_t last = (address + size - 1 - found->begin) / found->granule;
-  for (size_t i = first; i <= last; ++i) {
-    if (std::string wrong = touch(found->marks[i], kind, false); !wrong.empty()) return wrong;
-  }
+  if (kind != Access::read && found->marks.empty()) return std::string(verb(kind)) + " to a tensor that was given";
   return "";
 }
 
-std::string Memory::access_shared(uintptr_t address, size_t size, Access kind) {
-  for (const Array& array : arrays_) {
-    if (address < array.begin || address >= array.end) continue;
-    if (address + size > array.end) break;
-    bytes[1][kind != Access::read] += size;
-    const auto arena = reinterpret_cast<uintptr_t>(arena_);
-    for (uintptr_t at = address - address % array.granule; at < address + size; at += array.granule) {
-      if (std::string wrong = touch(arena_marks_[at - arena], kind, true); !wrong.empty()) return wrong;
+std::string Memory::access(uintptr_t address, size_t size, Access kind) {
+  const auto arena = reinterpret_cast<uintptr_t>(arena_);
+  const bool shared = address - arena < kArena;
+  bytes[shared][kind != Access::read] += size;
+  std::string wrong;
+  if (shared) {
+    const size_t granule = array(address)->granule;
+    for (uintptr_t at = address - address % granule; at < address + size && wrong.empty(); at += granule) {
+      wrong = touch(arena_marks_[at - arena], kind, true);
     }
-    return "";
+  } else if (Region* found = region(address); !found->marks.empty()) {
+    const size_t last = (address + size - 1 - found->begin) / found->granule;
+    for (size_t i = (address - found->begin) / found->granule; i <= last && wrong.empty(); ++i) {
+      wrong = touch(found->marks[i], kind, false);
+    }
   }
-  return std::string(verb(kind)) + " of shared memory out of bounds";
+  return wrong;
 }
 
 std::string Memory::touch(Mark& mark, Access kind, bool shared) {

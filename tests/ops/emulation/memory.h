@@ -25,11 +25,13 @@ struct Clock {
   int thread = -1;      // -1: the host runs
   uint32_t tick[kMostThreads / kWarp] = {};  // barriers of each warp
   uint32_t seen[kMostThreads][kWarp] = {};   // what lane j of my warp did before this tick is seen
+  uint32_t seen_by_all[kMostThreads / kWarp] = {};  // by and of every lane
 
   void new_block(int num_threads);
   void sync(int warp, unsigned lanes);
   bool sees(int other, uint32_t its_tick) const {
-    return other / kWarp == thread / kWarp && its_tick < seen[thread][other % kWarp];
+    if (other / kWarp != thread / kWarp) return false;
+    return its_tick < seen_by_all[thread / kWarp] || its_tick < seen[thread][other % kWarp];
   }
 };
 
@@ -47,8 +49,7 @@ struct Mark {
 struct Region {
   uintptr_t begin = 0, end = 0;
   size_t granule = 1;
-  bool shared = false;
-  std::vector<Mark> marks;  // empty: from the host, not to be written
+  std::vector<Mark> marks;  // one for each granule; empty: from the host, not to be written
 };
 
 class Memory {
@@ -70,7 +71,8 @@ class Memory {
   void* dynamic_array(size_t align);
   size_t static_bytes() const { return static_bytes_; }
 
-  // What is wrong with an access, "" if nothing is.
+  // Where an access is not to be at all, and what is wrong with one that may be there; "" if nothing is.
+  std::string astray(uintptr_t address, size_t size, Access kind);
   std::string access(uintptr_t address, size_t size, Access kind);
 
   static unsigned char poison;  // fills what nobody wrote
@@ -83,11 +85,12 @@ class Memory {
   };
 
   Region* region(uintptr_t address);
-  std::string access_shared(uintptr_t address, size_t size, Access kind);
+  Array* array(uintptr_t address);
   std::string touch(Mark& mark, Access kind, bool shared);
 
   std::map<uintptr_t, Region> regions_;
   Region* last_ = nullptr;
+  Array* last_array_ = nullptr;
   std::vector<Array> arrays_;
   char* arena_ = nullptr;
   Mark* arena_marks_ = nullptr;  // one for each byte; a granule uses its first
