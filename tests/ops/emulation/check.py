@@ -24,9 +24,8 @@ os.environ["DETECTOR_NATIVE"] = "none"
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cases import DTYPES, GROUPS, Check, Draw
-
 from build import build, sources
+from cases import DTYPES, GROUPS, Check, Draw
 
 # Processors, shared memory of a block, of a processor: an H100, and one with as little as any.
 PROFILES = {"h100": (132, 232448, 233472), "small": (4, 49152, 65536)}

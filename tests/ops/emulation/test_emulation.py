@@ -11,7 +11,6 @@ import pytest
 pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parent))
 from breakages import BREAKAGES, Breakage
-
 from build import CannotBuildError, build, sources, translate
 
 HERE = Path(__file__).parent
