@@ -147,7 +147,7 @@ def _loader(
     """The loader has a generator of its own: its iterator must not disturb the global one."""
     return DataLoader(
         view,  # type: ignore[arg-type]  # what collate makes of its items is the loader's type
-        batch_sampler=batches,  # type: ignore[arg-type]  # keys of either view
+        batch_sampler=batches,
         collate_fn=_handed_over,
         num_workers=workers,
         prefetch_factor=prefetch,
