@@ -14,7 +14,7 @@ from detector.pipeline.planning.anchors import GOOD, fit_anchors
 from detector.pipeline.planning.fingerprint import Fingerprint
 from detector.pipeline.planning.machine import Machine
 
-CELLS = 4  # cells of the map that an object of the smallest class should span
+CELLS = 5  # cells of the map that an object of the smallest class should span
 SCALES = (0.8, 0.9, 1.0, 1.1, 1.2)  # of the training sizes, around the test size
 COARSE, FINE = 16, 8  # strides of the map
 
