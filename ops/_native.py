@@ -7,6 +7,7 @@ single line of log says so and why; DETECTOR_NATIVE=none at run time asks for th
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ from detector.ops._library import NAMESPACE, SCHEMAS
 FOLDER = Path(__file__).parent
 DEVICES = ("cpu", "cuda")
 _LOGGER = logging.getLogger("detector.ops")
+_CAPABILITY_ATTRIBUTES = (75, 76)  # of the driver: major, minor
 _MISSING: dict[str, str] = {}  # device -> why there is no compiled library
 
 
@@ -79,6 +81,8 @@ def _load_one(device: str) -> str:
         return _build_note(device)
     if device == "cuda" and torch.version.cuda is None:
         return "this PyTorch was built without CUDA"
+    if device == "cuda" and (reason := _uncovered(_notes().get("cuda_targets", ""), present_capabilities())):
+        return reason
     try:
         torch.ops.load_library(path)
     except OSError as error:
@@ -86,10 +90,52 @@ def _load_one(device: str) -> str:
     return ""
 
 
+def present_capabilities() -> tuple[tuple[int, int], ...]:
+    """Compute capabilities of the GPUs that this process may use, from the driver, without starting CUDA on any."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return ()
+    count, numbers = ctypes.c_int(0), (ctypes.c_int(0), ctypes.c_int(0))
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return ()
+    capabilities = []
+    for index in range(count.value):
+        for number, attribute in zip(numbers, _CAPABILITY_ATTRIBUTES, strict=True):
+            driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, index)
+        capabilities.append((numbers[0].value, numbers[1].value))
+    return tuple(capabilities)
+
+
+def _uncovered(targets: str, capabilities: tuple[tuple[int, int], ...]) -> str:
+    """Why a library built for `targets` (`8.0;9.0+PTX`) does not serve some GPU here; empty if it serves all.
+
+    A GPU runs code of its own major version up to its minor one, and compiles PTX of any version up to its own.
+    """
+    built = []
+    for entry in filter(None, targets.split(";")):
+        major, _, minor = entry.removesuffix("+PTX").rstrip("af").partition(".")
+        built.append((int(major), int(minor), entry.endswith("+PTX")))
+    for major, minor in capabilities:
+        own = any(target[0] == major and target[1] <= minor for target in built)
+        compiled_later = any(ptx and (first, second) <= (major, minor) for first, second, ptx in built)
+        if built and not own and not compiled_later:
+            return f"no kernel for compute capability {major}.{minor}: the library was built for {targets}"
+    return ""
+
+
 def _build_note(device: str) -> str:
     """Why setup.py built no library for a device."""
-    try:
-        notes = json.loads((FOLDER / "native_build.json").read_text())
-    except FileNotFoundError:
+    notes = _notes()
+    if not notes:
         return f"no {library_path(device).name} and no record of a build; install with pip to build it"
     return f"not built: {notes.get(device, 'no reason was noted')}"
+
+
+def _notes() -> dict[str, str]:
+    """What the build noted: an outcome for each device, and `cuda_targets`; empty if there was none."""
+    try:
+        notes: dict[str, str] = json.loads((FOLDER / "native_build.json").read_text())
+    except FileNotFoundError:
+        return {}
+    return notes

@@ -104,3 +104,35 @@ def test_a_broken_library_is_a_reason_and_an_error_only_where_it_was_demanded(
     monkeypatch.setenv("DETECTOR_NATIVE", "cpu")
     with pytest.raises(RuntimeError, match=r"DETECTOR_NATIVE=cpu, but libfast_rfcn_cpu\.so does not load"):
         _native.load()
+
+
+@pytest.mark.parametrize(
+    ("targets", "capabilities", "reason"),
+    [
+        ("8.0;9.0+PTX", ((9, 0),), ""),
+        ("8.0", ((8, 6), (8, 9)), ""),  # code of a major version runs on its later minor ones
+        ("8.6", ((8, 0),), "no kernel for compute capability 8.0: the library was built for 8.6"),
+        ("8.0;9.0+PTX", ((7, 5),), "no kernel for compute capability 7.5: the library was built for 8.0;9.0+PTX"),
+        ("8.0;9.0+PTX", ((12, 0),), ""),  # by its PTX
+        ("8.0;9.0", ((12, 0),), "no kernel for compute capability 12.0: the library was built for 8.0;9.0"),
+        ("8.0", ((8, 0), (7, 0)), "no kernel for compute capability 7.0: the library was built for 8.0"),
+        ("8.0", (), ""),
+        ("", ((7, 5),), ""),  # nobody noted what it was built for
+    ],
+)
+def test_a_library_without_code_for_a_gpu_says_so(
+    targets: str, capabilities: tuple[tuple[int, int], ...], reason: str
+) -> None:
+    assert _native._uncovered(targets, capabilities) == reason
+
+
+def test_a_gpu_without_code_falls_back_before_the_library_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: os.PathLike[str]
+) -> None:
+    folder = type(_native.FOLDER)(tmp_path)
+    monkeypatch.setattr(_native, "FOLDER", folder)
+    monkeypatch.setattr(_native, "present_capabilities", lambda: ((7, 5),))
+    monkeypatch.setattr(torch.version, "cuda", "13.2")
+    (folder / "libfast_rfcn_cuda.so").write_text("no library")  # loading it would fail otherwise
+    (folder / "native_build.json").write_text(json.dumps({"cuda": "built", "cuda_targets": "8.0"}))
+    assert _native._load_one("cuda").startswith("no kernel for compute capability 7.5")

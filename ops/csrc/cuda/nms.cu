@@ -80,9 +80,14 @@ __global__ void __launch_bounds__(kWordBits * kWordsPerBlock)
 }
 
 __device__ __forceinline__ Word any_of_lanes(Word bits) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800  // Volta and Turing
+  for (int distance = 16; distance > 0; distance /= 2) bits |= __shfl_xor_sync(0xffffffffu, bits, distance);
+  return bits;
+#else
   const unsigned low = __reduce_or_sync(0xffffffffu, static_cast<unsigned>(bits));
   const unsigned high = __reduce_or_sync(0xffffffffu, static_cast<unsigned>(bits >> 32));
   return static_cast<Word>(high) << 32 | low;
+#endif
 }
 
 // Rows of one word that stay, by one warp. Starting from all candidates, each turn settles at least one more row from
@@ -109,15 +114,18 @@ __global__ void __launch_bounds__(kSettleThreads)
   const int64_t first_word = first_row / kWordBits;
   for (int64_t i = first_word + threadIdx.x; i < words; i += kSettleThreads) dropped[i - first_word] = progress.dropped[i];
   const int lane = threadIdx.x % 32;
-  // What the rows of a word suppress within it, read one word ahead by the first warp.
+  __syncthreads();
+  // What the rows of a word suppress within it, read one word ahead by the first warp; of dropped rows nobody asks, and
+  // those that were dropped before this round were not written.
   Word low_rows = 0, high_rows = 0;
   const auto read_diagonal = [&](int64_t start) {
+    if (start >= end_row) return;
     const Word* rows = mask + (start - first_row) * words + start / kWordBits;
-    low_rows = start + lane < end_row ? rows[lane * words] : 0;
-    high_rows = start + lane + 32 < end_row ? rows[(lane + 32) * words] : 0;
+    const Word gone = dropped[start / kWordBits - first_word];
+    low_rows = start + lane < end_row && !(gone >> lane & 1) ? rows[lane * words] : 0;
+    high_rows = start + lane + 32 < end_row && !(gone >> (lane + 32) & 1) ? rows[(lane + 32) * words] : 0;
   };
   if (threadIdx.x < 32) read_diagonal(first_row);
-  __syncthreads();
   for (int64_t start = first_row; start < end_row && num_kept < progress.limit; start += kWordBits) {
     const int64_t word = start / kWordBits;
     const int count = static_cast<int>(smaller<int64_t>(kWordBits, end_row - start));
