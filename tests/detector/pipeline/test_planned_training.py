@@ -98,3 +98,38 @@ def test_a_budget_settles_the_steps(folder: Path, tmp_path: Path) -> None:
 def test_one_of_folder_and_resume() -> None:
     with pytest.raises(ValueError, match="needs a folder"):
         train()
+
+
+def test_the_plan_command_trains_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["plan", f"data={folder}", *words(SMALL)]) == 0
+    told = capfd.readouterr()
+    assert f"plan for {folder} on" in told.out
+    assert "optimizer.lr=" in told.out
+    assert "minutes in all" in told.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (["plan"], "plan needs data=FOLDER"),
+        (["train", "data=photos", "resume=runs/one"], "a saved run has its data"),
+        (["train", "data=photos", "--multirun"], "data= makes one plan"),
+        (["train", "data=photos", "trainer.max_step=3"], "did you mean trainer.max_steps?"),
+    ],
+)
+def test_words_that_cannot_be_meant(line: list[str], expected: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_command(line) == 2
+    told = capfd.readouterr().err
+    assert expected in told
+    assert told.count("\n") == 1
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["train", f"data={tmp_path / 'none'}", "backbone.weights=null"]) in (1, 2)
+    told = capfd.readouterr().err
+    assert str(tmp_path / "none") in told
+    assert "Traceback" not in told
