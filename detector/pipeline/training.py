@@ -16,7 +16,7 @@ from detector.configs.compose import load_config
 from detector.configs.errors import ConfigError
 from detector.configs.groups import to_plain
 from detector.datasets.augment import EvaluationView, TrainingView
-from detector.datasets.build import build_dataset, build_proposals
+from detector.datasets.build import build_datasets, build_proposals, skips_unreadable
 from detector.datasets.sample import Dataset
 from detector.engine.checkpoint import remove_leftovers
 from detector.engine.compile import compile_parts
@@ -69,7 +69,7 @@ def run_training(config: schema.Config, run: RunFolder, resume: dict[str, Any] |
     log.info("run folder %s | device %s%s | %s", run.path, device, processes, kernels(device))
 
     with main_first():
-        train_set, test_set = build_dataset(config.dataset, "train"), build_dataset(config.dataset, "test")
+        train_set, test_set = build_datasets(config.dataset)
     if train_set.classes != test_set.classes:
         raise ValueError(
             f"training split has classes {', '.join(train_set.classes)}; test split has {', '.join(test_set.classes)}: "
@@ -237,6 +237,7 @@ def build_views(config: schema.Config, train_set: Dataset, test_set: Dataset) ->
         color_jitter=config.input.color_jitter,
         short_sides=tuple(config.input.short_sides),
         seed=config.trainer.seed,
+        skip_unreadable=skips_unreadable(config.dataset),
     )
     return train_view, EvaluationView(test_set, test_proposals, short_side=config.input.test_short_side)
 
