@@ -114,11 +114,11 @@ def _uncovered(targets: str, capabilities: tuple[tuple[int, int], ...]) -> str:
     """
     built = []
     for entry in filter(None, targets.split(";")):
-        major, _, minor = entry.removesuffix("+PTX").rstrip("af").partition(".")
-        built.append((int(major), int(minor), entry.endswith("+PTX")))
+        first, _, second = entry.removesuffix("+PTX").rstrip("af").partition(".")
+        built.append((int(first), int(second), entry.endswith("+PTX")))
     for major, minor in capabilities:
         own = any(target[0] == major and target[1] <= minor for target in built)
-        compiled_later = any(ptx and (first, second) <= (major, minor) for first, second, ptx in built)
+        compiled_later = any(target[2] and target[:2] <= (major, minor) for target in built)
         if built and not own and not compiled_later:
             return f"no kernel for compute capability {major}.{minor}: the library was built for {targets}"
     return ""
