@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,35 +37,36 @@ def annotate(
     *,
     strict: bool,
     where: str,
-    size_of: Callable[[Path], tuple[int, int]] = read_size,
+    mend: bool = False,
 ) -> Annotated:
     """The annotations of records, and their pictures. What is wrong with a record is added to `faults`.
 
     A box that reaches over the edge with at most a tenth of its area is clipped and told in one line; with `strict` it
-    is a fault.
+    is a fault. A record with faults is left out; with `mend` only its faulty objects are.
     """
     made = Annotated([], [])
     label_of = {name: label for label, name in enumerate(classes, start=1)}
     clipped: list[str] = []
     for record in records:
         try:
-            width, height = record.size or size_of(record.file)
+            width, height = record.size or read_size(record.file)
         except ValueError as error:
             faults.append(Fault(record.image_id, str(error)))
             continue
-        problems, over = [], []
+        usable = []
         for item in record.objects:
             problem = _name_problem(item, label_of) or box_problem(item, width, height)
-            if problem:
-                problems.append(problem)
-            elif reaches_over(item, width, height):
-                over.append(f"{item.where}, {item.told} in {width}x{height}")
-        if strict:
-            problems += [f"{told}, reaches over the edge; correct it, or set dataset.strict=false" for told in over]
-        faults += [Fault(record.image_id, problem) for problem in problems]
-        if not problems:
-            clipped += over
-            made.annotations.append(_annotation(record, width, height, label_of))
+            if problem is None and reaches_over(item, width, height):
+                told = f"{item.where}, {item.told} in {width}x{height}"
+                clipped += [] if strict else [told]
+                if strict:
+                    problem = f"{told}, reaches over the edge; correct it, or set dataset.strict=false"
+            if problem is None:
+                usable.append(item)
+            else:
+                faults.append(Fault(record.image_id, problem))
+        if mend or len(usable) == len(record.objects):
+            made.annotations.append(_annotation(record, usable, width, height, label_of))
             made.files.append(record.file)
     if clipped:
         log.warning(
@@ -114,8 +115,9 @@ def reaches_over(item: MarkedObject, width: int, height: int) -> bool:
     return max(-x1, -y1) > before or max(x2 - width, y2 - height) > beyond
 
 
-def _annotation(record: Record, width: int, height: int, label_of: dict[str, int]) -> Annotation:
-    objects = record.objects
+def _annotation(
+    record: Record, objects: Sequence[MarkedObject], width: int, height: int, label_of: dict[str, int]
+) -> Annotation:
     boxes = torch.tensor([item.box for item in objects], dtype=torch.float32).reshape(-1, 4)
     limits = torch.tensor([width, height, width, height], dtype=torch.float32)
     return Annotation(

@@ -6,6 +6,7 @@ of its own, so neither the number of loader workers nor an interruption changes 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Protocol
 
@@ -16,6 +17,10 @@ from torchvision.transforms.v2.functional import adjust_brightness, adjust_contr
 
 from detector.datasets.sample import Dataset, Sample
 from detector.ops import boxes as box_ops
+
+log = logging.getLogger("detector")
+
+ATTEMPTS = 20  # images tried for one place before the error is raised
 
 
 class ProposalSource(Protocol):
@@ -39,9 +44,12 @@ class TrainingView:
         color_jitter: float = 0.0,
         short_sides: tuple[int, ...],
         seed: int,
+        skip_unreadable: bool = False,
     ) -> None:
         """`flip` mirrors half of the samples, `flip_vertical` turns half upside down; `short_sides` are the training
-        scales, one drawn per sample. `color_jitter` is how far brightness, contrast and saturation may be from 1."""
+        scales, one drawn per sample. `color_jitter` is how far brightness, contrast and saturation may be from 1.
+        With `skip_unreadable` another image takes the place of one that cannot be read.
+        """
         self.dataset = dataset
         self.proposals = proposals
         self.flip = flip
@@ -49,19 +57,22 @@ class TrainingView:
         self.color_jitter = color_jitter
         self.short_sides = short_sides
         self.seed = seed
+        self.skip_unreadable = skip_unreadable
+        self.num_skipped = 0  # by this process
 
     def __len__(self) -> int:
         return len(self.dataset.annotations)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """The sample of (epoch, index)."""
+        """The sample of (epoch, index). Raises ValueError for an image that cannot be read, unless it is skipped."""
         epoch, index = key
+        index, image = self._readable(epoch, index)
         rng = np.random.default_rng([self.seed, epoch, index])
         mirrored = self.flip and rng.random() < 0.5
         upside_down = self.flip_vertical and rng.random() < 0.5
         short_side = self.short_sides[int(rng.integers(len(self.short_sides)))]
         sample = Sample(
-            image=self.dataset.image(index),
+            image=image,
             annotation=self.dataset.annotations[index],
             proposals=None if self.proposals is None else self.proposals.boxes(index),
             seed=int(rng.integers(2**62)),
@@ -72,6 +83,23 @@ class TrainingView:
             sample = replace(sample, image=recolored(sample.image, *factors))
         sample = flipped(sample) if mirrored else sample
         return flipped_vertically(sample) if upside_down else sample
+
+    def _readable(self, epoch: int, index: int) -> tuple[int, Tensor]:
+        """An image, or the first of those drawn in its place by (seed, epoch, index) that can be read.
+
+        The rest of the sample is drawn for the image that is taken, so nothing depends on what was tried before.
+        """
+        chosen = index
+        for attempt in range(ATTEMPTS):
+            try:
+                return chosen, self.dataset.image(chosen)
+            except ValueError as error:  # noqa: PERF203
+                if not self.skip_unreadable or attempt == ATTEMPTS - 1:
+                    raise
+                self.num_skipped += 1
+                log.warning("skipped (%d by this process): %s", self.num_skipped, error)
+                chosen = int(np.random.default_rng([self.seed, epoch, index, attempt]).integers(len(self)))
+        raise AssertionError("unreachable")
 
 
 class EvaluationView:

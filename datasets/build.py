@@ -18,6 +18,7 @@ from detector.datasets.coco_json import read_coco
 from detector.datasets.folder import Folder
 from detector.datasets.proposal_files import load_proposals, prepare_all, prepared
 from detector.datasets.proposal_grid import GridProposals, grid_boxes
+from detector.datasets.readable import require_readable
 from detector.datasets.sample import Dataset
 from detector.datasets.selective_search import Search, cached_search, selective_search
 from detector.datasets.synthetic import SyntheticDataset
@@ -75,14 +76,28 @@ def _classes_of(path: Path) -> tuple[str, ...] | None:
 
 
 def build_datasets(config: schema.DatasetConfig) -> tuple[Dataset, Dataset]:
-    """The datasets of both roles, train and test; a folder is opened once for both. Raises as `build_dataset`."""
+    """The datasets of both roles, train and test, once every picture was looked at; a folder is opened once for both.
+
+    Of pictures that cannot be read dataset.on_unreadable says what they do. Raises as `build_dataset`.
+    """
     if isinstance(config, schema.AutoDatasetConfig):
         folder = open_folder(config)
-        return folder.train, folder.test
-    train, test = build_dataset(config, "train"), build_dataset(config, "test")
-    for line in one_sided(_objects(train), _objects(test)):
-        log.warning("%s", line)
-    return train, test
+        train: Dataset = folder.train
+        test: Dataset = folder.test
+    else:
+        train, test = build_dataset(config, "train"), build_dataset(config, "test")
+        for line in one_sided(_objects(train), _objects(test)):
+            log.warning("%s", line)
+    skip = skips_unreadable(config)
+    return (
+        require_readable(train, skip=skip, keep_places=True, where="train"),
+        require_readable(test, skip=skip, keep_places=False, where="test"),
+    )
+
+
+def skips_unreadable(config: schema.DatasetConfig) -> bool:
+    """Whether a picture that cannot be read gives its place to another."""
+    return getattr(config, "on_unreadable", None) is schema.OnUnreadable.skip
 
 
 def _objects(dataset: Dataset) -> Counter[str]:
@@ -90,10 +105,10 @@ def _objects(dataset: Dataset) -> Counter[str]:
     return Counter(dataset.classes[label - 1] for item in dataset.annotations for label in item.labels.tolist())
 
 
-def open_folder(config: schema.AutoDatasetConfig, *, quiet: bool = False) -> Folder:
+def open_folder(config: schema.AutoDatasetConfig, *, quiet: bool = False, mend: bool = False) -> Folder:
     """The folder of dataset=auto, both sides and its split; what was found is logged, unless `quiet`.
 
-    Raises as `build_dataset`.
+    With `mend` its faults are kept, not raised. Raises as `build_dataset`.
     """
     folder = Folder(
         Path(config.root),
@@ -108,6 +123,7 @@ def open_folder(config: schema.AutoDatasetConfig, *, quiet: bool = False) -> Fol
         split_file=Path(config.split_file) if config.split_file else None,
         strict=config.strict,
         bit_depth=config.bit_depth,
+        mend=mend,
     )
     if quiet:
         return folder

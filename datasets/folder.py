@@ -53,7 +53,10 @@ class Folder:
     """An opened folder: both sides, and how they came about."""
 
     told: list[str]  # one line each: format, classes, split
-    odd: list[str]  # one line each: what may be a mistake
+    root: Path
+    odd: list[str]  # one line each: classes that may be a mistake
+    notes: list[str]  # one line each: what the reader passed over or decided
+    faults: list[Fault]  # with `mend`
     split: Split  # `splits.write_split` keeps it
     train: FolderDataset
     test: FolderDataset
@@ -73,6 +76,7 @@ class Folder:
         split_file: Path | None = None,
         strict: bool = False,
         bit_depth: int | None = None,
+        mend: bool = False,
     ) -> None:
         """`classes` keeps these alone, None all that are found; `rename` gives classes other names, before that.
         `columns` says which column of a CSV holds what, see `readers/csv_table.py`.
@@ -80,6 +84,8 @@ class Folder:
         `train` and `test` name splits of the folder. "auto" takes those that it has, or divides by content.
         `bit_depth` is that of deep pictures, None decides it from some of them.
         With `strict` what is otherwise mended and told is a fault.
+
+        With `mend` the faults are kept in `faults`, and the sides are without what is faulty.
 
         Raises ValueError for a folder whose format is not clear, and FaultyDataError with everything that is wrong.
         """
@@ -114,13 +120,15 @@ class Folder:
             raise
         odd = [*odd_classes(_count(records)), *one_sided(_count(self.split.train), _count(self.split.test))]
         self.told = [reading.told, *reading.notes, f"classes: {_counted(_count(records), names)}", self.split.told]
-        self.odd = odd
-        made = annotate([*self.split.train, *self.split.test], names, faults, strict=strict, where=str(root))
-        raise_faults(str(root), faults)
+        self.odd, self.notes, self.root = odd, list(reading.notes), root
+        made = annotate([*self.split.train, *self.split.test], names, faults, strict=strict, where=str(root), mend=mend)
+        raise_faults(str(root), [] if mend else faults)
+        self.faults = faults
         if bit_depth is None:
             bit_depth = common_depth(made.files)
             self.told += [] if bit_depth is None else [f"deep pictures, taken to have {bit_depth} bits"]
-        border = len(self.split.train)
+        trained = {record.file for record in self.split.train}
+        border = sum(path in trained for path in made.files)
         self.train = FolderDataset(names, made.annotations[:border], made.files[:border], bit_depth)
         self.test = FolderDataset(names, made.annotations[border:], made.files[border:], bit_depth)
 

@@ -39,6 +39,7 @@ commands
   export     write a model for use elsewhere      detector export weights=runs/demo output=model.safetensors
   convert    released Caffe, Detectron2 weights   detector convert source=FILE output=model.safetensors
   compress   fewer weights per RoI, by SVD        detector compress weights=runs/vgg ranks=[1024,256] output=small
+  inspect    what is wrong or odd about data      detector inspect data=photos output=report
   dataset    write data anew as VOC, COCO, YOLO   detector dataset source=photos output=photos_voc format=voc
   proposals  compute or check proposals           detector proposals dataset.root=VOCdevkit
   download   fetch Pascal VOC                     detector download root=VOCdevkit years=2007,2012
@@ -97,6 +98,7 @@ def _dispatch(words: list[str]) -> int:
         "export": _export,
         "convert": _convert,
         "compress": _compress,
+        "inspect": _inspect,
         "dataset": _dataset,
         "proposals": _proposals,
         "download": _download,
@@ -387,6 +389,24 @@ def _convert(words: list[str]) -> int:
     with logging_to(None):
         convert.run_convert(Path(own["source"]), Path(own["output"]), own["classes"] or None, overrides)
     return DONE
+
+
+def _inspect(words: list[str]) -> int:
+    """`data`, `output`, `fix` and `stride` are inspect's own words; the rest are settings."""
+    from detector.pipeline.run_folder import logging_to
+    from detector.tools.commands import inspect
+
+    overrides, own = _split_words(words, ("data", "output", "fix", "stride"))
+    if {"-h", "--help"} & set(words):
+        print(inspect.HELP)
+        return DONE
+    stride = own["stride"] or str(inspect.STRIDE)
+    if not own["data"] or not stride.isdecimal() or int(stride) == 0:
+        raise ConfigError("inspect needs data=FOLDER; stride=N is a whole number of pixels, 1 or more")
+    output, fix = (Path(own[key]) if own[key] else None for key in ("output", "fix"))
+    with logging_to(None):
+        faulty = inspect.run_inspect(Path(own["data"]), output, fix, int(stride), overrides)
+    return FAILED if faulty else DONE
 
 
 def _dataset(words: list[str]) -> int:

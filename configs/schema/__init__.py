@@ -15,6 +15,7 @@ from detector.configs.schema.dataset import (
     COCODatasetConfig,
     DatasetConfig,
     FolderFormat,
+    OnUnreadable,
     SyntheticDatasetConfig,
     VOCDatasetConfig,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "Norm",
     "OHEMConfig",
     "OnNonFinite",
+    "OnUnreadable",
     "OptimizerConfig",
     "PSPooling",
     "Pooling",

@@ -18,6 +18,13 @@ class BoxBase(Enum):
     zero = "zero"
 
 
+class OnUnreadable(Enum):
+    """What a picture that cannot be read does."""
+
+    stop = "stop"  # ends the program before the first step, all such pictures named
+    skip = "skip"  # another image takes its place in training; a test goes without it
+
+
 @dataclass
 class DatasetConfig:
     kind: str = MISSING
@@ -37,6 +44,7 @@ class VOCDatasetConfig(DatasetConfig):
     box_base: BoxBase = BoxBase.auto
     strict: bool = False  # refuse boxes that reach over the edge a little, instead of clipping them
     bit_depth: int | None = None  # of 16-bit and float pictures: 12 says 0 to 4095; None: decided from some of them
+    on_unreadable: OnUnreadable = OnUnreadable.stop
 
 
 class FolderFormat(Enum):
@@ -71,6 +79,7 @@ class AutoDatasetConfig(DatasetConfig):
     split_file: str | None = path_setting(None)  # a split that an earlier run kept
     strict: bool = False  # refuse what is otherwise mended and told: boxes over the edge, classes left out
     bit_depth: int | None = None  # of 16-bit and float pictures: 12 says 0 to 4095; None: decided from some of them
+    on_unreadable: OnUnreadable = OnUnreadable.stop
 
     def __post_init__(self) -> None:
         require(
@@ -90,6 +99,7 @@ class COCODatasetConfig(DatasetConfig):
     test_images: str = path_setting()
     strict: bool = False  # refuse boxes that reach over the edge a little, instead of clipping them
     bit_depth: int | None = None  # of 16-bit and float pictures: 12 says 0 to 4095; None: decided from some of them
+    on_unreadable: OnUnreadable = OnUnreadable.stop
 
 
 @dataclass

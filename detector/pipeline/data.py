@@ -8,7 +8,7 @@ from typing import Any
 
 from detector.configs import schema
 from detector.datasets.augment import EvaluationView, TrainingView
-from detector.datasets.build import build_datasets, build_proposals
+from detector.datasets.build import build_datasets, build_proposals, skips_unreadable
 from detector.datasets.sample import Dataset
 from detector.engine.distributed import main_first
 from detector.pipeline.proposal_recall import report_recall
@@ -60,5 +60,6 @@ def build_views(config: schema.Config, train_set: Dataset, test_set: Dataset) ->
         color_jitter=config.input.color_jitter,
         short_sides=tuple(config.input.short_sides),
         seed=config.trainer.seed,
+        skip_unreadable=skips_unreadable(config.dataset),
     )
     return train_view, EvaluationView(test_set, test_proposals, short_side=config.input.test_short_side)

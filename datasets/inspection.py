@@ -1,0 +1,248 @@
+"""Everything that is wrong or only odd about a dataset, as plain values: what `detector inspect` shows.
+
+Faults keep a training from starting. Oddities do not: they are listed with their count and their first cases.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detector.datasets.faults import Fault
+from detector.datasets.fingerprints import fingerprints, near_pairs
+from detector.datasets.folder import Folder
+from detector.datasets.picture_check import PictureFacts, check_pictures
+from detector.datasets.readable import is_turned, picture_problem
+from detector.datasets.sample import Annotation
+from detector.ops.boxes import iou
+
+SHOWN = 5  # first cases of an oddity
+TWICE = 0.9  # IoU from which on two boxes of one class are one object, drawn twice
+CELLS = 2  # of the feature map: objects below have next to no features of their own
+COVERED = 0.5  # IoU with the best anchor below which a proposal network hardly ever learns an object
+
+
+@dataclass(frozen=True, slots=True)
+class Oddity:
+    """Something that may be a mistake."""
+
+    kind: str  # what, in words
+    count: int
+    cases: list[str]  # the first ones
+
+
+@dataclass(slots=True)
+class Inspection:
+    """What was found in a folder."""
+
+    root: str
+    told: list[str]  # how the folder was read, one line each
+    faults: list[Fault]
+    oddities: list[Oddity]
+    images: dict[str, int]  # by split
+    objects: dict[str, dict[str, int]]  # by class, then by split
+    image_sizes: list[tuple[str, int]]  # "640x480", count; the commonest first
+    object_sizes: list[tuple[str, int]]  # share of the picture's area, count
+    aspects: list[tuple[str, int]]  # height / width, count
+    examples: list[tuple[str, int]] = field(default_factory=list)  # split and index of pictures to draw
+    unusable: set[Path] = field(default_factory=set)  # pictures that cannot be read, or are of another size
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "root": self.root,
+            "told": self.told,
+            "faults": [{"image": fault.image_id, "message": fault.message} for fault in self.faults],
+            "oddities": [{"kind": odd.kind, "count": odd.count, "first": odd.cases} for odd in self.oddities],
+            "images": self.images,
+            "objects": self.objects,
+            "image_sizes": dict(self.image_sizes),
+            "object_sizes": dict(self.object_sizes),
+            "aspects": dict(self.aspects),
+        }
+
+    def text(self) -> str:
+        """Faults and oddities as lines for a terminal; how the folder was read is logged."""
+        lines = [f"fault: {fault.message}" for fault in self.faults[:50]]
+        lines += [f"... and {len(self.faults) - 50} faults more"] if len(self.faults) > 50 else []
+        for odd in self.oddities:
+            more = " ..." if odd.count > len(odd.cases) else ""
+            lines.append(f"odd: {odd.kind}: {odd.count} ({'; '.join(odd.cases)}{more})")
+        lines.append(f"{len(self.faults)} faults, {len(self.oddities)} oddities")
+        return "\n".join(lines)
+
+
+def inspect(folder: Folder, *, stride: int, short_side: int, max_side: int, anchors: Tensor) -> Inspection:
+    """Looks at every picture and every box of an opened folder.
+
+    `stride` is of the planned feature map, `short_side` and `max_side` those of its input; `anchors` [A, 4] are the
+    base anchors of a proposal network, in pixels of the input.
+    """
+    sides = {"train": folder.train, "test": folder.test}
+    annotations = {name: side.annotations for name, side in sides.items()}
+    files = {name: side.files for name, side in sides.items()}
+    facts = {name: check_pictures(files[name]) for name in sides}
+    faults = list(folder.faults)
+    unusable: set[Path] = set()
+    for name in sides:
+        for item, path, fact in zip(annotations[name], files[name], facts[name], strict=True):
+            problem = picture_problem(item, path, fact)
+            if problem:
+                faults.append(Fault(item.image_id, problem))
+                unusable.add(path)
+    everything = [item for name in sides for item in annotations[name]]
+    scales = [_scale(item, short_side, max_side) for item in everything]
+    oddities = [_odd("odd class names", folder.odd), _odd("what the reader noticed", folder.notes)]
+    oddities += _of_pictures(annotations, facts)
+    oddities += _of_copies(annotations, files, facts)
+    oddities += _of_boxes(everything, folder.train.classes, scales, stride, anchors)
+    return Inspection(
+        root=str(folder.root),
+        told=folder.told,
+        faults=faults,
+        oddities=[odd for odd in oddities if odd.count],
+        images={name: len(items) for name, items in annotations.items()},
+        objects={
+            label: {name: _count(items, number) for name, items in annotations.items()}
+            for number, label in enumerate(folder.train.classes, start=1)
+        },
+        image_sizes=Counter(f"{item.width}x{item.height}" for item in everything).most_common(),
+        object_sizes=_histogram([_share(item) for item in everything], SHARES, "{:g} to {:g} %"),
+        aspects=_histogram([_aspect(item) for item in everything], ASPECTS, "{:g} to {:g}"),
+        examples=_examples(annotations, facts),
+        unusable=unusable,
+    )
+
+
+SHARES = (0, 0.1, 0.5, 1, 2, 5, 10, 20, 50, 100.001)  # percent of a picture
+ASPECTS = (0, 0.2, 1 / 3, 0.5, 0.75, 4 / 3, 2, 3, 5, float("inf"))
+
+
+def _odd(kind: str, cases: Sequence[str]) -> Oddity:
+    return Oddity(kind, len(cases), list(cases[:SHOWN]))
+
+
+def _count(items: Sequence[Annotation], label: int) -> int:
+    return sum(int((item.labels == label).sum()) for item in items)
+
+
+def _scale(item: Annotation, short_side: int, max_side: int) -> float:
+    shorter, longer = sorted((item.width, item.height))
+    return min(short_side / shorter, max_side / longer)
+
+
+def _share(item: Annotation) -> Tensor:
+    """Percent of the picture that each box takes."""
+    sides = item.boxes[:, 2:] - item.boxes[:, :2]
+    return 100 * sides.prod(1) / (item.width * item.height)
+
+
+def _aspect(item: Annotation) -> Tensor:
+    sides = item.boxes[:, 2:] - item.boxes[:, :2]
+    return sides[:, 1] / sides[:, 0]
+
+
+def _histogram(parts: Sequence[Tensor], edges: Sequence[float], name: str) -> list[tuple[str, int]]:
+    values = torch.cat([torch.zeros(0), *parts])
+    return [
+        (name.format(round(low, 2), round(high, 2)), int(((values >= low) & (values < high)).sum()))
+        for low, high in pairwise(edges)
+    ]
+
+
+def _of_pictures(annotations: dict[str, Sequence[Annotation]], facts: dict[str, list[PictureFacts]]) -> list[Oddity]:
+    pairs = [pair for name in annotations for pair in zip(annotations[name], facts[name], strict=True)]
+    return [
+        _odd("pictures without objects", [item.image_id for item, _ in pairs if not len(item.boxes)]),
+        _odd(
+            "pictures that EXIF turns; their annotation fits only so",
+            [item.image_id for item, fact in pairs if is_turned(item, fact)],
+        ),
+        _odd(
+            "pictures that viewers turn by EXIF, read as their pixels are stored; do their boxes fit?",
+            [item.image_id for item, fact in pairs if fact.orientation not in (0, 1) and not is_turned(item, fact)],
+        ),
+        _odd(
+            "pictures much wider or taller than others (1:3 and more)",
+            [item.image_id for item, _ in pairs if max(item.width, item.height) >= 3 * min(item.width, item.height)],
+        ),
+    ]
+
+
+def _of_copies(
+    annotations: dict[str, Sequence[Annotation]], files: dict[str, Sequence[Path]], facts: dict[str, list[PictureFacts]]
+) -> list[Oddity]:
+    """Copies within a split, and across: leakage."""
+    entries = [
+        (name, item.image_id, path)
+        for name in annotations
+        for item, path, fact in zip(annotations[name], files[name], facts[name], strict=True)
+        if fact.problem is None
+    ]
+    prints = fingerprints([path for _, _, path in entries])
+    first: dict[str, int] = {}
+    exact = [(first[p.content], at) for at, p in enumerate(prints) if first.setdefault(p.content, at) != at]
+    near = [pair for pair in near_pairs([p.tiny for p in prints]) if prints[pair[0]].content != prints[pair[1]].content]
+    found: dict[str, list[str]] = defaultdict(list)
+    for kind, pairs in (("exact", exact), ("near", near)):
+        for one, other in pairs:
+            where = "within" if entries[one][0] == entries[other][0] else "across"
+            names = f"{entries[one][0]} {entries[one][1]} = {entries[other][0]} {entries[other][1]}"
+            found[f"{kind} {where}"].append(names)
+    return [
+        _odd("the same picture in train and test: scores on it say nothing", found["exact across"]),
+        _odd("nearly the same picture in train and test", found["near across"]),
+        _odd("copies of a picture within a split", found["exact within"]),
+        _odd("near copies of a picture within a split", found["near within"]),
+    ]
+
+
+def _of_boxes(
+    items: Sequence[Annotation], classes: Sequence[str], scales: Sequence[float], stride: int, anchors: Tensor
+) -> list[Oddity]:
+    twice, small, uncovered, whole = [], [], [], []
+    for item, scale in zip(items, scales, strict=True):
+        names = [f"{item.image_id}: {classes[label - 1]}" for label in item.labels.tolist()]
+        sides = (item.boxes[:, 2:] - item.boxes[:, :2]) * scale
+        overlap = torch.triu(iou(item.boxes, item.boxes), diagonal=1)
+        same = (overlap >= TWICE) & (item.labels[:, None] == item.labels[None])
+        twice += [names[row] for row in same.any(0).nonzero().flatten().tolist()]
+        is_small = sides.amin(1) < CELLS * stride
+        small += [names[row] for row in is_small.nonzero().flatten().tolist()]
+        best = _best_overlap(sides, anchors)
+        uncovered += [names[row] for row in (best < COVERED).nonzero().flatten().tolist()]
+        covers = _share(item) > 98
+        whole += [names[row] for row in covers.nonzero().flatten().tolist()]
+    return [
+        _odd("boxes drawn twice", twice),
+        _odd(f"objects below {CELLS} cells of the feature map (stride {stride})", small),
+        _odd("objects that no anchor of a proposal network covers (IoU 0.5)", uncovered),
+        _odd("boxes that cover the whole picture", whole),
+    ]
+
+
+def _best_overlap(sides: Tensor, anchors: Tensor) -> Tensor:
+    """IoU [G] of each object's size [G, 2] with the anchor that is most like it, both about one middle."""
+    shapes = anchors[:, 2:] - anchors[:, :2]
+    shared = torch.minimum(sides[:, None], shapes[None]).prod(2)
+    union = sides.prod(1)[:, None] + shapes.prod(1)[None] - shared
+    return (shared / union).amax(1)
+
+
+def _examples(
+    annotations: dict[str, Sequence[Annotation]], facts: dict[str, list[PictureFacts]], count: int = 12
+) -> list[tuple[str, int]]:
+    """Pictures from evenly spaced places, of both splits, that can be drawn."""
+    found = []
+    for name, items in annotations.items():
+        usable = [at for at, fact in enumerate(facts[name]) if fact.problem is None and len(items[at].boxes)]
+        step = max(1, len(usable) // (count // 2))
+        found += [(name, at) for at in usable[::step][: count // 2]]
+    return found

@@ -1,0 +1,152 @@
+"""`detector inspect`: each fault and each oddity is found, the page stands alone, the source is not touched."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detector.datasets.folder import Folder
+from detector.tools import cli
+
+Objects = Sequence[tuple[str, tuple[float, float, float, float]]]
+PLAIN: Objects = [("cat", (40, 40, 160, 200))]
+
+
+def add(root: Path, name: str, objects: Objects, *, seed: int, orientation: int = 1) -> Path:
+    """A picture of 300x250 with its XML beside it; pictures of one seed are copies."""
+    path = root / f"{name}.jpg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    image = Image.fromarray(rng.integers(0, 255, (10, 12, 3), np.uint8)).resize((300, 250), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(path, exif=exif)
+    items = "".join(
+        f"<object><name>{label}</name><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax>"
+        "</bndbox></object>"
+        for label, (x1, y1, x2, y2) in objects
+    )
+    size = "<size><width>300</width><height>250</height></size>"
+    (root / f"{name}.xml").write_text(f"<annotation>{size}{items}</annotation>")
+    return path
+
+
+@pytest.fixture
+def sick(tmp_path: Path) -> Path:
+    """A folder with one case of each."""
+    root = tmp_path / "sick"
+    for number in range(4):
+        add(root, f"train/{number}", PLAIN, seed=number)
+        add(root, f"test/{number + 4}", PLAIN, seed=100 + number)
+    cut = add(root, "train/cut", PLAIN, seed=10)
+    cut.write_bytes(cut.read_bytes()[:-40])
+    add(root, "train/outside", [*PLAIN, ("cat", (250, 10, 500, 90))], seed=11)
+    add(root, "train/twice", [*PLAIN, ("cat", (40, 40, 161, 200))], seed=12)
+    add(root, "train/empty", [], seed=13)
+    add(root, "train/tiny", [("cat", (40, 40, 48, 48)), *PLAIN], seed=14)
+    add(root, "train/thin", [("cat", (10, 40, 290, 50)), *PLAIN], seed=15)
+    add(root, "train/turned", PLAIN, seed=16, orientation=3)
+    shutil.copy(root / "train/0.jpg", root / "test/leak.jpg")
+    shutil.copy(root / "train/0.xml", root / "test/leak.xml")
+    with Image.open(root / "train/1.jpg") as picture:
+        picture.save(root / "test/near.jpg", quality=60)
+    shutil.copy(root / "train/1.xml", root / "test/near.xml")
+    add(root, "test/name", [("Cat", (40, 40, 160, 200))], seed=17)
+    return root
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+class Elements(HTMLParser):
+    """Which tags and addresses a page has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("href", "src")]
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("href", "src")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_everything_is_found_and_nothing_is_changed(
+    sick: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(sick)
+    assert cli.run(["inspect", f"data={sick}", f"output={tmp_path / 'report'}"]) == 1
+    assert contents(sick) == before
+    found = json.loads((tmp_path / "report/inspection.json").read_text())
+    assert sorted(fault["image"] for fault in found["faults"]) == ["cut", "outside"]
+    odd = {item["kind"]: (item["count"], item["first"]) for item in found["oddities"]}
+
+    def cases(words: str) -> list[str]:
+        (kind,) = [kind for kind in odd if kind.startswith(words) or f" {words}" in kind]
+        return list(odd[kind][1])
+
+    assert cases("the same picture in train and test:")[0].endswith("leak")
+    assert cases("nearly the same picture in train and test")[0].endswith("near")
+    assert [case.split(": ")[1] for case in cases("drawn twice")] == ["cat"]
+    assert any("empty" in case for case in cases("without objects"))
+    assert {case.split(": ")[0] for case in cases("below 2 cells")} == {"tiny", "thin"}
+    assert "thin: cat" in cases("no anchor")
+    assert cases("viewers turn by EXIF") == ["turned"]
+    assert any("nearly 'cat'" in case for case in cases("odd class names"))
+    said = capsys.readouterr().out
+    assert "fault: " in said
+    assert "odd: boxes drawn twice: 1" in said
+    assert re.search(r"^2 faults, \d+ oddities$", said, re.MULTILINE)
+
+
+def test_the_page_stands_alone(sick: Path, tmp_path: Path) -> None:
+    cli.run(["inspect", f"data={sick}", f"output={tmp_path / 'report'}"])
+    page = Elements()
+    page.feed((tmp_path / "report/inspection.html").read_text(encoding="utf-8"))
+    assert page.open == []
+    assert "script" not in page.tags
+    assert all(link.startswith(("#", "data:image/jpeg;base64,")) for link in page.links)
+    assert page.tags.count("image") >= 6, "pictures with their boxes"
+
+
+def test_a_corrected_copy_trains(sick: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(sick)
+    assert cli.run(["inspect", f"data={sick}", f"fix={tmp_path / 'mended'}", "dataset.rename={Cat:cat}"]) == 1
+    assert contents(sick) == before
+    capsys.readouterr()
+    assert cli.run(["inspect", f"data={tmp_path / 'mended'}"]) == 0
+    folder = Folder(tmp_path / "mended")
+    count = {item.image_id: len(item.boxes) for side in (folder.train, folder.test) for item in side.annotations}
+    assert "cut" not in count
+    assert (count["outside"], count["twice"], count["empty"], count["tiny"]) == (1, 1, 0, 2)
+    assert folder.train.classes == ("cat",)
+
+
+@pytest.mark.parametrize("words", [[], ["data="], ["data=x", "stride=0"], ["data=x", "stride=wide"]])
+def test_wrong_words(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["inspect", *words]) == 2
+    assert "inspect needs data=FOLDER" in capsys.readouterr().err
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["inspect", "--help"]) == 0
+    assert "usage: detector inspect" in capsys.readouterr().out

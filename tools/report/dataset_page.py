@@ -1,0 +1,127 @@
+"""The HTML page of `detector inspect`: plain HTML and CSS with inline SVG, self-contained, no script."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+
+from detector.datasets.inspection import Inspection
+from detector.datasets.sample import Dataset
+from detector.tools.report.drawn_boxes import Mark, annotated
+from detector.tools.report.page import STYLE
+from detector.tools.report.plots import bars
+
+FAULTS_LISTED = 200
+
+
+def render(found: Inspection, datasets: Mapping[str, Dataset]) -> str:
+    """The whole page; `datasets` are the splits that the examples are drawn from."""
+    sections = {
+        "Faults": faults(found),
+        "Oddities": oddities(found),
+        "Classes": classes(found),
+        "Sizes": sizes(found),
+        "Pictures": pictures(found, datasets),
+    }
+    links = "".join(f'<a href="#s{number}">{name}</a>' for number, name in enumerate(sections))
+    body = "".join(
+        f'<section id="s{number}"><h2>{name}</h2>{content}</section>'
+        for number, (name, content) in enumerate(sections.items())
+    )
+    title = f"Data in {escape(found.root)}"
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title><style>{STYLE}</style></head><body><main><h1>{title}</h1>"
+        f"{summary(found)}<nav>{links}</nav>{body}</main></body></html>\n"
+    )
+
+
+def summary(found: Inspection) -> str:
+    """How the folder was read, and the counts that matter."""
+    objects = sum(sum(counts.values()) for counts in found.objects.values())
+    tiles = [
+        *((count, f"pictures to {'train on' if name == 'train' else name}") for name, count in found.images.items()),
+        (objects, "objects"),
+        (len(found.objects), "classes"),
+        (len(found.faults), "faults"),
+        (len(found.oddities), "oddities"),
+    ]
+    shown = "".join(f'<div class="tile"><b>{count:,}</b><span>{name}</span></div>' for count, name in tiles)
+    lines = "<br>".join(escape(line) for line in found.told)
+    return f'<p>{lines}</p><div class="tiles">{shown}</div>'
+
+
+def faults(found: Inspection) -> str:
+    """What keeps a training from starting."""
+    if not found.faults:
+        return "<p>None: a training can start.</p>"
+    rows = "".join(
+        f'<tr><td>{escape(fault.image_id)}</td><td class="text">{escape(fault.message)}</td></tr>'
+        for fault in found.faults[:FAULTS_LISTED]
+    )
+    more = len(found.faults) - FAULTS_LISTED
+    rest = f"<p>... and {more:,} more, in inspection.json.</p>" if more > 0 else ""
+    return (
+        "<p>A training does not start before these are corrected, or left out by "
+        "<code>detector inspect data=FOLDER fix=FOLDER</code>.</p>"
+        f'<table><tr><th>picture</th><th class="text">fault</th></tr>{rows}</table>{rest}'
+    )
+
+
+def oddities(found: Inspection) -> str:
+    """What may be a mistake."""
+    if not found.oddities:
+        return "<p>Nothing odd.</p>"
+    rows = "".join(
+        f"<tr><td>{escape(odd.kind)}</td><td>{odd.count:,}</td>"
+        f'<td class="text">{escape("; ".join(odd.cases))}</td></tr>'
+        for odd in found.oddities
+    )
+    head = '<tr><th>what</th><th>count</th><th class="text">first</th></tr>'
+    return f"<p>These may be as they should be. Nothing was changed.</p><table>{head}{rows}</table>"
+
+
+def classes(found: Inspection) -> str:
+    """How many objects each class has, in each split."""
+    total = {name: sum(counts.values()) for name, counts in found.objects.items()}
+    plot = bars(
+        [
+            (name, float(count), ", ".join(f"{split} {number:,}" for split, number in found.objects[name].items()))
+            for name, count in sorted(total.items(), key=lambda item: -item[1])
+        ]
+    )
+    return f"<p>Objects of each class.</p><figure>{plot}</figure>"
+
+
+def sizes(found: Inspection) -> str:
+    """How large pictures and objects are, and of which shape."""
+    groups = {
+        "Pictures, width by height": found.image_sizes[:12],
+        "Objects, percent of their picture's area": found.object_sizes,
+        "Objects, height by width": found.aspects,
+    }
+    figures = ""
+    for name, rows in groups.items():
+        plot = bars([(text, float(count), f"{count:,}") for text, count in rows], width=480)
+        figures += f"<figure><h3>{name}</h3>{plot}</figure>"
+    return f'<div class="columns">{figures}</div>'
+
+
+def pictures(found: Inspection, datasets: Mapping[str, Dataset]) -> str:
+    """Some pictures with their boxes: the quickest look at whether they fit."""
+    figures = []
+    for split, index in found.examples:
+        dataset = datasets[split]
+        item = dataset.annotations[index]
+        try:
+            image = dataset.image(index)
+        except ValueError:
+            continue
+        marks = [
+            Mark((x1, y1, x2, y2), "right", dataset.classes[label - 1])
+            for (x1, y1, x2, y2), label in zip(item.boxes.tolist(), item.labels.tolist(), strict=True)
+        ]
+        caption = f"{split}: {item.image_id}, {item.width}x{item.height}, {len(marks)} objects"
+        figures.append(f"<figure>{annotated(image, marks)}<figcaption>{escape(caption)}</figcaption></figure>")
+    return f'<p>From evenly spaced places of each split.</p><div class="grid worst">{"".join(figures)}</div>'
