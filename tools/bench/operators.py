@@ -3,7 +3,7 @@
 Ours and torchvision's run in turn, so that what disturbs one disturbs the other; the figures are medians, and the ratio
 is that of the medians. On a GPU both are timed eagerly (what a user waits for) and as CUDA graphs (what the device
 does), with the inputs in the L2 cache and with the cache full of something else. Results go to docs/benchmarks as JSON
-and as a table.
+and as a table, anew after every case; a case that fails is noted and the others go on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,7 @@ class Report:
     torchvision: str
     compiled: dict[str, str]  # operator -> "compiled" or "pytorch"
     rows: list[Row] = field(default_factory=list)
+    errors: dict[str, str] = field(default_factory=dict)  # case -> why it gave less than all its rows
 
     def geometric_mean(self, mode: str, *, best: bool = False) -> float:
         rows = [row for row in self.rows if row.mode == mode and row.headline]
@@ -91,36 +92,54 @@ def main(arguments: list[str] | None = None) -> int:
     device = torch.device(options.device)
     report = _empty_report(options, device)
     for case in CASES:
-        if options.only in f"{case.name} {case.size}":
+        name = f"{case.name} {case.size}"
+        if options.only not in name:
+            continue
+        try:
             for row in measure(case, device, options.seconds):
                 report.rows.append(row)
                 print(_line(row), flush=True)
+        except Exception as error:
+            report.errors[name] = f"{type(error).__name__}: {error}".partition("\n")[0]
+            print(f"{name}: {report.errors[name]}", flush=True)
+        if not options.only:
+            _write(report, options.folder, f"ops-{device.type}")
     for mode in dict.fromkeys(row.mode for row in report.rows):
         best = report.geometric_mean(mode, best=True)
         print(f"geometric mean ({mode}): {report.geometric_mean(mode):.1f}x, of the best calls {best:.1f}x")
     if options.only:
         print("a part of the cases: nothing is written")
-        return 0
-    name = f"ops-{device.type}"
-    options.folder.mkdir(parents=True, exist_ok=True)
-    (options.folder / f"{name}.json").write_text(json.dumps(_as_json(report), indent=1) + "\n")
-    (options.folder / f"{name}.md").write_text(as_markdown(report))
-    print(f"written to {options.folder}/{name}.json and .md")
-    return 0
+    else:
+        print(f"written to {options.folder}/ops-{device.type}.json and .md")
+    return 1 if report.errors else 0
 
 
-def measure(case: Case, device: torch.device, seconds: float) -> list[Row]:
-    """The rows of a case: one on the CPU, up to three on a GPU."""
-    work = case.prepare(device)
-    contestants = (work.ours, work.peer)
+def _write(report: Report, folder: Path, name: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(_as_json(report), indent=1) + "\n")
+    (folder / f"{name}.md").write_text(as_markdown(report))
+
+
+def measure(case: Case, device: torch.device, seconds: float) -> Iterator[Row]:
+    """The rows of a case: one on the CPU, up to three on a GPU, where all happens on one stream of its own.
+
+    Autograd runs a backward pass on the stream of its forward pass, and only what runs on the stream that is captured
+    can become part of a graph.
+    """
     if device.type == "cpu":
-        return [_row(case, "cpu", _in_turn(contestants, _wall_time, seconds))]
-    rows = [_row(case, "eager", _in_turn(contestants, _eager_time, seconds))]
-    if case.capturable:
-        graphs = tuple(_captured(run) for run in contestants)
-        rows.append(_row(case, "graph, warm L2", _in_turn(graphs, _device_time, seconds / 2)))
-        rows.append(_row(case, "graph, cold L2", _in_turn(graphs, _cold_device_time, seconds / 2)))
-    return rows
+        work = case.prepare(device)
+        yield _row(case, "cpu", _in_turn((work.ours, work.peer), _wall_time, seconds))
+        return
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        work = case.prepare(device)
+        contestants = (work.ours, work.peer)
+        yield _row(case, "eager", _in_turn(contestants, _eager_time, seconds))
+        if case.capturable:
+            graphs = tuple(_captured(run, stream) for run in contestants)
+            yield _row(case, "graph, warm L2", _in_turn(graphs, _device_time, seconds / 2))
+            yield _row(case, "graph, cold L2", _in_turn(graphs, _cold_device_time, seconds / 2))
 
 
 def _in_turn(
@@ -152,16 +171,12 @@ def _eager_time(run: Callable[[], Any], calls: int = 10) -> float:
     return (time.perf_counter() - start) * 1e3 / calls
 
 
-def _captured(run: Callable[[], Any]) -> Callable[[], Any]:
-    """The same work as a CUDA graph: no launch overhead."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
+def _captured(run: Callable[[], Any], stream: torch.cuda.Stream) -> Callable[[], Any]:
+    """The same work as a CUDA graph: no launch overhead. `stream` is the one that it was prepared and warmed up on."""
+    run()
+    torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=stream):
         kept = run()
 
     def replay() -> Any:
@@ -242,6 +257,8 @@ def as_markdown(report: Report) -> str:
             if row.mode == mode
         ]
         lines.append("")
+    if report.errors:
+        lines += ["## Failed", "", *(f"- {name}: {error}" for name, error in report.errors.items()), ""]
     fallbacks = sorted(operator for operator, kernel in report.compiled.items() if kernel != "compiled")
     lines.append(f"Not compiled here, PyTorch kernels ran: {', '.join(fallbacks) or 'none'}.")
     return "\n".join(lines) + "\n"

@@ -1,5 +1,7 @@
 """The benchmark's cases give what torchvision gives, and its report says what was measured."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ import torch
 from torch import Tensor
 
 from detector.tools.bench import operators as bench_ops
-from detector.tools.bench.op_cases import CASES, Agreement, Case
+from detector.tools.bench.op_cases import CASES, Agreement, Case, Work
 
 # Relative to the largest value: the order of a float32 sum, and the last place of bfloat16.
 ROUNDING = {torch.float32: 4e-6, torch.bfloat16: 2**-8}
@@ -46,3 +48,22 @@ def test_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert "| nms | 2000 boxes, IoU 0.7 |" in table
     assert str(tmp_path) not in table
     assert '"ratio"' in (tmp_path / "ops-cpu.json").read_text()
+
+
+def test_an_error_belongs_to_its_case_and_leaves_what_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_down(device: torch.device) -> Work:
+        written.append((tmp_path / "ops-cpu.md").exists())
+        raise RuntimeError("no kernel image\nmore of it")
+
+    written: list[bool] = []
+    good = next(case for case in CASES if case.name == "nms" and "2000" in case.size)
+    broken = replace(good, name="broken", prepare=break_down)
+    monkeypatch.setattr(bench_ops, "CASES", [good, broken, replace(good, name="after")])
+    assert bench_ops.main(["--device", "cpu", "--seconds", "0", "--folder", str(tmp_path)]) == 1
+    assert written == [True]
+    report = json.loads((tmp_path / "ops-cpu.json").read_text())
+    assert [row["name"] for row in report["rows"]] == ["nms", "after"]
+    assert report["errors"] == {"broken 2000 boxes, IoU 0.7": "RuntimeError: no kernel image"}
+    assert "- broken 2000 boxes, IoU 0.7: RuntimeError: no kernel image" in (tmp_path / "ops-cpu.md").read_text()
