@@ -39,7 +39,7 @@ WATCHED += [
 LAUNCH = re.compile(r"([\w:]+(?:<[^<>;]*>)?)<<<(.*?)>>>\s*\(", re.DOTALL)
 SHARED = re.compile(
     r"(?P<extern>extern )?__shared__ (?:__align__\((?P<align>\d+)\) )?"
-    r"(?P<type>[\w:]+(?:<[\w:<>, ]+>)?) (?P<name>\w+)(?P<size>(?:\[[^\]]*\])*);"
+    r"(?P<type>(?:unsigned )?[\w:]+(?:<[\w:<>, ]+>)?) (?P<name>\w+)(?P<size>(?:\[[^\]]*\])*);"
 )
 
 
