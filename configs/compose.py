@@ -7,7 +7,6 @@ line that names the key and the nearest right one.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -25,15 +24,15 @@ from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-import detector.configs
+from detector.configs.choices import CONFIG_FOLDER, choices
 from detector.configs.errors import ConfigError
 from detector.configs.groups import GROUPS, structured, to_config
+from detector.configs.keys import check_words, hydra_word, nearest
 from detector.configs.schema import Config
 
-CONFIG_FOLDER = Path(detector.configs.__file__).parent
 
-
-def _register_schemas() -> None:
+def register_schemas() -> None:
+    """Makes the schema of every kind known to Hydra."""
     store = ConfigStore.instance()
     store.store(name="config_schema", node=Config)
     for group, kinds in GROUPS.items():
@@ -41,24 +40,35 @@ def _register_schemas() -> None:
             store.store(group=group, name=f"{kind}_schema", node=node)
 
 
-def load_config(overrides: Sequence[str]) -> Config:
-    """The config that the shipped defaults and the overrides make. Raises ConfigError."""
-    return _checked(_compose(overrides))
+SAVED = "saved"  # the name, in Hydra's store, of a saved config and of what it has in each group
 
 
-def override_config(plain: dict[str, Any], overrides: Sequence[str]) -> Config:
-    """A saved config with overrides applied; `group=choice` replaces that whole group. Raises ConfigError."""
+def load_config(overrides: Sequence[str], search: Sequence[str] = ()) -> Config:
+    """The config that the shipped defaults and the overrides make.
+
+    `search` is empty, or a word `hydra.searchpath=[...]` with further folders of configs. Raises ConfigError.
+    """
+    check_words(overrides)
+    return checked(_compose(overrides, search))
+
+
+def override_config(plain: dict[str, Any], overrides: Sequence[str], search: Sequence[str] = ()) -> Config:
+    """A saved config with overrides applied; `group=choice` replaces that whole group. Raises ConfigError.
+
+    `search` is as of `load_config`.
+    """
+    check_words(overrides)
     try:
         config = structured(plain)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"saved settings: {_explain(error, '', _defaults())}") from error
+        raise ConfigError(f"saved settings: {explain_error(error, '', _defaults())}") from error
     parsed = _parse(overrides)
     for line, item in zip(overrides, parsed, strict=True):
         if item.key_or_group == "experiment":
             raise ConfigError(f"{line}: a saved run has its settings; an experiment starts one anew, without it")
     groups = {item.key_or_group for item in parsed if item.key_or_group in GROUPS}
     if groups:
-        fresh = _compose([line for line, item in zip(overrides, parsed, strict=True) if _head(item) in groups])
+        fresh = _compose([line for line, item in zip(overrides, parsed, strict=True) if _head(item) in groups], search)
         for group in groups:
             config[group] = fresh[group]
     for line, item in zip(overrides, parsed, strict=True):
@@ -66,8 +76,8 @@ def override_config(plain: dict[str, Any], overrides: Sequence[str]) -> Config:
             try:
                 OmegaConf.update(config, item.key_or_group, item.value(), merge=True)
             except OmegaConfBaseException as error:
-                raise ConfigError(_explain(error, line, config)) from error
-    return _checked(config)
+                raise ConfigError(explain_error(error, line, config)) from error
+    return checked(config)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -91,7 +101,7 @@ def layers(overrides: Sequence[str]) -> list[tuple[str, DictConfig]]:
     _compose(overrides)  # refuses what cannot be composed
     with initialize_config_module("detector.configs", version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        found = loader.compute_defaults_list("config", list(overrides), RunMode.RUN).defaults
+        found = loader.compute_defaults_list("config", [*map(hydra_word, overrides)], RunMode.RUN).defaults
     made = []
     for item in found:
         file = CONFIG_FOLDER / f"{item.config_path}.yaml"
@@ -106,7 +116,7 @@ def layers(overrides: Sequence[str]) -> list[tuple[str, DictConfig]]:
 def require_known(key: str, config: DictConfig) -> None:
     """Raises ConfigError unless the config has this setting or group, naming the nearest that it has."""
     if key not in _keys(config):
-        raise ConfigError(f"{key}: no such setting{_nearest(key, list(_keys(config)))}")
+        raise ConfigError(f"{key}: no such setting{nearest(key, list(_keys(config)))}")
 
 
 def changes(overrides: Sequence[str]) -> list[tuple[str, str, Any]]:
@@ -120,43 +130,76 @@ def sweep(overrides: Sequence[str]) -> list[list[str]]:
         [f"{item.get_key_element()}={value}" for value in item.sweep_string_iterator()]
         if item.is_sweep_override()
         else [line]
-        for line, item in zip(overrides, _parse(overrides), strict=True)
+        for line, item in zip(overrides, _parse(overrides, sweeping=True), strict=True)
     ]
     return [list(job) for job in product(*values)]
 
 
-def choices(group: str) -> list[str]:
-    """The names that `group=NAME` takes."""
-    return sorted(path.stem for path in (CONFIG_FOLDER / group).glob("*.yaml"))
+def hydra_words(overrides: Sequence[str], *, sweeping: bool = False) -> list[str]:
+    """The overrides as words of Hydra's own command line: paths are quoted, and a table may be given new keys."""
+    words = [hydra_word(line, sweeping=sweeping) for line in overrides]
+    return [f"++{word}" if word.partition("=")[2].startswith("{") else word for word in words]
 
 
-def _compose(overrides: Sequence[str]) -> DictConfig:
+def sweep_folder(words: Sequence[str]) -> Path:
+    """The folder of a sweep under Hydra's settings `words`. Raises ConfigError for those that Hydra does not have."""
+    register_schemas()
+    try:
+        with initialize_config_module("detector.configs", version_base="1.3"):
+            return Path(str(compose("config", list(words), return_hydra_config=True).hydra.sweep.dir))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain_error(error, " ".join(words), _defaults())) from error
+
+
+def start_from_saved(plain: dict[str, Any]) -> str:
+    """Makes a saved config one that Hydra can start from, and returns its name.
+
+    What it has in each group is that group's choice, so that `head=rfcn` replaces the saved head as a whole.
+    """
+    register_schemas()
+    typed, store = structured(plain), ConfigStore.instance()
+    for group in GROUPS:
+        store.store(group=group, name=SAVED, node=typed[group])
+    main = OmegaConf.to_container(OmegaConf.load(CONFIG_FOLDER / "config.yaml"))
+    assert isinstance(main, dict)
+    groups = [{group: SAVED} for group in GROUPS]
+    rest = [item for item in main["defaults"] if isinstance(item, dict) and not item.keys() & {*GROUPS, "experiment"}]
+    values = {key: value for key, value in plain.items() if key not in GROUPS}
+    node = {"defaults": ["config_schema", *groups, "_self_", *rest], **values, "hydra": main["hydra"]}
+    store.store(name=SAVED, node=node)
+    return SAVED
+
+
+def _compose(overrides: Sequence[str], search: Sequence[str] = ()) -> DictConfig:
     parsed = list(zip(overrides, _parse(overrides), strict=True))
     for line, item in parsed:
         group, choice = item.key_or_group, item.value()
-        if group in (*GROUPS, "experiment") and isinstance(choice, str) and choice not in choices(group):
-            raise ConfigError(f"{line}: no such {group}{_nearest(choice, choices(group))}")
-    _register_schemas()
+        own = group in (*GROUPS, "experiment") and not search
+        if own and isinstance(choice, str) and choice not in choices(group):
+            raise ConfigError(f"{line}: no such {group}{nearest(choice, choices(group))}")
+    register_schemas()
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module("detector.configs", version_base="1.3"):
-            config = compose("config", [line for line, item in parsed if not isinstance(item.value(), dict)])
+            lines = [hydra_word(line) for line, item in parsed if not isinstance(item.value(), dict)]
+            config = compose("config", [*lines, *search])
         for _, item in parsed:  # Hydra itself gives no table a new key, not even one that is open to any
             if isinstance(item.value(), dict):
                 OmegaConf.update(config, item.key_or_group, item.value(), force_add=True)
         return config
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explain(error, " ".join(overrides), _defaults())) from error
+        raise ConfigError(explain_error(error, " ".join(overrides), _defaults())) from error
 
 
 def _defaults() -> DictConfig:
+    register_schemas()
     with initialize_config_module("detector.configs", version_base="1.3"):
         return compose("config")
 
 
-def _parse(overrides: Sequence[str]) -> list[Override]:
+def _parse(overrides: Sequence[str], *, sweeping: bool = False) -> list[Override]:
     parser = OverridesParser.create()
-    return [_parse_one(parser, line) for line in overrides]
+    return [_parse_one(parser, hydra_word(line, sweeping=sweeping)) for line in overrides]
 
 
 def _parse_one(parser: OverridesParser, line: str) -> Override:
@@ -170,7 +213,7 @@ def _head(item: Override) -> str:
     return str(item.key_or_group).split(".")[0]
 
 
-def _checked(config: DictConfig) -> Config:
+def checked(config: DictConfig) -> Config:
     """The dataclasses of a composed config; every missing value named at once."""
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
@@ -180,10 +223,10 @@ def _checked(config: DictConfig) -> Config:
     except ConfigError:
         raise
     except (OmegaConfBaseException, MissingMandatoryValue) as error:
-        raise ConfigError(_explain(error, "", config)) from error
+        raise ConfigError(explain_error(error, "", config)) from error
 
 
-def _explain(error: Exception, line: str, config: DictConfig) -> str:
+def explain_error(error: Exception, line: str, config: DictConfig) -> str:
     """One line for an error of Hydra or OmegaConf."""
     cause: BaseException = error
     while cause.__cause__ is not None:
@@ -192,6 +235,15 @@ def _explain(error: Exception, line: str, config: DictConfig) -> str:
         return str(cause)
     key = getattr(cause, "full_key", None) or ""
     lines = str(cause).splitlines() or [type(cause).__name__]
+    missing = re.search(r"Could not find 'hydra/(\w+)/([^']+)'", str(cause))
+    if missing:
+        return (
+            f"hydra/{missing[1]}={missing[2]}: Hydra has no such {missing[1]} here; joblib, submitit and optuna come "
+            "with the extra `sweep`: pip install 'fast-rfcn[sweep]'"
+        )
+    absent = re.search(r"Could not find '(\w+)/([^']+)'", str(cause))
+    if absent:
+        return f"{absent[1]}={absent[2]}: no such {absent[1]}{nearest(absent[2], choices(absent[1]))}"
     misfit = re.search(r"In '(experiment/[^']+)'.*\nKey '([^']+)' not in '(\w+)'\s+full_key: (\S+)", str(cause))
     if misfit:
         return f"{misfit[1]} sets {misfit[4]}, which {misfit[3]} does not have: choose another experiment, or none"
@@ -199,9 +251,11 @@ def _explain(error: Exception, line: str, config: DictConfig) -> str:
     unknown = re.search(r"[Kk]ey '([^']+)' (?:is )?not in", text) or re.search(r"Could not override '([^']+)'", text)
     if unknown:
         key = key or unknown[1]
+        if key.startswith("hydra."):
+            return f"{key}: Hydra has no such setting; `detector train --cfg hydra` shows those that it has"
         if "." not in key:
             key = next((part.split("=")[0].lstrip("+~") for part in line.split() if key in part.split("=")[0]), key)
-        return f"{key}: no such setting{_nearest(key, list(_keys(config)))}"
+        return f"{key}: no such setting{nearest(key, list(_keys(config)))}"
     return f"{key}: {text}" if key and key not in text else text
 
 
@@ -214,12 +268,3 @@ def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
         value = config[name]
         if isinstance(value, DictConfig):
             yield from _keys(value, f"{key}.")
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    tail = name.split(".")[-1]
-    close = close or [key for key in known if key.split(".")[-1] == tail][:1]
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; known: {', '.join(known)}" if len(known) < 30 else ""

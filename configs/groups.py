@@ -1,13 +1,17 @@
-"""The groups of settings and the classes that each may be; a config as plain values, and back."""
+"""The groups of settings and the classes that each may be; a config as plain values, and back.
+
+OmegaConf is loaded by the functions that need it: the table of groups alone answers `detector --help`.
+"""
 
 from __future__ import annotations
 
-from typing import Any
-
-from omegaconf import DictConfig, OmegaConf
+from typing import TYPE_CHECKING, Any
 
 from detector.configs import schema
 from detector.configs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 # group -> schema name -> class. `kind` of a class is the key by which a saved config finds it again.
 GROUPS: dict[str, dict[str, type]] = {
@@ -36,6 +40,8 @@ GROUPS: dict[str, dict[str, type]] = {
 
 def to_plain(config: schema.Config) -> dict[str, Any]:
     """Dicts, lists, strings and numbers only: what YAML and `torch.load(weights_only=True)` carry."""
+    from omegaconf import OmegaConf
+
     plain = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
@@ -43,6 +49,8 @@ def to_plain(config: schema.Config) -> dict[str, Any]:
 
 def structured(plain: dict[str, Any]) -> DictConfig:
     """The typed config of plain values. Raises ConfigError for a kind that this version does not know."""
+    from omegaconf import DictConfig, OmegaConf
+
     config = OmegaConf.structured(schema.Config)
     for group, kinds in GROUPS.items():
         values = plain.get(group, {})
@@ -58,6 +66,8 @@ def structured(plain: dict[str, Any]) -> DictConfig:
 
 def to_config(config: DictConfig) -> schema.Config:
     """The dataclass tree of a typed config, each value checked."""
+    from omegaconf import OmegaConf
+
     value = OmegaConf.to_object(config)
     assert isinstance(value, schema.Config)
     return value

@@ -105,10 +105,10 @@ def _objects(dataset: Dataset) -> Counter[str]:
     return Counter(dataset.classes[label - 1] for item in dataset.annotations for label in item.labels.tolist())
 
 
-def open_folder(config: schema.AutoDatasetConfig, *, mend: bool = False) -> Folder:
-    """The folder of dataset=auto, both sides and its split; what was found is logged. Raises as `build_dataset`.
+def open_folder(config: schema.AutoDatasetConfig, *, mend: bool = False, quiet: bool = False) -> Folder:
+    """The folder of dataset=auto, both sides and its split; what was found is logged, unless `quiet`.
 
-    With `mend` its faults are kept, not raised.
+    With `mend` its faults are kept, not raised. Raises as `build_dataset`.
     """
     folder = Folder(
         Path(config.root),
@@ -125,6 +125,8 @@ def open_folder(config: schema.AutoDatasetConfig, *, mend: bool = False) -> Fold
         bit_depth=config.bit_depth,
         mend=mend,
     )
+    if quiet:
+        return folder
     for line in folder.told:
         log.info("%s: %s", config.root, line)
     for line in folder.odd:

@@ -33,7 +33,7 @@ def read_image(
     `size` (width, height) that an annotation states: the tool that wrote it has shown the picture upright.
 
     Grey, palette, CMYK and transparent pictures are converted; for more than 8 bits see `to_pixels`. Raises ValueError
-    naming the file if it is missing or damaged.
+    naming the file if it is missing or damaged, MemoryError if it has no room.
     """
     try:
         with Image.open(path) as picture:
@@ -46,6 +46,10 @@ def read_image(
     except UNREADABLE as error:
         raise ValueError(
             f"{path}: cannot decode this image ({error}); replace it or take it out of the image list"
+        ) from error
+    except MemoryError as error:
+        raise MemoryError(
+            f"{path}: no memory left to decode this image; make it smaller, or load fewer at once"
         ) from error
     if deep and int(pixels.max()) - int(pixels.min()) < CONSTANT:
         log.warning("%s: nearly one grey (%d to %d of 255); is its bit depth right?", path, pixels.min(), pixels.max())

@@ -13,7 +13,11 @@ import logging
 import multiprocessing
 import os
 import pickle
+import signal
 import sys
+import threading
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,9 +136,19 @@ def _compute(dataset: Dataset, search: Search, parts: Path, missing: list[int], 
             return
         # Pickled here and once: multiprocessing would send each of its thousands of tensors through a file descriptor.
         job = pickle.dumps((dataset, search, parts))
-        with multiprocessing.get_context("spawn").Pool(count, _start_worker, (job,)) as pool:
-            for _ in pool.imap_unordered(_work, missing):
+        spawn = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(count, spawn, initializer=_start_worker, initargs=(job,))
+        try:
+            for searched in as_completed([pool.submit(_work, index) for index in missing]):
+                searched.result()
                 bar.update()
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                "a process of Selective Search was killed: did the machine run out of memory? Lower "
+                "proposals.workers; the images that are done are kept"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _search_one(dataset: Dataset, search: Search, parts: Path, index: int) -> None:
@@ -151,8 +165,17 @@ _job: tuple[Dataset, Search, Path] | None = None
 
 def _start_worker(job: bytes) -> None:
     global _job
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     _job = pickle.loads(job)
     torch.set_num_threads(1)
+
+
+def _end_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(index: int) -> None:

@@ -1,8 +1,9 @@
 """Fast R-CNN and R-FCN on PyTorch.
 
-    from detector import load_detector
+    from detector import load_detector, train
 
-    detect = load_detector("model.safetensors")
+    run = train("FOLDER", minutes=20)
+    detect = load_detector(run.path)
     detect("street.jpg")
 
 Importing the package loads nothing else: torch and the rest come with the first name that is used.
@@ -10,20 +11,29 @@ Importing the package loads nothing else: torch and the rest come with the first
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from detector.pipeline.api import Run, train
     from detector.pipeline.predictor import Prediction, Predictor, load_detector
 
-__all__ = ["Prediction", "Predictor", "load_detector"]
+# Each name, and the module that has it.
+_HOMES = {
+    "Prediction": "predictor",
+    "Predictor": "predictor",
+    "Run": "api",
+    "load_detector": "predictor",
+    "train": "api",
+}
+
+__all__ = ["Prediction", "Predictor", "Run", "load_detector", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module 'detector' has no attribute {name!r}")
-    from detector.pipeline import predictor
-
-    return getattr(predictor, name)
+    return getattr(import_module(f"detector.pipeline.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -192,6 +193,8 @@ def _whole_backbone(config: schema.Config) -> Backbone:
                 name=backbone.name,
                 node=backbone.node,
                 proposals_node=backbone.proposals_node,
+                deeper_nodes=backbone.deeper_nodes,
+                joined_channels=backbone.joined_channels,
                 max_stride=backbone.max_stride,
                 norm=backbone.norm.value,
                 frozen_nodes=backbone.frozen_nodes,
@@ -232,7 +235,8 @@ def architecture(config: schema.BackboneConfig) -> str:
 def build_optimizer(config: schema.Config, detector: nn.Module) -> torch.optim.Optimizer:
     optimizer = config.optimizer
     # New is what no classifier brings weights for.
-    new = ("head", "proposals", *(("backbone.tail",) if config.backbone.tail is schema.Tail.fc else ()))
+    tail = ("backbone.tail",) if config.backbone.tail is schema.Tail.fc else ()
+    new = ("head", "proposals", "backbone.top_down", *tail)
     groups = parameter_groups(
         detector,
         lr=optimizer.lr,
@@ -251,14 +255,17 @@ def build_optimizer(config: schema.Config, detector: nn.Module) -> torch.optim.O
 
 
 def build_schedule(config: schema.Config, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
-    schedule, max_steps = config.schedule, config.trainer.max_steps
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(config, config.trainer.max_steps))
+
+
+def learning_rate_factor(config: schema.Config, max_steps: int) -> Callable[[int], float]:
+    """The learning rate over the base rate, by step, of a training of `max_steps`."""
+    schedule = config.schedule
     common: dict[str, Any] = {
         "max_steps": max_steps,
         "warmup_steps": schedule.warmup_steps,
         "warmup_factor": schedule.warmup_factor,
     }
     if schedule.decay is schema.Decay.cosine:
-        factor = partial(cosine_factor, **common)
-    else:
-        factor = partial(step_factor, milestones=tuple(schedule.milestones), gamma=schedule.gamma, **common)
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return partial(cosine_factor, **common)
+    return partial(step_factor, milestones=tuple(schedule.milestones), gamma=schedule.gamma, **common)

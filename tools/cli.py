@@ -6,26 +6,30 @@ Exit codes: 0 done, 1 failed while running, 2 wrong usage or settings, 3 stopped
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import sys
+import time
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detector.configs.errors import ConfigError
-from detector.configs.schema import Config
+from detector.configs.paths import plain_text
+from detector.tools.settings.exit_codes import DONE, FAILED, FORESEEN, INTERRUPTED, USAGE, exit_code, say
+
+if TYPE_CHECKING:
+    from detector.configs.schema import Config
+    from detector.tools.settings.command_line import CommandLine
 
 log = logging.getLogger("detector")
-
-DONE, FAILED, USAGE, INTERRUPTED, NON_FINITE = 0, 1, 2, 3, 4
 
 HELP = """\
 usage: detector COMMAND [key=value ...]
 
 commands
   train      train a detector                     detector train experiment=demo
+  plan       what train data=FOLDER would do      detector plan data=my_photos
   alternate  train RPN and head in four steps     detector alternate experiment=faster_rcnn_resnet50_voc0712
   eval       score a model or its detections      detector eval weights=runs/demo
   analyze    why it fails, as one HTML page       detector analyze detections=runs/demo
@@ -43,18 +47,22 @@ commands
   config     settings, and where one comes from   detector config explain trainer.max_steps experiment=demo
   info       versions, kernels, choices           detector info
 
-train on Pascal VOC, on your own VOC-format folder, go on with a run, sweep:
+train on your own photographs, on Pascal VOC, go on with a run, sweep:
+  detector train data=my_photos                   plans, says how long it takes, trains, reports
+  detector train data=my_photos trainer.max_minutes=20
   detector train experiment=fast_rcnn_vgg16_voc07 dataset.root=VOCdevkit
-  detector train backbone=resnet50 dataset.root=my_photos dataset.train=trainval dataset.test=test
   detector train resume=runs/demo                 its last checkpoint
   detector train experiment=demo output_dir=runs/demo resume=auto      the newest whole one, or a new run
   detector train config=runs/demo/config.yaml     the same run once more, in a new folder
   detector train --multirun experiment=demo trainer.seed=1,2,3
+  detector train --config-dir my_configs experiment=mine          my_configs/experiment/mine.yaml
+  detector train experiment=demo --cfg job        the settings, without a run; --info: where they come from
 
 groups (group=NAME picks one, group.key=value changes it)
 {groups}
 
 detector COMMAND --help shows a command's settings with their values.
+completion of words: eval "$(detector -sc install=bash)"
 exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 stopped by a signal after saving, 4 loss not finite
 """
 
@@ -66,37 +74,21 @@ def main() -> None:
 
 def run(words: list[str]) -> int:
     """Runs one command line and returns its exit code. Bugs keep their traceback; everything foreseen is one line."""
-    from detector.engine.nonfinite import NonFiniteLossError
-
     try:
         return _dispatch(words)
-    except ConfigError as error:
-        _say(error)
-        return USAGE
-    except NonFiniteLossError as error:
-        _say(error)
-        return NON_FINITE
-    except (ValueError, OSError, MemoryError) as error:
+    except FORESEEN as error:
         log.debug("failed", exc_info=True)
-        _say(error)
-        return FAILED
+        say(error)
+        return exit_code(error)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return FAILED
 
 
-def _say(error: Exception) -> None:
-    told = str(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        where = f"{error.filename}: " if error.filename else ""
-        told = f"{where}{error.strerror}; what was saved before is whole: make room, then go on with resume=FOLDER"
-    process = f"process {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
-    print(f"{process}error: {told}", file=sys.stderr)
-
-
 def _dispatch(words: list[str]) -> int:
     commands: dict[str, Callable[[list[str]], int]] = {
         "train": _train,
+        "plan": _plan,
         "alternate": _alternate,
         "eval": _eval,
         "analyze": _analyze,
@@ -118,26 +110,36 @@ def _dispatch(words: list[str]) -> int:
         print(_help())
         return DONE if words else USAGE
     name, rest = words[0], words[1:]
+    if name in ("-sc", "--shell-completion"):
+        from detector.tools.settings.completion import complete
+
+        complete(rest, list(commands))
+        return DONE
     if name not in commands:
         raise ConfigError(f"{name}: no such command; known: {', '.join(commands)}")
-    unknown = [word for word in rest if word.startswith("-") and word not in ("-h", "--help", "-m", "--multirun")]
-    if unknown:
-        raise ConfigError(
-            f"{unknown[0]}: no such option; settings are given as key=value, options are --help, --multirun"
-        )
+    unknown = [word for word in rest if word.startswith("-") and word not in ("-h", "--help")]
+    if unknown and name not in ("train", "alternate"):
+        raise ConfigError(f"{unknown[0]}: no such option; settings are given as key=value, the option is --help")
     return commands[name](rest)
 
 
 def _help() -> str:
-    from detector.configs.compose import choices
+    from detector.configs.choices import choices
     from detector.configs.groups import GROUPS
 
     lines = [f"  {group:<12}{' '.join(choices(group))}" for group in (*GROUPS, "experiment")]
     return HELP.format(groups="\n".join(lines))
 
 
-def _wants_help(words: list[str]) -> bool:
-    """Prints the settings that the overrides make, where --help is asked for."""
+def _wants_help(words: list[str], own: tuple[str, ...] = ()) -> bool:
+    """Prints the settings that the overrides make, where --help is asked for.
+
+    Raises ConfigError for a wrong key, before Hydra and torch are loaded. `own` are keys of the command that are no
+    settings.
+    """
+    from detector.configs.keys import check_words
+
+    check_words([word for word in words if not word.startswith(("-", *(f"{key}=" for key in own)))])
     if not {"-h", "--help"} & set(words):
         return False
     from omegaconf import OmegaConf
@@ -152,63 +154,118 @@ def _wants_help(words: list[str]) -> bool:
 
 
 def _train(words: list[str]) -> int:
-    from detector.configs.compose import sweep
-    from detector.pipeline.resume import find_start, value_of
-    from detector.tools.settings.sweep import run_sweep
+    from detector.tools.settings.command_line import read_line
 
-    if _wants_help(words):
+    line = read_line(words)
+    if _wants_help([*line.overrides, *line.help], own=("config", "data")):
         return DONE
-    overrides = [word for word in words if not word.startswith("-")]
-    if {"-m", "--multirun"} & set(words):
-        return run_sweep(sweep(overrides), lambda job: run(["train", *job]))
-    start = find_start(overrides)
-    from detector.engine.trainer import Outcome
-    from detector.pipeline.run_folder import all_processes, logging_to, open_run
-    from detector.pipeline.training import check_learning_rate, run_training
+    if _is_planned(line.overrides):
+        return _train_planned(line)
+    line = replace(line, overrides=_with_folder(line.overrides))
+    if line.multirun:
+        from detector.tools.commands.train import train
+        from detector.tools.settings.sweep import run_sweep
 
-    with all_processes(start.config.trainer):
-        folder = open_run(start.config.output_dir, "train")
-        with logging_to(folder.path / "log.txt"):
-            if start.checkpoint is None:
-                check_learning_rate(start.config, value_of("experiment", overrides))
-            outcome = run_training(start.config, folder, start.checkpoint)
+        return run_sweep("train", line, train)
+    from detector.pipeline.resume import find_start
+    from detector.tools.settings.application import run_once
+
+    start = find_start(line.overrides, line.search)
+    from detector.tools.commands.train import train
+
+    return run_once("train", line, start, train)
+
+
+def _is_planned(words: list[str]) -> bool:
+    """Whether the words ask for a plan: a folder of photographs, and neither a recipe nor a run to go on with."""
+    keys = {word.partition("=")[0] for word in words}
+    return "data" in keys and not keys & {"experiment", "resume", "config"}
+
+
+def _with_folder(words: list[str]) -> list[str]:
+    """The words of a recipe's training on the folder `data=`, where it is given. Raises ConfigError for a saved run."""
+    rest, own = _split_words(words, ("data",))
+    if not own["data"]:
+        return words
+    saved = [word for word in words if word.startswith(("resume=", "config="))]
+    if saved:
+        raise ConfigError(f"{saved[0]}: a saved run has its data; leave data= out, or start anew without {saved[0]}")
+    return ["dataset=auto", f"dataset.root={own['data']}", *rest]
+
+
+def _plan(words: list[str]) -> int:
+    """`data` is plan's own word; the rest are settings of the training."""
+    rest, own = _split_words(words, ("data",))
+    if _wants_help(rest):
+        return DONE
+    if not own["data"]:
+        raise ConfigError("plan needs data=FOLDER, a folder of annotated photographs")
+    from detector.tools.commands.plan import print_plan
+
+    print_plan(own["data"], rest)
+    return DONE
+
+
+def _train_planned(line: CommandLine) -> int:
+    started = time.monotonic()
+    if line.multirun:
+        raise ConfigError("data= makes one plan; sweep over the settings of a plan with config=RUN/config.yaml")
+    from detector.engine.trainer import Outcome
+    from detector.pipeline.planned_training import run_planned_training
+    from detector.tools.commands.train import finish_run
+
+    rest, own = _split_words(line.overrides, ("data",))
+    outcome, _ = run_planned_training(own["data"], rest, started=started, finish=finish_run)
     return INTERRUPTED if outcome is Outcome.interrupted else DONE
 
 
 def _alternate(words: list[str]) -> int:
-    from detector.configs.compose import load_config
+    from detector.tools.settings.command_line import read_line
 
-    if _wants_help(words):
+    line = read_line(words)
+    if _wants_help([*line.overrides, *line.help]):
         return DONE
-    config = load_config(words)
-    from detector.engine.trainer import Outcome
-    from detector.pipeline.run_folder import logging_to, open_run
-    from detector.tools.commands.alternate import run_alternation
+    if any(word.startswith("resume=") for word in line.overrides):
+        raise ConfigError("resume=: alternate goes on by itself; give the output_dir= that it began in")
+    if line.multirun:
+        from detector.tools.commands.alternate import alternate
+        from detector.tools.settings.sweep import run_sweep
 
-    folder = open_run(config.output_dir, "alternate")
-    with logging_to(folder.path / "log.txt"):
-        outcome = run_alternation(config, folder.path)
-    return INTERRUPTED if outcome is Outcome.interrupted else DONE
+        return run_sweep("alternate", line, alternate)
+    from detector.configs.compose import load_config
+    from detector.pipeline.resume import Start
+    from detector.tools.settings.application import run_once
+
+    start = Start(load_config(line.overrides, line.search), None, None, line.overrides)
+    from detector.tools.commands.alternate import alternate
+
+    return run_once("alternate", line, start, alternate)
 
 
 def _model_config(overrides: list[str]) -> Config:
     """The config of the model in weights=..., with the overrides; without a model, the shipped defaults."""
     from detector.configs.compose import load_config, override_config
-    from detector.pipeline.models import read_model_config
+    from detector.pipeline.resume import value_of
 
-    weights = next((word.partition("=")[2] for word in overrides if word.startswith("weights=")), None)
+    weights = value_of("weights", overrides)
     if weights is None:
         return load_config(overrides)
+    from detector.pipeline.models import read_model_config
+
     return override_config(read_model_config(Path(weights)), overrides)
 
 
 def _scoring_config(overrides: list[str], path: str | None = None) -> Config:
     """The config of the run that `path` or detections=... lies in, with the overrides; without one, the model's."""
+    from detector.pipeline.resume import value_of
+
+    path = path or value_of("detections", overrides)
+    if not path:
+        return _model_config(overrides)
     from detector.configs.compose import override_config
     from detector.pipeline.detections import saved_config
 
-    path = path or next((word.partition("=")[2] for word in overrides if word.startswith("detections=")), None)
-    saved = saved_config(Path(path)) if path else None
+    saved = saved_config(Path(path))
     return _model_config(overrides) if saved is None else override_config(saved, overrides)
 
 
@@ -266,7 +323,7 @@ def _split_words(words: list[str], keys: tuple[str, ...]) -> tuple[list[str], di
     for word in words:
         key, equals, value = word.partition("=")
         if equals and key in own:
-            own[key] = value
+            own[key] = plain_text(value)
         else:
             rest.append(word)
     return rest, own
@@ -317,10 +374,13 @@ def _export(words: list[str]) -> int:
 
 def _convert(words: list[str]) -> int:
     """`source`, `output` and `classes` are convert's own words; the rest are settings."""
+    from detector.configs.keys import check_words
+
+    overrides, own = _split_words(words, ("source", "output", "classes"))
+    check_words([word for word in overrides if not word.startswith("-")])
     from detector.pipeline.run_folder import logging_to
     from detector.tools.commands import convert
 
-    overrides, own = _split_words(words, ("source", "output", "classes"))
     if {"-h", "--help"} & set(words):
         print(convert.HELP)
         return DONE
@@ -408,7 +468,7 @@ def _download(words: list[str]) -> int:
         key, _, value = word.partition("=")
         if key not in values or not value:
             raise ConfigError(f"{word}: download takes root=FOLDER, years=2007,2012 and mirror=ADDRESS")
-        values[key] = value
+        values[key] = plain_text(value)
     from detector.pipeline.run_folder import logging_to
     from detector.tools.commands.download import download_voc
 
@@ -437,13 +497,16 @@ def _explain(words: list[str]) -> int:
 
 def _config(words: list[str]) -> int:
     """`config show` prints settings as config=FILE reads them; `config explain KEY` tells where a value comes from."""
+    from detector.configs.keys import check_words
+
+    rest, own = _split_words(words, ("config",))
+    check_words(rest[1:] if words[:1] == ["show"] else rest[2:])
     from omegaconf import OmegaConf
 
     from detector.configs.compose import load_config, override_config, read_config
     from detector.configs.groups import to_plain
     from detector.tools.settings.config_sources import explain
 
-    rest, own = _split_words(words, ("config",))
     saved = Path(own["config"]) if own["config"] else None
     if words[:1] == ["show"]:
         config = override_config(read_config(saved), rest[1:]) if saved else load_config(rest[1:])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from detector.backbones.norms import (
     without_training,
 )
 from detector.backbones.tail import fc_tail
+from detector.backbones.top_down import TopDown
 from detector.structures import FeatureMaps
 
 SIDES = ((224, 288), (480, 544))  # images to measure strides on; not square, to tell rows from channels
@@ -33,6 +36,8 @@ class TorchvisionBackbone(nn.Module):
         name: str,
         node: str,
         proposals_node: str | None,
+        deeper_nodes: Sequence[str] = (),
+        joined_channels: int = 128,
         max_stride: int | None,
         norm: str,
         frozen_nodes: str | None,
@@ -42,6 +47,8 @@ class TorchvisionBackbone(nn.Module):
     ) -> None:
         """`node` names the output that the head reads, `proposals_node` that of the proposals (None: the same).
 
+        `deeper_nodes` name outputs of larger strides, the finest first. They are joined into the map of `node` from the
+        top down, with `joined_channels` channels; head and proposals then read this one map.
         With `max_stride`, convolutions that would shrink the maps further are dilated in place of it.
         Everything up to and including `frozen_nodes` (a module name, for example features.3) is not trained.
         Raises ValueError for a name or node that torchvision does not know, naming the nearest ones.
@@ -51,6 +58,8 @@ class TorchvisionBackbone(nn.Module):
         outputs = {node: "head"}
         if proposals_node is not None and proposals_node != node:
             outputs[proposals_node] = "proposals"
+        self.deeper = [f"deeper_{place}" for place in range(len(deeper_nodes))]
+        outputs |= dict(zip(deeper_nodes, self.deeper, strict=True))
         for wanted in outputs:
             _require_node(classifier, name, wanted)
         if max_stride is not None:
@@ -61,13 +70,16 @@ class TorchvisionBackbone(nn.Module):
         if frozen_nodes is not None:
             self._freeze_up_to(name, frozen_nodes)
         self._join_frozen_norms()
+        self._own_keys = frozenset(self.state_dict())
+        self.top_down: TopDown | None = None
+        if deeper_nodes:
+            self.top_down = TopDown(self._channels(), joined_channels)
         self.stride, self.head_channels, self.proposal_channels = self._measure(name)
         if max_stride is not None and self.stride > max_stride:
             raise ValueError(
                 f"{name} pools its maps to a stride of {self.stride} at {node}, and only convolutions are dilated: "
                 f"expected at most {max_stride}; choose an earlier node, or a larger max_stride"
             )
-        self._own_keys = frozenset(self.state_dict())
         self.tail: nn.Module | None = None
         self.tail_channels = 0
         if tail == "native":
@@ -79,6 +91,9 @@ class TorchvisionBackbone(nn.Module):
     def forward(self, images: Tensor) -> FeatureMaps:
         """The outputs of the two nodes for images [N, 3, H, W]."""
         maps = self.body(images)
+        if self.top_down is not None:
+            joined = self.top_down([maps["head"], *(maps[name] for name in self.deeper)])
+            return FeatureMaps(joined, joined)
         return FeatureMaps(maps.get("proposals", maps["head"]), maps["head"])
 
     def train(self, mode: bool = True) -> TorchvisionBackbone:
@@ -138,6 +153,20 @@ class TorchvisionBackbone(nn.Module):
                 graph.erase_node(node)
                 graph.erase_node(conv)
         self.body.recompile()
+
+    def _channels(self) -> list[int]:
+        """Channels of the maps that are joined, finest first, from the shapes of an image that is never computed."""
+        state = {key: value.to("meta") for key, value in self.body.state_dict().items()}
+        maps = functional_call(self.body, state, torch.empty(1, 3, *SIDES[1], device="meta"))
+        joined = [maps["head"], *(maps[name] for name in self.deeper)]
+        sizes = [item.shape[2:] for item in joined]
+        if any(fine[0] <= coarse[0] or fine[1] <= coarse[1] for fine, coarse in pairwise(sizes)):
+            told = ", ".join(f"{height}x{width}" for height, width in sizes)
+            raise ValueError(
+                f"deeper_nodes are joined from fine to coarse, but an image of {SIDES[1]} pixels gives maps of {told} "
+                "cells: name outputs of larger and larger strides"
+            )
+        return [item.shape[1] for item in joined]
 
     def _measure(self, name: str) -> tuple[int, int, int]:
         """Stride and channels of the maps, from the shapes of two images that are never computed.

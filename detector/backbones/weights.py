@@ -42,7 +42,8 @@ def load_classifier_weights(backbone: nn.Module, weights: str, *, architecture: 
             renamed[place] = value.float() if value.is_floating_point() else value
         else:
             unknown.append(key)
-    new = () if getattr(backbone, "native_tail", False) else ("tail.",)  # layers that no classifier brings
+    # Layers that no classifier brings.
+    new = () if getattr(backbone, "native_tail", False) else ("tail.", "top_down.")
     missing = [key for key in own if key not in renamed and not key.startswith(new) and "num_batches" not in key]
     shapes = [
         f"{key}: {tuple(value.shape)} in the file, {tuple(own[key].shape)} here"
@@ -80,7 +81,7 @@ def _fetch(weights: str, architecture: str, sha256: str | None) -> tuple[dict[st
     path = Path(weights).expanduser()
     if path.is_file():
         require_sha256(path, sha256)
-        return _read(path), str(path)
+        return read_classifier(path), str(path)
     named = zoo_entry(weights, "classifier")
     if named is None:
         raise ValueError(
@@ -96,7 +97,7 @@ def _cached(url: str, sha256: str | None) -> dict[str, Tensor]:
         # Many addresses end in model.pth: the name in the cache says which of them it was.
         name = f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
     try:
-        return _read(cached(url, name, sha256))
+        return read_classifier(cached(url, name, sha256))
     except ValueError as error:
         raise ValueError(f"{error}; or set backbone.weights=PATH, or train from random ones: weights=null") from error
 
@@ -106,7 +107,8 @@ def _hash_in_name(url: str) -> str:
     return Path(urlparse(url).path).stem.rpartition("-")[2]
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_classifier(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file, a torch file or safetensors. Raises ValueError where it is none."""
     if looks_like_safetensors(path):
         return read_safetensors(path)[0]
     try:

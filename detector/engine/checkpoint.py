@@ -71,6 +71,8 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         try:
             torch.save({**content, "format": FORMAT}, summed)  # type: ignore[arg-type]  # it asks for write and flush
         except RuntimeError as error:
+            if isinstance(error.__context__, KeyboardInterrupt):  # in the middle of writing; torch has covered it
+                raise error.__context__ from None
             raise summed.error or error from error
         file.write(MARK + summed.sum.digest())
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from detector.engine.distributed import is_main
 from detector.engine.precision import autocast

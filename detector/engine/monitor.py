@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from detector.engine.distributed import is_main, summed, world_size
 from detector.engine.watch import Watch

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from detector.engine.distributed import any_of, rank
+from detector.engine.errors import NonFiniteLossError
 from detector.engine.postmortem import write_postmortem
 from detector.model import Detector
 from detector.structures import Batch, Losses
@@ -23,10 +24,6 @@ log = logging.getLogger("detector")
 
 MOST_IN_A_ROW = 10  # steps left out one after the other, before even skip and rollback stop
 POLICIES = ("stop", "skip", "rollback")
-
-
-class NonFiniteLossError(ArithmeticError):
-    """The loss became infinite or not a number."""
 
 
 class _Unread(NamedTuple):

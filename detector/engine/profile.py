@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 import torch
@@ -17,11 +17,13 @@ WARM_UP = 5  # steps that are not looked at: allocations, choices of algorithms
 ROWS = 40
 
 
-def profiled(batches: Iterable[Batch], num_steps: int, folder: Path, device: torch.device) -> Iterator[Batch]:
+def profiled(
+    batches: Iterable[Batch], num_steps: int, folder: Path, device: torch.device
+) -> Generator[Batch, None, None]:
     """The batches; what is done between two of them is a step, and `num_steps` of these are traced.
 
     Leaves in `folder` trace.json, for chrome://tracing or ui.perfetto.dev, and table.txt, the costliest operators.
-    A run that ends before leaves those that there were.
+    A run that ends before leaves those that there were, once the generator is closed.
     """
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     profiler = None

@@ -31,6 +31,9 @@ from detector.structures import Batch
 
 log = logging.getLogger("detector")
 
+# The number of steps to train, asked after every step: given the state and the number so far.
+Settled = Callable[["TrainingState", int], int]
+
 # Evaluates the detector after a number of steps, in all processes; the figure of the main one decides which checkpoint
 # is best.
 Evaluate = Callable[[int], float]
@@ -144,9 +147,11 @@ def train(
     monitor: Monitor,
     evaluate: Evaluate,
     checkpoints: Path,
+    pace: Settled | None = None,
 ) -> Outcome:
     """Trains until max_steps, max_minutes, patience or a signal; `batches` start at the state's step and last.
 
+    `pace` may settle another number of steps than max_steps, and again after every step.
     With several processes, each calls this with its share of every batch.
     """
     accumulate = partial(
@@ -167,6 +172,7 @@ def train(
         roll_back=state.roll_back,
     )
     deadline = time.monotonic() + 60 * settings.max_minutes if settings.max_minutes else math.inf
+    max_steps = settings.max_steps
     state.detector.train()
     if _finish_step(state, settings, evaluate, checkpoints):
         return Outcome.done
@@ -191,9 +197,11 @@ def train(
                     state.average.update(state.detector, state.step + 1)
             state.advance()
             monitor.step(state.step, losses, lr, len(batch), state.scaler)
+            if pace is not None:
+                max_steps = monitor.bar.total = pace(state, max_steps)
 
             signalled, late = any_of(interrupt.requested is not None, time.monotonic() >= deadline)
-            finished = state.step >= settings.max_steps or late
+            finished = state.step >= max_steps or late
             if finished or _due(state.step, settings.eval_every):
                 _evaluate(state, evaluate, checkpoints)
                 finished |= _exhausted(state, settings)

@@ -39,8 +39,8 @@ def evaluate_detector(
     """
     batches = in_batches(len(view), max(1, batch_size // world_size()))
     own = dealt(batches)
-    loader = evaluation_loader(view, own, workers=workers, pin_memory=device.type == "cuda")
-    found = detect_all(detector, loader, num_images=sum(map(len, own)), device=device, precision=precision)
+    with evaluation_loader(view, own, workers=workers, pin_memory=device.type == "cuda") as loaded:
+        found = detect_all(detector, loaded, num_images=sum(map(len, own)), device=device, precision=precision)
     rest = iter(found)
     by_batch = collected([[next(rest) for _ in batch] for batch in own], len(batches))
     return None if by_batch is None else [item for batch in by_batch for item in batch]

@@ -63,8 +63,10 @@ def learned_proposals(
     """Boxes [P, 4] of the first `count` images, best first; the detector is left in the mode that it was in."""
     training = detector.training
     detector.eval()
-    loader = evaluation_loader(view, in_batches(count, 1), workers=0, pin_memory=False)
-    with autocast(device, precision):
-        found = [detector.propose(batch.to(device))[0].boxes.cpu() for batch in loader]
+    with (
+        evaluation_loader(view, in_batches(count, 1), workers=0, pin_memory=False) as batches,
+        autocast(device, precision),
+    ):
+        found = [detector.propose(batch.to(device))[0].boxes.cpu() for batch in batches]
     detector.train(training)
     return found

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
-import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, get_worker_info
 
 from detector.datasets.augment import EvaluationView, TrainingView
 from detector.datasets.sample import Sample
-from detector.engine.interrupt import SIGNALS
 from detector.engine.seed import derive
+from detector.pipeline.loader_workers import LoaderWorkers
+from detector.pipeline.loading_errors import loading_errors
+from detector.pipeline.shared_memory import share
 from detector.structures import Batch, Instances, Proposals
 
 
@@ -102,58 +102,23 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
-def training_loader(
-    view: TrainingView, order: TrainingOrder, *, workers: int, pin_memory: bool, prefetch: int = 2
-) -> DataLoader[Batch]:
-    """Batches in `order`; each worker keeps `prefetch` of them ready.
-
-    The loader has a generator of its own: its iterator must not disturb the global one.
-    """
-    return DataLoader(
-        view,  # type: ignore[arg-type]  # what collate makes of its items is the loader's type
-        batch_sampler=order,
-        collate_fn=collate,
-        num_workers=workers,
-        prefetch_factor=prefetch if workers else None,
-        pin_memory=pin_memory,
-        generator=torch.Generator().manual_seed(0),
-        worker_init_fn=_leave_signals_to_the_trainer,
-    )
+def _handed_over(samples: Sequence[Sample]) -> Batch:
+    batch = collate(samples)
+    if get_worker_info() is not None:
+        share(batch)
+    return batch
 
 
 @contextmanager
-def loading_errors() -> Iterator[None]:
-    """Turns what a loader's workers raise, or die of, into errors of one line.
+def training_loader(
+    view: TrainingView, order: TrainingOrder, *, workers: int, pin_memory: bool, prefetch: int = 2
+) -> Iterator[Iterator[Batch]]:
+    """Context with the batches in `order`; each worker keeps `prefetch` of them ready, and none outlives the context.
 
-    A worker's error arrives with its traceback as text. That a worker was killed is noticed at any moment, in the
-    middle of a training step too: this belongs around the whole loop.
+    Raises what reading a sample raises, and ChildProcessError where a worker died, each as one line.
     """
-    try:
-        yield
-    except ConnectionResetError as error:  # a worker that died while it handed a sample over
-        raise _worker_died("exited unexpectedly") from error
-    except (ValueError, OSError) as error:
-        if "DataLoader worker process" not in str(error):
-            raise
-        raise type(error)(str(error).strip().splitlines()[-1].partition(": ")[2]) from error
-    except RuntimeError as error:
-        died = re.match(r"DataLoader worker \(pid.*\) (is killed by signal: \w+|exited unexpectedly)", str(error))
-        if died is None:
-            raise
-        raise _worker_died(died[1].replace("is killed", "was killed")) from error
-
-
-def _worker_died(how: str) -> ChildProcessError:
-    return ChildProcessError(
-        f"a loader worker {how}: did the machine run out of memory? Lower trainer.workers; the last checkpoint is "
-        "whole, resume=FOLDER goes on from it"
-    )
-
-
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    """A signal to the whole process group must not take the workers away while the trainer saves."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    with loading_errors(), LoaderWorkers() as own:
+        yield own.batches(_loader(view, order, workers, prefetch if workers else None, pin_memory, own))
 
 
 def in_batches(num_images: int, batch_size: int) -> list[list[int]]:
@@ -162,16 +127,31 @@ def in_batches(num_images: int, batch_size: int) -> list[list[int]]:
     return [whole[start : start + batch_size] for start in range(0, num_images, batch_size)]
 
 
+@contextmanager
 def evaluation_loader(
     view: EvaluationView, batches: Sequence[list[int]], *, workers: int, pin_memory: bool
+) -> Iterator[Iterator[Batch]]:
+    """Context with the images of each batch, batch by batch; otherwise as `training_loader`."""
+    with loading_errors(), LoaderWorkers() as own:
+        yield own.batches(_loader(view, batches, workers, None, pin_memory, own))
+
+
+def _loader(
+    view: TrainingView | EvaluationView,
+    batches: TrainingOrder | Sequence[list[int]],
+    workers: int,
+    prefetch: int | None,
+    pin_memory: bool,
+    own: LoaderWorkers,
 ) -> DataLoader[Batch]:
-    """The images of each batch, batch by batch."""
+    """The loader has a generator of its own: its iterator must not disturb the global one."""
     return DataLoader(
         view,  # type: ignore[arg-type]  # what collate makes of its items is the loader's type
-        batch_sampler=batches,
-        collate_fn=collate,
+        batch_sampler=batches,  # keys of either view
+        collate_fn=_handed_over,
         num_workers=workers,
+        prefetch_factor=prefetch,
         pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(0),
-        worker_init_fn=_leave_signals_to_the_trainer,
+        worker_init_fn=own.begin,
     )

@@ -30,6 +30,8 @@ from detector.pipeline.versions import versions
 
 log = logging.getLogger("detector")
 
+SPLIT = "split.json"  # which pictures a run trains on and which it tests on, where the run has divided them
+
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:

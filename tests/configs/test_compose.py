@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from detector.configs import schema
-from detector.configs.compose import choices, load_config, override_config, sweep
+from detector.configs.choices import choices
+from detector.configs.compose import load_config, override_config, sweep
 from detector.configs.errors import ConfigError
 from detector.configs.groups import to_plain
 

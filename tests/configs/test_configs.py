@@ -8,7 +8,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from detector.configs import schema
-from detector.configs.compose import CONFIG_FOLDER, choices, load_config
+from detector.configs.choices import CONFIG_FOLDER, choices
+from detector.configs.compose import load_config
 from detector.configs.groups import GROUPS, structured, to_config, to_plain
 
 # What has no default because only the user knows it.

@@ -75,3 +75,14 @@ def test_one_range_for_a_dataset(tmp_path: Path) -> None:
 def test_eight_bits_stay_as_they_are() -> None:
     values = np.arange(256, dtype=np.uint8).reshape(16, 16)
     assert torch.equal(to_pixels(Image.fromarray(values)), torch.from_numpy(values).expand(3, -1, -1))
+
+
+def test_no_memory_for_a_picture_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = deep(tmp_path / "a.png", np.zeros((4, 4), np.uint8))
+
+    def refuse(*arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "convert", refuse)
+    with pytest.raises(MemoryError, match=r"a\.png: no memory left to decode this image; make it smaller"):
+        read_image(path)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -96,6 +99,22 @@ def test_workers_change_nothing(tiny: SyntheticDataset, tmp_path: Path) -> None:
     one = cached_search(tiny, tmp_path / "one.npz", FAST, 1)
     two = cached_search(tiny, tmp_path / "two.npz", FAST, 2)
     assert torch.equal(one.flat, two.flat)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_ends_the_search(tiny: SyntheticDataset, tmp_path: Path) -> None:
+    deadly: Any = SimpleNamespace(annotations=tiny.annotations, image=os._exit)
+    with pytest.raises(ChildProcessError, match=r"was killed.*Lower proposals\.workers"):
+        cached_search(deadly, tmp_path / "x.npz", FAST, 2)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.slow
+def test_an_error_of_a_worker_ends_the_search(tiny: SyntheticDataset, tmp_path: Path) -> None:
+    unreadable: Any = SimpleNamespace(annotations=tiny.annotations, image=partial(int, "a picture"))
+    with pytest.raises(ValueError, match="a picture"):
+        cached_search(unreadable, tmp_path / "x.npz", FAST, 2)
+    assert multiprocessing.active_children() == []
 
 
 def test_ground_truth_is_not_looked_at(tiny: SyntheticDataset, tmp_path: Path) -> None:

@@ -164,3 +164,28 @@ def test_the_installed_program_answers_from_an_empty_folder(tmp_path: Path) -> N
     assert "did you mean trainer.max_steps?" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["Läufe, #1 (a=b) {it's}", "运行 [1], ~2"])
+def test_folders_are_given_as_they_are_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli.run(["train", *TINY, f"output_dir=~/{name}"]) == 0
+    assert cli.run(["train", f"resume={name}", "trainer.max_steps=2"]) == 0
+    assert cli.run(["train", f"config={name}", f"output_dir={name} again", f"weights={name}"]) == 0
+    assert cli.run(["eval", f"weights={tmp_path / name}", f"output_dir=eval {name}"]) == 0
+    assert cli.run(["export", f"weights=~/{name}", f"output={name}/model.safetensors"]) == 0
+    assert cli.run(["compare", f"a={name}", f"b=~/eval {name}", f"output_dir=compare {name}"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {name, f"{name} again", f"eval {name}", f"compare {name}"}
+    assert (tmp_path / name / "model.safetensors").is_file()
+
+
+def test_a_sweep_over_folders_takes_them_as_they_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one, two").mkdir()
+    words = ["train", "--multirun", "dataset=voc", "proposals=grid", "trainer.seed=1,2", "output_dir=out, #1"]
+    assert cli.run([*words, "dataset.root=one, two"]) == 1
+    assert "one, two" in capsys.readouterr().err
+    assert [path.name for path in sorted((tmp_path / "out, #1").iterdir()) if path.is_dir()] == ["0", "1"]

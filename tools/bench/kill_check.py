@@ -25,6 +25,7 @@ from detector.engine.checkpoint import load_checkpoint
 from detector.pipeline import training as _training  # noqa: F401  # imported once, before the forks
 from detector.pipeline.versions import commit, cpu_name
 from detector.tools import cli
+from detector.tools.settings.exit_codes import DONE
 
 STEPS = 40
 COMPARED = ("step", "best", "stale", "evaluated", "model", "optimizer", "schedule", "scaler", "average")
@@ -84,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         begun = time.monotonic()
-        if _live(folder / "whole", 0, lambda pid: None) != cli.DONE:
+        if _live(folder / "whole", 0, lambda pid: None) != DONE:
             print((folder / "whole" / "said.txt").read_text(), file=sys.stderr)
             return 1
         length = time.monotonic() - begun
@@ -146,12 +147,12 @@ def _killed_run_is_done(run: Path, moments: random.Random, length: float, tally:
             os.kill(pid, signal.SIGKILL)
 
     code = _live(run, moments.randrange(3), wait_and_kill)
-    if code not in (cli.DONE, -signal.SIGKILL):
+    if code not in (DONE, -signal.SIGKILL):
         raise RuntimeError(f"a life ended with exit code {code}:\n{(run / 'said.txt').read_text()}")
     if code == -signal.SIGKILL:
         tally.kills += 1
         tally.in_writing += any((run / "checkpoints").glob(".*.tmp"))
-    return code == cli.DONE
+    return code == DONE
 
 
 def _live(run: Path, workers: int, meanwhile: Callable[[int], None]) -> int:

@@ -120,24 +120,24 @@ def _waiting(config: Config, view: TrainingView, steps: int, device: torch.devic
         view, order, workers=trainer.workers, pin_memory=device.type == "cuda", prefetch=trainer.prefetch
     )
     waits, seconds = [], []
-    batches = iter(loader)
-    for _ in range(FIRST + steps):
-        start = time.perf_counter()
-        batch = next(batches)
-        waits.append(time.perf_counter() - start)
-        optimizer.zero_grad(set_to_none=True)
-        accumulate_gradients(
-            detector,
-            batch.to(device, non_blocking=True),
-            micro_batches=1,
-            scaler=scaler,
-            device=device,
-            precision=trainer.precision,
-        )
-        optimizer.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
+    with loader as batches:
+        for _ in range(FIRST + steps):
+            start = time.perf_counter()
+            batch = next(batches)
+            waits.append(time.perf_counter() - start)
+            optimizer.zero_grad(set_to_none=True)
+            accumulate_gradients(
+                detector,
+                batch.to(device, non_blocking=True),
+                micro_batches=1,
+                scaler=scaler,
+                device=device,
+                precision=trainer.precision,
+            )
+            optimizer.step()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - start)
     return waits[FIRST:], seconds[FIRST:]
 
 

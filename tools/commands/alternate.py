@@ -27,8 +27,10 @@ from detector.engine.seed import seed_step
 from detector.engine.trainer import Outcome
 from detector.pipeline.learned_proposals import write_learned_proposals
 from detector.pipeline.models import load_model
-from detector.pipeline.run_folder import RunFolder, pick_device
+from detector.pipeline.run_folder import RunFolder, logging_to, open_run, pick_device
 from detector.pipeline.training import run_training
+from detector.tools.settings.application import Task
+from detector.tools.settings.exit_codes import DONE, INTERRUPTED
 
 log = logging.getLogger("detector")
 
@@ -51,6 +53,14 @@ def run_alternation(config: schema.Config, folder: Path) -> Outcome:
         if run_training(settings, RunFolder(path), resume) is Outcome.interrupted:
             return Outcome.interrupted
     return Outcome.done
+
+
+def alternate(task: Task) -> int:
+    """Runs the four steps and returns the exit code."""
+    folder = open_run(str(task.folder), "alternate")
+    with logging_to(folder.path / "log.txt"):
+        outcome = run_alternation(task.config, folder.path)
+    return INTERRUPTED if outcome is Outcome.interrupted else DONE
 
 
 def last(path: Path) -> Path:

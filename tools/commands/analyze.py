@@ -26,6 +26,7 @@ from detector.structures import Detections, Instances
 from detector.tools.report.analysis import Analysis, analyze
 from detector.tools.report.examples import first_with_picture
 from detector.tools.report.page import render
+from detector.tools.report.training_record import read_training
 
 log = logging.getLogger("detector")
 
@@ -41,7 +42,8 @@ def run_analysis(config: schema.Config, run: RunFolder) -> None:
     log.info("%s", analysis.split.table())
     run.write_json("analysis.json", analysis.to_json())
     page = run.path / "analysis.html"
-    page.write_text(render(analysis, dataset), encoding="utf-8")
+    record = read_training(Path(config.detections))
+    page.write_text(render(analysis, dataset, record), encoding="utf-8")
     if config.evaluation.tensorboard:
         write_tensorboard(analysis, dataset, run.tensorboard)
         log.info("curves and pictures: tensorboard --logdir %s", run.tensorboard)
@@ -50,29 +52,28 @@ def run_analysis(config: schema.Config, run: RunFolder) -> None:
 
 def write_tensorboard(analysis: Analysis, dataset: Dataset, folder: Path) -> None:
     """Precision-recall curves of every class, and the worst images, as TensorBoard's own kinds of pages."""
-    writer = SummaryWriter(str(folder))
-    for name, curve in analysis.result.curves.items():
-        thresholds = np.linspace(0.0, 1.0, 127)
-        above = np.searchsorted(-curve.scores, -thresholds, side="right")
-        right = np.concatenate(([0], curve.true_positives))[above]
-        writer.add_pr_curve_raw(
-            f"precision_recall/{name}",
-            right,
-            above - right,
-            np.zeros_like(right),  # detectors have no true negatives
-            curve.num_truths - right,
-            right / np.maximum(above, 1),
-            right / curve.num_truths,
-            num_thresholds=len(thresholds),
-        )
-    images = [item.image for item in analysis.worst]
-    for position, picture in first_with_picture(images, dataset.image, analysis.settings.pictures):
-        annotation = dataset.annotations[images[position]]
-        found = _of_image(analysis.detections, images[position], analysis.settings.score_threshold)
-        objects = Instances(annotation.boxes, annotation.labels, annotation.difficult)
-        drawn = draw_detections(picture, found, dataset.classes, objects)
-        writer.add_image(f"worst_images/{position:03d}_{annotation.image_id}", to_tensor(drawn))
-    writer.close()
+    with SummaryWriter(str(folder)) as writer:
+        for name, curve in analysis.result.curves.items():
+            thresholds = np.linspace(0.0, 1.0, 127)
+            above = np.searchsorted(-curve.scores, -thresholds, side="right")
+            right = np.concatenate(([0], curve.true_positives))[above]
+            writer.add_pr_curve_raw(
+                f"precision_recall/{name}",
+                right,
+                above - right,
+                np.zeros_like(right),  # detectors have no true negatives
+                curve.num_truths - right,
+                right / np.maximum(above, 1),
+                right / curve.num_truths,
+                num_thresholds=len(thresholds),
+            )
+        images = [item.image for item in analysis.worst]
+        for position, picture in first_with_picture(images, dataset.image, analysis.settings.pictures):
+            annotation = dataset.annotations[images[position]]
+            found = _of_image(analysis.detections, images[position], analysis.settings.score_threshold)
+            objects = Instances(annotation.boxes, annotation.labels, annotation.difficult)
+            drawn = draw_detections(picture, found, dataset.classes, objects)
+            writer.add_image(f"worst_images/{position:03d}_{annotation.image_id}", to_tensor(drawn))
 
 
 def _of_image(table: DetectionTable, image: int, score_threshold: float) -> Detections:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detector.configs.compose import choices
+from detector.configs.choices import choices
 from detector.configs.groups import GROUPS
 from detector.ops import native_status
 from detector.pipeline.versions import versions

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from detector.configs.errors import ConfigError
+from detector.configs.paths import plain_text
 from detector.tools.explain.draw import draw_explanation, number_texts
 from detector.tools.explain.examples import DEFAULTS, EXAMPLES, NAMED_MAPS, named_map
 from detector.tools.explain.geometry import Explanation, explain
@@ -142,7 +143,7 @@ def split_settings(words: Sequence[str], allowed: Sequence[str], command: str) -
             close = difflib.get_close_matches(key, allowed, n=1, cutoff=0.5)
             tip = f"did you mean {close[0]}?" if close else f"known: {', '.join(allowed)}"
             raise ConfigError(f"{key}: no such setting of {command}; {tip}")
-        settings[key] = value
+        settings[key] = plain_text(value)
     return settings
 
 

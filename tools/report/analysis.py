@@ -14,7 +14,7 @@ from detector.metrics.errors import ErrorSplit, split_errors
 from detector.metrics.strata import Stratum, strata
 from detector.metrics.tables import DetectionTable, IntArray, TruthTable
 from detector.pipeline.scores import Scores, score
-from detector.tools.report.examples import WorstImage, confident_mistakes, worst_images
+from detector.tools.report.examples import WorstImage, best_images, confident_mistakes, worst_images
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class Analysis:
     strata: list[Stratum]
     calibration: Calibration | str  # why there is none: scores outside [0, 1]
     worst: list[WorstImage]
+    best: list[int]  # images without a mistake, most objects first
     mistakes: IntArray  # rows of detections, most confident first
 
     @property
@@ -61,6 +62,7 @@ def analyze(dump: Dump, truths: TruthTable, settings: schema.EvaluationConfig) -
         calibration: Calibration | str = calibrate(detections, truths, iou_threshold=iou)
     except ValueError as error:
         calibration = str(error)
+    worst = worst_images(detections, truths, split, settings.score_threshold)
     return Analysis(
         dump=dump,
         truths=truths,
@@ -71,6 +73,7 @@ def analyze(dump: Dump, truths: TruthTable, settings: schema.EvaluationConfig) -
         confusion=confusion_matrix(detections, truths, settings.score_threshold, iou),
         strata=strata(detections, truths, protocol, iou),
         calibration=calibration,
-        worst=worst_images(detections, truths, split, settings.score_threshold),
+        worst=worst,
+        best=best_images(truths, worst),
         mistakes=confident_mistakes(detections, split, settings.score_threshold),
     )

@@ -41,6 +41,13 @@ def worst_images(
     return [WorstImage(int(row), int(missed[row]), int(false_positives[row])) for row in order if total[row]]
 
 
+def best_images(truths: TruthTable, worst: list[WorstImage]) -> list[int]:
+    """Rows of the images without a mistake, those with most objects first."""
+    objects = np.bincount(truths.image_index[~truths.difficult], minlength=len(truths.image_ids))
+    wrong = {item.image for item in worst}
+    return [int(row) for row in np.argsort(-objects, kind="stable") if int(row) not in wrong]
+
+
 def confident_mistakes(detections: DetectionTable, split: ErrorSplit, score_threshold: float) -> IntArray:
     """Rows of the false positives from the score threshold on, best score first."""
     rows = np.flatnonzero((split.outcomes > Outcome.ignored) & (detections.scores >= score_threshold))

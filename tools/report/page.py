@@ -14,7 +14,8 @@ from detector.metrics.errors import CAUSES, Outcome
 from detector.tools.report.analysis import Analysis
 from detector.tools.report.drawn_boxes import Box, Mark, annotated, around
 from detector.tools.report.examples import first_with_picture
-from detector.tools.report.plots import bars, heat_map, precision_recall, reliability, stacked_bars
+from detector.tools.report.plots import bars, heat_map, lines, precision_recall, reliability, stacked_bars
+from detector.tools.report.training_record import TrainingRecord
 
 MEANING = {
     "classification": "on an object, but called by another class",
@@ -74,18 +75,25 @@ STYLE += "".join(
     f".mark.{name} {{ stroke: var(--{name}); }} svg text.name.{name} {{ fill: #fff; }}\n"
     for name in COLOURED
 )
+STYLE += "".join(
+    f"svg .line{number} {{ stroke: {colour}; }} svg .dot.line{number} {{ fill: {colour}; stroke: none; }}\n"
+    for number, colour in enumerate(("#2f6fde", "#e67e22", "#1a9850", "#c2185b", "#8e44ad", "#00a3a3"))
+)
+STYLE += "svg .line { fill: none; stroke-width: 1.6; }\n"
 STYLE += ".mark.missed { stroke: #7fb0ff; stroke-dasharray: 5 4; stroke-width: 2.6; }\n"
 
 
-def render(analysis: Analysis, dataset: Dataset) -> str:
-    """The whole page."""
+def render(analysis: Analysis, dataset: Dataset, record: TrainingRecord | None = None) -> str:
+    """The whole page; with the `record` of the run that the detections are of, its training first."""
     sections = {
+        **({} if record is None else {"Training": training(record)}),
         "Classes": classes(analysis),
         "Errors": errors(analysis),
         "Curves": curves(analysis),
         "Kinds of objects": kinds(analysis),
         "Confusion": confusion(analysis),
         "Calibration": calibration(analysis),
+        "Best images": best(analysis, dataset),
         "Worst images": worst(analysis, dataset),
         "Confident mistakes": mistakes(analysis, dataset),
     }
@@ -121,6 +129,27 @@ def summary(analysis: Analysis) -> str:
         tiles += [(analysis.scores.coco.statistics[name], f"COCO {name}") for name in ("AP", "AP50", "AP75")]
     shown = "".join(f'<div class="tile"><b>{_figure(value)}</b><span>{name}</span></div>' for value, name in tiles)
     return f'<p>{about}</p><div class="tiles">{shown}</div>'
+
+
+def training(record: TrainingRecord) -> str:
+    """Loss and mean AP over the steps, speed, and the plan with its reasons."""
+    steps = record.losses["loss"][-1][0] if record.losses.get("loss") else 0
+    speed = [value for _, value in record.images_per_s]
+    told = [f"{steps:,} steps"] if steps else []
+    told += [f"{record.minutes:.1f} minutes"] if record.minutes is not None else []
+    told += [f"{float(np.median(speed)):.1f} images/s (median)"] if speed else []
+    figures = [("loss", record.losses), ("mean AP on the test split", record.scores)]
+    if record.learning_rate:
+        figures.append(("learning rate", {"learning rate": record.learning_rate}))
+    drawn = "".join(
+        f"<figure><h3>{name}</h3>{lines(dict(curves))}</figure>" for name, curves in figures if any(curves.values())
+    )
+    plan = ""
+    if record.plan:
+        rows = [list(row) for row in record.plan]
+        table = _table(["setting", "value", "reason"], rows, text_column=2)
+        plan = f"<details><summary>The plan: {len(rows)} settings and their reasons</summary>{table}</details>"
+    return f'<p>{escape(", ".join(told))}</p><div class="columns">{drawn}</div>{plan}'
 
 
 def classes(analysis: Analysis) -> str:
@@ -227,6 +256,20 @@ def calibration(analysis: Analysis) -> str:
         f"too sure. Expected calibration error <b>{error}</b>.</p>"
         f'<div class="columns"><figure>{plot}</figure>{table}</div>'
     )
+
+
+def best(analysis: Analysis, dataset: Dataset) -> str:
+    """The images with most objects of those without a mistake."""
+    figures = []
+    for position, picture in first_with_picture(analysis.best, dataset.image, analysis.settings.pictures // 2):
+        image = analysis.best[position]
+        name = escape(analysis.truths.image_ids[image])
+        figures.append(f"<figure>{annotated(picture, _marks(analysis, image))}<figcaption>{name}</figcaption></figure>")
+    lead = (
+        f"<p>{len(analysis.best)} of {len(analysis.truths.image_ids)} images have no object missed and no false "
+        f"detection scored {analysis.settings.score_threshold:g} or more. Those with most objects first.</p>"
+    )
+    return f'{lead}<div class="grid worst">{"".join(figures)}</div>'
 
 
 def worst(analysis: Analysis, dataset: Dataset) -> str:

@@ -64,6 +64,45 @@ def precision_recall(recall: FloatArray, precision: FloatArray, num_points: int 
     return _square(parts)
 
 
+def lines(curves: dict[str, list[tuple[int, float]]], *, width: int = 520, height: int = 240) -> str:
+    """Curves of (step, value) over one axis from 0, each in a colour of its own, with a key."""
+    left, bottom, top = 46, 22, 22
+    points = [point for curve in curves.values() for point in curve]
+    last = max((step for step, _ in points), default=1)
+    # The start of a loss would flatten the rest.
+    values = sorted(value for _, value in points if np.isfinite(value))
+    highest = (values[int(0.99 * (len(values) - 1))] if values else 1.0) or 1.0
+    parts = [f'<rect class="frame" x="{left}" y="{top}" width="{width - left}" height="{height - top - bottom}"/>']
+    for share in (0.0, 0.5, 1.0):
+        x, y = left + share * (width - left), top + (1 - share) * (height - top - bottom)
+        anchor = {0.0: "start", 0.5: "middle", 1.0: "end"}[share]
+        parts.append(f'<line class="grid" x1="{left}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(
+            f'<text class="tick" x="{left - 5}" y="{y + 4:.1f}" text-anchor="end">{share * highest:.3g}</text>'
+            f'<text class="tick" x="{x:.1f}" y="{height - 6}" text-anchor="{anchor}">{share * last:.0f}</text>'
+        )
+    place = float(left)
+    for number, (name, curve) in enumerate(curves.items()):
+        drawn = " ".join(
+            f"{left + (width - left) * step / last:.1f},"
+            f"{top + (height - top - bottom) * (1 - min(1.0, max(0.0, value / highest))):.1f}"
+            for step, value in curve
+            if np.isfinite(value)
+        )
+        parts.append(f'<polyline class="line line{number % 6}" points="{drawn}"/>')
+        if len(curve) <= 12:
+            parts += [
+                f'<circle class="dot line{number % 6}" cx="{point.split(",")[0]}" cy="{point.split(",")[1]}" r="3"/>'
+                for point in drawn.split()
+            ]
+        parts.append(
+            f'<rect class="dot line{number % 6}" x="{place:.0f}" y="5" width="10" height="10" rx="2"/>'
+            f'<text class="tick" x="{place + 14:.0f}" y="14">{escape(name)}</text>'
+        )
+        place += 30 + 6.4 * len(name)
+    return _svg(max(width, place), height, parts)
+
+
 def reliability(edges: FloatArray, count: IntArray, score: FloatArray, precision: FloatArray) -> str:
     """Precision of the detections of each score bin, against the diagonal on which scores are probabilities."""
     parts = _square_axes("score", "precision")

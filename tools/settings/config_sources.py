@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,14 +35,18 @@ def explain(key: str, overrides: Sequence[str], saved: Path | None = None) -> st
     typed = OmegaConf.structured(config)
     require_known(key, typed)
     files = _files(overrides, saved)
+    planned = {} if saved is None else _planned(saved)
     leaves = [leaf for leaf in _leaves(typed) if f"{leaf}.".startswith(f"{key}.")]
     if leaves == [key]:
-        *weaker, strongest = _origins(key, typed, files, overrides)
+        *weaker, strongest = _with_reasons(key, _origins(key, typed, files, overrides), saved, planned)
         lines = [f"{key} = {_told(_plain(config, key))}", f"  from {strongest.source}"]
         lines += [f"  instead of {_told(item.value)} from {item.source}" for item in reversed(weaker)]
         meaning = _meaning(key, typed)
         return "\n".join([*lines, f"  {meaning}"] if meaning else lines)
-    rows = [(leaf, _told(_plain(config, leaf)), _origins(leaf, typed, files, overrides)[-1].source) for leaf in leaves]
+    rows = []
+    for leaf in leaves:
+        origins = _with_reasons(leaf, _origins(leaf, typed, files, overrides), saved, planned)
+        rows.append((leaf, _told(_plain(config, leaf)), origins[-1].source))
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return "\n".join(f"{leaf:<{widths[0]}}  {value:<{widths[1]}}  {source}" for leaf, value, source in rows)
 
@@ -57,6 +62,21 @@ def _files(overrides: Sequence[str], saved: Path | None) -> list[tuple[str, Dict
     return [(str(saved), OmegaConf.create(kept)), *chosen]
 
 
+def _planned(saved: Path) -> dict[str, str]:
+    """The reasons of the settings that a plan chose, from the plan.json beside a run's config.yaml."""
+    path = (saved if saved.is_dir() else saved.parent) / "plan.json"
+    if not path.is_file():
+        return {}
+    return {choice["key"]: choice["reason"] for choice in json.loads(path.read_text())["choices"]}
+
+
+def _with_reasons(key: str, origins: list[Origin], saved: Path | None, planned: dict[str, str]) -> list[Origin]:
+    """The origins; where a saved value was planned, the reason stands in place of the file."""
+    if key not in planned:
+        return origins
+    return [Origin(o.value, f"planned: {planned[key]}") if o.source == str(saved) else o for o in origins]
+
+
 def _origins(
     key: str, typed: DictConfig, files: Sequence[tuple[str, DictConfig]], overrides: Sequence[str]
 ) -> list[Origin]:
@@ -65,7 +85,7 @@ def _origins(
     defaults = OmegaConf.structured(owner)
     found = []
     if not OmegaConf.is_missing(defaults, name):
-        found.append(Origin(_value(defaults, name), f"the default of {owner.__name__} in configs/schema.py"))
+        found.append(Origin(_value(defaults, name), f"the default of {owner.__name__} in {_schema_file(owner)}"))
     found += [Origin(_value(values, key), file) for file, values in files if _has(values, key)]
     for line, changed, value in changes(overrides):
         if changed == key:
@@ -74,6 +94,11 @@ def _origins(
             below, rest = OmegaConf.create(value), key[len(changed) + 1 :]
             found += [Origin(_value(below, rest), f"the command line: {line}")] if _has(below, rest) else []
     return found
+
+
+def _schema_file(owner: type) -> str:
+    """The file of a schema class, from the project's root."""
+    return f"configs/schema/{owner.__module__.rpartition('.')[2]}.py"
 
 
 def _owner(key: str, typed: DictConfig) -> tuple[type, str]:

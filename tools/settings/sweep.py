@@ -1,71 +1,195 @@
-"""`detector train --multirun`: every combination in a folder of its own, and one table of how they ended."""
+"""`detector train --multirun`: a folder for each run, Hydra's sweepers and launchers, one table of how all ended."""
 
 from __future__ import annotations
 
 import json
-import logging
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
 from torch.utils.tensorboard import SummaryWriter
 
-from detector.engine.checkpoint import write_atomically
-from detector.pipeline.resume import find_start, value_of
-
-log = logging.getLogger("detector")
+from detector.configs.compose import (
+    checked,
+    hydra_words,
+    load_config,
+    override_config,
+    read_config,
+    start_from_saved,
+    sweep,
+    sweep_folder,
+)
+from detector.configs.errors import ConfigError
+from detector.configs.paths import hydra_value
+from detector.engine.checkpoint import newest_checkpoint, write_atomically
+from detector.pipeline.resume import value_of, with_dataset
+from detector.tools.settings.application import (
+    Command,
+    Task,
+    call_hydra,
+    chosen_experiment,
+    is_main_process,
+    objective,
+)
+from detector.tools.settings.command_line import CommandLine
+from detector.tools.settings.exit_codes import FAILED, FORESEEN, INTERRUPTED, exit_code, say
 
 OUTCOMES = {0: "done", 1: "failed", 2: "refused", 3: "stopped", 4: "loss not finite"}
-STOPPED = 3
+OUTCOME_FILE = "outcome.json"  # in each run's folder: job number, settings, exit code
+
+
+class StoppedError(RuntimeError):
+    """A signal has ended a run of a sweep that runs elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One combination of a sweep."""
+class Run:
+    """One run of a sweep, once it has ended."""
 
     folder: Path
-    overrides: list[str]  # without the folder
-    varied: dict[str, str]  # those of its settings that differ within the sweep
+    number: int
+    overrides: list[str]
+    code: int
 
 
-def plan(combinations: Sequence[Sequence[str]]) -> list[Job]:
-    """The jobs of a sweep, each checked as a whole before any runs. Raises ConfigError for one that cannot be."""
-    parent = Path(value_of("output_dir", combinations[0]) or "runs/sweep")
-    jobs = []
-    for number, words in enumerate(combinations):
-        rest = [word for word in words if not word.startswith("output_dir=")]
-        varied = {key: value for key, _, value in (word.partition("=") for word in rest) if _varies(key, combinations)}
-        jobs.append(Job(parent / str(number), rest, varied))
-    for job in jobs:
-        if value_of("resume", job.overrides) is None:
-            find_start(job.overrides)
-    return jobs
+def run_sweep(name: str, line: CommandLine, command: Command) -> int:
+    """Runs a command on every combination, or on what Hydra's sweeper chooses.
 
+    A run that fails does not keep the others from running, a signal does. Leaves summary.txt and summary.json in the
+    sweep's folder and TensorBoard's hparams in each run's. Returns the first exit code that is not 0.
 
-def run_sweep(combinations: Sequence[Sequence[str]], train: Callable[[list[str]], int]) -> int:
-    """Runs `train` on every combination; one that fails does not keep the others from running, a signal does.
-
-    Leaves summary.txt and summary.json in the sweep's folder and TensorBoard's hparams in each run's. Returns the first
-    exit code that is not 0.
+    Raises ConfigError for a combination that cannot be, before any runs.
     """
-    jobs = plan(combinations)
-    parent, rows, first_bad = jobs[0].folder.parent, [], 0
-    for number, job in enumerate(jobs):
-        told = " ".join(f"{key}={value}" for key, value in job.varied.items())
-        log.warning("sweep %d/%d: %s", number + 1, len(jobs), told)
-        code = train([*job.overrides, f"output_dir={job.folder}"])
-        first_bad = first_bad or code
-        figures = _figures(job.folder) if code == 0 else {}
-        rows.append({"run": job.folder.name, **job.varied, "outcome": OUTCOMES.get(code, f"exit {code}"), **figures})
-        if figures:
-            _write_hparams(job, figures)
-        _write(parent, rows)
-        if code == STOPPED:
-            break
-    log.warning("\n%s\nsummary in %s", table(rows), parent / "summary.txt")
-    return first_bad
+    overrides, base = _checked_sweep(line)
+    given = value_of("output_dir", overrides)
+    if given is not None and any(word.startswith("hydra.sweep.dir=") for word in line.hydra):
+        raise ConfigError(f"hydra.sweep.dir= and output_dir={given} both name the sweep's folder: give one of them")
+    own = [] if given is None else [f"hydra.sweep.dir={hydra_value('output_dir', given)}"]
+    if not is_main_process():
+        own.append("hydra.output_subdir=null")
+    if "hydra/sweeper=optuna" in line.hydra and not any("hydra.sweeper.direction=" in word for word in line.hydra):
+        own.append("hydra.sweeper.direction=maximize")  # a run returns its mAP
+    folder = sweep_folder([*own, f"hydra.job.name={name}", *line.hydra])
+    for file in folder.glob(f"**/{OUTCOME_FILE}"):
+        file.unlink()
+    words = [*hydra_words(overrides, sweeping=True), *own]
+    failure: BaseException | None = None
+    try:
+        call_hydra(name, line, words, partial(sweep_task, command=command), base)
+    except (*FORESEEN, RuntimeError, KeyboardInterrupt) as error:
+        failure = error
+    runs = ended_runs(folder)
+    codes = [run.code for run in runs if run.code]
+    if failure is not None and not codes:
+        raise failure
+    _summarise(folder, runs)
+    return codes[0] if codes else 0
+
+
+def sweep_task(composed: DictConfig, *, command: Command) -> float:
+    """One run of a sweep, perhaps in a process or on a machine of its own: its mAP. Raises what the command raises."""
+    hydra = HydraConfig.get()
+    folder, code = Path(hydra.sweep.dir, hydra.sweep.subdir), FAILED
+    try:
+        code = command(_task(checked(composed), folder))
+    except FORESEEN as error:
+        code = exit_code(error)
+        say(error)
+        raise
+    finally:
+        if is_main_process():
+            _write_outcome(Run(folder, int(hydra.job.num), [str(word) for word in hydra.overrides.task], code))
+    if code == INTERRUPTED:
+        if hydra.runtime.choices["hydra/launcher"] == "basic":
+            raise SystemExit(code)  # ends the whole sweep
+        raise StoppedError(f"{folder} was stopped by a signal after saving; the same line with resume=auto goes on")
+    return objective(folder)
+
+
+def _task(config: Any, folder: Path) -> Task:
+    """What a run of a sweep does; with resume=auto it goes on with the newest checkpoint of its own folder."""
+    found = newest_checkpoint(folder) if config.resume == "auto" else None
+    resume = None if found is None else str(folder)
+    config = replace(config, output_dir=str(folder), resume=resume)
+    return Task(config, folder, None if found is None else found[1], chosen_experiment())
+
+
+def _checked_sweep(line: CommandLine) -> tuple[list[str], str | None]:
+    """The settings of a sweep, and the name of the saved config to start from, if any.
+
+    Every combination is checked; those that another sweeper will choose are not known yet.
+    """
+    resume, saved = value_of("resume", line.overrides), value_of("config", line.overrides)
+    if resume not in (None, "auto"):
+        raise ConfigError(f"resume={resume} goes on with one run; a sweep goes on with resume=auto")
+    overrides = [word for word in line.overrides if not word.startswith("config=")]
+    plain = None if saved is None else read_config(Path(saved))
+    if plain is None:
+        overrides = with_dataset(overrides)
+    if not any(word.startswith("hydra/sweeper=") for word in line.hydra):
+        for words in sweep(overrides):
+            if plain is None:
+                load_config(words, line.search)
+            else:
+                override_config(plain, words, line.search)
+    return overrides, None if plain is None else start_from_saved(plain)
+
+
+def ended_runs(folder: Path) -> list[Run]:
+    """The runs of a sweep that have ended, in their order."""
+    found = []
+    for file in folder.glob(f"**/{OUTCOME_FILE}"):
+        content = json.loads(file.read_text())
+        found.append(Run(file.parent, content["job"], content["overrides"], content["code"]))
+    return sorted(found, key=lambda run: run.number)
+
+
+def _write_outcome(run: Run) -> None:
+    """Notes how a run ended, and writes the summary of all that have ended so far."""
+    content = {"job": run.number, "overrides": run.overrides, "code": run.code}
+    write_atomically(run.folder / OUTCOME_FILE, lambda file: file.write(json.dumps(content).encode()))
+    parent = Path(HydraConfig.get().sweep.dir)
+    _write(parent, rows_of(parent, ended_runs(parent)))
+
+
+def _summarise(folder: Path, runs: Sequence[Run]) -> None:
+    rows, changed = rows_of(folder, runs), varied(runs)
+    for run, settings in zip(runs, changed, strict=True):
+        if run.code == 0:
+            _write_hparams(run.folder, settings, _figures(run.folder))
+    _write(folder, rows)
+    print(f"\n{table(rows)}\nsummary in {folder / 'summary.txt'}", file=sys.stderr)
+
+
+def rows_of(folder: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """One row for each run: what was varied, how it ended, its figures."""
+    return [
+        {
+            "run": str(run.folder.relative_to(folder)),
+            **settings,
+            "outcome": OUTCOMES.get(run.code, f"exit {run.code}"),
+            **(_figures(run.folder) if run.code == 0 else {}),
+        }
+        for run, settings in zip(runs, varied(runs), strict=True)
+    ]
+
+
+def varied(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """Of each run the settings that are not the same in all."""
+    settings = [{key: value_of(key, run.overrides) or "" for key in _keys(run.overrides)} for run in runs]
+    keys = dict.fromkeys(key for own in settings for key in own)
+    changing = [key for key in keys if len({own.get(key) for own in settings}) > 1]
+    return [{key: own[key] for key in changing if key in own} for own in settings]
+
+
+def _keys(overrides: Sequence[str]) -> list[str]:
+    return [word.partition("=")[0] for word in overrides]
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -89,10 +213,6 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _varies(key: str, combinations: Sequence[Sequence[str]]) -> bool:
-    return len({value_of(key, words) for words in combinations}) > 1
-
-
 def _figures(folder: Path) -> dict[str, float | int]:
     """The main figures of a run's metrics.json: its mAP by protocol, the minutes and steps that it took."""
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -106,8 +226,8 @@ def _write(parent: Path, rows: Sequence[dict[str, Any]]) -> None:
     write_atomically(parent / "summary.json", lambda file: file.write((json.dumps(rows, indent=2) + "\n").encode()))
 
 
-def _write_hparams(job: Job, figures: dict[str, float | int]) -> None:
+def _write_hparams(folder: Path, settings: dict[str, str], figures: dict[str, float | int]) -> None:
     """The run's row on TensorBoard's page of hyperparameters."""
-    with SummaryWriter(str(job.folder / "tensorboard")) as writer:
+    with SummaryWriter(str(folder / "tensorboard")) as writer:
         finite = {f"hparam/{name}": value for name, value in figures.items() if math.isfinite(value)}
-        writer.add_hparams(dict(job.varied), finite, run_name=".")
+        writer.add_hparams(settings, finite, run_name=".")

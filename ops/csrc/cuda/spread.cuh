@@ -110,7 +110,8 @@ __global__ void __launch_bounds__(kTileThreads)
       hit = meets(touched[position_sensitive ? the_row : all], top, top + kTileHeight) &&
             meets(touched[position_sensitive ? tables.rows + the_column : all + 1], left, left + kTileWidth);
     }
-    // Lists the hits in their order; a warp is a row of the tile.
+    // Lists the hits in their order; a warp is a row of the tile. The next round's first barrier keeps this list, its
+    // second one these counts, until everybody has read them.
     const unsigned hits = __ballot_sync(0xffffffffu, hit);
     if (threadIdx.x == 0) listed_by[threadIdx.y] = __popc(hits);
     __syncthreads();
@@ -144,7 +145,6 @@ __global__ void __launch_bounds__(kTileThreads)
         }
       }
     }
-    __syncthreads();
   }
   if (!inside) return;
   const int64_t cells = static_cast<int64_t>(tables.height) * tables.width;

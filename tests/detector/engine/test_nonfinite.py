@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from detector.build import build_detector
 from detector.configs.compose import load_config
 from detector.engine.checkpoint import load_checkpoint
+from detector.engine.errors import NonFiniteLossError
 from detector.engine.monitor import Monitor
-from detector.engine.nonfinite import MOST_IN_A_ROW, NonFiniteLossError
+from detector.engine.nonfinite import MOST_IN_A_ROW
 from detector.engine.postmortem import write_postmortem
 from detector.engine.trainer import LoopSettings, Outcome, TrainingState, train
 from detector.model import Detector

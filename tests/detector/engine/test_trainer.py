@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from detector.engine import checkpoint, trainer
 from detector.engine.checkpoint import load_checkpoint
+from detector.engine.errors import NonFiniteLossError
 from detector.engine.monitor import Monitor
-from detector.engine.nonfinite import NonFiniteLossError
 from detector.engine.trainer import LoopSettings, Outcome, TrainingState, train
 from detector.structures import Batch, Instances, Losses, Mean
 

@@ -52,7 +52,7 @@ def test_the_page_is_whole_and_needs_nothing_else(command: Command, dumped: Dump
     page = Page((out / "analysis.html").read_text())
     assert "script" not in page.count
     assert all(address.startswith(("#", "data:image/jpeg;base64,")) for address in page.addresses)
-    assert page.count["section"] == 8
+    assert page.count["section"] == 9
     assert page.count["image"] >= 4  # two worst images and two mistakes at least
     assert list((out / "tensorboard").iterdir())
 

@@ -15,7 +15,7 @@ from detector.tools.settings.config_sources import explain
 @pytest.mark.parametrize(
     ("key", "overrides", "lines"),
     [
-        ("loss.sigma", [], ["loss.sigma = 1.0", "  from the default of LossConfig in configs/schema.py"]),
+        ("loss.sigma", [], ["loss.sigma = 1.0", "  from the default of LossConfig in configs/schema/loss.py"]),
         (
             "head.pooling",
             ["head=fast_rcnn_align"],
@@ -28,7 +28,7 @@ from detector.tools.settings.config_sources import explain
                 "trainer.max_steps = 7",
                 "  from the command line: trainer.max_steps=7",
                 "  instead of 2000 from configs/experiment/demo.yaml",
-                "  instead of 40000 from the default of TrainerConfig in configs/schema.py",
+                "  instead of 40000 from the default of TrainerConfig in configs/schema/trainer.py",
             ],
         ),
         ("output_dir", ["output_dir=x"], ["output_dir = x", "  from the command line: output_dir=x"]),

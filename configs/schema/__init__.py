@@ -1,0 +1,90 @@
+"""Every setting, its type and its default, as dataclasses; the YAML groups beside this folder hold only values.
+
+One module for each group; `whole.py` joins them. Defaults are the published ones (Fast R-CNN on VOC), cited where a
+number is not self-evident. `kind` says which class a group's values belong to, so that a saved config reads back.
+`__post_init__` refuses a value that cannot work, with a message that starts with the key. Only `*/build.py`,
+`detector/pipeline` and `detector/tools` read these classes; modules take plain arguments.
+"""
+
+from detector.configs.schema.backbone import BackboneConfig, Norm, ResNetConfig, Tail, TorchvisionConfig, VGGConfig
+from detector.configs.schema.benchmark import BenchmarkConfig, Way
+from detector.configs.schema.compress import CompressConfig
+from detector.configs.schema.dataset import (
+    AutoDatasetConfig,
+    BoxBase,
+    COCODatasetConfig,
+    DatasetConfig,
+    FolderFormat,
+    OnUnreadable,
+    SyntheticDatasetConfig,
+    VOCDatasetConfig,
+)
+from detector.configs.schema.evaluation import COCODifficult, EvaluationConfig
+from detector.configs.schema.export import ExportConfig, ExportFormat
+from detector.configs.schema.head import FastRCNNConfig, HeadConfig, Pooling, PSPooling, RFCNConfig
+from detector.configs.schema.input import InputConfig
+from detector.configs.schema.loss import LossConfig, TargetStatistics
+from detector.configs.schema.optimizer import AdamWConfig, Decay, OptimizerConfig, ScheduleConfig, SGDConfig
+from detector.configs.schema.postprocess import PostprocessConfig
+from detector.configs.schema.predict import PredictConfig, ResultFormat
+from detector.configs.schema.proposals import (
+    FileProposalsConfig,
+    GridProposalsConfig,
+    ProposalConfig,
+    RPNConfig,
+    SelectiveSearchConfig,
+)
+from detector.configs.schema.sampling import OHEMConfig, RandomSamplingConfig, SamplingConfig
+from detector.configs.schema.trainer import OnNonFinite, TrainerConfig
+from detector.configs.schema.whole import Config
+
+__all__ = [
+    "AdamWConfig",
+    "AutoDatasetConfig",
+    "BackboneConfig",
+    "BenchmarkConfig",
+    "BoxBase",
+    "COCODatasetConfig",
+    "COCODifficult",
+    "CompressConfig",
+    "Config",
+    "DatasetConfig",
+    "Decay",
+    "EvaluationConfig",
+    "ExportConfig",
+    "ExportFormat",
+    "FastRCNNConfig",
+    "FileProposalsConfig",
+    "FolderFormat",
+    "GridProposalsConfig",
+    "HeadConfig",
+    "InputConfig",
+    "LossConfig",
+    "Norm",
+    "OHEMConfig",
+    "OnNonFinite",
+    "OnUnreadable",
+    "OptimizerConfig",
+    "PSPooling",
+    "Pooling",
+    "PostprocessConfig",
+    "PredictConfig",
+    "ProposalConfig",
+    "RFCNConfig",
+    "RPNConfig",
+    "RandomSamplingConfig",
+    "ResNetConfig",
+    "ResultFormat",
+    "SGDConfig",
+    "SamplingConfig",
+    "ScheduleConfig",
+    "SelectiveSearchConfig",
+    "SyntheticDatasetConfig",
+    "Tail",
+    "TargetStatistics",
+    "TorchvisionConfig",
+    "TrainerConfig",
+    "VGGConfig",
+    "VOCDatasetConfig",
+    "Way",
+]

@@ -1,0 +1,82 @@
+"""The network that turns an image into a feature map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from detector.configs.errors import require
+from detector.configs.missing import MISSING
+from detector.configs.paths import path_setting
+
+
+class Norm(Enum):
+    frozen_bn = "frozen_bn"
+    bn = "bn"
+    gn = "gn"
+
+
+class Tail(Enum):
+    """What runs on each pooled RoI: the classifier's own last layers, or two new fully connected ones."""
+
+    native = "native"  # VGG: fc6, fc7; ResNet: res5
+    fc = "fc"
+
+
+@dataclass
+class BackboneConfig:
+    kind: str = MISSING
+    weights: str | None = path_setting(None)  # None: random; "imagenet": torchvision's registry; or a path, URL or name
+    weights_sha256: str | None = None  # checked when given
+    tail: Tail = Tail.native
+    tail_channels: int = 1024  # width of each layer of tail=fc
+    tail_ranks: list[int] | None = None  # of the tail's fully connected layers after `detector compress`; 0: whole
+    frozen_stages: int = 2
+
+
+@dataclass
+class VGGConfig(BackboneConfig):
+    kind: str = "vgg"
+    batch_norm: bool = False  # vgg16_bn
+    norm: Norm = Norm.frozen_bn  # of vgg16_bn
+    width: float = 1.0  # multiplies every channel count; narrow networks are for tests and demonstrations
+    dropout: float = 0.5
+
+
+@dataclass
+class ResNetConfig(BackboneConfig):
+    kind: str = "resnet"
+    depth: int = 50
+    norm: Norm = Norm.frozen_bn
+    dilated_c5: bool | None = None  # res5 at stride 16 as the head's map, not res4; None: as the head asks (R-FCN: yes)
+    stride_in_1x1: bool = False  # MSRA's Caffe ResNets stride in a block's first 1x1 convolution
+    width: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(
+            self.depth in (18, 34, 50, 101, 152), f"backbone.depth is {self.depth}; expected 18, 34, 50, 101 or 152"
+        )
+
+
+@dataclass
+class TorchvisionConfig(BackboneConfig):
+    """Any torchvision classifier, cut at a node of its graph."""
+
+    kind: str = "torchvision"
+    name: str = "mobilenet_v2"
+    node: str = "features.13"  # output read by the head; list them with `detector info backbone=NAME`
+    proposals_node: str | None = None  # output read by a proposal network; None: the same
+    deeper_nodes: list[str] = field(default_factory=list)  # outputs of larger strides, joined into `node`'s map
+    joined_channels: int = 128  # of the joined map
+    max_stride: int | None = None  # convolutions that would go beyond it are dilated, as R-FCN's res5 (16)
+    tail: Tail = Tail.fc
+    norm: Norm = Norm.frozen_bn
+    frozen_nodes: str | None = None  # the graph up to and including this node is not trained
+    frozen_stages: int = 0  # does not apply: a graph has no stages
+
+    def __post_init__(self) -> None:
+        require(
+            not self.deeper_nodes or self.proposals_node in (None, self.node),
+            "backbone.deeper_nodes join all outputs into one map; leave backbone.proposals_node out",
+        )
+        require(self.joined_channels >= 1, f"backbone.joined_channels is {self.joined_channels}; expected at least 1")

@@ -1,0 +1,39 @@
+"""What `detector benchmark` times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from detector.configs.errors import require
+
+
+class Way(Enum):
+    """How a model may run, besides PyTorch as it is."""
+
+    folded = "folded"  # frozen batch norms folded into the convolutions
+    compiled = "compiled"  # torch.compile
+    program = "program"  # torch.export
+    onnx = "onnx"  # ONNX Runtime
+    bf16 = "bf16"
+    svd = "svd"  # fully connected layers per RoI, compressed
+    int8 = "int8"  # the same layers, in int8
+
+
+@dataclass
+class BenchmarkConfig:
+    """What `benchmark` times: a picture of noise of this size, over and over."""
+
+    height: int = 375
+    width: int = 500
+    batch_size: int = 1
+    num_proposals: int = 2000  # boxes given with each image; a proposal network makes its own
+    num_classes: int = 20  # of a model without a checkpoint
+    warmup: int = 3
+    repeats: int = 20
+    ways: list[Way] = field(default_factory=lambda: list(Way))  # timed beside PyTorch as it is; []: none
+
+    def __post_init__(self) -> None:
+        for key in ("height", "width", "batch_size", "num_proposals", "num_classes", "repeats"):
+            require(getattr(self, key) >= 1, f"benchmark.{key} is {getattr(self, key)}; expected at least 1")
+        require(self.warmup >= 0, f"benchmark.warmup is {self.warmup}; expected 0 or more")

@@ -1,0 +1,49 @@
+"""The part that classifies and refines each RoI."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from detector.configs.errors import require
+from detector.configs.missing import MISSING
+
+
+class Pooling(Enum):
+    roi_pool = "roi_pool"
+    roi_align = "roi_align"
+
+
+class PSPooling(Enum):
+    mean = "mean"  # as published
+    max = "max"
+    align = "align"
+
+
+@dataclass
+class HeadConfig:
+    kind: str = MISSING
+    class_agnostic: bool = False  # one box regressor for all classes
+
+
+@dataclass
+class FastRCNNConfig(HeadConfig):
+    kind: str = "fast_rcnn"
+    pooling: Pooling = Pooling.roi_pool
+    output_size: int = 7
+    channels: int | None = None  # of a 1x1 reduction before the pooling, for backbone.tail=fc; None: the map as it is
+
+    def __post_init__(self) -> None:
+        require(self.channels is None or self.channels >= 1, f"head.channels is {self.channels}; expected at least 1")
+
+
+@dataclass
+class RFCNConfig(HeadConfig):
+    kind: str = "rfcn"
+    k: int = 7
+    channels: int = 1024  # of the 1x1 reduction
+    pooling: PSPooling = PSPooling.mean
+    class_agnostic: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.k >= 1, f"head.k is {self.k}; expected at least 1")

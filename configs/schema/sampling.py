@@ -1,0 +1,35 @@
+"""Which RoIs a training step learns from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from detector.configs.missing import MISSING
+
+
+@dataclass
+class SamplingConfig:
+    """Which RoIs a training step learns from (Fast R-CNN 2.3)."""
+
+    kind: str = MISSING
+    rois_per_image: int = 64
+    foreground_iou: float = 0.5
+    background_iou_low: float = 0.1
+    background_iou_high: float = 0.5
+    append_truths: bool = True
+    use_difficult: bool = True  # train on `difficult` objects, as fast-rcnn did; py-faster-rcnn and R-FCN left them out
+
+
+@dataclass
+class RandomSamplingConfig(SamplingConfig):
+    kind: str = "random"
+    foreground_fraction: float = 0.25
+
+
+@dataclass
+class OHEMConfig(SamplingConfig):
+    """Online hard example mining: the loss on the hardest `rois_per_image` of all RoIs (R-FCN, section 3)."""
+
+    kind: str = "ohem"
+    rois_per_image: int = 128
+    background_iou_low: float = 0.0

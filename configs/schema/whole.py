@@ -1,0 +1,80 @@
+"""All groups together, and what must hold between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from detector.configs.errors import require
+from detector.configs.missing import MISSING
+from detector.configs.paths import path_setting
+from detector.configs.schema.backbone import BackboneConfig, ResNetConfig, Tail, TorchvisionConfig
+from detector.configs.schema.benchmark import BenchmarkConfig
+from detector.configs.schema.compress import CompressConfig
+from detector.configs.schema.dataset import DatasetConfig
+from detector.configs.schema.evaluation import EvaluationConfig
+from detector.configs.schema.export import ExportConfig
+from detector.configs.schema.head import FastRCNNConfig, HeadConfig
+from detector.configs.schema.input import InputConfig
+from detector.configs.schema.loss import LossConfig, TargetStatistics
+from detector.configs.schema.optimizer import OptimizerConfig, ScheduleConfig
+from detector.configs.schema.postprocess import PostprocessConfig
+from detector.configs.schema.predict import PredictConfig
+from detector.configs.schema.proposals import GridProposalsConfig, ProposalConfig, RPNConfig
+from detector.configs.schema.sampling import OHEMConfig, SamplingConfig
+from detector.configs.schema.trainer import TrainerConfig
+
+
+@dataclass
+class Config:
+    """The whole of a run. `config.yaml` in a run's folder is this, resolved."""
+
+    dataset: DatasetConfig = MISSING
+    backbone: BackboneConfig = MISSING
+    head: HeadConfig = MISSING
+    proposals: ProposalConfig = MISSING
+    sampling: SamplingConfig = MISSING
+    loss: LossConfig = field(default_factory=LossConfig)
+    input: InputConfig = field(default_factory=InputConfig)
+    postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
+    optimizer: OptimizerConfig = MISSING
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    compress: CompressConfig = field(default_factory=CompressConfig)
+    output_dir: str | None = path_setting(None)  # None: runs/<date>_<time>
+    resume: str | None = path_setting(None)  # a run's folder; auto: newest checkpoint of output_dir, else runs/
+    weights: str | None = path_setting(None)  # a checkpoint or portable model, or its name in the zoo
+    weights_skip: list[str] = field(default_factory=list)  # train: modules not taken from it, as head: they start anew
+    detections: str | None = path_setting(None)  # eval, analyze: a run's folder, a dump, comp4 files or COCO results
+    images: str | None = path_setting(None)  # predict: a picture, folder, glob, list (.txt), video or camera:0
+
+    def __post_init__(self) -> None:
+        """Refuses combinations across groups, before anything is built."""
+        backbone, needs_tail = self.backbone, isinstance(self.head, FastRCNNConfig)
+        if isinstance(self.proposals, RPNConfig):
+            require(
+                self.loss.targets is not TargetStatistics.measured,
+                "loss.targets=measured needs given proposals; with proposals=rpn set loss.targets=fixed or null",
+            )
+        if isinstance(backbone, ResNetConfig) and needs_tail and backbone.tail is Tail.native:
+            require(not backbone.dilated_c5, "backbone.dilated_c5=true leaves no res5 as a tail; set backbone.tail=fc")
+        if isinstance(backbone, TorchvisionConfig) and needs_tail:
+            require(
+                backbone.tail is Tail.fc,
+                "backbone.tail=native: a torchvision classifier has none; set backbone.tail=fc",
+            )
+        if isinstance(self.head, FastRCNNConfig) and self.head.channels is not None:
+            require(
+                backbone.tail is Tail.fc,
+                f"head.channels={self.head.channels}: the classifier's own layers read its whole map; set "
+                "backbone.tail=fc, or head.channels=null",
+            )
+        if isinstance(self.sampling, OHEMConfig) and not isinstance(self.proposals, GridProposalsConfig):
+            require(
+                self.sampling.rois_per_image < self.proposals.top_k_train,
+                f"sampling.rois_per_image is {self.sampling.rois_per_image}, but proposals.top_k_train is only "
+                f"{self.proposals.top_k_train}: there would be nothing to mine; lower the first or raise the second",
+            )

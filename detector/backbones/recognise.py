@@ -1,0 +1,49 @@
+"""Which classifier a file of weights belongs to, from the names and shapes of its tensors."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from functools import cache
+
+import torch
+from torch import Tensor
+from torchvision import models
+
+COMMON = (
+    "mobilenet_v2", "resnet50", "resnet18", "resnet34", "resnet101", "resnet152", "vgg16", "vgg16_bn",
+    "mobilenet_v3_large", "mobilenet_v3_small", "squeezenet1_1", "efficientnet_b0", "convnext_tiny",
+)  # fmt: skip
+
+
+def recognise(state: Mapping[str, Tensor]) -> str | None:
+    """torchvision's name of the classifier that has just these tensors, the last layer's aside; None: none has.
+
+    The last layer may be of another number of classes, or missing. RegNets are not looked for.
+    """
+    shapes = {key: tuple(value.shape) for key, value in state.items() if "num_batches_tracked" not in key}
+    if not shapes:
+        return None
+    names = [*COMMON, *(name for name in models.list_models(module=models) if name not in COMMON)]
+    return next((name for name in names if _fits(name, shapes)), None)
+
+
+def _fits(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    own = _shapes(name)
+    if not own:
+        return False
+    last = list(own)[-2:]  # weight and bias of the last layer
+    return (
+        all(shapes.get(key) == shape for key, shape in own.items() if key not in last) and shapes.keys() <= own.keys()
+    )
+
+
+@cache
+def _shapes(name: str) -> dict[str, tuple[int, ...]]:
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # on how some will be initialised
+            network = models.get_model(name, weights=None)
+    except NotImplementedError:  # RegNets compute with their weights as they are made; some would fill the memory
+        return {}
+    return {key: tuple(value.shape) for key, value in network.state_dict().items() if "num_batches" not in key}

@@ -1,0 +1,90 @@
+"""What a plan knows of a data set: counts, sizes, shapes and overlaps of its objects, from annotations alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from detector.datasets.sample import Annotation
+from detector.ops import boxes as box_ops
+
+FEW = 10  # a class with fewer objects does not decide how fine the map is
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """Sides are square roots of areas; relative ones are shares of the image's shorter side."""
+
+    num_images: int
+    classes: tuple[str, ...]
+    objects: dict[str, int]  # of each class
+    widths: np.ndarray  # [G] relative
+    heights: np.ndarray  # [G] relative
+    smallest_class: str  # that with the smallest median side, of those with FEW objects at least
+    smallest_side: float  # that median, relative
+    overlap: float  # IoU that 1 % of the objects exceed with another of their class
+    most_objects: int  # in one image
+    short_side: float  # median of the images, pixels
+    elongation: float  # longer by shorter side of the image that only 5 % exceed
+
+    @property
+    def num_objects(self) -> int:
+        return len(self.widths)
+
+    @property
+    def sides(self) -> np.ndarray:
+        """[G] relative."""
+        sides: np.ndarray = np.sqrt(self.widths * self.heights)
+        return sides
+
+    @property
+    def aspects(self) -> np.ndarray:
+        """[G] height by width."""
+        aspects: np.ndarray = self.heights / self.widths
+        return aspects
+
+
+def take_fingerprint(annotations: Sequence[Annotation], classes: Sequence[str]) -> Fingerprint:
+    """The fingerprint of a training split. Raises ValueError where it has no object."""
+    shorter = np.array([min(item.width, item.height) for item in annotations], dtype=float)
+    longer = np.array([max(item.width, item.height) for item in annotations], dtype=float)
+    boxes = [item.boxes / min(item.width, item.height) for item in annotations]
+    joined = torch.cat(boxes).numpy() if boxes else np.zeros((0, 4))
+    labels = torch.cat([item.labels for item in annotations]).numpy() if boxes else np.zeros(0, dtype=int)
+    if len(joined) == 0:
+        raise ValueError(f"no object in the {len(annotations)} training images: there is nothing to learn")
+    widths, heights = joined[:, 2] - joined[:, 0], joined[:, 3] - joined[:, 1]
+    sides = np.sqrt(widths * heights)
+    counts = Counter(labels.tolist())
+    medians = {
+        label: float(np.median(sides[labels == label])) for label in counts if counts[label] >= min(FEW, len(sides))
+    } or {label: float(np.median(sides[labels == label])) for label in counts}
+    smallest = min(medians, key=lambda label: medians[label])
+    return Fingerprint(
+        num_images=len(annotations),
+        classes=tuple(classes),
+        objects={name: counts[number] for number, name in enumerate(classes, 1)},
+        widths=widths,
+        heights=heights,
+        smallest_class=classes[smallest - 1],
+        smallest_side=medians[smallest],
+        overlap=float(np.quantile(np.concatenate([_overlaps(item) for item in annotations]), 0.99)),
+        most_objects=max(len(item.labels) for item in annotations),
+        short_side=float(np.median(shorter)),
+        elongation=float(np.quantile(longer / shorter, 0.95)),
+    )
+
+
+def _overlaps(annotation: Annotation) -> np.ndarray:
+    """[G] largest IoU of each object with another of its class in the image; 0 where it is alone."""
+    boxes, labels = annotation.boxes, annotation.labels
+    if len(boxes) == 0:
+        return np.zeros(0)
+    others = labels[:, None] == labels[None, :]
+    others.fill_diagonal_(False)
+    largest: np.ndarray = torch.where(others, box_ops.iou(boxes, boxes), 0.0).amax(dim=1).numpy()
+    return largest

@@ -1,0 +1,42 @@
+"""What a plan knows of the computer."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    device: str  # cpu | cuda
+    cores: int  # that this process may use
+    threads: int  # that torch computes with
+    fast_bf16: bool  # bf16 arithmetic in hardware
+    memory_gib: float  # of the GPU; 0 without one
+
+    def __str__(self) -> str:
+        if self.device == "cuda":
+            return f"a GPU with {self.memory_gib:.0f} GiB, {self.cores} cores"
+        return (
+            f"{self.threads} CPU thread{'s' * (self.threads != 1)}, bf16 {'in hardware' if self.fast_bf16 else 'slow'}"
+        )
+
+
+def inspect_machine(device: torch.device, threads: int | None) -> Machine:
+    """The machine that training on `device` would use; `threads` None: torch's choice."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory / 2**30
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        return Machine("cuda", cores, threads or torch.get_num_threads(), fast, memory)
+    return Machine("cpu", cores, threads or torch.get_num_threads(), cpu_has_bf16(), 0.0)
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bf16 in hardware (AVX512-BF16 or AMX); elsewhere bf16 is slower than fp32."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.12
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

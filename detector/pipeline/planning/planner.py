@@ -1,0 +1,174 @@
+"""Makes a plan for `detector train data=FOLDER`, and settles its length once a real step has been timed.
+
+Whatever the command line sets stays as it is; the plan fills in the rest. Everything planned is an ordinary setting.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detector.backbones.nodes import nodes_by_stride
+from detector.backbones.recognise import recognise
+from detector.backbones.weights import read_classifier
+from detector.configs import schema
+from detector.configs.compose import load_config, override_config
+from detector.configs.errors import ConfigError
+from detector.configs.groups import to_plain
+from detector.datasets.build import build_dataset
+from detector.pipeline.data import Data
+from detector.pipeline.planning.fingerprint import Fingerprint, take_fingerprint
+from detector.pipeline.planning.machine import Machine, inspect_machine
+from detector.pipeline.planning.rules import Choice, Parts, plan_settings
+from detector.pipeline.planning.timetable import Timetable, make_timetable, time_rules
+from detector.pipeline.planning.trial import Trial, measure
+from detector.pipeline.run_folder import pick_device
+
+log = logging.getLogger("detector")
+
+GROUPS = {"head": "fast_rcnn_align", "proposals": "rpn", "sampling": "random", "optimizer": "sgd"}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What was decided, and from what."""
+
+    data: Fingerprint
+    machine: Machine
+    choices: tuple[Choice, ...]  # in effect
+    yours: tuple[str, ...]  # keys of rules that the command line overruled
+    trial: Trial | None = None
+    timetable: Timetable | None = None
+
+    def table(self) -> str:
+        """One line for each setting: key, value, reason."""
+        rows = [(choice.override, choice.reason) for choice in self.choices]
+        width = max(len(row[0]) for row in rows)
+        lines = [f"  {setting:<{width}}  {reason}" for setting, reason in rows]
+        if self.yours:
+            lines.append(f"  set by you, not planned: {', '.join(self.yours)}")
+        return "\n".join(lines)
+
+    def with_steps(self, steps: int) -> Plan:
+        """The plan after its steps were settled again."""
+        choices = tuple(
+            replace(choice, value=steps, reason=f"{choice.reason}; settled again while it ran")
+            if choice.key == "trainer.max_steps"
+            else choice
+            for choice in self.choices
+        )
+        return replace(self, choices=choices)
+
+    def to_json(self) -> dict[str, Any]:
+        data = self.data
+        return {
+            "data": {
+                "images": data.num_images,
+                "objects": data.objects,
+                "smallest_class": data.smallest_class,
+                "smallest_side": round(data.smallest_side, 4),
+                "overlap": round(data.overlap, 4),
+                "most_objects": data.most_objects,
+                "short_side": data.short_side,
+                "elongation": round(data.elongation, 4),
+            },
+            "machine": asdict(self.machine),
+            "choices": [asdict(choice) for choice in self.choices],
+            "set_by_user": list(self.yours),
+            "trial": None if self.trial is None else asdict(self.trial),
+            "timetable": None if self.timetable is None else asdict(self.timetable),
+        }
+
+
+def plan_run(folder: str, words: Sequence[str]) -> tuple[schema.Config, Plan]:
+    """The config of a training on the photographs in `folder`, and the plan behind it; `words` are key=value.
+
+    Its length is still to be settled. Raises ConfigError for words that cannot be meant, ValueError for a folder that
+    cannot be read.
+    """
+    given = dict(word.partition("=")[::2] for word in words)
+    source = [*([] if "dataset" in given else ["dataset=auto"]), f"dataset.root={folder}"]
+    chosen = [f"{group}={name}" for group, name in GROUPS.items() if group not in given]
+    chosen += _backbone(given)
+    base = [*source, *chosen, *words]
+    config = load_config(base)
+    train_set = build_dataset(config.dataset, "train")
+    data = take_fingerprint(train_set.annotations, train_set.classes)
+    machine = inspect_machine(pick_device(config.trainer.device), config.trainer.threads)
+    parts = Parts(
+        head=config.head.kind,
+        proposals=config.proposals.kind,
+        optimizer=config.optimizer.kind,
+        weights=config.backbone.weights is not None,
+        nodes=nodes_by_stride(config.backbone.name) if isinstance(config.backbone, schema.TorchvisionConfig) else {},
+    )
+    planned = plan_settings(data, machine, parts)
+    kept = tuple(choice for choice in planned if not _set_by(choice.key, given))
+    yours = tuple(choice.key for choice in planned if _set_by(choice.key, given))
+    config = load_config([*source, *chosen, *(choice.override for choice in kept), *words])
+    return config, Plan(data, machine, kept, yours)
+
+
+def settle(
+    plan: Plan, config: schema.Config, words: Sequence[str], data: Data, device: torch.device, elapsed: float
+) -> tuple[schema.Config, Plan]:
+    """The same config with the number of steps that the minutes allow, and the plan with what was measured.
+
+    `elapsed` are the seconds since the command began.
+    """
+    given = dict(word.partition("=")[::2] for word in words)
+    settings = config.trainer
+    budget = None if settings.max_minutes is None else 60 * settings.max_minutes
+    trial = measure(config, data, device, most_seconds=30 if budget is None else min(30, 0.05 * budget))
+    timetable = make_timetable(
+        trial,
+        budget=budget,
+        elapsed=elapsed + trial.spent,
+        train_images=len(data.train_view),
+        test_images=len(data.test_view),
+        images_per_step=settings.images_per_step,
+        steps=settings.max_steps if "trainer.max_steps" in given else None,
+    )
+    planned = time_rules(timetable, len(data.train_view), settings.images_per_step)
+    kept = tuple(choice for choice in planned if not _set_by(choice.key, given))
+    yours = tuple(choice.key for choice in planned if _set_by(choice.key, given))
+    config = override_config(to_plain(config), [choice.override for choice in kept])
+    return config, replace(
+        plan, choices=plan.choices + kept, yours=plan.yours + yours, trial=trial, timetable=timetable
+    )
+
+
+def _backbone(given: dict[str, str]) -> list[str]:
+    """Words for the backbone and its weights, as far as the command line leaves them open."""
+    weights = given.get("backbone.weights")
+    if "backbone" in given:
+        return [] if weights is not None else ["backbone.weights=imagenet"]
+    if weights is not None and weights != "null" and Path(weights).expanduser().is_file():
+        if "backbone.name" in given:
+            return ["backbone=torchvision"]
+        name = recognise(read_classifier(Path(weights).expanduser()))
+        if name is None:
+            raise ConfigError(
+                f"backbone.weights={weights}: no classifier of torchvision has just these tensors; name it with "
+                "backbone=NAME, or with backbone=torchvision backbone.name=NAME"
+            )
+        return ["backbone=torchvision", f"backbone.name={name}"]
+    name = given.get("backbone.name") or _usual(given, scratch=weights == "null")
+    return ["backbone=torchvision", f"backbone.name={name}", *([] if weights else ["backbone.weights=imagenet"])]
+
+
+def _usual(given: dict[str, str], *, scratch: bool) -> str:
+    """The backbone where none is named: one that this machine trains in minutes."""
+    if scratch:
+        return "resnet18"
+    return "resnet50" if pick_device(given.get("trainer.device", "auto")).type == "cuda" else "mobilenet_v2"
+
+
+def _set_by(key: str, given: dict[str, str]) -> bool:
+    """Whether the command line sets the key, or a table that it lies in."""
+    return any(key == word or key.startswith(f"{word}.") for word in given if word not in GROUPS and word != "backbone")

@@ -1,0 +1,77 @@
+"""How long a real step and a real evaluation take here: measured before the first step of a run."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from detector.configs import schema
+from detector.engine.evaluate import detect_all
+from detector.engine.gradients import accumulate_gradients
+from detector.pipeline.data import Data
+from detector.pipeline.loaders import collate
+from detector.pipeline.state import initialise, new_state
+
+WARM_UP = 3  # steps that are not counted: kernels choose their ways in them
+STEPS = 12
+IMAGES = 4  # of the test split
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Seconds; medians."""
+
+    step: float  # forward, backward and update of one batch, decoding included where no worker does it
+    image: float  # one test image, decoding included
+    spent: float  # by the trial itself
+
+
+def measure(config: schema.Config, data: Data, device: torch.device, *, most_seconds: float) -> Trial:
+    """Trains a detector of the config for a few steps, throws it away, and says how long that took.
+
+    Steps end early once `most_seconds` have gone by, after the first that is counted.
+    """
+    started = time.monotonic()
+    state = new_state(config, data, device)
+    initialise(state.detector, config, data)
+    settings = config.trainer
+    step = partial(
+        accumulate_gradients,
+        state.detector,
+        micro_batches=settings.micro_batches,
+        scaler=state.scaler,
+        device=device,
+        precision=settings.precision,
+    )
+    state.detector.train()
+    size, count = settings.images_per_step, len(data.train_view)
+    seconds: list[float] = []
+    for number in range(WARM_UP + STEPS):
+        begun = time.perf_counter()
+        batch = collate([data.train_view[0, (number * size + place) % count] for place in range(size)]).to(device)
+        state.optimizer.zero_grad(set_to_none=True)
+        step(batch)
+        state.scaler.step(state.optimizer)
+        _wait(device)
+        seconds.append(time.perf_counter() - begun)
+        if number >= WARM_UP and time.monotonic() - started > most_seconds:
+            break
+    counted = seconds[WARM_UP:]
+    images = [_timed_detection(state.detector, data, device, index, settings.precision) for index in range(IMAGES + 1)]
+    return Trial(statistics.mean(counted), statistics.median(images[1:]), time.monotonic() - started)
+
+
+def _timed_detection(detector: torch.nn.Module, data: Data, device: torch.device, index: int, precision: str) -> float:
+    begun = time.perf_counter()
+    batch = collate([data.test_view[index % len(data.test_view)]])
+    detect_all(detector, [batch], num_images=1, device=device, precision=precision)  # type: ignore[arg-type]
+    return time.perf_counter() - begun
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,100 @@
+"""What a training begins with: the detector, its optimizer and schedule, and the weights that it starts from."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from detector.build import build_detector, build_matcher, build_optimizer, build_schedule, load_backbone_weights
+from detector.configs import schema
+from detector.configs.errors import ConfigError
+from detector.configs.groups import to_plain
+from detector.datasets.augment import TrainingView
+from detector.engine.distributed import main_first, world_size
+from detector.engine.learning import train_only
+from detector.engine.seed import seed_step
+from detector.engine.sync_norm import synchronise_norms
+from detector.engine.trainer import TrainingState
+from detector.model import Detector
+from detector.pipeline.data import Data
+from detector.pipeline.models import start_from
+from detector.pipeline.versions import versions
+from detector.structures import Instances, Proposals
+from detector.targets import measure_statistics
+
+log = logging.getLogger("detector")
+
+
+def new_state(config: schema.Config, data: Data, device: torch.device) -> TrainingState:
+    """A detector with random weights on `device`, its optimizer and its schedule, at step 0."""
+    settings = config.trainer
+    seed_step(settings.seed, -1, 0)  # initial weights
+    detector = build_detector(config, len(data.train_set.classes)).to(device)
+    if settings.trained is not None:
+        train_only(detector, settings.trained)
+    if settings.sync_batch_norm and world_size() > 1:
+        synchronise_norms(detector)
+    if settings.gradient_checkpointing:
+        if not hasattr(detector.backbone, "checkpointing"):
+            raise ConfigError(
+                f"trainer.gradient_checkpointing=true: a {config.backbone.kind} backbone has no stages to run again; "
+                "use a ResNet or VGG16"
+            )
+        detector.backbone.checkpointing = True
+    optimizer = build_optimizer(config, detector)
+    return TrainingState(
+        detector=detector,
+        optimizer=optimizer,
+        schedule=build_schedule(config, optimizer),
+        scaler=torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16"),
+        about={"config": to_plain(config), "classes": list(data.train_set.classes), "versions": versions()},
+    )
+
+
+def initialise(detector: Detector, config: schema.Config, data: Data) -> None:
+    """Loads the weights to start from, and sets the statistics of the box targets."""
+    if config.weights is not None:
+        start_from(Path(config.weights), detector, data.train_set.classes, config.weights_skip)
+    else:
+        with main_first():
+            load_backbone_weights(config.backbone, detector.backbone)
+    mean, std = target_statistics(config, detector, data.train_view)
+    if config.weights is not None and "head" not in config.weights_skip:
+        detector.set_target_statistics(mean, std)  # what it has learned stays, in the new units
+    else:
+        detector.coder.mean.copy_(mean)
+        detector.coder.std.copy_(std)
+
+
+def target_statistics(
+    config: schema.Config, detector: Detector, view: TrainingView
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation [rows, 4] of the regression targets: the config's, or measured over the training split."""
+    coder = detector.coder
+    if config.loss.targets is schema.TargetStatistics.fixed or view.proposals is None:
+        rows = (coder.mean.new_tensor(values) for values in (config.loss.deltas_mean, config.loss.deltas_std))
+        mean, std = (row.expand_as(coder.mean) for row in rows)
+        return mean, std
+    source = view.proposals
+    pairs = (
+        (
+            Proposals(source.boxes(index), torch.zeros(0)),
+            Instances(annotation.boxes, annotation.labels, annotation.difficult),
+        )
+        for index, annotation in enumerate(view.dataset.annotations)
+    )
+    mean, std = measure_statistics(
+        pairs,
+        build_matcher(config.sampling),
+        rows=coder.mean.shape[0],
+        flip=config.input.flip,
+        flip_vertical=config.input.flip_vertical,
+    )
+    log.info("box targets: mean %s, deviation %s (over classes)", _short(mean), _short(std))
+    return mean.to(coder.mean.device), std.to(coder.std.device)
+
+
+def _short(rows: torch.Tensor) -> str:
+    return "(" + ", ".join(f"{value:.3f}" for value in rows.mean(dim=0).tolist()) + ")"

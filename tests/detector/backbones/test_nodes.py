@@ -1,0 +1,24 @@
+"""The last block of each stride, of networks whose blocks are known from their papers."""
+
+import pytest
+
+from detector.backbones.nodes import nodes_by_stride
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mobilenet_v2", {4: "features.3", 8: "features.6", 16: "features.13", 32: "features.18"}),
+        ("resnet18", {4: "layer1.1", 8: "layer2.1", 16: "layer3.1", 32: "layer4.1"}),
+        ("squeezenet1_1", {4: "features.4", 8: "features.7", 16: "features.12"}),
+        ("convnext_tiny", {4: "features.1", 8: "features.3", 16: "features.5", 32: "features.7"}),
+    ],
+)
+def test_known_networks(name: str, expected: dict[int, str]) -> None:
+    found = nodes_by_stride(name)
+    assert {stride: found[stride] for stride in expected} == expected
+
+
+def test_a_name_that_is_not_known() -> None:
+    with pytest.raises(ValueError, match="no classifier 'resnet19'"):
+        nodes_by_stride("resnet19")

@@ -1,0 +1,38 @@
+"""Whose weights a file holds."""
+
+import pytest
+import torch
+from torchvision import models
+
+from detector.backbones.recognise import recognise
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet34", "vgg16_bn", "squeezenet1_1", "shufflenet_v2_x0_5"])
+def test_a_classifier_is_known_by_its_tensors(name: str) -> None:
+    with torch.device("meta"):
+        state = models.get_model(name, weights=None).state_dict()
+    assert recognise(state) == name
+
+
+def test_another_number_of_classes_does_not_matter() -> None:
+    with torch.device("meta"):
+        assert recognise(models.resnet18(num_classes=7).state_dict()) == "resnet18"
+        state = models.resnet18().state_dict()
+    assert recognise({key: value for key, value in state.items() if not key.startswith("fc.")}) == "resnet18"
+
+
+def test_counters_of_batches_may_be_missing() -> None:
+    with torch.device("meta"):
+        state = models.resnet18().state_dict()
+    assert recognise({key: value for key, value in state.items() if "num_batches" not in key}) == "resnet18"
+
+
+def test_no_tensor_is_no_classifier() -> None:
+    assert recognise({}) is None
+
+
+@pytest.mark.slow  # makes every classifier that torchvision has
+def test_foreign_tensors_are_no_classifier() -> None:
+    with torch.device("meta"):
+        state = {**models.resnet18().state_dict(), "extra.weight": torch.zeros(1)}
+    assert recognise(state) is None

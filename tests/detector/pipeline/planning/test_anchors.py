@@ -1,0 +1,47 @@
+"""Anchors clustered from boxes whose clusters are known."""
+
+import numpy as np
+import pytest
+
+from detector.pipeline.planning.anchors import ENOUGH, fit_anchors, shape_recall
+
+
+def test_boxes_of_one_shape_need_one_anchor() -> None:
+    shapes = fit_anchors(np.full(50, 32.0), np.full(50, 64.0), 16)
+    assert shapes.aspects == (2.0,)
+    assert shapes.scales == (pytest.approx(2**0.5 * 2, abs=0.01),)
+    assert shapes.recall == 1.0
+
+
+def test_two_sizes_need_two_scales() -> None:
+    sides = np.repeat([32.0, 128.0], 50)
+    shapes = fit_anchors(sides, sides, 16)
+    assert shapes.scales == (2.0, 8.0)
+    assert shapes.aspects == (1.0,)
+
+
+def test_two_shapes_need_two_aspects() -> None:
+    shapes = fit_anchors(np.repeat([80.0, 20.0], 50), np.repeat([20.0, 80.0], 50), 8)
+    assert shapes.aspects == (0.25, 4.0)
+    assert shapes.scales == (5.0,)
+
+
+def test_recall_counts_boxes_with_a_near_shape() -> None:
+    """IoU of 10x10 and 10x5 is 0.5, of 10x10 and 10x8 is 0.8."""
+    recall = shape_recall(np.array([10.0, 10.0]), np.array([5.0, 8.0]), np.array([10.0]), np.array([1.0]))
+    assert recall == 0.5
+
+
+def test_wild_boxes_get_the_best_grid_there_is() -> None:
+    rng = np.random.default_rng(0)
+    widths, heights = np.exp(rng.uniform(2, 7, 500)), np.exp(rng.uniform(2, 7, 500))
+    shapes = fit_anchors(widths, heights, 16)
+    assert shapes.recall < ENOUGH
+    assert len(shapes.scales) * len(shapes.aspects) <= 24
+    assert shapes.recall > shape_recall(widths, heights, np.array([128.0, 256.0, 512.0]), np.array([0.5, 1.0, 2.0]))
+
+
+def test_twice_the_same() -> None:
+    rng = np.random.default_rng(1)
+    widths, heights = rng.uniform(10, 200, 300), rng.uniform(10, 200, 300)
+    assert fit_anchors(widths, heights, 16) == fit_anchors(widths, heights, 16)

@@ -1,0 +1,158 @@
+"""Each rule of the plan, by a small data set that should trigger it."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from detector.configs.compose import load_config
+from detector.datasets.sample import Annotation
+from detector.pipeline.planning.fingerprint import Fingerprint, take_fingerprint
+from detector.pipeline.planning.machine import Machine
+from detector.pipeline.planning.rules import Parts, plan_settings
+
+CPU = Machine("cpu", cores=2, threads=2, fast_bf16=True, memory_gib=0.0)
+OLD_CPU = Machine("cpu", cores=2, threads=2, fast_bf16=False, memory_gib=0.0)
+SERVER = Machine("cpu", cores=16, threads=16, fast_bf16=True, memory_gib=0.0)
+GPU = Machine("cuda", cores=16, threads=16, fast_bf16=True, memory_gib=80.0)
+MOBILENET = {2: "features.1", 4: "features.3", 8: "features.6", 16: "features.13", 32: "features.18"}
+BOX = (100.0, 100.0, 300.0, 300.0)
+
+
+def data_of(
+    *images: list[tuple[float, float, float, float]], size: tuple[int, int] = (800, 600), label: int = 1
+) -> Fingerprint:
+    """The fingerprint of images of one size, with those boxes of one class."""
+    width, height = size
+    annotations = []
+    for number, boxes in enumerate(images):
+        flags = torch.zeros(len(boxes), dtype=torch.bool)
+        annotations.append(
+            Annotation(
+                image_id=str(number),
+                width=width,
+                height=height,
+                boxes=torch.tensor(boxes).reshape(-1, 4),
+                labels=torch.full((len(boxes),), label),
+                difficult=flags,
+                truncated=flags,
+                occluded=flags,
+            )
+        )
+    return take_fingerprint(annotations, ("a", "b"))
+
+
+def plan(data: Fingerprint, machine: Machine = CPU, **parts: Any) -> dict[str, Any]:
+    chosen = {"head": "fast_rcnn", "proposals": "rpn", "optimizer": "sgd", "weights": True, "nodes": MOBILENET, **parts}
+    return {choice.key: choice.value for choice in plan_settings(data, machine, Parts(**chosen))}
+
+
+def squares(side: float, *, count: int = 1) -> list[tuple[float, float, float, float]]:
+    return [(20.0 * k, 10.0, 20.0 * k + side, 10.0 + side) for k in range(count)]
+
+
+def test_large_objects_need_small_images_and_a_coarse_map() -> None:
+    values = plan(data_of(squares(300), squares(350)))
+    assert values["input.test_short_side"] == 320
+    assert values["backbone.node"] == "features.13"
+    assert "backbone.deeper_nodes" not in values
+
+
+def test_small_objects_need_a_fine_map_that_knows_the_coarse_one() -> None:
+    values = plan(data_of(squares(40), squares(45)))  # 0.07 of the shorter side: 34 pixels at 480
+    assert values["backbone.node"] == "features.6"
+    assert values["backbone.deeper_nodes"] == ["features.13"]
+    assert 400 <= values["input.test_short_side"] <= 480
+
+
+def test_tiny_objects_get_the_largest_images() -> None:
+    assert plan(data_of(squares(8)))["input.test_short_side"] == 480
+    assert plan(data_of(squares(8)), GPU)["input.test_short_side"] == 800
+
+
+def test_training_sizes_lie_around_the_test_size() -> None:
+    values = plan(data_of(squares(300)))
+    sides = values["input.short_sides"]
+    assert min(sides) < values["input.test_short_side"] < max(sides)
+    assert all(side % 16 == 0 for side in sides)
+
+
+def test_the_longer_side_is_not_cut_for_panoramas() -> None:
+    values = plan(data_of(squares(300), size=(2400, 600)))
+    assert values["input.max_side"] >= 4 * max(values["input.short_sides"])
+
+
+def test_anchors_have_the_shapes_of_the_objects() -> None:
+    tall = plan(data_of(*[[(100.0, 100.0, 200.0, 400.0)]] * 12))
+    assert min(tall["proposals.aspects"]) > 2
+    both = plan(data_of(*[squares(60), squares(500)] * 6))
+    assert max(both["proposals.scales"]) > 4 * min(both["proposals.scales"])
+
+
+def test_crowds_get_more_proposals_and_detections() -> None:
+    few, many = plan(data_of(squares(60))), plan(data_of(squares(15, count=90), size=(1900, 600)))
+    assert (few["proposals.top_k_test"], few["postprocess.max_per_image"]) == (300, 100)
+    assert (many["proposals.top_k_test"], many["postprocess.max_per_image"]) == (900, 180)
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(600.0, 0.4), (67.0, 0.6)])
+def test_nms_lets_objects_overlap_as_far_as_they_do(shift: float, expected: float) -> None:
+    """Two squares of side 200: far apart, or shifted by a third, which makes an IoU of 0.5."""
+    x1, y1, x2, y2 = BOX
+    pair = [BOX, (x1 + shift, y1, x2 + shift, y2)]
+    assert plan(data_of(*[pair] * 5, size=(1200, 600)))["postprocess.nms_iou"] == expected
+
+
+def test_without_weights_everything_learns_under_group_norm() -> None:
+    values = plan(data_of(squares(300)), weights=False)
+    assert values["backbone.norm"] == "gn"
+    assert values["backbone.frozen_nodes"] is None
+    assert plan(data_of(squares(300)))["backbone.frozen_nodes"] == "features.3"
+
+
+def test_a_backbone_with_fixed_outputs_is_left_alone() -> None:
+    assert not [key for key in plan(data_of(squares(300)), nodes={}) if key.startswith("backbone.node")]
+
+
+def test_each_head_has_its_own_values() -> None:
+    fast, rfcn = plan(data_of(squares(300))), plan(data_of(squares(300)), head="rfcn")
+    assert (fast["head.pooling"], rfcn["head.pooling"]) == ("roi_align", "align")
+    assert rfcn["head.k"] == 3
+    assert "backbone.tail" not in rfcn
+    assert fast["optimizer.lr"] < rfcn["optimizer.lr"]
+
+
+def test_parts_of_the_user_get_no_values_of_others() -> None:
+    assert not [key for key in plan(data_of(squares(300)), proposals="grid") if key.startswith("proposals.")]
+    assert "optimizer.lr" not in plan(data_of(squares(300)), optimizer="adamw")
+
+
+def test_the_learning_rate_follows_the_images_of_a_step() -> None:
+    data = data_of(*[squares(300)] * 10)
+    cpu, gpu = plan(data), plan(data, GPU)
+    assert gpu["optimizer.lr"] / gpu["trainer.images_per_step"] == cpu["optimizer.lr"] / cpu["trainer.images_per_step"]
+    assert plan(data_of(squares(300)))["trainer.images_per_step"] == 1, "there is only one"
+
+
+def test_the_machine_decides_precision_workers_and_batch() -> None:
+    data = data_of(*[squares(300)] * 10)
+    keys = ("trainer.precision", "trainer.workers", "trainer.images_per_step")
+    assert [plan(data, CPU)[key] for key in keys] == ["bf16", 0, 2]
+    assert plan(data, OLD_CPU)["trainer.precision"] == "fp32"
+    assert plan(data, SERVER)["trainer.workers"] == 8
+    assert [plan(data, GPU)[key] for key in keys] == ["bf16", 8, 8]
+
+
+@pytest.mark.parametrize("machine", [CPU, GPU], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("head", ["fast_rcnn", "rfcn"])
+@pytest.mark.parametrize("side", [10, 45, 300])
+def test_every_planned_setting_exists(machine: Machine, head: str, side: int) -> None:
+    parts = Parts(head=head, proposals="rpn", optimizer="sgd", weights=True, nodes=MOBILENET)
+    groups = ["dataset=auto", "backbone=mobilenet_v2", f"head={head}", "proposals=rpn", "sampling=random"]
+    choices = plan_settings(data_of(squares(side)), machine, parts)
+    config = load_config([*groups, *(choice.override for choice in choices)])
+    for choice in choices:
+        group, _, key = choice.key.partition(".")
+        value = getattr(getattr(config, group), key)
+        assert getattr(value, "name", value) == choice.value
+        assert choice.reason.strip()

@@ -1,0 +1,55 @@
+"""How many steps fit into the minutes."""
+
+import pytest
+
+from detector.pipeline.planning.timetable import LEAST_STEPS, MOST_IMAGES, make_timetable, time_rules
+from detector.pipeline.planning.trial import Trial
+
+TRIAL = Trial(step=0.5, image=0.05, spent=10.0)
+SPLITS = {"train_images": 100, "test_images": 40, "images_per_step": 2}
+
+
+@pytest.mark.parametrize("budget", [120.0, 600.0, 3600.0])
+def test_a_budget_is_used_and_kept(budget: float) -> None:
+    table = make_timetable(TRIAL, budget=budget, elapsed=20.0, steps=None, **SPLITS)
+    assert 0.9 * budget < table.total <= budget
+    assert not table.tight
+
+
+def test_all_evaluations_are_in_the_total() -> None:
+    table = make_timetable(TRIAL, budget=3600.0, elapsed=0.0, steps=None, **SPLITS)
+    assert table.evaluations == 5
+    assert table.evaluating >= 5 * 40 * 0.05
+
+
+def test_costly_evaluations_are_made_once() -> None:
+    table = make_timetable(Trial(step=0.5, image=1.0, spent=0.0), budget=300.0, elapsed=0.0, steps=None, **SPLITS)
+    assert table.evaluations == 1
+
+
+def test_a_budget_without_room_still_trains_and_says_so() -> None:
+    table = make_timetable(TRIAL, budget=15.0, elapsed=14.0, steps=None, **SPLITS)
+    assert table.tight
+    assert table.steps == LEAST_STEPS
+
+
+def test_without_a_budget_the_epochs_count() -> None:
+    few = make_timetable(TRIAL, budget=None, elapsed=0.0, steps=None, **SPLITS)
+    many = make_timetable(TRIAL, budget=None, elapsed=0.0, steps=None, **{**SPLITS, "train_images": 10**6})
+    assert few.steps * 2 >= 40 * 100
+    assert many.steps * 2 == MOST_IMAGES
+
+
+def test_given_steps_stay() -> None:
+    assert make_timetable(TRIAL, budget=None, elapsed=0.0, steps=77, **SPLITS).steps == 77
+
+
+@pytest.mark.parametrize("steps", [20, 200, 20000])
+def test_what_follows_from_the_steps_fits_into_them(steps: int) -> None:
+    table = make_timetable(TRIAL, budget=None, elapsed=0.0, steps=steps, **SPLITS)
+    values = {choice.key: choice.value for choice in time_rules(table, 100, 2)}
+    assert values["trainer.max_steps"] == steps
+    assert 1 <= values["schedule.warmup_steps"] <= steps / 10
+    assert 1 / (1 - values["trainer.ema_decay"]) <= steps / 2 + 1
+    assert 0 <= values["trainer.eval_every"] <= steps
+    assert 1 <= values["trainer.log_every"] <= max(1, steps / 20)

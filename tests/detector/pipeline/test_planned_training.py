@@ -1,0 +1,100 @@
+"""From a folder of pictures to a finished run, by the plan, from Python and from the command line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from detector import train
+from detector.engine.checkpoint import load_checkpoint
+from detector.tools.cli import run as run_command
+
+# The plan's own values would take minutes.
+SMALL = {
+    "dataset": "voc", "dataset.train": "trainval", "dataset.test": "test", "backbone.weights": None,
+    "trainer.max_steps": 3, "trainer.device": "cpu", "input.test_short_side": 64, "input.short_sides": [64],
+    "proposals.channels": 16, "backbone.joined_channels": 16, "backbone.tail_channels": 16,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight pictures with one bright square each, laid out as VOC has it."""
+    root: Path = tmp_path_factory.mktemp("squares")
+    for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (root / name).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        pixels = rng.integers(0, 80, (64, 96, 3), dtype=np.uint8)
+        x, y = (int(value) for value in rng.integers(1, 40, 2))
+        pixels[y : y + 20, x : x + 20] = 220
+        Image.fromarray(pixels).save(root / "JPEGImages" / f"{number}.jpg")
+        (root / "Annotations" / f"{number}.xml").write_text(
+            f"<annotation><filename>{number}.jpg</filename><size><width>96</width><height>64</height></size><object>"
+            f"<name>square</name><bndbox><xmin>{x + 1}</xmin><ymin>{y + 1}</ymin><xmax>{x + 20}</xmax>"
+            f"<ymax>{y + 20}</ymax></bndbox></object></annotation>"
+        )
+    for split, numbers in (("trainval", range(5)), ("test", range(5, 8))):
+        (root / "ImageSets/Main" / f"{split}.txt").write_text("".join(f"{number}\n" for number in numbers))
+    return root
+
+
+def words(settings: dict[str, object]) -> list[str]:
+    made = {key: "null" if value is None else str(value).replace(" ", "") for key, value in settings.items()}
+    return [f"{key}={value}" for key, value in made.items()]
+
+
+def test_from_python(folder: Path, tmp_path: Path) -> None:
+    run = train(folder, output_dir=tmp_path / "run", settings=SMALL)
+    assert run.finished
+    assert run.metrics["step"] == 3
+    assert run.model(folder / "JPEGImages" / "6.jpg").boxes.shape[1] == 4
+    again = train(resume=run.path, settings={"trainer.max_steps": 4})
+    assert again.finished
+    assert again.metrics["step"] == 4
+
+
+def test_the_plan_is_kept_and_every_planned_value_is_a_setting(folder: Path, tmp_path: Path) -> None:
+    run = train(folder, output_dir=tmp_path / "run", settings=SMALL)
+    plan = json.loads((run.path / "plan.json").read_text())
+    config = yaml.safe_load((run.path / "config.yaml").read_text())
+    for choice in plan["choices"]:
+        group, _, key = choice["key"].partition(".")
+        assert config[group][key] == choice["value"], choice
+        assert len(choice["reason"]) > 10
+    assert set(plan["set_by_user"]) >= {"trainer.max_steps", "input.test_short_side"}
+    assert not {choice["key"] for choice in plan["choices"]} & set(plan["set_by_user"])
+    assert config["backbone"]["norm"] == "gn", "without weights a frozen norm would be noise"
+    assert load_checkpoint(run.path)["config"]["trainer"]["ema_decay"] == config["trainer"]["ema_decay"]
+
+
+def test_the_command_leaves_a_report_and_a_portable_model(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert run_command(["train", f"data={folder}", f"output_dir={out}", *words(SMALL)]) == 0
+    assert "<html" in (out / "analysis.html").read_text()
+    assert (out / "model.safetensors").stat().st_size > 1000
+    assert list((out / "pictures").glob("*.jpg"))
+    told = capfd.readouterr().err
+    assert "about" in told
+    assert f"detector predict weights={out / 'model.safetensors'} images=FOLDER" in told
+
+
+@pytest.mark.slow  # takes its minutes
+def test_a_budget_settles_the_steps(folder: Path, tmp_path: Path) -> None:
+    settings = {key: value for key, value in SMALL.items() if key != "trainer.max_steps"}
+    run = train(folder, minutes=0.6, output_dir=tmp_path / "run", settings=settings)
+    plan = json.loads((run.path / "plan.json").read_text())
+    config = yaml.safe_load((run.path / "config.yaml").read_text())
+    (steps,) = [choice["value"] for choice in plan["choices"] if choice["key"] == "trainer.max_steps"]
+    assert steps == config["trainer"]["max_steps"] == load_checkpoint(run.path)["config"]["trainer"]["max_steps"]
+    assert run.metrics["step"] == steps, "the schedule ends whole within the budget"
+
+
+def test_one_of_folder_and_resume() -> None:
+    with pytest.raises(ValueError, match="needs a folder"):
+        train()

@@ -1,0 +1,139 @@
+"""Compiles the CUDA sources for the emulated device: a library that registers their operators for CPU tensors.
+
+Two things are not C++ and are translated, launches and shared memory; everything else, host code included, is compiled
+as it stands, against the headers in `include`. Objects are kept by a hash of all that goes into them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[2]
+CSRC = ROOT / "ops" / "csrc"
+CACHE = ROOT / "build" / "emulation"
+
+DEVICE = ("memory.cpp", "device.cpp", "callbacks.cpp", "tensors.cpp")
+COMMON = ["-std=c++20", "-fPIC", "-g1", "-Wno-psabi"]
+# As setup.py has them: no fused multiply-add, the stable ABI.
+STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DTORCH_STABLE_ONLY", "-DUSE_CUDA"]
+CHECKS = "alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero,float-cast-overflow"
+# -fno-tree-sra: a word of 16 bytes is read as one, so that its alignment is seen.
+WATCHED = ["-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-fno-tree-sra", "-fno-ipa-sra", "-Wno-unknown-pragmas"]
+WATCHED += [
+    "-fsanitize=thread",
+    "--param",
+    "tsan-instrument-func-entry-exit=0",
+    f"-fsanitize={CHECKS}",
+    "-fsanitize-coverage=trace-pc",
+]
+
+LAUNCH = re.compile(r"([\w:]+(?:<[^<>;]*>)?)<<<(.*?)>>>\s*\(", re.DOTALL)
+SHARED = re.compile(
+    r"(?P<extern>extern )?__shared__ (?:__align__\((?P<align>\d+)\) )?"
+    r"(?P<type>[\w:]+(?:<[\w:<>, ]+>)?) (?P<name>\w+)(?P<size>(?:\[[^\]]*\])*);"
+)
+
+
+class CannotBuildError(Exception):
+    """The sources cannot be translated or compiled."""
+
+
+def translate(text: str, name: str) -> str:
+    """A CUDA source as C++ over `device.h`.
+
+    Raises:
+        CannotBuildError: a launch or a shared array is written in a way that is not known here.
+    """
+
+    def shared(found: re.Match[str]) -> str:
+        align = found["align"] or ""
+        if found["extern"]:
+            return f"{found['type']}* {found['name']} = ::emulation::dynamic_shared<{found['type']}>({align});"
+        arguments = ", ".join(filter(None, ("__COUNTER__", align)))
+        return f"auto& {found['name']} = ::emulation::shared_array<{found['type']}{found['size']}>({arguments});"
+
+    text = SHARED.sub(shared, LAUNCH.sub(r"::emulation::Launch(\1, \2)(", text))
+    for number, line in enumerate(text.splitlines(), 1):
+        if re.search(r"<<<|__shared__|asm", line.partition("//")[0]):
+            raise CannotBuildError(f"{name}:{number}: no rule translates {line.strip()!r}")
+    return f'#line 1 "{name}"\n{text}'
+
+
+def sources(csrc: Path = CSRC) -> dict[str, str]:
+    """The kernels' files by their names below `csrc`."""
+    found = [*csrc.glob("*.h"), *csrc.glob("cuda/*")]
+    return {str(path.relative_to(csrc)): path.read_text() for path in sorted(found)}
+
+
+def build(texts: Mapping[str, str], folder: Path = CACHE, jobs: int | None = None) -> Path:
+    """The library of these sources, named after what is in it.
+
+    Raises:
+        CannotBuildError: with the compiler's first error.
+    """
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "g++"))), None)
+    if compiler is None:
+        raise CannotBuildError("no g++ was found; it is the compiler that the emulator is written for")
+    spec = find_spec("torch")
+    assert spec is not None
+    assert spec.origin is not None
+    torch = Path(spec.origin).parent
+    includes = ["-isystem", str(torch / "include"), "-isystem", str(torch / "include/torch/csrc/api/include")]
+    version = (torch / "version.py").read_text()
+    own = {path.name: path.read_text() for path in (*HERE.glob("*.h"), *HERE.glob("*.cpp"), *HERE.glob("include/*"))}
+
+    translated = {name: translate(text, name) for name, text in texts.items()}
+    headers = [text for name, text in translated.items() if not name.endswith(".cu")]
+    tree = folder / _hash([*translated, *translated.values()])
+    for name, text in translated.items():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text(text)
+
+    commands: dict[Path, list[str]] = {}
+    for name in DEVICE:
+        flags = [*COMMON, "-O2", "-fvisibility=hidden", "-DUSE_CUDA", f"-I{HERE}/include", *includes]
+        target = folder / f"{_hash([version, *flags, name, *own.values()])}.o"
+        commands[target] = [compiler, *flags, "-c", str(HERE / name), "-o", str(target)]
+    for name, text in translated.items():
+        if name.endswith(".cu"):
+            flags = [*COMMON, *STABLE_ABI, *WATCHED, f"-I{HERE}/include", *includes]
+            target = folder / f"{_hash([version, *flags, name, text, *headers, *own.values()])}.o"
+            commands[target] = [compiler, *flags, "-x", "c++", "-c", str(tree / name), "-o", str(target)]
+    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
+        list(pool.map(_run, [command for target, command in commands.items() if not target.exists()]))
+    shutil.rmtree(tree)
+    library = folder / f"libemulated-{_hash(map(str, commands))}.so"
+    if not library.exists():
+        # The device first: where both have an inline function, the unwatched one is taken.
+        linking = [f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10", "-ldl", "-Wl,-Bsymbolic"]
+        _run([compiler, "-shared", *map(str, commands), "-o", str(library), *linking])
+    return library
+
+
+def _hash(texts: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:20]
+
+
+def _run(command: list[str]) -> None:
+    """Runs a compiler; what it was to make appears whole or not at all."""
+    at = command.index("-o") + 1
+    target = Path(command[at])
+    partial = target.with_suffix(f".{os.getpid()}")
+    result = subprocess.run([*command[:at], str(partial), *command[at + 1 :]], capture_output=True, text=True)
+    if result.returncode != 0:
+        errors = [line for line in result.stderr.splitlines() if "error" in line or "undefined" in line]
+        raise CannotBuildError((errors or [result.stderr])[0])
+    partial.replace(target)
+
+
+if __name__ == "__main__":
+    print(build(sources()))

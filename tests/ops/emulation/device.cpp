@@ -1,0 +1,405 @@
+// Fibres, barriers and launches. Compiled without the sanitizers, whose callbacks are in callbacks.cpp.
+#include "device.h"
+
+#include <cxxabi.h>
+#include <dlfcn.h>
+#include <setjmp.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <random>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "findings.h"
+#include "memory.h"
+
+namespace emulation {
+
+Builtins builtins;
+
+namespace {
+
+constexpr size_t kStack = 64 << 10;
+constexpr size_t kMostFindings = 8;
+constexpr uint64_t kMostSteps = 100'000'000;  // of one block: more, and it is taken to run for ever
+
+// What the emulated device has; profiles set it.
+struct Profile {
+  int processors = 132;
+  int block_shared = 232448;      // bytes that a kernel may ask for
+  int processor_shared = 233472;
+  int plain_shared = 49152;       // without asking
+} profile;
+
+enum class State { ready, at_block_barrier, at_warp, done };
+
+struct Fibre {
+  ucontext_t start;
+  jmp_buf resume;
+  bool begun = false;
+  State state = State::done;
+  int line = 0;  // where it waits
+  uint64_t result = 0;
+};
+
+// Lanes that have come to a warp's collective.
+struct Meeting {
+  unsigned arrived = 0, lanes = 0;
+  Collective what{};
+  int line = 0;
+  uint64_t value[kWarp];
+  int from[kWarp];
+};
+
+Fibre fibres[kMostThreads];
+Meeting meetings[kMostThreads / kWarp];
+char* stacks = nullptr;
+jmp_buf scheduler;
+std::vector<int> ready;
+std::mt19937_64 chance;
+
+Body the_body;
+Kernel the_kernel;
+void* the_arguments;
+uintptr_t arguments_begin = 0, arguments_end = 0;
+
+int num_threads = 0, num_alive = 0, num_at_barrier = 0, barrier_line = 0, barrier_values = 0;
+bool stopped = false;  // the block cannot go on
+uint64_t steps = 0;
+
+std::vector<std::string> findings;
+std::set<std::pair<uintptr_t, std::string>> found_at;
+int error = 0;
+std::string text;
+std::map<Kernel, int> allowed_shared;
+std::map<std::string, uint64_t> launched;
+
+std::string name_of(Kernel kernel) {
+  Dl_info info{};
+  if (!dladdr(reinterpret_cast<void*>(kernel), &info) || info.dli_sname == nullptr) return "a kernel";
+  int status = 0;
+  char* readable = abi::__cxa_demangle(info.dli_sname, nullptr, nullptr, &status);
+  std::string name = status == 0 ? readable : info.dli_sname;
+  std::free(readable);
+  name = name.substr(0, name.find('('));
+  for (size_t at; (at = name.find("fast_rfcn::")) != std::string::npos;) name.erase(at, 11);
+  return name.rfind("void ", 0) == 0 ? name.substr(5) : name;
+}
+
+// The running fibre waits, or ends; the scheduler goes on.
+void leave() {
+  if (_setjmp(fibres[memory.clock.thread].resume) == 0) _longjmp(scheduler, 1);
+}
+
+void make_ready(int thread) {
+  fibres[thread].state = State::ready;
+  ready.push_back(thread);
+}
+
+void open_block_barrier() {
+  for (int i = 0; i < num_threads; ++i) {
+    if (fibres[i].state != State::at_block_barrier) continue;
+    fibres[i].result = static_cast<uint64_t>(barrier_values);
+    make_ready(i);
+  }
+  num_at_barrier = barrier_values = 0;
+  ++memory.clock.epoch;
+}
+
+void live() {
+  while (true) {
+    the_body(the_kernel, the_arguments);
+    Fibre& me = fibres[memory.clock.thread];
+    me.state = State::done;
+    if (--num_alive > 0 && num_at_barrier == num_alive) open_block_barrier();
+    leave();
+  }
+}
+
+void resume(int thread) {
+  Fibre& fibre = fibres[thread];
+  memory.clock.thread = thread;
+  const unsigned x = builtins.block_size.x, y = builtins.block_size.y, number = static_cast<unsigned>(thread);
+  builtins.thread = {number % x, number / x % y, number / x / y};
+  if (_setjmp(scheduler) == 0) {
+    if (fibre.begun) _longjmp(fibre.resume, 1);
+    fibre.begun = true;
+    getcontext(&fibre.start);
+    fibre.start.uc_stack.ss_sp = stacks + thread * kStack;
+    fibre.start.uc_stack.ss_size = kStack;
+    fibre.start.uc_link = nullptr;
+    makecontext(&fibre.start, &live, 0);
+    setcontext(&fibre.start);
+  }
+  memory.clock.thread = -1;
+}
+
+void report_waiting() {
+  std::map<std::string, int> waiting;
+  for (int i = 0; i < num_threads; ++i) {
+    const Fibre& fibre = fibres[i];
+    const std::string line = std::to_string(fibre.line);
+    ++waiting[fibre.state == State::done               ? "ended"
+              : fibre.state == State::at_block_barrier ? "at __syncthreads of line " + line
+                                                       : "at a warp's collective of line " + line];
+  }
+  std::string what = "threads wait for ever:";
+  for (const auto& [where, count] : waiting) what += " " + std::to_string(count) + " " + where + ",";
+  what.pop_back();
+  find(what, nullptr);
+}
+
+void run_block(size_t shared_bytes) {
+  memory.clock.new_block(num_threads);
+  memory.begin_block(shared_bytes);
+  std::fill(std::begin(meetings), std::end(meetings), Meeting{});
+  num_alive = num_threads;
+  num_at_barrier = barrier_values = 0;
+  steps = 0;
+  ready.clear();
+  for (int i = 0; i < num_threads; ++i) make_ready(i);
+  while (!ready.empty() && !stopped) {
+    const size_t drawn = chance() % ready.size();
+    std::swap(ready[drawn], ready.back());
+    const int next = ready.back();
+    ready.pop_back();
+    resume(next);
+  }
+  if (num_alive == 0) return;
+  if (!stopped) report_waiting();
+  stopped = true;
+  for (int i = 0; i < num_threads; ++i) {
+    if (fibres[i].state != State::done) fibres[i].begun = false;  // never to be resumed
+  }
+}
+
+// What every lane gets.
+uint64_t common_result(const Meeting& meeting) {
+  uint64_t any = 0, all = ~uint64_t{0}, odd = 0, sum = 0, least = ~uint64_t{0}, most = 0;
+  unsigned ballot = 0;
+  for (int i = 0; i < kWarp; ++i) {
+    if (!(meeting.lanes >> i & 1)) continue;
+    const uint64_t value = meeting.value[i];
+    any |= value, all &= value, odd ^= value, sum += value;
+    least = std::min(least, value), most = std::max(most, value);
+    if (value != 0) ballot |= 1u << i;
+  }
+  switch (meeting.what) {
+    case Collective::any: return ballot != 0;
+    case Collective::all: return ballot == meeting.lanes;
+    case Collective::ballot: return ballot;
+    case Collective::bit_or: return any;
+    case Collective::bit_and: return all;
+    case Collective::bit_xor: return odd;
+    case Collective::add: return sum;
+    case Collective::least: return least;
+    case Collective::most: return most;
+    default: return 0;
+  }
+}
+
+// What one lane gets of those collectives that tell lanes apart.
+uint64_t result_of(const Meeting& meeting, int lane) {
+  if (meeting.what == Collective::match_any) {
+    uint64_t same = 0;
+    for (int i = 0; i < kWarp; ++i) {
+      if (meeting.lanes >> i & 1 && meeting.value[i] == meeting.value[lane]) same |= uint64_t{1} << i;
+    }
+    return same;
+  }
+  const int from = meeting.from[lane] >= 0 && meeting.from[lane] < kWarp ? meeting.from[lane] : lane;
+  if (!(meeting.lanes >> from & 1)) find("a shuffle from a lane that is not there", nullptr);
+  return meeting.value[from];
+}
+
+}  // namespace
+
+void find(const std::string& what, void* place) {
+  const auto address = reinterpret_cast<uintptr_t>(place);
+  if (findings.size() >= kMostFindings || !found_at.insert({address, what.substr(0, 20)}).second) return;
+  std::string where;
+  if (Dl_info info{}; place != nullptr && dladdr(place, &info)) {
+    char offset[32];
+    std::snprintf(offset, sizeof(offset), " at [0x%zx]", address - reinterpret_cast<uintptr_t>(info.dli_fbase) - 1);
+    where = offset;
+  }
+  const std::string thread = memory.clock.thread < 0 ? "" : ", thread " + std::to_string(memory.clock.thread);
+  findings.push_back(what + where + ", block " + std::to_string(builtins.block.x) + " " +
+                     std::to_string(builtins.block.y) + thread);
+}
+
+bool in_kernel() { return memory.clock.thread >= 0; }
+
+bool is_own(uintptr_t address) {
+  const auto stack = reinterpret_cast<uintptr_t>(stacks) + static_cast<size_t>(memory.clock.thread) * kStack;
+  return address - stack < kStack || address - reinterpret_cast<uintptr_t>(&builtins) < sizeof(builtins);
+}
+
+bool is_constant(uintptr_t address) {
+  if (address >= arguments_begin && address < arguments_end) return true;
+  Dl_info info{};
+  return dladdr(reinterpret_cast<void*>(address), &info) != 0 && info.dli_fbase != nullptr;
+}
+
+void abandon() {
+  stopped = true;
+  leave();
+}
+
+void step() {
+  if (++steps < kMostSteps) return;
+  find("a block that does not end", nullptr);
+  abandon();
+}
+
+int block_barrier(int line, int value) {
+  if (num_at_barrier > 0 && line != barrier_line) {
+    find("threads of a block meet at different barriers, lines " + std::to_string(barrier_line) + " and " +
+             std::to_string(line), __builtin_return_address(0));
+  }
+  const int me = memory.clock.thread;
+  barrier_line = line;
+  barrier_values += value;
+  fibres[me].state = State::at_block_barrier, fibres[me].line = line;
+  if (++num_at_barrier == num_alive) open_block_barrier();
+  leave();
+  return static_cast<int>(fibres[me].result);
+}
+
+int lane() { return memory.clock.thread % kWarp; }
+
+uint64_t warp_collective(Collective what, unsigned lanes, uint64_t value, int from_lane, int line) {
+  const int me = memory.clock.thread, warp = me / kWarp;
+  Meeting& meeting = meetings[warp];
+  if (!(lanes >> lane() & 1)) find("a lane calls a collective that it is not named in", __builtin_return_address(0));
+  if (meeting.arrived == 0) {
+    meeting.lanes = lanes, meeting.what = what, meeting.line = line;
+  } else if (meeting.lanes != lanes || meeting.what != what || meeting.line != line) {
+    find("lanes of a warp meet in different collectives, lines " + std::to_string(meeting.line) + " and " +
+             std::to_string(line), __builtin_return_address(0));
+  }
+  meeting.arrived |= 1u << lane();
+  meeting.value[lane()] = value, meeting.from[lane()] = from_lane;
+  fibres[me].state = State::at_warp, fibres[me].line = line;
+  if ((meeting.arrived & meeting.lanes) == meeting.lanes) {
+    const bool apart = what == Collective::match_any || what == Collective::shuffle;
+    const uint64_t common = apart || what == Collective::sync ? 0 : common_result(meeting);
+    for (int i = 0; i < kWarp; ++i) {
+      if (!(meeting.arrived >> i & 1)) continue;
+      fibres[warp * kWarp + i].result = apart ? result_of(meeting, i) : common;
+      make_ready(warp * kWarp + i);
+    }
+    if (what == Collective::sync) memory.clock.sync(warp, lanes);  // the others order no memory
+    meeting.arrived = 0;
+  }
+  leave();
+  return fibres[me].result;
+}
+
+void* static_array(int name, size_t bytes, size_t align, size_t granule) {
+  return memory.shared_array(name, bytes, align, granule);
+}
+
+void* dynamic_array(size_t align) { return memory.dynamic_array(align); }
+
+void run(Kernel kernel, dim3 grid, dim3 block, size_t shared_bytes, Body body, void* arguments, size_t arguments_size) {
+  const std::string name = name_of(kernel);
+  const auto fail = [&](const std::string& what) { text = name + ": " + what, error = 1; };
+  const uint64_t num_blocks = static_cast<uint64_t>(grid.x) * grid.y * grid.z;
+  if (num_blocks == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535) return fail("no such grid");
+  num_threads = static_cast<int>(block.x * block.y * block.z);
+  if (num_threads < 1 || num_threads > kMostThreads) return fail("no such block");
+  const auto asked = allowed_shared.find(kernel);
+  const int allowed = std::max(asked == allowed_shared.end() ? 0 : asked->second, profile.plain_shared);
+  if (shared_bytes > static_cast<size_t>(allowed)) return fail("more shared memory than it asked for");
+  if (stacks == nullptr) {
+    stacks = static_cast<char*>(mmap(nullptr, kStack * kMostThreads, PROT_READ | PROT_WRITE,
+                                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  }
+  the_kernel = kernel, the_body = body, the_arguments = arguments;
+  arguments_begin = reinterpret_cast<uintptr_t>(arguments), arguments_end = arguments_begin + arguments_size;
+  builtins.grid = grid, builtins.block_size = block;
+  findings.clear(), found_at.clear();
+  stopped = false;
+  memory.clock.launch = memory.clock.block + 1;
+  std::vector<uint64_t> blocks(num_blocks);
+  for (uint64_t i = 0; i < num_blocks; ++i) blocks[i] = i;
+  std::shuffle(blocks.begin(), blocks.end(), chance);
+  size_t static_bytes = 0;
+  for (const uint64_t number : blocks) {
+    builtins.block = {static_cast<unsigned>(number % grid.x), static_cast<unsigned>(number / grid.x % grid.y),
+                      static_cast<unsigned>(number / grid.x / grid.y)};
+    run_block(shared_bytes);
+    static_bytes = std::max(static_bytes, memory.static_bytes());
+    if (stopped) break;
+  }
+  const size_t most = asked == allowed_shared.end() ? profile.plain_shared : profile.block_shared;
+  if (shared_bytes + static_bytes > most) {
+    find(std::to_string(shared_bytes) + " dynamic and " + std::to_string(static_bytes) +
+             " static bytes of shared memory, more than " + std::to_string(most), nullptr);
+  }
+  launched[name] += num_blocks;
+  if (findings.empty()) return;
+  text = name + ":";
+  for (const std::string& each : findings) text += "\n  " + each;
+  error = 1;
+}
+
+int attribute(int name) {
+  const int values[] = {profile.processors, profile.block_shared, profile.processor_shared};
+  return values[name];
+}
+
+int allow_shared(Kernel kernel, int bytes) {
+  if (bytes > profile.block_shared) {
+    text = name_of(kernel) + ": asks for more shared memory than there is";
+    return 1;
+  }
+  allowed_shared[kernel] = bytes;
+  return 0;
+}
+
+int take_error() { return std::exchange(error, 0); }
+const char* error_text() { return text.c_str(); }
+
+void copied(void* to, const void* from, size_t bytes, bool from_device) {
+  if (from_device && memory.unwritten(from, bytes) > 0) text = "a copy of what nobody wrote", error = 1;
+  memory.host_writes(to, bytes);
+}
+
+void filled(void* address, size_t bytes) { memory.host_writes(address, bytes); }
+
+}  // namespace emulation
+
+#define FOR_PYTHON extern "C" __attribute__((visibility("default")))
+
+FOR_PYTHON void emulation_profile(int processors, int block_shared, int processor_shared) {
+  emulation::profile = {processors, block_shared, processor_shared, std::min(49152, block_shared)};
+  emulation::allowed_shared.clear();
+}
+
+// Before each operator: what exists now is an input of it. Half of the seeds have another poison.
+FOR_PYTHON void emulation_begin(uint64_t seed) {
+  emulation::chance.seed(seed);
+  emulation::memory.seal();
+  emulation::Memory::poison = seed % 2 == 0 ? 0x7f : 0xfb;
+}
+
+FOR_PYTHON int64_t emulation_unwritten(const void* data, size_t bytes) {
+  return emulation::memory.unwritten(data, bytes);
+}
+
+// Blocks of each kernel that ran, a line for each.
+FOR_PYTHON const char* emulation_launched() {
+  static std::string lines;
+  lines.clear();
+  for (const auto& [name, blocks] : emulation::launched) lines += name + "\t" + std::to_string(blocks) + "\n";
+  return lines.c_str();
+}

@@ -1,0 +1,62 @@
+"""The CUDA kernels on the emulated device: a sample of `make emulate`, and that the emulator sees faults."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+sys.path.insert(0, str(Path(__file__).parent))
+from breakages import BREAKAGES, Breakage
+from build import CannotBuildError, build, sources, translate
+
+HERE = Path(__file__).parent
+# One each for what is written, when, where and whether it ends; the others take minutes together.
+QUICK = {"lanes do not wait for their turn", "too little shared memory", "a loop that does not end"}
+
+
+def check(library: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(HERE / "check.py"), "--library", str(library), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def test_a_sample_of_all_operators_agrees_with_the_pytorch_kernels() -> None:
+    result = check(build(sources(), jobs=1), "--cases", "60")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.splitlines()[-1].endswith("0 cases failed")
+
+
+@pytest.mark.parametrize(
+    "breakage",
+    [pytest.param(each, marks=[] if each.name in QUICK else pytest.mark.slow, id=each.name) for each in BREAKAGES],
+)
+def test_a_broken_kernel_is_seen(breakage: Breakage, tmp_path: Path) -> None:
+    library = build(breakage.apply(sources()), jobs=1)
+    result = check(library, "--only", breakage.group, "--cases", "120", "--stop", "1", "--dtype", "float32")
+    library.unlink()
+    assert result.returncode == 1, f"not seen: {result.stdout}{result.stderr}"
+    failure = result.stdout.partition("FAILED")[2]
+    assert re.search(breakage.says, failure), failure
+
+
+@pytest.mark.parametrize(
+    ("source", "translated"),
+    [
+        ("kernel<<<grid, 32>>>(a);", "::emulation::Launch(kernel, grid, 32)(a);"),
+        ("pool<S, 4><<<g, b, n, s>>>(a, b);", "::emulation::Launch(pool<S, 4>, g, b, n, s)(a, b);"),
+        ("__shared__ float sums[4][8];", "auto& sums = ::emulation::shared_array<float[4][8]>(__COUNTER__);"),
+        ("__shared__ __align__(16) Box<T> box;", "auto& box = ::emulation::shared_array<Box<T>>(__COUNTER__, 16);"),
+        ("extern __shared__ Word all[];", "Word* all = ::emulation::dynamic_shared<Word>();"),
+    ],
+)
+def test_launches_and_shared_memory_are_translated(source: str, translated: str) -> None:
+    assert translate(source, "kernel.cu").splitlines()[1:] == [translated]
+
+
+@pytest.mark.parametrize("source", ["__shared__ float a, b;", "__shared__ float a = 0;", 'asm("exit;");'])
+def test_what_cannot_be_translated_is_named(source: str) -> None:
+    with pytest.raises(CannotBuildError, match=r"kernel\.cu:2: no rule translates"):
+        translate(f"int before;\n{source}", "kernel.cu")

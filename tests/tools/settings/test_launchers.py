@@ -1,0 +1,61 @@
+"""Hydra's launchers and its Optuna sweeper with the smallest trainings; they come with the extra `sweep`."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from detector.tools import cli
+
+TINY = [
+    "experiment=demo",
+    "dataset.train=2",
+    "dataset.test=1",
+    "dataset.height=48",
+    "dataset.width=64",
+    "input.short_sides=[48]",
+    "input.test_short_side=48",
+    "backbone.width=0.125",
+    "backbone.tail_channels=16",
+    "trainer.max_steps=1",
+    "trainer.images_per_step=2",
+    "trainer.workers=0",
+    "trainer.device=cpu",
+    "trainer.eval_images=0",
+]
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
+
+
+def rows_of(folder: Path) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = json.loads((folder / "summary.json").read_text())
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("plugin", "words"),
+    [
+        ("hydra_joblib_launcher", ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]),
+        ("hydra_submitit_launcher", ["hydra/launcher=submitit_local"]),
+    ],
+)
+def test_runs_in_processes_of_their_own(plugin: str, words: list[str], tmp_path: Path) -> None:
+    pytest.importorskip(f"hydra_plugins.{plugin}")
+    lines = ["optimizer.lr=0.01,0.02,1e30", "trainer.max_steps=3", "optimizer.clip_norm=null"]
+    code = cli.run(["train", "-m", *words, *TINY, *lines, "schedule.warmup_steps=0", f"output_dir={tmp_path / 'a, b'}"])
+    rows = rows_of(tmp_path / "a, b")
+    assert code == 4
+    assert [row["outcome"] for row in rows] == ["done", "done", "loss not finite"]
+    assert [row["optimizer.lr"] for row in rows] == ["0.01", "0.02", "1e+30"]
+
+
+def test_optuna_maximises_the_map(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1"]
+    words = [*TINY, "dataset.train=8", "trainer.max_steps=60", "optimizer.lr=interval(0.001,0.05)"]
+    assert cli.run(["train", "-m", *search, *words, f"output_dir={tmp_path}"]) == 0
+    rows = rows_of(tmp_path)
+    found = yaml.safe_load((tmp_path / "optimization_results.yaml").read_text())
+    assert len(rows) == 3
+    assert found["best_value"] == pytest.approx(max(row["voc07_11point"] for row in rows))

@@ -1,0 +1,65 @@
+"""What the program loads before it answers: a wrong word is answered without the libraries that training needs."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"torch", "torchvision", "matplotlib", "cv2", "onnx", "tensorboard", "numpy", "scipy", "PIL", "tqdm"}
+SETTINGS = {"hydra", "omegaconf", "yaml", "antlr4"}
+
+COUNTED = """
+import sys
+from detector.tools.cli import run
+code = run(sys.argv[1:])
+print(code, *sorted(sys.modules), file=sys.stderr)
+"""
+
+
+def loaded_by(*words: str) -> tuple[int, set[str]]:
+    """The exit code of a command line, and the names of all modules that were loaded for its answer."""
+    done = subprocess.run([sys.executable, "-c", COUNTED, *words], capture_output=True, text=True, check=True)
+    code, *modules = done.stderr.splitlines()[-1].split()
+    return int(code), set(modules)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ([], 2),
+        (["--help"], 0),
+        (["trane"], 2),
+        (["train", "--epochs"], 2),
+        (["train", "trainer.max_step=5"], 2),
+        (["train", "trainer.max_step=5", "--multirun"], 2),
+        (["alternate", "experiment=demo", "trainer.max_step=5"], 2),
+        (["eval", "weights=model.pt", "trainer.max_step=5"], 2),
+        (["predict", "batch_sise=5"], 2),
+        (["export", "outputt=x"], 2),
+        (["convert", "source=x", "headd=rfcn"], 2),
+        (["compare", "a=x", "c=y"], 2),
+        (["config", "show", "trainer.max_step=5"], 2),
+    ],
+)
+def test_help_and_wrong_words_load_neither_torch_nor_hydra(words: list[str], code: int) -> None:
+    found, modules = loaded_by(*words)
+    assert found == code
+    assert not (HEAVY | SETTINGS) & modules
+    assert len(modules) < 160  # the interpreter's own included
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["train", "trainer.max_steps=many"], 2),
+        (["train", "head=rcnn"], 2),
+        (["train", "--help"], 0),
+        (["eval", "trainer.max_steps=0"], 2),
+        (["config", "explain", "trainer.max_steps"], 0),
+    ],
+)
+def test_values_and_settings_are_checked_without_torch(words: list[str], code: int) -> None:
+    found, modules = loaded_by(*words)
+    assert found == code
+    assert not HEAVY & modules
+    assert len(modules) < 500

@@ -1,0 +1,43 @@
+"""`detector train`: one training in a folder of its own; a planned one ends with a report and a portable model."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from detector.configs import schema
+from detector.configs.choices import choices
+from detector.engine.trainer import Outcome
+from detector.pipeline.run_folder import RunFolder, all_processes, logging_to, open_run
+from detector.pipeline.training import check_learning_rate, run_training
+from detector.tools.commands.analyze import run_analysis
+from detector.tools.commands.export import run_export
+from detector.tools.settings.application import Task
+from detector.tools.settings.exit_codes import DONE, INTERRUPTED
+
+log = logging.getLogger("detector")
+
+
+def train(task: Task) -> int:
+    """Trains and returns the exit code."""
+    with all_processes(task.config.trainer):
+        folder = open_run(str(task.folder), "train")
+        with logging_to(folder.path / "log.txt"):
+            if task.checkpoint is None:
+                shipped = task.experiment if task.experiment in choices("experiment") else None
+                check_learning_rate(task.config, shipped)
+            outcome = run_training(task.config, folder, task.checkpoint)
+    return INTERRUPTED if outcome is Outcome.interrupted else DONE
+
+
+def finish_run(config: schema.Config, run: RunFolder) -> None:
+    """Writes analysis.html and model.safetensors into the run's folder, and says how to go on."""
+    run_analysis(replace(config, detections=str(run.path)), run)
+    model = run.path / "model.safetensors"
+    run_export(replace(config, weights=str(run.path), export=schema.ExportConfig(output=str(model))))
+    log.info(
+        "next\n  detector predict weights=%s images=FOLDER\n  detector eval weights=%s\n  tensorboard --logdir %s",
+        model,
+        run.path,
+        run.tensorboard,
+    )

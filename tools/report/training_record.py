@@ -1,0 +1,54 @@
+"""The course of a training, from the TensorBoard files that it left."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+Curve = list[tuple[int, float]]  # (step, value)
+
+LOSS, SPEED, LEARNING_RATE = "train/loss", "speed/images_per_s", "train/lr"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRecord:
+    """Curves over the steps, and the plan where there was one."""
+
+    losses: dict[str, Curve]  # the sum first, then its parts
+    scores: dict[str, Curve]  # mean AP by protocol
+    learning_rate: Curve
+    images_per_s: Curve
+    minutes: float | None
+    plan: list[tuple[str, str, str]]  # key, value, reason
+
+
+def read_training(folder: Path) -> TrainingRecord | None:
+    """The record of the run in `folder`; None where it left no curves, as a folder of result files."""
+    if not list((folder / "tensorboard").glob("events.out.tfevents.*")):
+        return None
+    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0, "images": 1})
+    events.Reload()
+    names: list[str] = events.Tags()["scalars"]
+    curves = {name: [(event.step, event.value) for event in events.Scalars(name)] for name in names}
+    parts = [name for name in names if name.startswith("train/loss_")]
+    metrics = folder / "metrics.json"
+    return TrainingRecord(
+        losses={name.removeprefix("train/"): curves[name] for name in (LOSS, *parts) if name in curves},
+        scores={name.removesuffix("/mAP"): curves[name] for name in names if name.endswith("/mAP")},
+        learning_rate=curves.get(LEARNING_RATE, []),
+        images_per_s=curves.get(SPEED, []),
+        minutes=json.loads(metrics.read_text()).get("minutes") if metrics.is_file() else None,
+        plan=_planned(folder / "plan.json"),
+    )
+
+
+def _planned(path: Path) -> list[tuple[str, str, str]]:
+    if not path.is_file():
+        return []
+    return [
+        (choice["key"], json.dumps(choice["value"]), choice["reason"])
+        for choice in json.loads(path.read_text())["choices"]
+    ]
