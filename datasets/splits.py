@@ -45,11 +45,11 @@ def split_records(records: Sequence[Record], *, train: str, test: str, val_fract
         train = next((name for name in candidates if name in counts), "")
     whole = [record for record in records if not train or record.splits & set(train.split("+"))]
     if not test:
-        return by_contents(whole, val_fraction)
+        return by_contents(whole, val_fraction, where)
     if not train:
         whole = [record for record in records if not record.splits & set(test.split("+"))]
         if not whole:  # the only split that is named is no pair
-            return by_contents(records, val_fraction)
+            return by_contents(records, val_fraction, where)
     tested = [record for record in records if record.splits & set(test.split("+"))]
     used = {id(record) for record in (*whole, *tested)}
     rest = Counter("+".join(sorted(record.splits)) or "no split" for record in records if id(record) not in used)
@@ -66,7 +66,7 @@ def _told(counts: Counter[str]) -> str:
     return ", ".join(f"{name} ({counts[name]})" for name in names)
 
 
-def by_contents(records: Sequence[Record], val_fraction: float) -> Split:
+def by_contents(records: Sequence[Record], val_fraction: float, where: str) -> Split:
     """A split in which every class has about `val_fraction` of its pictures on the test side.
 
     Raises ValueError if there is nothing to divide.
@@ -77,8 +77,8 @@ def by_contents(records: Sequence[Record], val_fraction: float) -> Split:
         members[group].append(index)
     if len(members) < 2:
         raise ValueError(
-            f"{len(records)} pictures, {len(members)} of them different: nothing to divide into train and test; add "
-            "pictures, or name the splits with dataset.train and dataset.test"
+            f"{where}: {len(records)} pictures, {len(members)} of them different: nothing to divide into train and "
+            "test; add pictures, or name the splits with dataset.train and dataset.test"
         )
     groups = sorted(members.values(), key=lambda group: min(prints[index].content for index in group))
     names = [frozenset(item.name for index in group for item in records[index].objects) for group in groups]

@@ -100,7 +100,10 @@ def _box(shape: ET.Element) -> Box | None:
             return turned(x1, y1, x2 - x1, y2 - y1, float(values["rotation"]), about_middle=True)
         return x1, y1, x2, y2
     if shape.tag == "polygon":
-        return around([[float(value) for value in point.split(",")] for point in values["points"].split(";")])
+        corners = [[float(value) for value in point.split(",")] for point in values["points"].split(";")]
+        if any(len(corner) != 2 for corner in corners):
+            raise ValueError("a point of a polygon has not two numbers")
+        return around(corners)
     if shape.tag == "ellipse":
         cx, cy, rx, ry = (float(values[key]) for key in ("cx", "cy", "rx", "ry"))
         return cx - rx, cy - ry, cx + rx, cy + ry

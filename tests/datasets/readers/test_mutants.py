@@ -1,0 +1,65 @@
+"""Damaged files of every format are read or refused in words; nothing else ever happens."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from detector.datasets.folder import Folder
+from tests.datasets.readers import formats
+
+PIECES = (
+    b"NaN", b"1e999", b"-1", b"null", b"[]", b"{}", b'""', b"\x00", b"\xff", b"[[[[", b"true", b"9" * 400, b"<x>", b",",
+    b"</annotation>", b"\n", b'"', b"inf", b"1.5", b"0", b"-", b"&bad;", b"\xff\xfe", b": ", b"- ", b"*a", b"&a ", b";",
+)  # fmt: skip
+
+
+def mutant(content: bytes, rng: random.Random) -> bytes:
+    """The bytes with one to four places changed, removed, repeated, cut off or filled with something awkward."""
+    made = bytearray(content)
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        at = rng.randrange(len(made) + 1)
+        match rng.randrange(6):
+            case 0 if made:
+                made[min(at, len(made) - 1)] = rng.randrange(256)
+            case 1:
+                del made[at : at + rng.randrange(1, 12)]
+            case 2:
+                del made[at:]
+            case 3:
+                made[at:at] = made[rng.randrange(len(made) + 1) :][: rng.randrange(60)]
+            case _:
+                made[at : at + rng.choice((0, 0, 1, 3, 6))] = rng.choice(PIECES)
+    return bytes(made)
+
+
+def survive(root: Path, write: Callable[[Path], str], count: int) -> None:
+    write(root)
+    files = sorted(path for path in root.rglob("*") if path.is_file() and path.suffix != ".jpg")
+    rng = random.Random(write.__name__)
+    for number in range(count):
+        path = rng.choice(files)
+        whole = path.read_bytes()
+        path.write_bytes(mutant(whole, rng))
+        try:
+            Folder(root)
+        except ValueError as error:
+            said = str(error)
+        else:
+            said = str(root)
+        assert str(root) in said, f"mutant {number} of {path}: the message names no file"
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("write", formats.FORMATS, ids=lambda write: write.__name__)
+def test_mutants(tmp_path: Path, write: Callable[[Path], str]) -> None:
+    survive(tmp_path, write, 25)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", formats.FORMATS, ids=lambda write: write.__name__)
+def test_many_mutants(tmp_path: Path, write: Callable[[Path], str]) -> None:
+    survive(tmp_path, write, 10_000)
