@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detector.datasets.corners import half_open
+from detector.datasets.box_convention import half_open
 
 # The column of x1, y1, x2, y2, and the number of the first pixel. Maxima are the last pixel, inclusive.
 CONVENTIONS = {"yxyx-1": ((1, 0, 3, 2), 1), "xyxy-1": ((0, 1, 2, 3), 1), "xyxy-0": ((0, 1, 2, 3), 0)}

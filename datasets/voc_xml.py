@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from detector.datasets.corners import half_open_corners
+from detector.datasets.box_convention import half_open_corners
 from detector.datasets.records import MarkedObject
 from detector.datasets.xml_files import read_xml
 

@@ -88,7 +88,7 @@ class Detector(nn.Module):
         return Losses(terms, sampled.losses, counts)
 
     @torch.no_grad()
-    def divisors(self, batch: Batch) -> dict[str, Tensor]:
+    def loss_normalizers(self, batch: Batch) -> dict[str, Tensor]:
         """What the losses of `forward` on the same batch are divided by, before anything is learned from it.
 
         They follow from boxes and seeds. The backbone runs only where a network proposes; the head never does.
@@ -96,7 +96,7 @@ class Detector(nn.Module):
         inputs = self.preprocess(batch)
         features = self.backbone(inputs.images).proposals if self.proposals.reads_features else inputs.images
         proposed = self.proposals(features, inputs)
-        divisors = {name: mean.divisor for name, mean in proposed.losses.items()}
+        loss_normalizers = {name: mean.normalizer for name, mean in proposed.losses.items()}
         if "head" in self.learning:
             # How many a sampler keeps does not depend on what each of them costs.
             sampled = self.sampler(
@@ -105,9 +105,9 @@ class Detector(nn.Module):
                 lambda items: [torch.zeros_like(c.boxes[:, 0]) for c in items],
             )
             num_sampled = (torch.cat(sampled.labels) >= 0).sum()
-            divisors |= {"loss_cls": num_sampled, "loss_box": sampled.box_normalizer}
-            divisors |= {name: mean.divisor for name, mean in sampled.losses.items()}
-        return divisors
+            loss_normalizers |= {"loss_cls": num_sampled, "loss_box": sampled.box_normalizer}
+            loss_normalizers |= {name: mean.normalizer for name, mean in sampled.losses.items()}
+        return loss_normalizers
 
     @torch.no_grad()
     def detect(self, batch: Batch) -> list[Detections]:

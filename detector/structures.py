@@ -159,10 +159,10 @@ class Mean(NamedTuple):
     """A sum and what divides it, kept apart: a mean over several batches is no mean of their means."""
 
     sum: Tensor  # scalar
-    divisor: Tensor  # scalar, how many are summed; taken as at least 1
+    normalizer: Tensor  # scalar, how many are summed; taken as at least 1
 
     def value(self) -> Tensor:
-        return self.sum / self.divisor.clamp(min=1)
+        return self.sum / self.normalizer.clamp(min=1)
 
 
 class Losses(NamedTuple):
@@ -180,24 +180,25 @@ class Losses(NamedTuple):
     def total(self) -> Tensor:
         return torch.stack(list(self.parts.values())).sum()
 
-    def divisors(self) -> dict[str, Tensor]:
+    def loss_normalizers(self) -> dict[str, Tensor]:
         """What each term and each mean is divided by."""
-        return {name: mean.divisor for name, mean in {**self.terms, **self.means}.items()}
+        return {name: mean.normalizer for name, mean in {**self.terms, **self.means}.items()}
 
-    def divided_by(self, divisors: Mapping[str, Tensor]) -> Losses:
-        """The share of these images in the losses of more images, whose divisors are given."""
+    def divided_by(self, loss_normalizers: Mapping[str, Tensor]) -> Losses:
+        """The share of these images in the losses of more images, whose loss normalizers are given."""
         terms, means = (
-            {name: Mean(mean.sum, divisors[name]) for name, mean in group.items()} for group in (self.terms, self.means)
+            {name: Mean(mean.sum, loss_normalizers[name]) for name, mean in group.items()}
+            for group in (self.terms, self.means)
         )
         return Losses(terms, means, self.counts)
 
     @staticmethod
     def joined(shares: Sequence[Losses]) -> Losses:
-        """What shares of the same divisors add up to, without their gradient."""
+        """What shares of the same loss normalizers add up to, without their gradient."""
         first = shares[0]
         terms, means = (
             {
-                name: Mean(_total([getattr(s, group)[name].sum for s in shares]), mean.divisor)
+                name: Mean(_total([getattr(s, group)[name].sum for s in shares]), mean.normalizer)
                 for name, mean in own.items()
             }
             for group, own in (("terms", first.terms), ("means", first.means))

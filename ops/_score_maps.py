@@ -102,7 +102,7 @@ def weighted_sums(score_maps: Tensor, images: Tensor, rows: Spans, columns: Span
     return sums.permute(0, 3, 1, 2)
 
 
-def spread(grad: Tensor, images: Tensor, rows: Spans, columns: Spans, size: Sequence[int]) -> Tensor:
+def mean_backward(grad: Tensor, images: Tensor, rows: Spans, columns: Spans, size: Sequence[int]) -> Tensor:
     """Adjoint of `weighted_sums`: grad [R, D, k, k] times the weights, added to cells, [N, D * k * k, H, W]."""
     bins = rows.cells.shape[1]
     classes = size[1] // (bins * bins)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from detector.ops._library import Context, register
-from detector.ops._score_maps import Spans, checked_arguments, spread, weighted_sums
+from detector.ops._score_maps import Spans, checked_arguments, mean_backward, weighted_sums
 from detector.ops.roi_pool import image_index
 
 # Samples per bin and axis are no more than this, however large the RoI.
@@ -126,7 +126,7 @@ def _backward_reference(
     """Gradient [N, D * k * k, H, W] of the score maps."""
     rows, columns, count = _rows_and_columns(rois, grad.shape[-1], spatial_scale, sampling_ratio, size)
     shares = grad.to(torch.promote_types(grad.dtype, torch.float32)) / count
-    return spread(shares, image_index(rois, size[0]), rows, columns, size).to(grad.dtype)
+    return mean_backward(shares, image_index(rois, size[0]), rows, columns, size).to(grad.dtype)
 
 
 def _backward_fake(

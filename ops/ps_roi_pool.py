@@ -19,7 +19,7 @@ from detector.ops._score_maps import (
     checked_arguments,
     gather,
     grouped_taps,
-    spread,
+    mean_backward,
     weighted_sums,
 )
 from detector.ops.roi_pool import argmax_dtype, image_index
@@ -177,7 +177,7 @@ def _backward_reference(grad: Tensor, rois: Tensor, size: Sequence[int], spatial
     """Gradient [N, D * k * k, H, W] of the score maps: each bin's, shared equally by its cells."""
     rows, columns = _rows_and_columns(rois, grad.shape[-1], spatial_scale, size)
     shares = grad.to(torch.promote_types(grad.dtype, torch.float32)) / _cell_counts(rows, columns)
-    return spread(shares, image_index(rois, size[0]), rows, columns, size).to(grad.dtype)
+    return mean_backward(shares, image_index(rois, size[0]), rows, columns, size).to(grad.dtype)
 
 
 def _backward_fake(grad: Tensor, rois: Tensor, size: Sequence[int], spatial_scale: float) -> Tensor:

@@ -7,7 +7,7 @@ number is not self-evident. `kind` says which class a group's values belong to, 
 """
 
 from detector.configs.schema.backbone import BackboneConfig, Norm, ResNetConfig, Tail, TorchvisionConfig, VGGConfig
-from detector.configs.schema.benchmark import BenchmarkConfig, Way
+from detector.configs.schema.benchmark import Backend, BenchmarkConfig
 from detector.configs.schema.compress import CompressConfig
 from detector.configs.schema.dataset import (
     AutoDatasetConfig,
@@ -42,6 +42,7 @@ __all__ = [
     "AdamWConfig",
     "AutoDatasetConfig",
     "BackboneConfig",
+    "Backend",
     "BenchmarkConfig",
     "BoxBase",
     "COCODatasetConfig",
@@ -86,5 +87,4 @@ __all__ = [
     "TrainerConfig",
     "VGGConfig",
     "VOCDatasetConfig",
-    "Way",
 ]

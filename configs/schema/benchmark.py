@@ -8,7 +8,7 @@ from enum import Enum
 from detector.configs.errors import require
 
 
-class Way(Enum):
+class Backend(Enum):
     """How a model may run, besides PyTorch as it is."""
 
     folded = "folded"  # frozen batch norms folded into the convolutions
@@ -31,7 +31,7 @@ class BenchmarkConfig:
     num_classes: int = 20  # of a model without a checkpoint
     warmup: int = 3
     repeats: int = 20
-    ways: list[Way] = field(default_factory=lambda: list(Way))  # timed beside PyTorch as it is; []: none
+    backends: list[Backend] = field(default_factory=lambda: list(Backend))  # timed beside PyTorch as it is; []: none
 
     def __post_init__(self) -> None:
         for key in ("height", "width", "batch_size", "num_proposals", "num_classes", "repeats"):

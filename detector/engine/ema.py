@@ -25,7 +25,7 @@ class Average:
             mine.copy_(other)
 
 
-def judged_weights(content: dict[str, Any]) -> dict[str, Any]:
+def evaluated_weights(content: dict[str, Any]) -> dict[str, Any]:
     """The weights of a checkpoint that its figures are of: the average where the run kept one."""
     weights: dict[str, Any] = content["model"] if content.get("average") is None else content["average"]
     return weights

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from detector.engine.distributed import is_main
 from detector.engine.precision import autocast
-from detector.engine.watchdog import alive
+from detector.engine.watchdog import heartbeat
 from detector.model import Detector
 from detector.structures import Batch, Detections
 
@@ -31,7 +31,7 @@ def detect_all(
         dynamic_ncols=True,
     ) as bar:
         for batch in batches:
-            alive()
+            heartbeat()
             with autocast(device, precision):
                 found += [item.to("cpu") for item in detector.detect(batch.to(device, non_blocking=True))]
             bar.update(len(batch))

@@ -42,18 +42,18 @@ def accumulate_gradients(
     `model` is a `Detector`, or what `over_processes` made of it.
     """
     shares = batch.split(micro_batches)
-    divisors = None
+    loss_normalizers = None
     if len(shares) > 1:  # the first backward pass has to know what the last will bring
         detector = cast("Detector", model.module if isinstance(model, DistributedDataParallel) else model)
         with autocast(device, precision):
-            divisors = summed_by_name(_added([detector.divisors(share) for share in shares]))
+            loss_normalizers = summed_by_name(_added([detector.loss_normalizers(share) for share in shares]))
     done = []
     for number, share in enumerate(shares, start=1):
         last = number == len(shares)
         with model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext():
             with autocast(device, precision):
                 losses: Losses = model(share)
-            losses = losses.divided_by(divisors or summed_by_name(losses.divisors()))
+            losses = losses.divided_by(loss_normalizers or summed_by_name(losses.loss_normalizers()))
             # The processes' gradients are averaged; their sum is what is wanted.
             scaler.scale(losses.total() * world_size()).backward()
         done.append(losses)

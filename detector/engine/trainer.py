@@ -18,14 +18,14 @@ from torch import nn
 
 from detector.engine.checkpoint import load_checkpoint, load_weights, prune_checkpoints, save_checkpoint
 from detector.engine.distributed import any_of, from_main, is_main, rank
-from detector.engine.ema import Average, judged_weights
+from detector.engine.ema import Average, evaluated_weights
 from detector.engine.gradients import accumulate_gradients, over_processes
 from detector.engine.interrupt import Interrupt
 from detector.engine.memory import explaining_out_of_memory
 from detector.engine.monitor import Monitor
 from detector.engine.nonfinite import FiniteLoss
 from detector.engine.seed import seed_step
-from detector.engine.watchdog import alive
+from detector.engine.watchdog import heartbeat
 from detector.model import Detector
 from detector.structures import Batch
 
@@ -83,10 +83,10 @@ class TrainingState:
         self.step = 0
         self.best = -math.inf
         self.stale = 0  # evaluations since the best figure
-        self.evaluated = 0  # the step of the last evaluation that came to its end
+        self.evaluated_step = 0  # the step of the last evaluation that came to its end
 
     @property
-    def judged(self) -> Detector:
+    def evaluated_detector(self) -> Detector:
         """What is evaluated: the average of the weights where one is kept."""
         return self.detector if self.average is None else self.average.detector
 
@@ -109,7 +109,7 @@ class TrainingState:
                 "step": self.step,
                 "best": self.best,
                 "stale": self.stale,
-                "evaluated": self.evaluated,
+                "evaluated": self.evaluated_step,
                 "model": self.detector.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),
@@ -122,13 +122,13 @@ class TrainingState:
         """Takes up where `content` (of `load_checkpoint`) left off. Raises ValueError where it does not fit."""
         load_weights(self.detector, content["model"], source)
         if self.average is not None:
-            load_weights(self.average.detector, judged_weights(content), source)
+            load_weights(self.average.detector, evaluated_weights(content), source)
         self.optimizer.load_state_dict(content["optimizer"])
         self.schedule.load_state_dict(content["schedule"])
         if content["scaler"]:  # empty where the run had no fp16 so far
             self.scaler.load_state_dict(content["scaler"])
         self.step, self.best, self.stale = content["step"], content["best"], content.get("stale", 0)
-        self.evaluated = content.get("evaluated", self.step)
+        self.evaluated_step = content.get("evaluated", self.step)
 
     def roll_back(self, path: Path) -> None:
         """Takes the weights of the checkpoint `path` and what belongs to them; step and schedule go on."""
@@ -178,7 +178,7 @@ def train(
         return Outcome.done
     with Interrupt() as interrupt:
         for batch in monitor.waiting(batches):
-            alive()
+            heartbeat()
             batch = batch.to(device, non_blocking=True)
             seed_step(settings.seed, state.step, rank())
             state.optimizer.zero_grad(set_to_none=True)
@@ -221,7 +221,7 @@ def train(
 def _finish_step(state: TrainingState, settings: LoopSettings, evaluate: Evaluate, checkpoints: Path) -> bool:
     """Does what a kill may have cut short after the step that a run goes on from; returns whether that was the last."""
     finished = state.step >= settings.max_steps or _exhausted(state, settings)
-    if finished or (_due(state.step, settings.eval_every) and state.evaluated < state.step):
+    if finished or (_due(state.step, settings.eval_every) and state.evaluated_step < state.step):
         _evaluate(state, evaluate, checkpoints)
         finished = finished or _exhausted(state, settings)
     _keep(state, settings, checkpoints)
@@ -240,7 +240,7 @@ def _evaluate(state: TrainingState, evaluate: Evaluate, checkpoints: Path) -> No
     """Evaluates. `last` is saved before, so that nothing in an evaluation can cost steps, and again with its figure."""
     state.save(checkpoints / "last.pt")
     figure = from_main(evaluate(state.step))
-    again, state.evaluated = state.evaluated == state.step, state.step
+    again, state.evaluated_step = state.evaluated_step == state.step, state.step
     if figure <= state.best:
         state.stale += not again
     else:

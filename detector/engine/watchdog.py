@@ -21,7 +21,7 @@ GRACE_S = 3.0  # between the stacks and the end, so that the other processes get
 _last_sign = time.monotonic()
 
 
-def alive() -> None:
+def heartbeat() -> None:
     """Tells the watchdog, if there is one, that this process is getting on."""
     global _last_sign  # there is one main thread, and it is what is watched
     _last_sign = time.monotonic()
@@ -29,11 +29,11 @@ def alive() -> None:
 
 @contextmanager
 def watchdog(timeout_s: float) -> Iterator[None]:
-    """Context that ends the process with code 1 where `alive` was not called for `timeout_s`; idle in a single one."""
+    """Ends the process with code 1 after `timeout_s` without a call of `heartbeat`. Idle in one process."""
     if world_size() == 1:
         yield
         return
-    alive()
+    heartbeat()
     done = threading.Event()
     thread = threading.Thread(target=_watch, args=(timeout_s, done), daemon=True, name="watchdog")
     thread.start()

@@ -15,7 +15,7 @@ from detector.build import build_detector
 from detector.configs import schema
 from detector.configs.zoo import zoo_entry
 from detector.engine.checkpoint import load_checkpoint, load_weights
-from detector.engine.ema import judged_weights
+from detector.engine.ema import evaluated_weights
 from detector.export.portable import read_config, read_portable
 from detector.export.safetensors import looks_like_safetensors
 from detector.fetch import cached
@@ -61,7 +61,7 @@ def read_model(path: Path, *, average: bool | None = None) -> SavedModel:
     averaged = content.get("average") is not None
     if average and not averaged:
         raise ValueError(f"{path} has no averaged weights (trainer.ema_decay was null); leave export.average out")
-    weights = content["model"] if average is False else judged_weights(content)
+    weights = content["model"] if average is False else evaluated_weights(content)
     if averaged:
         provenance["weights"] = "raw" if average is False else "average"
     return SavedModel(_own(content["config"]), tuple(content["classes"]), weights, provenance)

@@ -57,7 +57,7 @@ class PeriodicEvaluation:
 
     def __call__(self, step: int) -> float:
         """The mean AP after `step` steps; 0 in all processes but the main one."""
-        config, settings, detector = self.config, self.config.trainer, self.state.judged
+        config, settings, detector = self.config, self.config.trainer, self.state.evaluated_detector
         found = evaluate_detector(
             detector,
             self.test_view,

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from detector.datasets.corners import half_open
+from detector.datasets.box_convention import half_open
 from detector.datasets.faults import FaultyDataError
 from detector.datasets.images import to_pixels
 from detector.datasets.voc import VOC_CLASSES, VOCDataset

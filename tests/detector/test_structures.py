@@ -61,8 +61,8 @@ def test_shares_of_a_batch_add_up_to_the_whole() -> None:
         Losses({"a": Mean(torch.tensor(total), count)}, {"m": Mean(torch.tensor(1.0), count)}, {"c": count})
         for total, count in ((6.0, torch.tensor(3)), (4.0, torch.tensor(1)))
     ]
-    divisors = {name: sum(share.divisors()[name] for share in shares) for name in ("a", "m")}
-    whole = Losses.joined([share.divided_by(divisors) for share in shares])  # type: ignore[arg-type]
+    loss_normalizers = {name: sum(share.loss_normalizers()[name] for share in shares) for name in ("a", "m")}
+    whole = Losses.joined([share.divided_by(loss_normalizers) for share in shares])  # type: ignore[arg-type]
     assert whole.parts["a"].item() == 10 / 4
     assert whole.means["m"].value().item() == 2 / 4
     assert whole.counts["c"].item() == 4

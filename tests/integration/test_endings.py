@@ -123,6 +123,14 @@ def cut_off(root: Path, part: slice) -> None:
     path.unlink()
 
 
+def damage(root: Path, part: slice) -> None:
+    """A PNG with the right beginning and the right end, and noise between them: only a decoder finds it."""
+    path = of_the_split(root, part)[-1]
+    content = path.read_bytes()
+    start = content.index(b"IDAT") + 16
+    path.write_bytes(content[:start] + bytes(len(content) - start - 64) + content[-64:])
+
+
 def saved(run: Run) -> None:
     run.until((run.folder / "checkpoints" / "last.pt").is_file)
 
@@ -183,14 +191,17 @@ class Ending:
     program: tuple[str, ...] = PROGRAM
 
 
-CANNOT_DECODE = r"error: .*/JPEGImages/train_0000\d\.jpg: cannot decode this image .*; replace it or take it out of.*"
+CANNOT_DECODE = r"error: .*/JPEGImages/train_0000\d\.\w+: cannot decode this image .*; replace it or take it out of.*"
+CANNOT_READ = r"error: .*/JPEGImages/train_0000\d\.jpg: cannot be read \(.*\); replace it or take it out"
 SAVED = ": saved step \\d+ to .*last.pt"
 
 ENDINGS = {
     "normal": Ending(0, "done at step 4 .*"),
     "max_minutes": Ending(0, "done at step .*", words=("trainer.max_steps=1000000", "trainer.max_minutes=0.01")),
-    "training picture cut off": Ending(1, CANNOT_DECODE, spoil=lambda root: cut_off(root, TRAINED)),
-    "test picture cut off": Ending(1, CANNOT_DECODE, spoil=lambda root: cut_off(root, TESTED)),
+    "training picture cut off": Ending(1, CANNOT_READ, spoil=lambda root: cut_off(root, TRAINED)),
+    "test picture cut off": Ending(1, CANNOT_READ, spoil=lambda root: cut_off(root, TESTED)),
+    "training picture damaged": Ending(1, CANNOT_DECODE, spoil=lambda root: damage(root, TRAINED)),
+    "test picture damaged": Ending(1, CANNOT_DECODE, spoil=lambda root: damage(root, TESTED)),
     "evaluation cannot write": Ending(
         1, "error: .*File exists: .*/pictures'", spoil_run=lambda folder: (folder / "pictures").write_text("a file")
     ),
@@ -218,7 +229,8 @@ ENDINGS = {
 
 QUICK = {
     ("training picture cut off", 1),
-    ("test picture cut off", 2),
+    ("training picture damaged", 1),
+    ("test picture damaged", 2),
     ("SIGTERM", 2),
     ("Ctrl-C twice in training", 2),
     ("SIGKILL in evaluation", 1),

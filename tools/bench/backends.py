@@ -1,7 +1,7 @@
-"""The ways to run one model, side by side: eager PyTorch, folded norms, compiled, exported, bf16, compressed.
+"""One model on several backends, side by side: eager PyTorch, folded norms, compiled, exported, bf16, compressed.
 
-Each way is made and tried once; one that this model or this machine does not have is a line that says why. The others
-run in turn on the same images, from a photograph's pixels to boxes in its pixels.
+Each backend is made and tried once. One that this model or this machine does not have becomes a line that says why.
+The others run in turn on the same images, from a photograph's pixels to boxes in its pixels.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from detector.backbones.norms import FrozenBatchNorm2d
 from detector.compress import SVD, fold_norms, linear_layers
-from detector.configs.schema import Way
+from detector.configs.schema import Backend
 from detector.engine.compile import compile_parts
 from detector.engine.precision import autocast
 from detector.export.graph import DetectorGraph
@@ -28,7 +28,7 @@ from detector.export.program import export_program
 from detector.model import Detector
 from detector.quantize import quantize_layers
 from detector.structures import Batch
-from detector.tools.bench.interleaved import in_turn, milliseconds, ratio
+from detector.tools.bench.interleaved import interleaved, milliseconds, ratio
 
 log = logging.getLogger("detector")
 
@@ -36,13 +36,13 @@ Run = Callable[[], int]  # detects in the batch; returns how many there are
 
 EAGER = "PyTorch, eager"
 NAMES = {
-    Way.folded: "norms folded",
-    Way.compiled: "torch.compile",
-    Way.program: "exported program",
-    Way.onnx: "ONNX Runtime",
-    Way.bf16: "bf16",
-    Way.svd: "fc layers by SVD",
-    Way.int8: "fc layers in int8",
+    Backend.folded: "norms folded",
+    Backend.compiled: "torch.compile",
+    Backend.program: "exported program",
+    Backend.onnx: "ONNX Runtime",
+    Backend.bf16: "bf16",
+    Backend.svd: "fc layers by SVD",
+    Backend.int8: "fc layers in int8",
 }
 RANKS = (
     4,
@@ -52,7 +52,7 @@ RANKS = (
 
 @dataclass(frozen=True, slots=True)
 class Lap:
-    """One way's time for the batch, or why it has none."""
+    """One backend's time for the batch, or why it has none."""
 
     name: str
     milliseconds: float | None  # median
@@ -61,8 +61,8 @@ class Lap:
     note: str
 
 
-class Ways:
-    """One model in several ways, on one batch. What they build, they share where they can."""
+class Backends:
+    """One model on several backends, on one batch. What they build, they share where they can."""
 
     def __init__(self, detector: Detector, batch: Batch, short_side: int, device: torch.device) -> None:
         """`detector` in evaluation mode stays as it is; `short_side` is what the batch's images are resized to."""
@@ -75,29 +75,29 @@ class Ways:
     def eager(self) -> Run:
         return _detecting(self.detector, self.batch)
 
-    def make(self, way: Way) -> tuple[Run, str]:
-        """A way, and what to know of it. Raises ValueError where there is none, and whatever torch raises."""
+    def make(self, backend: Backend) -> tuple[Run, str]:
+        """A backend, and what to know of it. Raises ValueError where there is none, and whatever torch raises."""
         base = "norms folded" if self.has_norms else ""
         whole = (
             "" if getattr(self.detector.head, "distinct", None) is None else "RoIs of the same cells each for itself"
         )
-        match way:
-            case Way.folded:
+        match backend:
+            case Backend.folded:
                 if not self.has_norms:
                     raise ValueError("this model has no frozen batch norms")
                 return _detecting(self.folded, self.batch), "as predict and load_detector run it"
-            case Way.compiled:
+            case Backend.compiled:
                 twin = _twin(self.folded)
                 compile_parts(twin)
                 return _detecting(twin, self.batch), _joined("backbone and tail", base)
-            case Way.program:
+            case Backend.program:
                 self._on_cpu()
                 program = export_program(self._graph()).module()
                 return self._by_image(lambda *given: len(program(*given)[0])), _joined(base, whole)
-            case Way.onnx:
+            case Backend.onnx:
                 self._on_cpu()
                 return self._by_image(_onnx(self._graph())), _joined(base, whole)
-            case Way.bf16:
+            case Backend.bf16:
                 run = _detecting(self.folded, self.batch)
 
                 def narrow() -> int:
@@ -105,10 +105,10 @@ class Ways:
                         return run()
 
                 return narrow, _joined("autocast", base)
-            case Way.svd:
+            case Backend.svd:
                 twin, ranks = _compressed(self.folded)
                 return _detecting(twin, self.batch), _joined(f"ranks {', '.join(map(str, ranks))}", base)
-            case Way.int8:
+            case Backend.int8:
                 twin = _twin(self.folded)
                 quantize_layers(_tail(twin))
                 return _detecting(twin, self.batch), base
@@ -133,22 +133,22 @@ class Ways:
         return detect
 
 
-def side_by_side(ways: Ways, chosen: list[Way], rounds: int) -> tuple[Lap, ...]:
-    """Times the chosen ways beside eager PyTorch, in turn, for so many rounds after one to warm up."""
-    runs: dict[str, Run] = {EAGER: ways.eager()}
+def side_by_side(backends: Backends, chosen: list[Backend], rounds: int) -> tuple[Lap, ...]:
+    """Times the chosen backends beside eager PyTorch, in turn, for so many rounds after one to warm up."""
+    runs: dict[str, Run] = {EAGER: backends.eager()}
     counts, notes = {EAGER: runs[EAGER]()}, {EAGER: ""}
-    for way in chosen:
-        name = NAMES[way]
+    for backend in chosen:
+        name = NAMES[backend]
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of compilers and exporters, which nobody here can act on
-                run, notes[name] = ways.make(way)
+                run, notes[name] = backends.make(backend)
                 counts[name] = run()  # compilers fail at the first call
             runs[name] = run
         except Exception as error:  # whatever a compiler or an exporter may raise
             log.debug("%s", name, exc_info=True)
             notes[name] = "not available: " + _first_line(error)
-    times = in_turn(runs, rounds, ways.device)
+    times = interleaved(runs, rounds, backends.device)
     return tuple(
         Lap(name, milliseconds(times[name]), ratio(times[name], times[EAGER]), counts[name], note)
         if name in times
@@ -158,8 +158,8 @@ def side_by_side(ways: Ways, chosen: list[Way], rounds: int) -> tuple[Lap, ...]:
 
 
 def table(laps: tuple[Lap, ...]) -> str:
-    """Aligned plain text, a row for each way."""
-    lines = [f"{'way':<18}{'ms':>10}{'to eager':>10}{'detections':>12}  note"]
+    """Aligned plain text, a row for each backend."""
+    lines = [f"{'backend':<18}{'ms':>10}{'to eager':>10}{'detections':>12}  note"]
     for lap in laps:
         figures = f"{'-':>10}{'-':>10}{'-':>12}"
         if lap.milliseconds is not None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 
-def in_turn(
+def interleaved(
     contestants: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
 ) -> dict[str, list[float]]:
     """Seconds of each call, the contestants alternating; a first round warms up and is not counted."""

@@ -25,7 +25,7 @@ from detector.engine.gradients import accumulate_gradients
 from detector.pipeline.loaders import TrainingOrder, collate, training_loader
 from detector.pipeline.run_folder import pick_device
 from detector.pipeline.versions import versions
-from detector.tools.bench.interleaved import in_turn, milliseconds
+from detector.tools.bench.interleaved import interleaved, milliseconds
 
 FIRST = 2  # steps before the waiting is counted: the workers start in them
 
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    times = in_turn(_pieces(config, view), min(options.images, len(view)), torch.device("cpu"))
+    times = interleaved(_pieces(config, view), min(options.images, len(view)), torch.device("cpu"))
     torch.set_num_threads(threads)
     waits, seconds = _waiting(config, view, options.steps, device)
     share = sum(waits) / sum(seconds)

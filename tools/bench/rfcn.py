@@ -21,7 +21,7 @@ from detector.model import Detector
 from detector.pipeline.run_folder import kernels
 from detector.pipeline.versions import versions
 from detector.structures import Batch, Instances, Proposals, RoIPredictions
-from detector.tools.bench.interleaved import in_turn, milliseconds, ratio
+from detector.tools.bench.interleaved import interleaved, milliseconds, ratio
 
 CLASSES = 20
 
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"step with {name}, 300 RoIs": _step(_detector(kind, device), _batch(options, 300, device))
         for name, kind in (("random sampling", "random"), ("OHEM", "ohem"))
     }
-    times = {**in_turn(inference, options.rounds, device), **in_turn(training, options.rounds, device)}
+    times = {**interleaved(inference, options.rounds, device), **interleaved(training, options.rounds, device)}
     maps, few, many, random, mined = times.values()
     ratios = [
         ("300 RoIs / maps alone", ratio(few, maps), 1.10),

@@ -28,7 +28,7 @@ from detector.ops import boxes as box_ops
 from detector.pipeline.run_folder import kernels
 from detector.pipeline.versions import versions
 from detector.structures import Batch, Instances, Proposals
-from detector.tools.bench.interleaved import in_turn, milliseconds, ratio
+from detector.tools.bench.interleaved import interleaved, milliseconds, ratio
 
 CLASSES = 20
 GIVEN = ["proposals=file", "proposals.train=none", "proposals.test=none"]
@@ -194,11 +194,11 @@ def main(arguments: list[str] | None = None) -> int:
         DETERMINISTIC: given.deterministic_step,
         **given.parts(),
     }
-    times = in_turn(contestants, options.rounds, device)
+    times = interleaved(contestants, options.rounds, device)
     bare = [sum(values) for values in zip(*(times[name] for name in BARE), strict=True)]
     rest = [sum(values) for values in zip(*(times[name] for name in REST), strict=True)]
     del given, learned, contestants  # a network of 100 million parameters is among the next
-    peer_times = {} if options.no_peer else in_turn(_beside_torchvision(options, base), options.rounds, device)
+    peer_times = {} if options.no_peer else interleaved(_beside_torchvision(options, base), options.rounds, device)
     ratios: list[tuple[str, float, str]] = [
         ("training step / bare parts", ratio(times[WHOLE], bare), "at most 1.10"),
         ("the rest, piece by piece / bare parts", ratio(rest, bare), ""),

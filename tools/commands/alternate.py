@@ -21,7 +21,7 @@ from detector.configs.errors import ConfigError
 from detector.datasets.augment import EvaluationView
 from detector.datasets.build import build_dataset
 from detector.engine.checkpoint import load_checkpoint, save_checkpoint
-from detector.engine.ema import judged_weights
+from detector.engine.ema import evaluated_weights
 from detector.engine.learning import modules_of_the_head
 from detector.engine.seed import seed_step
 from detector.engine.trainer import Outcome
@@ -99,7 +99,7 @@ def _third(config: schema.Config, steps: list[Path]) -> schema.Config:
     start, found = steps[2] / "start.pt", load_checkpoint(last(steps[1]))
     seed_step(config.trainer.seed, -1, 0)
     fresh = build_detector(config, len(found["classes"])).state_dict()
-    save_checkpoint(start, {**found, "model": {**fresh, **judged_weights(found)}, "average": None})
+    save_checkpoint(start, {**found, "model": {**fresh, **evaluated_weights(found)}, "average": None})
     return _training(replace(config, weights=str(start)), ["proposals"])
 
 

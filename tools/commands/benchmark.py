@@ -1,7 +1,7 @@
-"""`detector benchmark`: how fast a model detects, in what memory, by which part, and how fast in other ways.
+"""`detector benchmark`: how fast a model detects, in what memory, by which part, and how fast on other backends.
 
-Latency is measured on whole calls; a second series, with a wait at the border of every part, shares the time out, and a
-third runs the same model in other ways in turn (`ways.py`). A model without a checkpoint has random weights, whose
+Latency is measured on whole calls. A second series waits at the border of every part and shares the time out. A third
+runs the same model on other backends in turn (`backends.py`). A model without a checkpoint has random weights. Their
 scores are nearly equal: every class passes or fails the score threshold alike, so its NMS tells little.
 """
 
@@ -30,7 +30,7 @@ from detector.pipeline.models import load_model
 from detector.pipeline.run_folder import RunFolder, kernels, pick_device
 from detector.pipeline.versions import versions
 from detector.structures import Batch, Instances, Proposals
-from detector.tools.bench.backends import Lap, Ways, side_by_side, table
+from detector.tools.bench.backends import Backends, Lap, side_by_side, table
 from detector.tools.bench.stopwatch import Stopwatch
 
 log = logging.getLogger("detector")
@@ -102,11 +102,11 @@ def run_benchmark(config: schema.Config, run: RunFolder) -> None:
     found = benchmark(detector, batch, device, settings.warmup, settings.repeats)
     log.info("%s", found.table(device.type))
     laps: tuple[Lap, ...] = ()
-    if settings.ways:
-        ways = Ways(detector, batch, config.input.test_short_side, device)
-        laps = side_by_side(ways, settings.ways, settings.repeats)
+    if settings.backends:
+        backends = Backends(detector, batch, config.input.test_short_side, device)
+        laps = side_by_side(backends, settings.backends, settings.repeats)
         log.info("\n%s", table(laps))
-    content = {**asdict(found), "ways": [asdict(lap) for lap in laps], "weights": source, "versions": about}
+    content = {**asdict(found), "backends": [asdict(lap) for lap in laps], "weights": source, "versions": about}
     run.write_json("benchmark.json", content)
     log.info("figures in %s", run.path / "benchmark.json")
 

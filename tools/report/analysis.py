@@ -7,11 +7,11 @@ from typing import Any
 
 from detector.configs import schema
 from detector.metrics import voc
+from detector.metrics.by_attribute import AttributeResult, by_attribute
 from detector.metrics.calibration import Calibration, calibrate
 from detector.metrics.confusion import confusion_matrix
 from detector.metrics.dump import Dump
 from detector.metrics.errors import ErrorSplit, split_errors
-from detector.metrics.strata import Stratum, strata
 from detector.metrics.tables import DetectionTable, IntArray, TruthTable
 from detector.pipeline.scores import Scores, score
 from detector.tools.report.examples import WorstImage, best_images, confident_mistakes, worst_images
@@ -28,7 +28,7 @@ class Analysis:
     result: voc.ProtocolResult  # by the protocol of the analysis
     split: ErrorSplit
     confusion: IntArray  # [K + 1, K + 1]
-    strata: list[Stratum]
+    by_attribute: list[AttributeResult]
     calibration: Calibration | str  # why there is none: scores outside [0, 1]
     worst: list[WorstImage]
     best: list[int]  # images without a mistake, most objects first
@@ -44,7 +44,7 @@ class Analysis:
         return {
             **self.scores.to_json(),
             **self.split.to_json(),
-            "strata": [asdict(item) for item in self.strata],
+            "by_attribute": [asdict(item) for item in self.by_attribute],
             "calibration_error": error,
             "confusion": {"score_threshold": self.settings.score_threshold, "counts": self.confusion.tolist()},
             "worst_images": [
@@ -71,7 +71,7 @@ def analyze(dump: Dump, truths: TruthTable, settings: schema.EvaluationConfig) -
         result=voc.evaluate(detections, truths, [protocol], iou).results[protocol],
         split=split,
         confusion=confusion_matrix(detections, truths, settings.score_threshold, iou),
-        strata=strata(detections, truths, protocol, iou),
+        by_attribute=by_attribute(detections, truths, protocol, iou),
         calibration=calibration,
         worst=worst,
         best=best_images(truths, worst),

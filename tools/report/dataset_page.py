@@ -7,7 +7,7 @@ from html import escape
 
 from detector.datasets.inspection import Inspection
 from detector.datasets.sample import Dataset
-from detector.tools.report.drawn_boxes import Mark, annotated
+from detector.tools.report.drawn_boxes import Mark, drawn_boxes
 from detector.tools.report.page import STYLE
 from detector.tools.report.plots import bars
 
@@ -123,5 +123,5 @@ def pictures(found: Inspection, datasets: Mapping[str, Dataset]) -> str:
             for (x1, y1, x2, y2), label in zip(item.boxes.tolist(), item.labels.tolist(), strict=True)
         ]
         caption = f"{split}: {item.image_id}, {item.width}x{item.height}, {len(marks)} objects"
-        figures.append(f"<figure>{annotated(image, marks)}<figcaption>{escape(caption)}</figcaption></figure>")
+        figures.append(f"<figure>{drawn_boxes(image, marks)}<figcaption>{escape(caption)}</figcaption></figure>")
     return f'<p>From evenly spaced places of each split.</p><div class="grid worst">{"".join(figures)}</div>'

@@ -23,7 +23,7 @@ class Mark:
     text: str  # beside the box; empty for none
 
 
-def annotated(picture: Tensor, marks: Sequence[Mark], *, region: Box | None = None, longest: int = 460) -> str:
+def drawn_boxes(picture: Tensor, marks: Sequence[Mark], *, region: Box | None = None, longest: int = 460) -> str:
     """The picture [3, H, W] uint8, or a region of it, `longest` CSS pixels along its longer side."""
     image = Image.fromarray(picture.permute(1, 2, 0).numpy())
     left, top, right, bottom = _inside(region, image.size) if region else (0, 0, *image.size)

@@ -12,7 +12,7 @@ import numpy as np
 from detector.datasets.sample import Dataset
 from detector.metrics.errors import CAUSES, Outcome
 from detector.tools.report.analysis import Analysis
-from detector.tools.report.drawn_boxes import Box, Mark, annotated, around
+from detector.tools.report.drawn_boxes import Box, Mark, around, drawn_boxes
 from detector.tools.report.examples import first_with_picture
 from detector.tools.report.plots import bars, heat_map, lines, precision_recall, reliability, stacked_bars
 from detector.tools.report.training_record import TrainingRecord
@@ -212,7 +212,7 @@ def curves(analysis: Analysis) -> str:
 def kinds(analysis: Analysis) -> str:
     """AP by size, aspect, truncation and occlusion."""
     groups: dict[str, list[tuple[str, float, str]]] = {}
-    for item in analysis.strata:
+    for item in analysis.by_attribute:
         text = "no such object" if item.mean is None else f"{item.mean:.4f} of {item.num_truths:,}"
         groups.setdefault(item.property, []).append((item.name, item.mean or 0.0, text))
     figures = (f"<figure><h3>{name}</h3>{bars(rows, width=480)}</figure>" for name, rows in groups.items())
@@ -264,7 +264,9 @@ def best(analysis: Analysis, dataset: Dataset) -> str:
     for position, picture in first_with_picture(analysis.best, dataset.image, analysis.settings.pictures // 2):
         image = analysis.best[position]
         name = escape(analysis.truths.image_ids[image])
-        figures.append(f"<figure>{annotated(picture, _marks(analysis, image))}<figcaption>{name}</figcaption></figure>")
+        figures.append(
+            f"<figure>{drawn_boxes(picture, _marks(analysis, image))}<figcaption>{name}</figcaption></figure>"
+        )
     lead = (
         f"<p>{len(analysis.best)} of {len(analysis.truths.image_ids)} images have no object missed and no false "
         f"detection scored {analysis.settings.score_threshold:g} or more. Those with most objects first.</p>"
@@ -281,7 +283,7 @@ def worst(analysis: Analysis, dataset: Dataset) -> str:
         drawn.add(item.image)
         name = escape(analysis.truths.image_ids[item.image])
         caption = f"{name}: {item.missed} missed, {item.false_positives} false"
-        shown = annotated(picture, _marks(analysis, item.image))
+        shown = drawn_boxes(picture, _marks(analysis, item.image))
         figures.append(f"<figure>{shown}<figcaption>{caption}</figcaption></figure>")
     rows = [
         [analysis.truths.image_ids[item.image], str(item.missed), str(item.false_positives),
@@ -312,7 +314,7 @@ def mistakes(analysis: Analysis, dataset: Dataset) -> str:
         if meant >= 0:
             boxes.append(_box(truths.boxes[meant]))
             marks.insert(0, Mark(boxes[-1], "truth", ""))
-        shown = annotated(picture, marks, region=around(boxes), longest=230)
+        shown = drawn_boxes(picture, marks, region=around(boxes), longest=230)
         caption = f"<b>{cause}</b>{escape(_on(analysis, meant))}, {escape(truths.image_ids[table.image_index[row]])}"
         figures.append(f"<figure>{shown}<figcaption>{caption}</figcaption></figure>")
     rows = []

@@ -18,7 +18,7 @@ from detector.configs.schema import Config
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class Source:
     """One place that gives a setting a value."""
 
     value: Any
@@ -38,15 +38,15 @@ def explain(key: str, overrides: Sequence[str], saved: Path | None = None) -> st
     planned = {} if saved is None else _planned(saved)
     leaves = [leaf for leaf in _leaves(typed) if f"{leaf}.".startswith(f"{key}.")]
     if leaves == [key]:
-        *weaker, strongest = _with_reasons(key, _origins(key, typed, files, overrides), saved, planned)
+        *weaker, strongest = _with_reasons(key, _sources(key, typed, files, overrides), saved, planned)
         lines = [f"{key} = {_told(_plain(config, key))}", f"  from {strongest.source}"]
         lines += [f"  instead of {_told(item.value)} from {item.source}" for item in reversed(weaker)]
         meaning = _meaning(key, typed)
         return "\n".join([*lines, f"  {meaning}"] if meaning else lines)
     rows = []
     for leaf in leaves:
-        origins = _with_reasons(leaf, _origins(leaf, typed, files, overrides), saved, planned)
-        rows.append((leaf, _told(_plain(config, leaf)), origins[-1].source))
+        sources = _with_reasons(leaf, _sources(leaf, typed, files, overrides), saved, planned)
+        rows.append((leaf, _told(_plain(config, leaf)), sources[-1].source))
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return "\n".join(f"{leaf:<{widths[0]}}  {value:<{widths[1]}}  {source}" for leaf, value, source in rows)
 
@@ -70,29 +70,29 @@ def _planned(saved: Path) -> dict[str, str]:
     return {choice["key"]: choice["reason"] for choice in json.loads(path.read_text())["choices"]}
 
 
-def _with_reasons(key: str, origins: list[Origin], saved: Path | None, planned: dict[str, str]) -> list[Origin]:
-    """The origins; where a saved value was planned, the reason stands in place of the file."""
+def _with_reasons(key: str, sources: list[Source], saved: Path | None, planned: dict[str, str]) -> list[Source]:
+    """The sources; where a saved value was planned, the reason stands in place of the file."""
     if key not in planned:
-        return origins
-    return [Origin(o.value, f"planned: {planned[key]}") if o.source == str(saved) else o for o in origins]
+        return sources
+    return [Source(o.value, f"planned: {planned[key]}") if o.source == str(saved) else o for o in sources]
 
 
-def _origins(
+def _sources(
     key: str, typed: DictConfig, files: Sequence[tuple[str, DictConfig]], overrides: Sequence[str]
-) -> list[Origin]:
+) -> list[Source]:
     """Every place that gives `key` a value, the last one the one that counts."""
     owner, name = _owner(key, typed)
     defaults = OmegaConf.structured(owner)
     found = []
     if not OmegaConf.is_missing(defaults, name):
-        found.append(Origin(_value(defaults, name), f"the default of {owner.__name__} in {_schema_file(owner)}"))
-    found += [Origin(_value(values, key), file) for file, values in files if _has(values, key)]
+        found.append(Source(_value(defaults, name), f"the default of {owner.__name__} in {_schema_file(owner)}"))
+    found += [Source(_value(values, key), file) for file, values in files if _has(values, key)]
     for line, changed, value in changes(overrides):
         if changed == key:
-            found.append(Origin(value, f"the command line: {line}"))
+            found.append(Source(value, f"the command line: {line}"))
         elif key.startswith(f"{changed}.") and isinstance(value, dict):
             below, rest = OmegaConf.create(value), key[len(changed) + 1 :]
-            found += [Origin(_value(below, rest), f"the command line: {line}")] if _has(below, rest) else []
+            found += [Source(_value(below, rest), f"the command line: {line}")] if _has(below, rest) else []
     return found
 
 

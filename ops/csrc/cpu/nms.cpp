@@ -7,10 +7,10 @@
 #include <limits>
 #include <optional>
 
-#include "isa.h"
+#include "instruction_set.h"
 
 #define FAST_RFCN_KERNELS "nms_kernels.h"
-#include "each_isa.h"
+#include "for_each_instruction_set.h"
 
 namespace fast_rfcn {
 

@@ -1,4 +1,4 @@
-// Greedy suppression for one instruction set; see each_isa.h.
+// Greedy suppression for one instruction set; see for_each_instruction_set.h.
 
 // Whether any box of the block has an IoU with `box` over the threshold. The division, with the rounding that the
 // result is defined by, is only made where a product says that it may matter.

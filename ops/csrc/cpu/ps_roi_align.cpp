@@ -2,10 +2,10 @@
 
 #include "ps_roi_align.h"
 
-#include "isa.h"
+#include "instruction_set.h"
 
 #define FAST_RFCN_KERNELS "ps_roi_align_kernels.h"
-#include "each_isa.h"
+#include "for_each_instruction_set.h"
 
 namespace fast_rfcn {
 

@@ -1,4 +1,4 @@
-// Position-sensitive RoIAlign for one instruction set; see each_isa.h.
+// Position-sensitive RoIAlign for one instruction set; see for_each_instruction_set.h.
 
 #include "score_maps_kernels.h"
 

@@ -1,4 +1,4 @@
-// RoIAlign and RoIWarp for one instruction set; see each_isa.h.
+// RoIAlign and RoIWarp for one instruction set; see for_each_instruction_set.h.
 
 // Weighted sum over the taps of a group of rows and a group of columns.
 template <typename T>

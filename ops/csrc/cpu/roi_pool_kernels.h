@@ -1,4 +1,4 @@
-// RoI max pooling for one instruction set; see each_isa.h.
+// RoI max pooling for one instruction set; see for_each_instruction_set.h.
 
 // Largest cell of a bin, per channel; with kArgmax also where. With kNan, a NaN beats every number: the features hold
 // one, which most do not.

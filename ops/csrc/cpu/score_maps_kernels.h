@@ -1,4 +1,4 @@
-// The four passes of score_maps.h for one instruction set; see each_isa.h. A `Bins` works on
+// The four passes of score_maps.h for one instruction set; see for_each_instruction_set.h. A `Bins` works on
 // N vectors of classes of one bin of one RoI, named by its visit:
 //   void reduce<N>(visit, i, j, slab, value, place)   sets the value, and where it is, unless the bin is empty
 //   void spread<N>(visit, i, j, grad, slab)           adds to the cells of the bin

@@ -1,5 +1,5 @@
 // Vectors of one instruction set, and the two moves between memory and channels-innermost blocks. Included by
-// each_isa.h inside a namespace, once per instruction set: no include guard, no includes.
+// for_each_instruction_set.h inside a namespace, once per instruction set: no include guard, no includes.
 //
 // A block holds kBlockBytes of consecutive channels for each of some positions (cells, bins), [positions][channels].
 

@@ -1,7 +1,7 @@
 // Position-sensitive RoIAlign on CUDA: the samples of RoIAlign (aligned, at centres), each bin on maps of its own.
 
 #include "pool.cuh"
-#include "spread.cuh"
+#include "mean_backward.cuh"
 
 namespace fast_rfcn {
 
@@ -48,7 +48,7 @@ static Tensor ps_roi_align_backward(const Tensor& grad, const Tensor& rois_in, s
   if (total.numel() == 0) return total;
   with_storage(grad.scalar_type(), [&](auto storage) {
     using S = decltype(storage);
-    spread<S>(device, grad, rois, sampled_bins<Number<S>>(grad.size(3), size[2], size[3], spatial_scale, sampling_ratio),
+    mean_backward<S>(device, grad, rois, sampled_bins<Number<S>>(grad.size(3), size[2], size[3], spatial_scale, sampling_ratio),
               size, true, total);
   });
   return total;

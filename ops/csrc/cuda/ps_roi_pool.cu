@@ -2,7 +2,7 @@
 // group of classes. The vote pools into a scratch in float32 or better, which the L2 cache holds, and averages that.
 
 #include "pool.cuh"
-#include "spread.cuh"
+#include "mean_backward.cuh"
 
 namespace fast_rfcn {
 
@@ -84,7 +84,7 @@ static Tensor ps_roi_pool_backward(const Tensor& grad, const Tensor& rois_in, st
     using S = decltype(storage);
     using T = Number<S>;
     const PsPoolBins<T> bins{static_cast<int>(grad.size(3)), size[2], size[3], static_cast<T>(spatial_scale)};
-    spread<S>(device, grad, rois, bins, size, true, total);
+    mean_backward<S>(device, grad, rois, bins, size, true, total);
   });
   return total;
 }

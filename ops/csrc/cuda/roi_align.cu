@@ -1,9 +1,9 @@
-// RoIAlign (mean and maximum) and RoIWarp on CUDA: pool.cuh reduces the bins; spread.cuh takes the gradient of means
+// RoIAlign (mean and maximum) and RoIWarp on CUDA: pool.cuh reduces the bins; mean_backward.cuh takes the gradient of means
 // back, scatter.cuh that of maxima.
 
 #include "pool.cuh"
 #include "scatter.cuh"
-#include "spread.cuh"
+#include "mean_backward.cuh"
 
 namespace fast_rfcn {
 
@@ -60,7 +60,7 @@ static Tensor roi_align_backward(const Tensor& grad, const Tensor& rois_in, std:
   const AlignOptions options{grad.size(2), grad.size(3), spatial_scale, sampling_ratio, aligned, inner};
   with_storage(grad.scalar_type(), [&](auto storage) {
     using S = decltype(storage);
-    spread<S>(device, grad, rois, options.bins<Number<S>>(size[2], size[3]), size, false, total);
+    mean_backward<S>(device, grad, rois, options.bins<Number<S>>(size[2], size[3]), size, false, total);
   });
   return total;
 }

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from detector.engine.ema import Average, judged_weights
+from detector.engine.ema import Average, evaluated_weights
 
 
 class _Parts(nn.Module):
@@ -39,5 +39,5 @@ def test_the_average_is_its_recurrence_and_shares_what_the_model_shares() -> Non
 @pytest.mark.parametrize(
     ("content", "expected"), [({"model": 1}, 1), ({"model": 1, "average": None}, 1), ({"model": 1, "average": 2}, 2)]
 )
-def test_the_average_is_what_is_judged(content: dict[str, Any], expected: int) -> None:
-    assert judged_weights(content) == expected
+def test_the_average_is_evaluated(content: dict[str, Any], expected: int) -> None:
+    assert evaluated_weights(content) == expected

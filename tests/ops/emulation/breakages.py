@@ -30,7 +30,7 @@ class Breakage:
         return kept
 
 
-POOL, SCATTER, SPREAD, NMS = "cuda/pool.cuh", "cuda/scatter.cuh", "cuda/spread.cuh", "cuda/nms.cu"
+POOL, SCATTER, SPREAD, NMS = "cuda/pool.cuh", "cuda/scatter.cuh", "cuda/mean_backward.cuh", "cuda/nms.cu"
 ROI_POOL, ROI_ALIGN = ("cuda/roi_pool.cu", "roi_pool"), ("cuda/roi_align.cu", "roi_align")
 SUPPRESSION = (NMS, "nms")
 UNREADY = r"nobody wrote|races"

@@ -15,9 +15,9 @@ import torch
 
 from detector.build import build_detector
 from detector.configs.compose import load_config
-from detector.configs.schema import Way
+from detector.configs.schema import Backend
 from detector.metrics.tables import DetectionTable
-from detector.tools.bench import backends as ways
+from detector.tools.bench import backends as backends
 from detector.tools.bench.stopwatch import Stopwatch
 from detector.tools.commands.benchmark import noise_batch
 
@@ -84,7 +84,7 @@ SIZES = ("benchmark.height=48", "benchmark.width=64", "benchmark.repeats=2", "be
 @pytest.mark.parametrize("head", ["fast_rcnn", "rfcn"])
 def test_every_part_is_counted(command: Command, head: str) -> None:
     words = ("backbone=resnet18_narrow", f"head={head}", "input.test_short_side=64", "postprocess.score_threshold=0")
-    code, printed, out = command("benchmark", *words, *SIZES, "benchmark.ways=[]", "trainer.device=cpu")
+    code, printed, out = command("benchmark", *words, *SIZES, "benchmark.backends=[]", "trainer.device=cpu")
     assert code == 0, printed
     found = json.loads((out / "benchmark.json").read_text())
     parts = {part["name"]: part for part in found["parts"]}
@@ -116,10 +116,10 @@ LAYERS = ("backbone=vgg16", "backbone.width=0.125", "proposals=grid", "input.tes
 )
 def test_ways_side_by_side(command: Command, words: tuple[str, ...], absent: dict[str, str]) -> None:
     code, printed, out = command(
-        "benchmark", *words, *SIZES, "benchmark.ways=[folded,bf16,svd,int8]", "trainer.device=cpu"
+        "benchmark", *words, *SIZES, "benchmark.backends=[folded,bf16,svd,int8]", "trainer.device=cpu"
     )
     assert code == 0, printed
-    laps = {lap.pop("name"): lap for lap in json.loads((out / "benchmark.json").read_text())["ways"]}
+    laps = {lap.pop("name"): lap for lap in json.loads((out / "benchmark.json").read_text())["backends"]}
     assert list(laps) == ["PyTorch, eager", "norms folded", "bf16", "fc layers by SVD", "fc layers in int8"]
     assert laps["PyTorch, eager"]["ratio"] == 1
     for name, lap in laps.items():
@@ -136,10 +136,12 @@ def test_a_way_that_fails_is_a_line(command: Command, monkeypatch: pytest.Monkey
         raise RuntimeError("no such thing\nand a long story")
 
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.setattr(ways, "export_program", broken)
-    code, printed, out = command("benchmark", *LAYERS, *SIZES, "benchmark.ways=[program,onnx]", "trainer.device=cpu")
+    monkeypatch.setattr(backends, "export_program", broken)
+    code, printed, out = command(
+        "benchmark", *LAYERS, *SIZES, "benchmark.backends=[program,onnx]", "trainer.device=cpu"
+    )
     assert code == 0, printed
-    eager, program, onnx = json.loads((out / "benchmark.json").read_text())["ways"]
+    eager, program, onnx = json.loads((out / "benchmark.json").read_text())["backends"]
     assert eager["milliseconds"] > 0
     assert program["note"] == "not available: no such thing"
     assert onnx["note"] == "not available: needs onnxruntime: pip install 'fast-rfcn[export]'"
@@ -155,8 +157,11 @@ def test_all_ways_find_the_same() -> None:
     config = load_config([*NORMS, *SIZES, "postprocess.score_threshold=0.045"])
     detector = build_detector(config, 20).eval()
     before = {name: value.clone() for name, value in detector.state_dict().items()}
-    made = ways.Ways(detector, noise_batch(config), 64, torch.device("cpu"))
-    laps = {lap.name: lap for lap in ways.side_by_side(made, [Way.folded, Way.compiled, Way.program, Way.onnx], 1)}
+    made = backends.Backends(detector, noise_batch(config), 64, torch.device("cpu"))
+    laps = {
+        lap.name: lap
+        for lap in backends.side_by_side(made, [Backend.folded, Backend.compiled, Backend.program, Backend.onnx], 1)
+    }
     assert {lap.note for lap in laps.values() if lap.milliseconds is None} == set()
     assert len({lap.detections for lap in laps.values()}) == 1
     assert laps["PyTorch, eager"].detections

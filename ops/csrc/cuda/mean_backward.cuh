@@ -76,7 +76,7 @@ __device__ __forceinline__ bool meets(Span span, int first, int end) { return sp
 // The gradient may have any strides: that of a vote is one number for all bins.
 template <typename S>
 __global__ void __launch_bounds__(kTileThreads)
-    spread_tiles(const View<S> grad, const Number<S>* __restrict__ rois, const Tables<Number<S>> tables, int64_t images,
+    mean_backward_tiles(const View<S> grad, const Number<S>* __restrict__ rois, const Tables<Number<S>> tables, int64_t images,
                  int64_t channels, bool position_sensitive, S* __restrict__ total) {
   using T = Number<S>;
   __shared__ int listed[kTileThreads];
@@ -158,7 +158,7 @@ __global__ void __launch_bounds__(kTileThreads)
 
 // Launches the above; grad is [R, outputs, rows, columns] and total, of `size` [N, C, H, W], is not empty.
 template <typename S, typename Bins>
-void spread(const Device& device, const Tensor& grad, const Tensor& rois, const Bins& bins,
+void mean_backward(const Device& device, const Tensor& grad, const Tensor& rois, const Bins& bins,
             const std::vector<int64_t>& size, bool position_sensitive, Tensor& total) {
   using T = Number<S>;
   const View<S> gradient(grad);
@@ -174,7 +174,7 @@ void spread(const Device& device, const Tensor& grad, const Tensor& rois, const 
   const int64_t blocks = size[0] * blocks_for(grad.size(1), kSpreadChannels) *
                          (position_sensitive ? grad.size(2) * grad.size(3) : 1) *
                          blocks_for(size[2], kTileHeight) * blocks_for(size[3], kTileWidth);
-  device.launch(&spread_tiles<S>, grid_of(blocks), dim3(kTileWidth, kTileHeight), 0, gradient, input<T>(rois), tables,
+  device.launch(&mean_backward_tiles<S>, grid_of(blocks), dim3(kTileWidth, kTileHeight), 0, gradient, input<T>(rois), tables,
                 size[0], size[1], position_sensitive, output<S>(total));
 }
 

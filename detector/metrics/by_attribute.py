@@ -16,7 +16,7 @@ from detector.metrics.tables import BoolArray, DetectionTable, FloatArray, Truth
 
 
 @dataclass(frozen=True, slots=True)
-class Stratum:
+class AttributeResult:
     """One kind of object."""
 
     property: str  # size, aspect, truncated or occluded
@@ -26,9 +26,9 @@ class Stratum:
     average_precision: dict[str, float]  # by class
 
 
-def strata(
+def by_attribute(
     detections: DetectionTable, truths: TruthTable, protocol: str = "voc_area", iou_threshold: float = 0.5
-) -> list[Stratum]:
+) -> list[AttributeResult]:
     """AP of every kind of object; truncation and occlusion where the table of objects has them.
 
     Sizes are COCO's, in square pixels: small below 32^2, large from 96^2. Aspect is width over height: tall below
@@ -41,11 +41,11 @@ def strata(
     results = []
     for key, of_kind in truth_kinds.items():
         shown = detections.select(hit | detection_kinds[key])
-        results.append(_stratum(key, shown, truths, of_kind, protocol, iou_threshold))
+        results.append(_result(key, shown, truths, of_kind, protocol, iou_threshold))
     for name, flags in (("truncated", truths.truncated), ("occluded", truths.occluded)):
         if flags is not None:
             for answer, of_kind in (("no", ~flags), ("yes", flags)):
-                results.append(_stratum((name, answer), detections, truths, of_kind, protocol, iou_threshold))
+                results.append(_result((name, answer), detections, truths, of_kind, protocol, iou_threshold))
     return results
 
 
@@ -63,14 +63,14 @@ def _kinds_of_boxes(boxes: FloatArray) -> dict[tuple[str, str], BoolArray]:
     }
 
 
-def _stratum(
+def _result(
     key: tuple[str, str],
     detections: DetectionTable,
     truths: TruthTable,
     of_kind: BoolArray,
     protocol: str,
     iou_threshold: float,
-) -> Stratum:
+) -> AttributeResult:
     only = replace(truths, difficult=truths.difficult | ~of_kind)
     result = voc.evaluate(detections, only, [protocol], iou_threshold).results[protocol]
-    return Stratum(*key, int((~only.difficult).sum()), result.mean, result.average_precision)
+    return AttributeResult(*key, int((~only.difficult).sum()), result.mean, result.average_precision)

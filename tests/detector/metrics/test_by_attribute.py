@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detector.metrics.strata import strata
+from detector.metrics.by_attribute import by_attribute
 from detector.metrics.tables import DetectionTable, TruthTable
 
 SMALL, LARGE, WIDE = [0.0, 0, 10, 10], [100.0, 0, 300, 200], [0.0, 500, 150, 550]
@@ -24,7 +24,7 @@ def test_by_hand() -> None:
     boxes = np.array([[700.0, 0, 710, 10], SMALL, LARGE, [700.0, 0, 710, 15]])  # two small ones on nothing
     scores, labels = np.array([0.9, 0.8, 0.7, 0.6]), np.ones(4, np.int64)
     detections = DetectionTable(("1",), ("a",), np.zeros(4, np.int64), boxes, scores, labels)
-    results = {(part.property, part.name): part for part in strata(detections, TRUTHS)}
+    results = {(part.property, part.name): part for part in by_attribute(detections, TRUTHS)}
     assert {key: part.num_truths for key, part in results.items()} == {
         ("size", "small"): 1,
         ("size", "medium"): 1,
@@ -47,4 +47,4 @@ def test_the_kinds_of_a_property_share_out_all_objects() -> None:
     empty = np.zeros(0, np.int64)
     nothing = DetectionTable(("1",), ("a",), empty, np.zeros((0, 4)), np.zeros(0), empty)
     for name in ("size", "aspect", "truncated"):
-        assert sum(part.num_truths for part in strata(nothing, TRUTHS) if part.property == name) == len(TRUTHS)
+        assert sum(part.num_truths for part in by_attribute(nothing, TRUTHS) if part.property == name) == len(TRUTHS)

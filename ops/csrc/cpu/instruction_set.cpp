@@ -1,4 +1,4 @@
-#include "isa.h"
+#include "instruction_set.h"
 
 #include <cstdlib>
 #include <cstring>

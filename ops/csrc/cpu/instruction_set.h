@@ -9,7 +9,7 @@ Isa isa();
 
 }  // namespace fast_rfcn
 
-// The kernel `function` of the chosen instruction set, in a file that included each_isa.h.
+// The kernel `function` of the chosen instruction set, in a file that included for_each_instruction_set.h.
 #if defined(__x86_64__) && defined(__GNUC__)
 #define FAST_RFCN_CHOOSE(function)                                     \
   (::fast_rfcn::isa() == ::fast_rfcn::Isa::avx512 ? avx512::function   \
