@@ -68,6 +68,7 @@ class TorchvisionConfig(BackboneConfig):
     proposals_node: str | None = None  # output read by a proposal network; None: the same
     deeper_nodes: list[str] = field(default_factory=list)  # outputs of larger strides, joined into `node`'s map
     joined_channels: int = 128  # of the joined map
+    joined_separable: bool = False  # its last 3x3 as depthwise and 1x1: an eighth of the arithmetic
     max_stride: int | None = None  # convolutions that would go beyond it are dilated, as R-FCN's res5 (16)
     tail: Tail = Tail.fc
     norm: Norm = Norm.frozen_bn

@@ -38,6 +38,7 @@ class TorchvisionBackbone(nn.Module):
         proposals_node: str | None,
         deeper_nodes: Sequence[str] = (),
         joined_channels: int = 128,
+        joined_separable: bool = False,
         max_stride: int | None,
         norm: str,
         frozen_nodes: str | None,
@@ -49,6 +50,7 @@ class TorchvisionBackbone(nn.Module):
 
         `deeper_nodes` name outputs of larger strides, the finest first. They are joined into the map of `node` from the
         top down, with `joined_channels` channels; head and proposals then read this one map.
+        `joined_separable` makes its last 3x3 a depthwise and a 1x1 convolution.
         With `max_stride`, convolutions that would shrink the maps further are dilated in place of it.
         Everything up to and including `frozen_nodes` (a module name, for example features.3) is not trained.
         Raises ValueError for a name or node that torchvision does not know, naming the nearest ones.
@@ -73,7 +75,7 @@ class TorchvisionBackbone(nn.Module):
         self._own_keys = frozenset(self.state_dict())
         self.top_down: TopDown | None = None
         if deeper_nodes:
-            self.top_down = TopDown(self._channels(), joined_channels)
+            self.top_down = TopDown(self._channels(), joined_channels, separable=joined_separable)
         self.stride, self.head_channels, self.proposal_channels = self._measure(name)
         if max_stride is not None and self.stride > max_stride:
             raise ValueError(
