@@ -13,8 +13,8 @@ from detector.configs.paths import path_setting
 class BoxBase(Enum):
     """Where a VOC annotation counts pixels from: 1 as published, 0 as some tools write, or decided from the files."""
 
-    auto = "auto"
-    one = "one"
+    auto = "auto"  # decided from all files together
+    one = "one"  # as published
     zero = "zero"
 
 
@@ -41,10 +41,10 @@ class VOCDatasetConfig(DatasetConfig):
     train: str = "2007_trainval"  # year_split, several joined by +; or just a split
     test: str = "2007_test"
     classes: list[str] | None = None  # None: VOC's 20 if the annotations use only those, otherwise discovered
-    box_base: BoxBase = BoxBase.auto
+    box_base: BoxBase = BoxBase.auto  # where the XML counts pixels from
     strict: bool = False  # refuse boxes that reach over the edge a little, instead of clipping them
     bit_depth: int | None = None  # of 16-bit and float pictures: 12 says 0 to 4095; None: decided from some of them
-    on_unreadable: OnUnreadable = OnUnreadable.stop
+    on_unreadable: OnUnreadable = OnUnreadable.stop  # what a picture that cannot be read does
 
 
 class FolderFormat(Enum):
@@ -67,8 +67,8 @@ class AutoDatasetConfig(DatasetConfig):
     """Any folder of pictures and annotations: format, classes and splits are found."""
 
     kind: str = "auto"
-    root: str = path_setting("data")
-    format: FolderFormat = FolderFormat.auto
+    root: str = path_setting("data")  # folder of pictures and annotations
+    format: FolderFormat = FolderFormat.auto  # what annotates the pictures
     train: str = "auto"  # splits of the folder, several joined by +; auto: as found, or divided by content
     test: str = "auto"
     classes: list[str] | None = None  # these alone, in this order; None: all that are found
@@ -79,7 +79,7 @@ class AutoDatasetConfig(DatasetConfig):
     split_file: str | None = path_setting(None)  # a split that an earlier run kept
     strict: bool = False  # refuse what is otherwise mended and told: boxes over the edge, classes left out
     bit_depth: int | None = None  # of 16-bit and float pictures: 12 says 0 to 4095; None: decided from some of them
-    on_unreadable: OnUnreadable = OnUnreadable.stop
+    on_unreadable: OnUnreadable = OnUnreadable.stop  # what a picture that cannot be read does
 
     def __post_init__(self) -> None:
         require(
@@ -96,10 +96,10 @@ class COCODatasetConfig(DatasetConfig):
     train: str = path_setting()  # path of the annotation file
     test: str = path_setting()
     train_images: str = path_setting()  # folder
-    test_images: str = path_setting()
+    test_images: str = path_setting()  # folder
     strict: bool = False  # refuse boxes that reach over the edge a little, instead of clipping them
     bit_depth: int | None = None  # of 16-bit and float pictures: 12 says 0 to 4095; None: decided from some of them
-    on_unreadable: OnUnreadable = OnUnreadable.stop
+    on_unreadable: OnUnreadable = OnUnreadable.stop  # what a picture that cannot be read does
 
 
 @dataclass
@@ -109,6 +109,6 @@ class SyntheticDatasetConfig(DatasetConfig):
     kind: str = "synthetic"
     train: str = "200"
     test: str = "100"
-    height: int = 96
-    width: int = 128
-    seed: int = 0
+    height: int = 96  # pixels of an image
+    width: int = 128  # pixels of an image
+    seed: int = 0  # other seeds draw other images
