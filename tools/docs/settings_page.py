@@ -42,27 +42,17 @@ class Setting:
 def settings_page() -> str:
     """The page in Markdown."""
     parts = [INTRODUCTION]
-    whole = get_type_hints(schema.Config)
-    top = [setting for setting in settings_of(schema.Config, "") if setting.key not in whole or not _is_group(setting)]
-    parts += ["## The run", "", *_table(top)]
-    for name, kind in whole.items():
-        if not is_dataclass(kind):
-            continue
-        parts += [f"## {name}", "", inspect.getdoc(kind) if _has_own_docstring(kind) else "", ""]
-        if name not in GROUPS:
-            parts += _table(settings_of(kind, f"{name}."))
-            continue
-        parts += ["Choices: " + " ".join(f"`{name}={choice}`" for choice in choices(name)), ""]
-        shared = {setting.key for setting in settings_of(kind, f"{name}.")}
-        parts += _table(settings_of(kind, f"{name}."))
-        for choice, own in GROUPS[name].items():
-            rows = [
-                setting
-                for setting in settings_of(own, f"{name}.")
-                if setting.key not in shared or setting not in settings_of(kind, f"{name}.")
-            ]
-            parts += [f"### {name}: {choice}", "", inspect.getdoc(own) if _has_own_docstring(own) else "", ""]
-            parts += _table(rows)
+    groups = _groups()
+    parts += ["## The run", "", *_table([row for row in settings_of(schema.Config, "") if row.key not in groups])]
+    for name, kind in groups.items():
+        parts += [f"## {name}", "", _docstring(kind), ""]
+        shared = settings_of(kind, f"{name}.")
+        if name in GROUPS:
+            parts += ["Choices: " + " ".join(f"`{name}={choice}`" for choice in choices(name)), ""]
+        parts += _table(shared)
+        for choice, own in GROUPS.get(name, {}).items():
+            rows = [setting for setting in settings_of(own, f"{name}.") if setting not in shared]
+            parts += [f"### {name}: {choice}", "", _docstring(own), "", *_table(rows)]
     return "\n".join(parts) + "\n"
 
 
@@ -70,10 +60,10 @@ def settings_of(owner: type, prefix: str) -> list[Setting]:
     """The settings of a schema class; `kind`, which only tells classes apart, is left out."""
     hints = get_type_hints(owner)
     found = []
-    for field in fields(owner):
+    for field in fields(owner):  # type: ignore[arg-type]
         if field.name == "kind":
             continue
-        made = field.default if field.default is not NO_DEFAULT else None
+        made: Any = field.default if field.default is not NO_DEFAULT else None
         if field.default_factory is not NO_DEFAULT:
             made = field.default_factory()
         default = "required" if made == MISSING else written(made)
@@ -83,11 +73,11 @@ def settings_of(owner: type, prefix: str) -> list[Setting]:
 
 def all_settings() -> Iterator[Setting]:
     """Every setting of every class of the schema."""
-    for name, kind in get_type_hints(schema.Config).items():
-        if is_dataclass(kind):
-            for own in GROUPS.get(name, {name: kind}).values():
-                yield from settings_of(own, f"{name}.")
-    yield from (setting for setting in settings_of(schema.Config, "") if not _is_group(setting))
+    groups = _groups()
+    for name, kind in groups.items():
+        for own in GROUPS.get(name, {name: kind}).values():
+            yield from settings_of(own, f"{name}.")
+    yield from (setting for setting in settings_of(schema.Config, "") if setting.key not in groups)
 
 
 def written(value: Any) -> str:
@@ -105,13 +95,16 @@ def written(value: Any) -> str:
     return str(value)
 
 
-def _is_group(setting: Setting) -> bool:
-    return is_dataclass(get_type_hints(schema.Config)[setting.key])
+def _groups() -> dict[str, type]:
+    """The settings of the whole that have settings below them, and their classes."""
+    hints = get_type_hints(schema.Config)
+    return {name: kind for name, kind in hints.items() if isinstance(kind, type) and is_dataclass(kind)}
 
 
-def _has_own_docstring(kind: type) -> bool:
-    """Whether the class has a docstring that somebody wrote; dataclasses make one of their fields."""
-    return bool(kind.__doc__) and not str(kind.__doc__).startswith(f"{kind.__name__}(")
+def _docstring(kind: type) -> str:
+    """The docstring that somebody wrote; dataclasses without one make one of their fields."""
+    text = inspect.getdoc(kind) or ""
+    return "" if text.startswith(f"{kind.__name__}(") or "__doc__" not in vars(kind) else text
 
 
 def _meaning(owner: type, name: str) -> str | None:
@@ -135,9 +128,8 @@ def _type(hint: Any) -> str:
         return "choice"
     if arguments:
         return "list of " + _type(arguments[0]) if len(arguments) == 1 else "table"
-    return {"int": "whole number", "float": "number", "str": "text", "bool": "true or false"}.get(
-        hint.__name__, hint.__name__
-    )
+    name = str(hint.__name__)
+    return {"int": "whole number", "float": "number", "str": "text", "bool": "true or false"}.get(name, name)
 
 
 def _table(settings: list[Setting]) -> list[str]:
