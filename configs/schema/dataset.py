@@ -18,11 +18,19 @@ class BoxBase(Enum):
     zero = "zero"
 
 
-class OnUnreadable(Enum):
-    """What a picture that cannot be read does."""
+class PictureCheck(Enum):
+    """How every picture is checked before the first one is used."""
 
-    stop = "stop"  # ends the program before the first step, all such pictures named
-    skip = "skip"  # another image takes its place in training; a test goes without it
+    headers = "headers"  # size and end of the file: some kilobytes of each picture
+    decode = "decode"  # every pixel
+    none = "none"  # not at all: a broken picture is found when it is used
+
+
+class OnUnreadable(Enum):
+    """What happens if a picture cannot be read."""
+
+    stop = "stop"  # the program ends before the first step and names all such pictures
+    skip = "skip"  # another image takes its place in training; a test leaves it out
 
 
 @dataclass
@@ -33,7 +41,18 @@ class DatasetConfig:
 
 
 @dataclass
-class VOCDatasetConfig(DatasetConfig):
+class FilesDatasetConfig(DatasetConfig):
+    """What all datasets of picture files share."""
+
+    strict: bool = False  # refuse what is otherwise corrected and reported: boxes over the edge, classes left out
+    bit_depth: int | None = None  # of 16-bit and float pictures: 12 says 0 to 4095; None: decided from some of them
+    check: PictureCheck = PictureCheck.headers  # how closely every picture is looked at before the first step
+    keep_checks: bool = True  # keep what the check found in the user's cache folder, for the next start
+    on_unreadable: OnUnreadable = OnUnreadable.stop  # what a picture that cannot be read does
+
+
+@dataclass
+class VOCDatasetConfig(FilesDatasetConfig):
     """Pascal VOC, or any folder laid out like it."""
 
     kind: str = "voc"
@@ -42,9 +61,6 @@ class VOCDatasetConfig(DatasetConfig):
     test: str = "2007_test"
     classes: list[str] | None = None  # None: VOC's 20 if the annotations use only those, otherwise discovered
     box_base: BoxBase = BoxBase.auto  # where the XML counts pixels from
-    strict: bool = False  # refuse boxes that reach over the edge a little, instead of clipping them
-    bit_depth: int | None = None  # of 16-bit and float pictures: 12 says 0 to 4095; None: decided from some of them
-    on_unreadable: OnUnreadable = OnUnreadable.stop  # what a picture that cannot be read does
 
 
 class FolderFormat(Enum):
@@ -63,7 +79,7 @@ class FolderFormat(Enum):
 
 
 @dataclass
-class AutoDatasetConfig(DatasetConfig):
+class AutoDatasetConfig(FilesDatasetConfig):
     """Any folder of pictures and annotations: format, classes and splits are found."""
 
     kind: str = "auto"
@@ -77,9 +93,6 @@ class AutoDatasetConfig(DatasetConfig):
     columns: dict[str, str] = field(default_factory=dict)  # of a CSV with other names: {picture: img, class: kind}
     val_fraction: float = 0.2  # of a folder without a pair of splits, to test on
     split_file: str | None = path_setting(None)  # a split that an earlier run kept
-    strict: bool = False  # refuse what is otherwise mended and told: boxes over the edge, classes left out
-    bit_depth: int | None = None  # of 16-bit and float pictures: 12 says 0 to 4095; None: decided from some of them
-    on_unreadable: OnUnreadable = OnUnreadable.stop  # what a picture that cannot be read does
 
     def __post_init__(self) -> None:
         require(
@@ -89,7 +102,7 @@ class AutoDatasetConfig(DatasetConfig):
 
 
 @dataclass
-class COCODatasetConfig(DatasetConfig):
+class COCODatasetConfig(FilesDatasetConfig):
     """COCO-format JSON annotations."""
 
     kind: str = "coco"
@@ -97,9 +110,6 @@ class COCODatasetConfig(DatasetConfig):
     test: str = path_setting()
     train_images: str = path_setting()  # folder
     test_images: str = path_setting()  # folder
-    strict: bool = False  # refuse boxes that reach over the edge a little, instead of clipping them
-    bit_depth: int | None = None  # of 16-bit and float pictures: 12 says 0 to 4095; None: decided from some of them
-    on_unreadable: OnUnreadable = OnUnreadable.stop  # what a picture that cannot be read does
 
 
 @dataclass

@@ -71,8 +71,11 @@ def saved_config(path: Path) -> dict[str, Any] | None:
 
 
 def dataset_name(config: schema.Config) -> str:
-    """Kind and split, for example `voc 2007_test`."""
-    return f"{config.dataset.kind} {Path(config.dataset.test).name}"
+    """What was searched, for example `voc 2007_test`; the folder and the split where the format was found by itself."""
+    data = config.dataset
+    kind = Path(data.root).resolve().name if isinstance(data, schema.AutoDatasetConfig) else data.kind
+    split = "test" if config.dataset.test == "auto" else Path(config.dataset.test).name
+    return f"{kind} {split}"
 
 
 def category_ids(config: schema.DatasetConfig, classes: tuple[str, ...]) -> dict[int, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import dataclass, fields, is_dataclass
@@ -60,7 +61,7 @@ def settings_of(owner: type, prefix: str) -> list[Setting]:
     """The settings of a schema class; `kind`, which only tells classes apart, is left out."""
     hints = get_type_hints(owner)
     found = []
-    for field in fields(owner):  # type: ignore[arg-type]
+    for field in fields(owner):
         if field.name == "kind":
             continue
         made: Any = field.default if field.default is not NO_DEFAULT else None
@@ -144,4 +145,4 @@ def _table(settings: list[Setting]) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")
+    return re.sub(r"\bNone\b", "null", text).replace("|", "\\|").replace("<", "&lt;")

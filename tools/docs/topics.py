@@ -31,7 +31,7 @@ def page_paths(root: Path = ROOT) -> dict[str, Path]:
     built = root / "site"
     pages = built.rglob("*.html") if (built / "index.html").is_file() else sources.rglob("*.md")
     folder = built if (built / "index.html").is_file() else sources
-    found = {}
+    found: dict[str, Path] = {}
     for path in sorted(pages):
         name = path.relative_to(folder).with_suffix("").as_posix()
         topic = name.removesuffix("/index").removesuffix("/README").rpartition("/")[2]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,7 +40,8 @@ def measure(config: schema.Config, data: Data, device: torch.device, *, most_sec
     """
     started = time.monotonic()
     state = new_state(config, data, device)
-    initialise(state.detector, config, data)
+    with _silent():
+        initialise(state.detector, config, data)
     settings = config.trainer
     step = partial(
         accumulate_gradients,
@@ -70,6 +74,17 @@ def _timed_detection(detector: torch.nn.Module, data: Data, device: torch.device
     batch = collate([data.test_view[index % len(data.test_view)]])
     detect_all(detector, [batch], num_images=1, device=device, precision=precision)  # type: ignore[arg-type]
     return time.perf_counter() - begun
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """The training that follows initialises its own detector and reports on it. The trial's would be told twice."""
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _wait(device: torch.device) -> None:

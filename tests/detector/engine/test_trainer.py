@@ -149,7 +149,7 @@ def test_an_evaluation_that_a_kill_cut_short_is_done_on_resumption(tmp_path: Pat
     state.load(load_checkpoint(tmp_path), "here")
     run(tmp_path, state, lambda step: evaluated.append(step) or step / 10, eval_every=2)  # type: ignore[func-returns-value]
     assert evaluated == [4, 6]
-    assert (state.best, state.stale, state.evaluated) == (0.6, 0, 6)
+    assert (state.best, state.stale, state.evaluated_step) == (0.6, 0, 6)
 
 
 def test_an_evaluation_that_fails_costs_no_steps(tmp_path: Path) -> None:
