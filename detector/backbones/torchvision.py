@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.fx import Graph
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 from torchvision.ops import Conv2dNormActivation
@@ -143,7 +145,8 @@ class TorchvisionBackbone(nn.Module):
         for path, module in list(self.body.named_modules()):
             if isinstance(module, Conv2dNormActivation):
                 self.body.set_submodule(path, JoinedNorms(*module))
-        for graph in (self.body.train_graph, self.body.eval_graph):
+        graphs = cast("tuple[Graph, Graph]", (self.body.train_graph, self.body.eval_graph))
+        for graph in graphs:
             for node in list(graph.nodes):
                 conv = _followed_convolution(self.body, node)
                 if conv is None or not isinstance(self.body.get_submodule(str(node.target)), FrozenBatchNorm2d):
