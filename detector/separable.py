@@ -11,15 +11,14 @@ class SeparableConv2d(nn.Sequential):
     """Maps [N, in_channels, H, W] to maps [N, out_channels, H, W]."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(
-            nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False),
-            nn.Conv2d(in_channels, out_channels, 1),
-        )
-        depthwise, pointwise = self
+        depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False)
+        pointwise = nn.Conv2d(in_channels, out_channels, 1)
+        super().__init__(depthwise, pointwise)
         # Each layer keeps its input's variance, so that the pair starts like one dense layer.
         nn.init.kaiming_normal_(depthwise.weight, nonlinearity="linear")
         nn.init.kaiming_normal_(pointwise.weight, nonlinearity="linear")
-        nn.init.zeros_(pointwise.bias)
+        if pointwise.bias is not None:
+            nn.init.zeros_(pointwise.bias)
 
 
 def conv3x3(in_channels: int, out_channels: int, *, separable: bool) -> nn.Module:
