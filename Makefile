@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Two tests at a time, each on one thread: more would only share the same cores on a small machine.
 PARALLEL := -n 2 --dist worksteal
-.PHONY: help demo test test-all check pyright coverage bench bench-rfcn bench-step bench-loader kill-check native-cuda emulate gpu-check figures docs docs-serve lock clean
+.PHONY: help demo test test-all check pyright coverage bench bench-rfcn bench-step bench-loader kill-check native-cuda emulate gpu-check gpu-wheels figures docs docs-serve lock clean
 
 help:  ## show these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -73,8 +73,12 @@ docs: .venv/docs  ## build the documentation into site/; a warning or a broken l
 docs-serve: .venv/docs  ## show the documentation at localhost:8000 while you write
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
 
-gpu-check:  ## build, test and time the kernels on this machine's GPU with what is installed (8 minutes)
-	$(PYTHON) tools/bench/gpu_check.py
+gpu-check:  ## build, test and time the kernels on this machine's GPU, and train, with what is installed (8 minutes)
+	$(PYTHON) tools/bench/gpu_check.py $(if $(VOC),--voc $(VOC))
+
+gpu-wheels:  ## packages for gpu-check on a machine without network; they go to build/wheels
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --constraint requirements.lock \
+		--wheel-dir build/wheels hydra-core omegaconf antlr4-python3-runtime
 
 lock:  ## resolve requirements.lock anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-emit-index-url --no-header --no-annotate \
