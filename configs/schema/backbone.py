@@ -26,19 +26,19 @@ class Tail(Enum):
 @dataclass
 class BackboneConfig:
     kind: str = MISSING
-    weights: str | None = path_setting(None)  # None: random; "imagenet": torchvision's registry; or a path, URL or name
-    weights_sha256: str | None = None  # checked when given
+    weights: str | None = path_setting(None)  # imagenet: torchvision's weights; a path, URL or name; None: random
+    weights_sha256: str | None = None  # hash that the file must have; None: no check
     tail: Tail = Tail.native  # what runs on each pooled RoI
     tail_channels: int = 1024  # width of each layer of tail=fc
-    tail_ranks: list[int] | None = None  # of the tail's fully connected layers after `detector compress`; 0: whole
-    frozen_stages: int = 2  # first stages that are not trained; 2: conv1 and conv2 of VGG, conv1 and res2 of ResNets
+    tail_ranks: list[int] | None = None  # ranks of the tail's layers, from `detector compress`; 0: not compressed
+    frozen_stages: int = 2  # first stages that are not trained; 2: VGG's conv1, conv2; ResNet's conv1, res2
 
 
 @dataclass
 class VGGConfig(BackboneConfig):
     kind: str = "vgg"
-    batch_norm: bool = False  # vgg16_bn
-    norm: Norm = Norm.frozen_bn  # of vgg16_bn
+    batch_norm: bool = False  # VGG16 with batch norm, torchvision's vgg16_bn
+    norm: Norm = Norm.frozen_bn  # its normalization layers, where batch_norm=true
     width: float = 1.0  # multiplies every channel count; narrow networks are for tests and demonstrations
     dropout: float = 0.5  # share of fc6's and fc7's outputs that training sets to 0
 
@@ -48,8 +48,8 @@ class ResNetConfig(BackboneConfig):
     kind: str = "resnet"
     depth: int = 50  # 18, 34, 50, 101 or 152
     norm: Norm = Norm.frozen_bn  # which normalization layers the network has
-    dilated_c5: bool | None = None  # res5 at stride 16 as the head's map, not res4; None: as the head asks (R-FCN: yes)
-    stride_in_1x1: bool = False  # MSRA's Caffe ResNets stride in a block's first 1x1 convolution
+    dilated_c5: bool | None = None  # the head reads res5 at stride 16; None: true for R-FCN, else false
+    stride_in_1x1: bool = False  # the stride is in a block's first 1x1 convolution, as in MSRA's Caffe models
     width: float = 1.0  # multiplies every channel count; narrow networks are for tests and demonstrations
 
     def __post_init__(self) -> None:
@@ -64,16 +64,16 @@ class TorchvisionConfig(BackboneConfig):
 
     kind: str = "torchvision"
     name: str = "mobilenet_v2"  # any classifier of torchvision.models
-    node: str = "features.13"  # output read by the head; list them with `detector info backbone=NAME`
-    proposals_node: str | None = None  # output read by a proposal network; None: the same
-    deeper_nodes: list[str] = field(default_factory=list)  # outputs of larger strides, joined into `node`'s map
-    joined_channels: int = 128  # of the joined map
-    joined_separable: bool = False  # its last 3x3 as depthwise and 1x1: an eighth of the arithmetic
-    max_stride: int | None = None  # convolutions that would go beyond it are dilated, as R-FCN's res5 (16)
+    node: str = "features.13"  # the head reads this node's output
+    proposals_node: str | None = None  # the RPN reads this node's output; None: that of `node`
+    deeper_nodes: list[str] = field(default_factory=list)  # nodes of larger stride, whose outputs join the map
+    joined_channels: int = 128  # channels of the joined map
+    joined_separable: bool = False  # its last 3x3 convolution is depthwise and 1x1: an eighth of the work
+    max_stride: int | None = None  # later convolutions are dilated, as R-FCN's res5 with 16; None: no limit
     tail: Tail = Tail.fc  # two new fully connected layers; a graph has no tail of its own
     norm: Norm = Norm.frozen_bn  # which normalization layers the network has
-    frozen_nodes: str | None = None  # the graph up to and including this node is not trained
-    frozen_stages: int = 0  # does not apply: a graph has no stages
+    frozen_nodes: str | None = None  # this node and all before it are not trained; None: all are trained
+    frozen_stages: int = 0  # has no effect here: a graph has no stages
 
     def __post_init__(self) -> None:
         require(

@@ -9,7 +9,7 @@ from detector.configs.errors import require
 
 
 class Backend(Enum):
-    """How a model may run, besides PyTorch as it is."""
+    """How a model may run, beside plain PyTorch."""
 
     folded = "folded"  # frozen batch norms folded into the convolutions
     compiled = "compiled"  # torch.compile
@@ -22,16 +22,16 @@ class Backend(Enum):
 
 @dataclass
 class BenchmarkConfig:
-    """What `benchmark` times: a picture of noise of this size, over and over."""
+    """What `benchmark` times: one picture of noise, many times."""
 
     height: int = 375  # pixels of the timed image
     width: int = 500  # pixels of the timed image
     batch_size: int = 1  # images of one call
-    num_proposals: int = 2000  # boxes given with each image; a proposal network makes its own
-    num_classes: int = 20  # of a model without a checkpoint
+    num_proposals: int = 2000  # boxes for each image; an RPN makes its own
+    num_classes: int = 20  # classes of a model without a checkpoint
     warmup: int = 3  # calls before the timed ones
     repeats: int = 20  # timed calls; the median counts
-    backends: list[Backend] = field(default_factory=lambda: list(Backend))  # timed beside PyTorch as it is; []: none
+    backends: list[Backend] = field(default_factory=lambda: list(Backend))  # timed beside plain PyTorch; []: none
 
     def __post_init__(self) -> None:
         for key in ("height", "width", "batch_size", "num_proposals", "num_classes", "repeats"):

@@ -12,10 +12,10 @@ from detector.configs.paths import path_setting
 class CompressConfig:
     """What `compress` makes; on its command line these keys stand alone: ranks=[1024,256] output=small.safetensors."""
 
-    ranks: list[int] | None = None  # of the tail's fully connected layers; 0: whole. Or search them by one of
-    max_drop: float | None = None  # mAP (0 to 1) that may be lost on the test split: the smallest ranks within it
-    max_ms: float | None = None  # time of the tail for 2,000 RoIs here: the largest ranks within it
-    evaluate: bool = False  # mAP before and after, also where no search asks for it
+    ranks: list[int] | None = None  # ranks of the tail's fully connected layers; 0: not compressed
+    max_drop: float | None = None  # or: largest loss of mAP (0 to 1) on the test split; finds the smallest ranks
+    max_ms: float | None = None  # or: time of the tail for 2,000 RoIs on this machine; finds the largest ranks
+    evaluate: bool = False  # measure mAP before and after, also with given ranks
     output: str | None = path_setting(None)  # path of the model to write
 
     def __post_init__(self) -> None:

@@ -15,18 +15,18 @@ class COCODifficult(Enum):
 
 @dataclass
 class EvaluationConfig:
-    """What `eval`, `analyze` and `compare` make of detections; no model is run again for it."""
+    """How `eval`, `analyze` and `compare` score detections. No model runs again for it."""
 
     protocols: list[str] = field(
         default_factory=lambda: ["voc07_11point", "voc07_11point_exact", "voc07_11point_devkit", "voc_area"]
-    )  # protocols to score by; also voc_area_devkit, and coco for COCO's twelve numbers
-    protocol: str = "voc_area"  # of `analyze` and `compare`
-    iou_threshold: float = 0.5  # of the VOC protocols
-    coco_difficult: COCODifficult = COCODifficult.crowd  # what COCO's metric makes of VOC's difficult objects
-    score_threshold: float = 0.5  # from which on a detection counts as said: confusion matrix, worst images
-    pictures: int = 12  # worst images and most confident mistakes that `analyze` draws, of each
+    )  # protocols for `eval`; also voc_area_devkit, and coco for COCO's twelve numbers
+    protocol: str = "voc_area"  # protocol for `analyze` and `compare`
+    iou_threshold: float = 0.5  # a detection is right from this IoU on, in the VOC protocols
+    coco_difficult: COCODifficult = COCODifficult.crowd  # how COCO's metric takes VOC's difficult objects
+    score_threshold: float = 0.5  # lowest score in the confusion matrix and the worst images
+    pictures: int = 12  # worst images that `analyze` draws, and as many confident mistakes
     tensorboard: bool = False  # `analyze` writes precision-recall curves and pictures for TensorBoard too
-    resamples: int = 10000  # of the images, for the interval of `compare`
+    resamples: int = 10000  # bootstrap samples of the images, for the interval of `compare`
 
     def __post_init__(self) -> None:
         require(len(self.protocols) > 0, "evaluation.protocols is empty; name at least one")

@@ -21,9 +21,9 @@ class ExportConfig:
 
     format: ExportFormat = ExportFormat.portable  # what is written
     output: str | None = path_setting(None)  # path of the file to write
-    average: bool | None = None  # the moving averages of trainer.ema_decay; None: where the checkpoint has them
-    nms: bool = True  # program, onnx: score threshold and NMS inside; false: boxes and scores of every RoI
-    standard: bool = False  # program: with PyTorch's operators alone, none of this project's
+    average: bool | None = None  # write averaged weights (trainer.ema_decay); None: where there are any
+    nms: bool = True  # program, onnx: NMS is inside; false: boxes and scores of every RoI
+    standard: bool = False  # program: PyTorch's operators only, none of this project's
 
     def __post_init__(self) -> None:
         require(

@@ -30,8 +30,8 @@ class HeadConfig:
 class FastRCNNConfig(HeadConfig):
     kind: str = "fast_rcnn"
     pooling: Pooling = Pooling.roi_pool  # RoI pooling as published, or RoIAlign
-    output_size: int = 7  # bins of a side: 7 gives 7 x 7
-    channels: int | None = None  # of a 1x1 reduction before the pooling, for backbone.tail=fc; None: the map as it is
+    output_size: int = 7  # bins along each side: 7 gives 7 x 7
+    channels: int | None = None  # a 1x1 convolution to so many before pooling (backbone.tail=fc); None: none
 
     def __post_init__(self) -> None:
         require(self.channels is None or self.channels >= 1, f"head.channels is {self.channels}; expected at least 1")
@@ -40,8 +40,8 @@ class FastRCNNConfig(HeadConfig):
 @dataclass
 class RFCNConfig(HeadConfig):
     kind: str = "rfcn"
-    k: int = 7  # bins of a side: k x k score maps for each class
-    channels: int = 1024  # of the 1x1 reduction
+    k: int = 7  # bins along each side: k x k score maps for each class
+    channels: int = 1024  # channels after the 1x1 convolution that reduces the map
     pooling: PSPooling = PSPooling.mean  # how a bin reads its score map
     class_agnostic: bool = True
 

@@ -12,24 +12,24 @@ from detector.configs.missing import MISSING
 class OptimizerConfig:
     kind: str = MISSING
     lr: float = 1e-3  # learning rate at the start
-    weight_decay: float = 5e-4  # weights only: no biases unless bias_decay, no norms
-    bias_lr_factor: float = 2.0  # biases learn at so many times the rate, as in Caffe
-    bias_decay: bool = False  # of new layers: R-FCN's released models decay them, Fast R-CNN's do not
-    lr_factors: dict[str, float] = field(default_factory=dict)  # by module: {backbone: 0.1, backbone.layer4: 0.5}
-    clip_norm: float | None = None  # a gradient of a larger norm is scaled down to it; None: never
+    weight_decay: float = 5e-4  # of weights; biases only with bias_decay, norms never
+    bias_lr_factor: float = 2.0  # learning rate of biases, times lr, as in Caffe
+    bias_decay: bool = False  # weight decay for biases of new layers, as R-FCN does; Fast R-CNN does not
+    lr_factors: dict[str, float] = field(default_factory=dict)  # rate of a module, times lr: {backbone: 0.1}
+    clip_norm: float | None = None  # largest norm of the gradient; a larger one is scaled down; None: no limit
 
 
 @dataclass
 class SGDConfig(OptimizerConfig):
     kind: str = "sgd"
-    momentum: float = 0.9  # of SGD
+    momentum: float = 0.9  # share of the last update that the next one keeps
 
 
 @dataclass
 class AdamWConfig(OptimizerConfig):
     kind: str = "adamw"
     lr: float = 1e-4  # learning rate at the start
-    weight_decay: float = 0.05  # weights only, decoupled
+    weight_decay: float = 0.05  # of weights, decoupled from the gradient
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # averages of the gradient and its square
     bias_lr_factor: float = 1.0
 
@@ -42,7 +42,7 @@ class Decay(Enum):
 @dataclass
 class ScheduleConfig:
     decay: Decay = Decay.step  # step: times gamma at each milestone; cosine: to 0 at max_steps
-    milestones: list[float] = field(default_factory=lambda: [0.75])  # fractions of max_steps: 30k of 40k
-    gamma: float = 0.1  # of decay=step
-    warmup_steps: int = 0  # so many first steps rise linearly to the full rate
-    warmup_factor: float = 0.1  # the rise begins at this share of it
+    milestones: list[float] = field(default_factory=lambda: [0.75])  # fractions of max_steps; 0.75: 30,000 of 40,000
+    gamma: float = 0.1  # factor at each milestone, for decay=step
+    warmup_steps: int = 0  # first steps, in which the rate rises linearly to lr
+    warmup_factor: float = 0.1  # share of lr at which the rise begins

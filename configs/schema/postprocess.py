@@ -11,4 +11,4 @@ class PostprocessConfig:
 
     score_threshold: float = 0.05  # lower scores are dropped before NMS
     nms_iou: float = 0.3  # NMS removes a box above this IoU with a better one of its class
-    max_per_image: int = 100  # the best so many of an image are kept
+    max_per_image: int = 100  # detections of an image that are kept, best first

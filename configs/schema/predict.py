@@ -20,15 +20,13 @@ class PredictConfig:
     """What `predict` keeps and writes; on its command line these keys stand alone: crops=true classes=[cat,dog]."""
 
     results: list[ResultFormat] = field(default_factory=lambda: [ResultFormat.json])  # files to write
-    classes: list[str] | None = None  # keep these alone
-    score_threshold: float = (
-        0.0  # keep detections from this score on, of those that postprocess.score_threshold lets by
-    )
-    draw_threshold: float = 0.5  # draw and cut out those from this score on
-    draw: bool = True  # the pictures, or the video, with boxes
-    crops: bool = False  # each box as a picture of its own
-    batch_size: int = 1  # pictures of one batch share a canvas, whose padding changes scores a little
-    max_frames: int | None = None  # of a video or a camera
+    classes: list[str] | None = None  # classes to keep; None: all
+    score_threshold: float = 0.0  # lowest score to keep; postprocess.score_threshold applies before
+    draw_threshold: float = 0.5  # lowest score to draw and to crop
+    draw: bool = True  # write the pictures, or the video, with boxes
+    crops: bool = False  # write each box as a picture
+    batch_size: int = 1  # pictures at a time; the padding of a batch changes scores a little
+    max_frames: int | None = None  # frames to read of a video or a camera; None: all
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, f"predict.batch_size is {self.batch_size}; expected at least 1")

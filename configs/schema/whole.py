@@ -1,4 +1,4 @@
-"""All groups together, and what must hold between them."""
+"""All groups of settings, and the checks between groups."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from detector.configs.schema.trainer import TrainerConfig
 
 @dataclass
 class Config:
-    """The whole of a run. `config.yaml` in a run's folder is this, resolved."""
+    """All settings of a run. `config.yaml` in a run's folder holds them."""
 
     dataset: DatasetConfig = MISSING
     backbone: BackboneConfig = MISSING
@@ -44,10 +44,10 @@ class Config:
     predict: PredictConfig = field(default_factory=PredictConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     compress: CompressConfig = field(default_factory=CompressConfig)
-    output_dir: str | None = path_setting(None)  # None: runs/<date>_<time>
+    output_dir: str | None = path_setting(None)  # folder of the run; None: runs/<date>_<time>
     resume: str | None = path_setting(None)  # a run's folder; auto: newest checkpoint of output_dir, else runs/
     weights: str | None = path_setting(None)  # a checkpoint or portable model, or its name in the zoo
-    weights_skip: list[str] = field(default_factory=list)  # train: modules not taken from it, as head: they start anew
+    weights_skip: list[str] = field(default_factory=list)  # train: modules that start anew, as head
     detections: str | None = path_setting(None)  # eval, analyze: a run's folder, a dump, comp4 files or COCO results
     images: str | None = path_setting(None)  # predict: a picture, folder, glob, list (.txt), video or camera:0
 

@@ -56,7 +56,7 @@ def test_a_group_is_a_table_of_its_settings() -> None:
 
 
 def test_the_schema_s_comment_is_what_a_setting_means() -> None:
-    assert explain("trainer.seed", []).endswith("the original's")
+    assert explain("trainer.seed", []).endswith("seed of all random numbers; 3 as in fast-rcnn")
     assert "fast-rcnn's splits" in explain("proposals.convention", ["proposals=file", "proposals={train:a,test:b}"])
 
 
