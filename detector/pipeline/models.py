@@ -76,7 +76,7 @@ def read_model_config(path: Path) -> dict[str, Any]:
 
 
 def read_prediction_config(path: Path) -> dict[str, Any]:
-    """As `read_model_config`, in fp32: a model trained in bf16 gives other boxes in bf16 than its exported file does."""
+    """As `read_model_config`, in fp32: in bf16 a model gives other boxes than its exported file."""
     config = read_model_config(path)
     return {**config, "trainer": {**config["trainer"], "precision": "fp32"}}
 

@@ -1,10 +1,11 @@
 """`make bench`: how fast the operators are beside torchvision's, on the same inputs in one process.
 
-Ours and torchvision's run in turn, one call each: what disturbs one disturbs the other, and each finds the caches as the
-other left them. The figures are medians, and the ratio is the median of the ratios of two calls in turn. On one thread
-of a CPU the time is that of the thread, so other programs on the machine do not count. On a GPU both are timed eagerly (what a user waits for) and as CUDA graphs (what the device
-does), with the inputs in the L2 cache and with the cache full of something else. Results go to docs/benchmarks as JSON
-and as a table, anew after every case; a case that fails is noted and the others go on.
+Ours and torchvision's run in turn, one call each: what disturbs one disturbs the other, and each finds the caches as
+the other left them. The figures are medians, and the ratio is the median of the ratios of two calls in turn. On one
+thread of a CPU the time is that of the thread, so other programs on the machine do not count. On a GPU both are timed
+eagerly (what a user waits for) and as CUDA graphs (what the device does), with the inputs in the L2 cache and with the
+cache full of something else. Results go to docs/benchmarks as JSON and as a table, anew after every case; a case that
+fails is noted and the others go on.
 """
 
 from __future__ import annotations
@@ -243,9 +244,9 @@ def as_markdown(report: Report) -> str:
         "",
         f"Made by `{report.command}` at commit {report.commit}, {report.date}; torch {report.torch}, torchvision "
         f"{report.torchvision}, {report.threads} CPU threads, load {report.load:.1f} on {os.cpu_count()} cores.",
-        f"Medians (and quartiles) of one call each in turn; {report.clock}. RoIs: areas log-uniform 16^2 to 500^2 pixels, sides 1:3 to 3:1, "
-        "image 600x1000, stride 16. torchvision's `ps_roi_pool` is another rule than R-FCN's and is here for its time "
-        "only; `ps_roi_vote` is against it followed by `mean`. torchvision takes no bfloat16: there it casts to fp32 "
+        f"Medians (and quartiles) of one call each in turn; {report.clock}.",
+        "RoIs: areas log-uniform 16^2 to 500^2 pixels, sides 1:3 to 3:1, image 600x1000, stride 16. torchvision's "
+        "`ps_roi_pool` is another rule than R-FCN's and is here for its time only; `ps_roi_vote` is against it followed by `mean`. torchvision takes no bfloat16: there it casts to fp32 "
         "and back. Rows of bfloat16 and channels-last do not count for the mean.",
         "",
     ]

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torchvision import models
 
 from detector.backbones.dilation import convolve, limit_stride
