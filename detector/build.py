@@ -97,6 +97,7 @@ def build_proposals(config: schema.ProposalConfig, backbone: Backbone, use_diffi
             return RPN(
                 in_channels=backbone.proposal_channels,
                 channels=config.channels,
+                separable=config.separable,
                 stride=backbone.stride,
                 scales=tuple(config.scales),
                 aspects=tuple(config.aspects),
@@ -195,6 +196,7 @@ def _whole_backbone(config: schema.Config) -> Backbone:
                 proposals_node=backbone.proposals_node,
                 deeper_nodes=backbone.deeper_nodes,
                 joined_channels=backbone.joined_channels,
+                joined_separable=backbone.joined_separable,
                 max_stride=backbone.max_stride,
                 norm=backbone.norm.value,
                 frozen_nodes=backbone.frozen_nodes,

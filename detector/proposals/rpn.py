@@ -22,6 +22,7 @@ from detector.preprocess import Frame, Inputs
 from detector.proposals.anchors import anchor_grid, base_anchors
 from detector.proposals.given import ProposalOutput
 from detector.sampling import RandomSampling
+from detector.separable import conv3x3
 from detector.structures import Instances, Mean, Proposals
 
 
@@ -42,6 +43,7 @@ class RPN(nn.Module):
         *,
         in_channels: int,
         channels: int,
+        separable: bool,
         stride: int,
         scales: tuple[float, ...],
         aspects: tuple[float, ...],
@@ -68,11 +70,12 @@ class RPN(nn.Module):
         self.use_difficult = use_difficult
         self.register_buffer("base", base_anchors(stride, scales, aspects), persistent=False)
         num_anchors = len(self.base)
-        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.conv = conv3x3(in_channels, channels, separable=separable)
         self.scores = nn.Conv2d(channels, 2 * num_anchors, 1)
         self.deltas = nn.Conv2d(channels, 4 * num_anchors, 1)
-        for layer in (self.conv, self.scores, self.deltas):
-            nn.init.normal_(layer.weight, std=0.01)
+        dense = (self.scores, self.deltas) if separable else (self.conv, self.scores, self.deltas)
+        for layer in dense:
+            nn.init.normal_(layer.weight, std=0.01)  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor, inputs: Inputs) -> ProposalOutput:

@@ -30,8 +30,9 @@ from detector.ops import compile as kernels
 from detector.tools.bench.op_cases import CASES, Case, Work
 
 sys.path.insert(0, str(Path(__file__).parent))
-from build import CSRC, ROOT, build, sources, with_one_dtype, write_sources
 from check import PROFILES
+
+from build import CSRC, ROOT, build, sources, with_one_dtype, write_sources
 
 FOLDER = ROOT / "docs" / "benchmarks"
 ARCHITECTURE = "9.0"  # of an H100
