@@ -24,10 +24,12 @@ from detector.configs.schema.export import ExportConfig, ExportFormat
 from detector.configs.schema.head import FastRCNNConfig, HeadConfig, Pooling, PSPooling, RFCNConfig
 from detector.configs.schema.input import InputConfig
 from detector.configs.schema.loss import LossConfig, TargetStatistics
+from detector.configs.schema.neck import FPNConfig, NeckConfig, NoNeckConfig
 from detector.configs.schema.optimizer import AdamWConfig, Decay, OptimizerConfig, ScheduleConfig, SGDConfig
 from detector.configs.schema.postprocess import PostprocessConfig
 from detector.configs.schema.predict import PredictConfig, ResultFormat
 from detector.configs.schema.proposals import (
+    Anchors,
     FileProposalsConfig,
     GridProposalsConfig,
     ProposalConfig,
@@ -40,6 +42,7 @@ from detector.configs.schema.whole import Config
 
 __all__ = [
     "AdamWConfig",
+    "Anchors",
     "AutoDatasetConfig",
     "BackboneConfig",
     "Backend",
@@ -54,6 +57,7 @@ __all__ = [
     "EvaluationConfig",
     "ExportConfig",
     "ExportFormat",
+    "FPNConfig",
     "FastRCNNConfig",
     "FileProposalsConfig",
     "FolderFormat",
@@ -61,6 +65,8 @@ __all__ = [
     "HeadConfig",
     "InputConfig",
     "LossConfig",
+    "NeckConfig",
+    "NoNeckConfig",
     "Norm",
     "OHEMConfig",
     "OnNonFinite",

@@ -30,6 +30,9 @@ class HeadConfig:
 class FastRCNNConfig(HeadConfig):
     kind: str = "fast_rcnn"
     pooling: Pooling = Pooling.roi_pool
+    aligned: bool = (
+        True  # of roi_align; false: its older rule without the shift of half a cell (torchvision's detectors)
+    )
     output_size: int = 7
     channels: int | None = None  # of a 1x1 reduction before the pooling, for backbone.tail=fc; None: the map as it is
 

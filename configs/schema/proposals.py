@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 
 from detector.configs.errors import require
 from detector.configs.missing import MISSING
@@ -55,6 +56,13 @@ class SelectiveSearchConfig(ProposalConfig):
         require(self.mode in ("fast", "quality"), f"proposals.mode is {self.mode!r}; expected fast or quality")
 
 
+class Anchors(Enum):
+    """Where the anchors of a cell are centred, and what of them is rounded."""
+
+    cell = "cell"  # on the cell; its sides before they are scaled (py-faster-rcnn)
+    corner = "corner"  # on the cell's upper left corner; half of each side (torchvision)
+
+
 @dataclass
 class RPNConfig(ProposalConfig):
     """Learned proposals (Faster R-CNN, section 3)."""
@@ -63,7 +71,8 @@ class RPNConfig(ProposalConfig):
     channels: int = 512
     scales: list[float] = field(default_factory=lambda: [8.0, 16.0, 32.0])
     aspects: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
-    pre_nms_train: int = 12000
+    anchors: Anchors = Anchors.cell
+    pre_nms_train: int = 12000  # of each map
     pre_nms_test: int = 6000
     top_k_train: int = 2000
     top_k_test: int = 300
