@@ -101,6 +101,7 @@ def build_proposals(config: schema.ProposalConfig, backbone: Backbone, use_diffi
             return RPN(
                 in_channels=backbone.proposal_channels,
                 channels=config.channels,
+                separable=config.separable,
                 strides=backbone.proposal_strides,
                 scales=tuple(config.scales),
                 aspects=tuple(config.aspects),
@@ -213,6 +214,7 @@ def _whole_backbone(config: schema.Config) -> Backbone:
                 proposals_node=backbone.proposals_node,
                 deeper_nodes=deeper,
                 joined_channels=None if pyramid else backbone.joined_channels,
+                joined_separable=backbone.joined_separable,
                 max_stride=backbone.max_stride,
                 norm=backbone.norm.value,
                 frozen_nodes=backbone.frozen_nodes,

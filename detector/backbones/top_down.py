@@ -15,17 +15,39 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detector.separable import conv3x3, pass_through
+
 
 class TopDown(nn.Module):
-    def __init__(self, in_channels: Sequence[int], channels: int) -> None:
-        """`in_channels` are those of the maps, from the finest to the coarsest; `channels` those of the result."""
+    def __init__(self, in_channels: Sequence[int], channels: int, *, separable: bool = False) -> None:
+        """`in_channels` are those of the maps, from the finest to the coarsest; `channels` those of the result.
+
+        `separable` makes the last 3x3 a depthwise and a 1x1 convolution.
+        """
         super().__init__()
         self.lateral = nn.ModuleList(nn.Conv2d(count, channels, 1) for count in in_channels)
-        self.smooth = nn.Conv2d(channels, channels, 3, padding=1)
-        _initialise(*self.lateral, self.smooth)
+        self.smooth = conv3x3(channels, channels, separable=separable)
+        _initialise(*self.lateral)
+        if sum(in_channels) <= channels:
+            self._start_side_by_side(in_channels)
+        pass_through(self.smooth)
+
+    @torch.no_grad()
+    def _start_side_by_side(self, in_channels: Sequence[int]) -> None:
+        """At the start each map keeps channels of its own: the result is the classifier's own features.
+
+        Random layers would have to be learned first. A short training has no time for that.
+        """
+        first = 0
+        for conv, count in zip(self.lateral, in_channels, strict=True):
+            assert isinstance(conv, nn.Conv2d)
+            conv.weight.zero_()
+            conv.weight[first : first + count, :, 0, 0].fill_diagonal_(1.0)
+            first += count
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """One map [N, channels, H, W] of the finest map's size, from maps [N, C_i, H_i, W_i], finest first."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.fx import Graph
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 from torchvision.ops import Conv2dNormActivation
@@ -39,6 +41,7 @@ class TorchvisionBackbone(nn.Module):
         proposals_node: str | None,
         deeper_nodes: Sequence[str] = (),
         joined_channels: int | None = 128,
+        joined_separable: bool = False,
         max_stride: int | None,
         norm: str,
         frozen_nodes: str | None,
@@ -50,7 +53,8 @@ class TorchvisionBackbone(nn.Module):
 
         `deeper_nodes` name outputs of larger strides, the finest first. They are joined into the map of `node` from the
         top down, with `joined_channels` channels; head and proposals then read this one map. None: they are not joined
-        here but given to a pyramid (`bottom_up`).
+        here but given to a pyramid (`bottom_up`). `joined_separable` makes the joint's last 3x3 a depthwise and a 1x1
+        convolution.
         With `max_stride`, convolutions that would shrink the maps further are dilated in place of it.
         Everything up to and including `frozen_nodes` (a module name, for example features.3) is not trained.
         Raises ValueError for a name or node that torchvision does not know, naming the nearest ones.
@@ -75,7 +79,7 @@ class TorchvisionBackbone(nn.Module):
         self._own_keys = frozenset(self.state_dict())
         self.top_down: TopDown | None = None
         if deeper_nodes and joined_channels is not None:
-            self.top_down = TopDown(self._channels(), joined_channels)
+            self.top_down = TopDown(self._channels(), joined_channels, separable=joined_separable)
         measured = self._measure(name)
         self.bottom_up_strides, self.bottom_up_channels = zip(*measured["head"], strict=True)
         (stride, self.head_channels), (_, self.proposal_channels) = (measured[kind][0] for kind in KINDS)
@@ -150,7 +154,8 @@ class TorchvisionBackbone(nn.Module):
         for path, module in list(self.body.named_modules()):
             if isinstance(module, Conv2dNormActivation):
                 self.body.set_submodule(path, JoinedNorms(*module))
-        for graph in (self.body.train_graph, self.body.eval_graph):
+        graphs = cast("tuple[Graph, Graph]", (self.body.train_graph, self.body.eval_graph))
+        for graph in graphs:
             for node in list(graph.nodes):
                 conv = _followed_convolution(self.body, node)
                 if conv is None or not isinstance(self.body.get_submodule(str(node.target)), FrozenBatchNorm2d):

@@ -27,6 +27,7 @@ from detector.preprocess import Frame, Inputs
 from detector.proposals.anchors import anchor_grid
 from detector.proposals.given import ProposalOutput
 from detector.sampling import RandomSampling
+from detector.separable import conv3x3
 from detector.structures import Instances, Mean, Proposals
 
 
@@ -59,6 +60,7 @@ class RPN(nn.Module):
         *,
         in_channels: int,
         channels: int,
+        separable: bool,
         strides: Sequence[int],
         scales: tuple[float, ...],
         aspects: tuple[float, ...],
@@ -90,11 +92,12 @@ class RPN(nn.Module):
         bases = torch.stack([anchors(stride, scales, aspects) for stride in strides])
         self.register_buffer("bases", bases, persistent=False)
         num_anchors = bases.shape[1]
-        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.conv = conv3x3(in_channels, channels, separable=separable)
         self.scores = nn.Conv2d(channels, 2 * num_anchors, 1)
         self.deltas = nn.Conv2d(channels, 4 * num_anchors, 1)
-        for layer in (self.conv, self.scores, self.deltas):
-            nn.init.normal_(layer.weight, std=0.01)
+        dense = (self.scores, self.deltas) if separable else (self.conv, self.scores, self.deltas)
+        for layer in dense:
+            nn.init.normal_(layer.weight, std=0.01)  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Sequence[Tensor], inputs: Inputs) -> ProposalOutput:

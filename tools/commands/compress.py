@@ -21,7 +21,7 @@ from detector.compress import SVD, linear_layers
 from detector.configs import schema
 from detector.configs.errors import ConfigError
 from detector.datasets.augment import EvaluationView
-from detector.datasets.build import build_dataset, build_proposals
+from detector.datasets.build import build_proposals, readable_dataset
 from detector.engine.checkpoint import load_weights
 from detector.export.portable import write_portable
 from detector.metrics import voc
@@ -136,7 +136,7 @@ def _milliseconds(detector: Detector, tail: nn.Module) -> float:
 
 def _mean_ap(detector: Detector, config: schema.Config) -> float:
     """mAP by the 11-point protocol on the test split."""
-    dataset = build_dataset(config.dataset, "test")
+    dataset = readable_dataset(config.dataset, "test")
     proposals = build_proposals(config.proposals, dataset, "test")
     found = evaluate_detector(
         detector,

@@ -21,6 +21,7 @@ from detector.structures import Instances, Mean, Proposals
 PUBLISHED: dict[str, Any] = {
     "in_channels": 8,
     "channels": 16,
+    "separable": False,
     "strides": (16,),
     "scales": (2.0, 4.0),
     "aspects": (0.5, 1.0, 2.0),
