@@ -30,6 +30,7 @@ class HeadConfig:
 class FastRCNNConfig(HeadConfig):
     kind: str = "fast_rcnn"
     pooling: Pooling = Pooling.roi_pool  # RoI pooling as published, or RoIAlign
+    aligned: bool = True  # of roi_align; false: its older rule, without a shift of half a cell (torchvision's models)
     output_size: int = 7  # bins of a side: 7 gives 7 x 7
     channels: int | None = None  # of a 1x1 reduction before the pooling, for backbone.tail=fc; None: the map as it is
 

@@ -43,7 +43,7 @@ def load_classifier_weights(backbone: nn.Module, weights: str, *, architecture: 
         else:
             unknown.append(key)
     # Layers that no classifier brings.
-    new = () if getattr(backbone, "native_tail", False) else ("tail.", "top_down.")
+    new = () if getattr(backbone, "native_tail", False) else ("tail.", "top_down.", "fpn.")
     missing = [key for key in own if key not in renamed and not key.startswith(new) and "num_batches" not in key]
     shapes = [
         f"{key}: {tuple(value.shape)} in the file, {tuple(own[key].shape)} here"

@@ -5,6 +5,7 @@ Few rules, no search. `docs/plan.md` tells them with where they come from.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +42,7 @@ class Parts:
     proposals: str  # rpn, or a source of given boxes
     optimizer: str  # sgd | adamw
     weights: bool  # whether the backbone starts from a classifier's weights
-    nodes: dict[int, str]  # stride -> output of the backbone; empty for a backbone without a choice of outputs
+    nodes: Mapping[int, str]  # stride -> output of the backbone; empty for a backbone without a choice of outputs
 
 
 def input_rules(data: Fingerprint, machine: Machine) -> tuple[int, int, list[Choice]]:
