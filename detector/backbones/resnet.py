@@ -70,8 +70,9 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    strides = proposal_strides = (16,)
-    bottom_up_strides = (4, 8, 16, 32)
+    strides: tuple[int, ...] = (16,)
+    proposal_strides: tuple[int, ...] = (16,)
+    bottom_up_strides: tuple[int, ...] = (4, 8, 16, 32)
     checkpointing = False  # of gradients, block by block
 
     def __init__(

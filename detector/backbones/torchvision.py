@@ -83,7 +83,8 @@ class TorchvisionBackbone(nn.Module):
         measured = self._measure(name)
         self.bottom_up_strides, self.bottom_up_channels = zip(*measured["head"], strict=True)
         (stride, self.head_channels), (_, self.proposal_channels) = (measured[kind][0] for kind in KINDS)
-        self.strides = self.proposal_strides = (stride,)
+        self.strides: tuple[int, ...] = (stride,)
+        self.proposal_strides: tuple[int, ...] = (stride,)
         if max_stride is not None and stride > max_stride:
             raise ValueError(
                 f"{name} pools its maps to a stride of {stride} at {node}, and only convolutions are dilated: "

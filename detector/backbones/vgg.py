@@ -20,8 +20,9 @@ STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 
 
 class VGG16(nn.Module):
-    strides = proposal_strides = (16,)
-    bottom_up_strides = (4, 8, 16)
+    strides: tuple[int, ...] = (16,)
+    proposal_strides: tuple[int, ...] = (16,)
+    bottom_up_strides: tuple[int, ...] = (4, 8, 16)
     checkpointing = False  # of gradients, from pooling to pooling
 
     def __init__(

@@ -99,7 +99,8 @@ def _cached(url: str, sha256: str | None) -> dict[str, Tensor]:
     try:
         return read_classifier(cached(url, name, sha256))
     except ValueError as error:
-        raise ValueError(f"{error}, or give backbone.weights=FILE, or train from scratch with backbone.weights=null") from error
+        choices = "give backbone.weights=FILE, or train from scratch with backbone.weights=null"
+        raise ValueError(f"{error}, or {choices}") from error
 
 
 def _hash_in_name(url: str) -> str:

@@ -141,7 +141,8 @@ def test_imagenet_without_a_network_says_what_to_do(monkeypatch: pytest.MonkeyPa
         raise OSError("Name or service not known")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    with pytest.raises(ValueError, match=r"cannot fetch https://.*resnet18-f37072fd.pth .*Put the file at .*weights=null"):
+    told = r"cannot fetch https://.*resnet18-f37072fd.pth .*Put the file at .*weights=null"
+    with pytest.raises(ValueError, match=told):
         load(resnet18(), "imagenet")
 
 
