@@ -122,7 +122,7 @@ def proposal_rules(data: Fingerprint, size: int, stride: int) -> list[Choice]:
         *rpn,
         Choice("proposals.min_size", 2.0, "no object may be lost to it"),
         Choice("proposals.pre_nms_train", 12000, "as published; fewer are all on the objects that are easy to find"),
-        Choice("proposals.pre_nms_test", 6000, "as published; rare small objects rank behind thousands of other boxes"),
+        Choice("proposals.pre_nms_test", 12000, "rare small objects rank behind thousands of other boxes"),
         Choice("proposals.top_k_train", 2 * many, "enough background to sample from"),
         Choice("proposals.top_k_test", many, f"at most {data.most_objects} objects are in one image"),
     ]
