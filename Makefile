@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Two tests at a time, each on one thread: more would only share the same cores on a small machine.
 PARALLEL := -n 2 --dist worksteal
-.PHONY: help demo test test-all check bench bench-rfcn bench-step bench-loader kill-check native-cuda emulate gpu-check figures lock clean
+.PHONY: help demo test test-all check pyright coverage bench bench-rfcn bench-step bench-loader kill-check native-cuda emulate emulate-cost gpu-check gpu-wheels figures docs docs-serve lock clean
 
 help:  ## show these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,12 @@ check: .venv/installed  ## lint, format, types, spelling
 	$(BIN)/mypy -p detector
 	$(BIN)/codespell
 
+pyright: .venv/installed  ## the types once more, as editors see them (fetches pyright; one minute)
+	$(BIN)/uv run --no-project --with 'pyright[nodejs]' pyright
+
+coverage: .venv/installed  ## the test suite, and which lines it runs: at least 92 of 100 (20 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term:skip-covered --cov-fail-under=92
+
 native-cuda: .venv/installed  ## compile the CUDA kernels, or fail (needs nvcc, no GPU)
 	DETECTOR_NATIVE=cuda $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 
@@ -53,15 +59,33 @@ emulate: .venv/installed  ## run the CUDA kernels on an emulated device, and bro
 	OMP_NUM_THREADS=1 $(BIN)/python tests/ops/emulation/check.py --cases 2000
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m "" tests/ops/emulation
 
-figures: .venv/installed  ## draw the figures of ops/README.md anew
-	grep '^detector explain' ops/README.md | sed 's|^|$(BIN)/|' | sh -e
+emulate-cost: .venv/installed  ## count the memory traffic of the CUDA kernels without a GPU; goes to docs/benchmarks (10 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/ops/emulation/cost.py
 
-gpu-check:  ## build, test and time the kernels on this machine's GPU with what is installed (8 minutes)
-	$(PYTHON) tools/bench/gpu_check.py
+figures: .venv/installed  ## draw the figures of ops/README.md and docs anew, for light pages and dark ones
+	grep -h '^detector explain.*output=docs/figures' ops/README.md docs/*.md docs/*/*.md | sort -u | sed 's|^|$(BIN)/|' \
+		| sed -E 'p; s|(output=docs/figures/[a-z_0-9]+).png|\1_dark.png theme=dark|' | sh -e
+
+.venv/docs: .venv/installed
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock -r pyproject.toml --extra docs
+	@touch $@
+
+docs: .venv/docs  ## build the documentation into site/; a warning or a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
+docs-serve: .venv/docs  ## show the documentation at localhost:8000 while you write
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
+
+gpu-check:  ## build, test and time the kernels on this machine's GPU, and train, with what is installed (8 minutes)
+	$(PYTHON) tools/bench/gpu_check.py $(if $(VOC),--voc $(VOC))
+
+gpu-wheels:  ## packages for gpu-check on a machine without network; they go to build/wheels
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --constraint requirements.lock \
+		--wheel-dir build/wheels hydra-core omegaconf antlr4-python3-runtime
 
 lock:  ## resolve requirements.lock anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-emit-index-url --no-header --no-annotate \
 		--extra dev --extra proposals --extra export --extra coco pyproject.toml --output-file requirements.lock
 
 clean:  ## remove the environment and what was built
-	rm -rf .venv build dist *.egg-info ops/*.so ops/native_build.json
+	rm -rf .venv build dist site *.egg-info ops/*.so ops/native_build.json

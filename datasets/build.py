@@ -17,8 +17,9 @@ from detector.datasets.coco import COCODataset
 from detector.datasets.coco_json import read_coco
 from detector.datasets.folder import Folder
 from detector.datasets.proposal_files import load_proposals, prepare_all, prepared
+from detector.datasets.proposal_gaps import GappedProposals
 from detector.datasets.proposal_grid import GridProposals, grid_boxes
-from detector.datasets.readable import require_readable
+from detector.datasets.readable import Gapped, require_readable
 from detector.datasets.sample import Dataset
 from detector.datasets.selective_search import Search, cached_search, selective_search
 from detector.datasets.synthetic import SyntheticDataset
@@ -76,9 +77,10 @@ def _classes_of(path: Path) -> tuple[str, ...] | None:
 
 
 def build_datasets(config: schema.DatasetConfig) -> tuple[Dataset, Dataset]:
-    """The datasets of both roles, train and test, once every picture was looked at; a folder is opened once for both.
+    """The datasets of both roles, train and test, their pictures checked; a folder is opened once for both.
 
-    Of pictures that cannot be read dataset.on_unreadable says what they do. Raises as `build_dataset`.
+    Raises as `readable_dataset`. With dataset.on_unreadable=skip the training set keeps the places of pictures that
+    cannot be read; its view takes another image.
     """
     if isinstance(config, schema.AutoDatasetConfig):
         folder = open_folder(config)
@@ -88,16 +90,34 @@ def build_datasets(config: schema.DatasetConfig) -> tuple[Dataset, Dataset]:
         train, test = build_dataset(config, "train"), build_dataset(config, "test")
         for line in one_sided(_objects(train), _objects(test)):
             log.warning("%s", line)
-    skip = skips_unreadable(config)
-    return (
-        require_readable(train, skip=skip, keep_places=True, where="train"),
-        require_readable(test, skip=skip, keep_places=False, where="test"),
+    return _readable(config, train, "train", keep_places=True), _readable(config, test, "test", keep_places=False)
+
+
+def readable_dataset(config: schema.DatasetConfig, role: str) -> Dataset:
+    """The dataset of a role, train or test, after the check of its pictures (dataset.check).
+
+    Raises ValueError for data that is missing or faulty, and FaultyDataError for pictures that cannot be read; with
+    dataset.on_unreadable=skip those are left out.
+    """
+    return _readable(config, build_dataset(config, role), role, keep_places=False)
+
+
+def _readable(config: schema.DatasetConfig, dataset: Dataset, role: str, *, keep_places: bool) -> Dataset:
+    if not isinstance(config, schema.FilesDatasetConfig) or config.check is schema.PictureCheck.none:
+        return dataset
+    return require_readable(
+        dataset,
+        decode=config.check is schema.PictureCheck.decode,
+        keep_checks=config.keep_checks,
+        skip=skips_unreadable(config),
+        keep_places=keep_places,
+        where=role,
     )
 
 
 def skips_unreadable(config: schema.DatasetConfig) -> bool:
-    """Whether a picture that cannot be read gives its place to another."""
-    return getattr(config, "on_unreadable", None) is schema.OnUnreadable.skip
+    """Whether another picture takes the place of one that cannot be read."""
+    return isinstance(config, schema.FilesDatasetConfig) and config.on_unreadable is schema.OnUnreadable.skip
 
 
 def _objects(dataset: Dataset) -> Counter[str]:
@@ -124,6 +144,7 @@ def open_folder(config: schema.AutoDatasetConfig, *, quiet: bool = False, mend: 
         strict=config.strict,
         bit_depth=config.bit_depth,
         mend=mend,
+        keep_checks=config.keep_checks,
     )
     if quiet:
         return folder
@@ -135,7 +156,10 @@ def open_folder(config: schema.AutoDatasetConfig, *, quiet: bool = False, mend: 
 
 
 def build_proposals(config: schema.ProposalConfig, dataset: Dataset, role: str) -> ProposalSource | None:
-    """The boxes that come with each image; None where a network proposes."""
+    """The boxes that come with each image; None where a network proposes. None are asked for unreadable pictures."""
+    if isinstance(dataset, Gapped):
+        source = build_proposals(config, dataset.readable, role)
+        return source and GappedProposals(source, dataset.readable.indices)
     top_k = config.top_k_train if role == "train" else config.top_k_test
     match config:
         case schema.GridProposalsConfig():

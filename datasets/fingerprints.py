@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,15 +12,20 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 from PIL import Image
+from tqdm import tqdm
 
+from detector.datasets.check_cache import cached_results
 from detector.datasets.images import UNREADABLE
+from detector.datasets.picture_check import MANY
 
 SIDE = 16  # of the tiny picture
 # Two tiny pictures are of one photograph if their brightness differs by no more, once the means are equal. Compressing
 # or resizing a photograph moves a cell by about one; an object that moves through a still scene moves a few by tens.
 NEAR_RMS = 2.0
 NEAR_CELL = 8.0
+VERSION = f"1, Pillow {PIL.__version__}"
 FLAT = 2.0  # standard deviation below which a picture has nothing to be recognised by
 
 
@@ -30,10 +36,32 @@ class Fingerprint(NamedTuple):
     tiny: bytes | None  # SIDE x SIDE grey cells; None if the picture cannot be decoded
 
 
-def fingerprints(files: Sequence[Path]) -> list[Fingerprint]:
-    """The fingerprint of each picture, by threads. Raises OSError for a file that cannot be read at all."""
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return list(pool.map(fingerprint, files))
+def fingerprints(files: Sequence[Path], *, keep: bool = False) -> list[Fingerprint]:
+    """The fingerprint of each picture, by threads; with `keep` they are kept for the next call (`check_cache.py`).
+
+    Raises OSError for a file that cannot be read at all.
+    """
+
+    def take_all(paths: Sequence[Path]) -> list[Fingerprint]:
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            found = pool.map(fingerprint, paths)
+            hidden = None if len(paths) >= MANY else True  # None: shown on a terminal only
+            return list(tqdm(found, "comparing pictures", len(paths), unit="", disable=hidden, leave=False))
+
+    if not keep:
+        return take_all(files)
+    return cached_results("contents", files, take_all, version=VERSION, to_json=_to_json, from_json=_from_json)
+
+
+def _to_json(found: Fingerprint) -> list[str] | None:
+    return None if found.tiny is None else [found.content, b64encode(found.tiny).decode()]
+
+
+def _from_json(value: list[str]) -> Fingerprint:
+    content, tiny = str(value[0]), b64decode(value[1])
+    if len(tiny) != SIDE * SIDE:
+        raise ValueError("not a fingerprint")
+    return Fingerprint(content, tiny)
 
 
 def fingerprint(path: Path) -> Fingerprint:

@@ -77,6 +77,7 @@ class Folder:
         strict: bool = False,
         bit_depth: int | None = None,
         mend: bool = False,
+        keep_checks: bool = False,
     ) -> None:
         """`classes` keeps these alone, None all that are found; `rename` gives classes other names, before that.
         `columns` says which column of a CSV holds what, see `readers/csv_table.py`.
@@ -84,6 +85,8 @@ class Folder:
         `train` and `test` name splits of the folder. "auto" takes those that it has, or divides by content.
         `bit_depth` is that of deep pictures, None decides it from some of them.
         With `strict` what is otherwise mended and told is a fault.
+
+        With `keep_checks` what a split by content needs to know of the pictures is kept for the next start.
 
         With `mend` the faults are kept in `faults`, and the sides are without what is faulty.
 
@@ -113,7 +116,12 @@ class Folder:
                 self.split = kept_split(split_file, records)
             else:
                 self.split = split_records(
-                    records, train=train, test=test, val_fraction=val_fraction, where=f"dataset.root={root}"
+                    records,
+                    train=train,
+                    test=test,
+                    val_fraction=val_fraction,
+                    where=f"dataset.root={root}",
+                    keep_checks=keep_checks,
                 )
         except ValueError:
             raise_faults(str(root), faults)  # they may be why

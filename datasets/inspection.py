@@ -79,7 +79,9 @@ class Inspection:
         return "\n".join(lines)
 
 
-def inspect(folder: Folder, *, stride: int, short_side: int, max_side: int, anchors: Tensor) -> Inspection:
+def inspect(
+    folder: Folder, *, stride: int, short_side: int, max_side: int, anchors: Tensor, keep_checks: bool = False
+) -> Inspection:
     """Looks at every picture and every box of an opened folder.
 
     `stride` is of the planned feature map, `short_side` and `max_side` those of its input; `anchors` [A, 4] are the

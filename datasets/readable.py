@@ -1,4 +1,4 @@
-"""A dataset's pictures before the first step: those that cannot be read are told, and refused or skipped."""
+"""The check of a dataset's pictures before the first step: those that cannot be read are refused or skipped."""
 
 from __future__ import annotations
 
@@ -31,23 +31,41 @@ class Subset:
         return self.dataset.image(self.indices[index])
 
 
+@dataclass(slots=True)
+class Gapped:
+    """A dataset some of whose pictures cannot be read. They keep their places; `image` raises ValueError for them."""
+
+    dataset: Dataset
+    readable: Subset  # without those pictures
+    classes: tuple[str, ...]
+    annotations: Sequence[Annotation]
+
+    def image(self, index: int) -> Tensor:
+        """The decoded image. Raises ValueError if it is one of those that cannot be read."""
+        return self.dataset.image(index)
+
+
 def files_of(dataset: Dataset) -> Sequence[Path]:
     """The pictures of a dataset in its order; none for one that makes them itself."""
     files: Sequence[Path] = getattr(dataset, "files", ())
     return files
 
 
-def require_readable(dataset: Dataset, *, skip: bool, keep_places: bool, where: str) -> Dataset:
-    """The dataset, once the header and the end of every picture were looked at.
+def require_readable(
+    dataset: Dataset, *, decode: bool, keep_checks: bool, skip: bool, keep_places: bool, where: str
+) -> Dataset:
+    """The dataset after a check of every picture: of its header and its end, with `decode` of every pixel.
+
+    With `keep_checks` what was found is kept for the next start (`check_cache.py`).
 
     Without `skip` a picture that cannot be read, or is of another size than its annotation says, is a fault; all of
-    them are raised together as FaultyDataError. With `skip` they are told and left out; or, with `keep_places`, left
-    where they are for a view that takes another image in their place (`TrainingView`).
+    them are raised together as FaultyDataError. With `skip` they are reported and left out; with `keep_places` they
+    stay, for a view that takes another image in their place (`TrainingView`).
     """
     files = files_of(dataset)
     if not files:
         return dataset
-    facts = check_pictures(files)
+    facts = check_pictures(files, decode=decode, keep=keep_checks)
     faults = [
         Fault(item.image_id, problem)
         for item, path, fact in zip(dataset.annotations, files, facts, strict=True)
@@ -68,9 +86,8 @@ def require_readable(dataset: Dataset, *, skip: bool, keep_places: bool, where: 
         "%s: %d of %d pictures cannot be used and are skipped (first: %s)",
         where, len(faults), len(files), faults[0].message,
     )  # fmt: skip
-    if keep_places:
-        return dataset
-    return Subset(dataset, kept, dataset.classes, [dataset.annotations[index] for index in kept])
+    readable = Subset(dataset, kept, dataset.classes, [dataset.annotations[index] for index in kept])
+    return Gapped(dataset, readable, dataset.classes, dataset.annotations) if keep_places else readable
 
 
 def picture_problem(annotation: Annotation, path: Path, fact: PictureFacts) -> str | None:

@@ -27,7 +27,9 @@ class Split(NamedTuple):
     told: str
 
 
-def split_records(records: Sequence[Record], *, train: str, test: str, val_fraction: float, where: str) -> Split:
+def split_records(
+    records: Sequence[Record], *, train: str, test: str, val_fraction: float, where: str, keep_checks: bool = False
+) -> Split:
     """Train and test records; the two names are splits of the folder, several joined by +, or "auto".
 
     Raises ValueError for a name that the folder does not have.
@@ -45,11 +47,11 @@ def split_records(records: Sequence[Record], *, train: str, test: str, val_fract
         train = next((name for name in candidates if name in counts), "")
     whole = [record for record in records if not train or record.splits & set(train.split("+"))]
     if not test:
-        return by_contents(whole, val_fraction, where)
+        return by_contents(whole, val_fraction, where, keep_checks)
     if not train:
         whole = [record for record in records if not record.splits & set(test.split("+"))]
         if not whole:  # the only split that is named is no pair
-            return by_contents(records, val_fraction, where)
+            return by_contents(records, val_fraction, where, keep_checks)
     tested = [record for record in records if record.splits & set(test.split("+"))]
     used = {id(record) for record in (*whole, *tested)}
     rest = Counter("+".join(sorted(record.splits)) or "no split" for record in records if id(record) not in used)
@@ -66,12 +68,14 @@ def _told(counts: Counter[str]) -> str:
     return ", ".join(f"{name} ({counts[name]})" for name in names)
 
 
-def by_contents(records: Sequence[Record], val_fraction: float, where: str) -> Split:
+def by_contents(records: Sequence[Record], val_fraction: float, where: str, keep_checks: bool = False) -> Split:
     """A split in which every class has about `val_fraction` of its pictures on the test side.
+
+    With `keep_checks` what was computed of the pictures is kept for the next start.
 
     Raises ValueError if there is nothing to divide.
     """
-    prints = fingerprints([record.file for record in records])
+    prints = fingerprints([record.file for record in records], keep=keep_checks)
     members: dict[int, list[int]] = defaultdict(list)
     for index, group in enumerate(same_groups(prints)):
         members[group].append(index)

@@ -46,6 +46,8 @@ commands
   explain    draw what an operator does           detector explain roi_pool
   config     settings, and where one comes from   detector config explain trainer.max_steps experiment=demo
   info       versions, kernels, choices           detector info
+  docs       where the pages of the manual are    detector docs troubleshooting
+  completion words completed in the shell         detector completion bash
 
 train on your own photographs, on Pascal VOC, go on with a run, sweep:
   detector train data=my_photos                   plans, says how long it takes, trains, reports
@@ -62,7 +64,7 @@ groups (group=NAME picks one, group.key=value changes it)
 {groups}
 
 detector COMMAND --help shows a command's settings with their values.
-completion of words: eval "$(detector -sc install=bash)"
+completion of words: eval "$(detector completion bash)"
 exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 stopped by a signal after saving, 4 loss not finite
 """
 
@@ -105,6 +107,8 @@ def _dispatch(words: list[str]) -> int:
         "explain": _explain,
         "config": _config,
         "info": _info,
+        "docs": _docs,
+        "completion": _completion,
     }
     if not words or words[0] in ("-h", "--help", "help"):
         print(_help())
@@ -526,4 +530,29 @@ def _info(words: list[str]) -> int:
     from detector.tools.commands.info import print_info
 
     print_info()
+    return DONE
+
+
+def _docs(words: list[str]) -> int:
+    from detector.tools.docs import topics
+
+    if {"-h", "--help"} & set(words):
+        print(topics.HELP)
+        return DONE
+    topics.print_page(" ".join(words) or None)
+    return DONE
+
+
+def _completion(words: list[str]) -> int:
+    """Prints what a shell runs to complete words."""
+    from detector.tools.settings import completion
+
+    if {"-h", "--help"} & set(words):
+        print(completion.HELP)
+        return DONE
+    if len(words) != 1 or words[0] not in completion.SHELLS:
+        raise ConfigError(f"completion: expected one of {', '.join(completion.SHELLS)}, got {' '.join(words)!r}")
+    if words[0] == "zsh":
+        print("autoload -Uz bashcompinit && bashcompinit")  # Hydra's script for zsh is that for bash
+    completion.complete([f"install={words[0]}"], [])
     return DONE

@@ -14,8 +14,10 @@ from detector.configs.schema.dataset import (
     BoxBase,
     COCODatasetConfig,
     DatasetConfig,
+    FilesDatasetConfig,
     FolderFormat,
     OnUnreadable,
+    PictureCheck,
     SyntheticDatasetConfig,
     VOCDatasetConfig,
 )
@@ -24,10 +26,12 @@ from detector.configs.schema.export import ExportConfig, ExportFormat
 from detector.configs.schema.head import FastRCNNConfig, HeadConfig, Pooling, PSPooling, RFCNConfig
 from detector.configs.schema.input import InputConfig
 from detector.configs.schema.loss import LossConfig, TargetStatistics
+from detector.configs.schema.neck import FPNConfig, NeckConfig, NoNeckConfig
 from detector.configs.schema.optimizer import AdamWConfig, Decay, OptimizerConfig, ScheduleConfig, SGDConfig
 from detector.configs.schema.postprocess import PostprocessConfig
 from detector.configs.schema.predict import PredictConfig, ResultFormat
 from detector.configs.schema.proposals import (
+    Anchors,
     FileProposalsConfig,
     GridProposalsConfig,
     ProposalConfig,
@@ -40,6 +44,7 @@ from detector.configs.schema.whole import Config
 
 __all__ = [
     "AdamWConfig",
+    "Anchors",
     "AutoDatasetConfig",
     "BackboneConfig",
     "Backend",
@@ -54,19 +59,24 @@ __all__ = [
     "EvaluationConfig",
     "ExportConfig",
     "ExportFormat",
+    "FPNConfig",
     "FastRCNNConfig",
     "FileProposalsConfig",
+    "FilesDatasetConfig",
     "FolderFormat",
     "GridProposalsConfig",
     "HeadConfig",
     "InputConfig",
     "LossConfig",
+    "NeckConfig",
+    "NoNeckConfig",
     "Norm",
     "OHEMConfig",
     "OnNonFinite",
     "OnUnreadable",
     "OptimizerConfig",
     "PSPooling",
+    "PictureCheck",
     "Pooling",
     "PostprocessConfig",
     "PredictConfig",

@@ -24,13 +24,13 @@ class Backend(Enum):
 class BenchmarkConfig:
     """What `benchmark` times: a picture of noise of this size, over and over."""
 
-    height: int = 375
-    width: int = 500
-    batch_size: int = 1
+    height: int = 375  # pixels of the timed image
+    width: int = 500  # pixels of the timed image
+    batch_size: int = 1  # images of one call
     num_proposals: int = 2000  # boxes given with each image; a proposal network makes its own
     num_classes: int = 20  # of a model without a checkpoint
-    warmup: int = 3
-    repeats: int = 20
+    warmup: int = 3  # calls before the timed ones
+    repeats: int = 20  # timed calls; the median counts
     backends: list[Backend] = field(default_factory=lambda: list(Backend))  # timed beside PyTorch as it is; []: none
 
     def __post_init__(self) -> None:

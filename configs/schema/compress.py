@@ -16,7 +16,7 @@ class CompressConfig:
     max_drop: float | None = None  # mAP (0 to 1) that may be lost on the test split: the smallest ranks within it
     max_ms: float | None = None  # time of the tail for 2,000 RoIs here: the largest ranks within it
     evaluate: bool = False  # mAP before and after, also where no search asks for it
-    output: str | None = path_setting(None)
+    output: str | None = path_setting(None)  # path of the model to write
 
     def __post_init__(self) -> None:
         require(

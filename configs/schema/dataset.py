@@ -13,16 +13,24 @@ from detector.configs.paths import path_setting
 class BoxBase(Enum):
     """Where a VOC annotation counts pixels from: 1 as published, 0 as some tools write, or decided from the files."""
 
-    auto = "auto"
-    one = "one"
+    auto = "auto"  # decided from all files together
+    one = "one"  # as published
     zero = "zero"
 
 
-class OnUnreadable(Enum):
-    """What a picture that cannot be read does."""
+class PictureCheck(Enum):
+    """How every picture is checked before the first one is used."""
 
-    stop = "stop"  # ends the program before the first step, all such pictures named
-    skip = "skip"  # another image takes its place in training; a test goes without it
+    headers = "headers"  # size and end of the file: some kilobytes of each picture
+    decode = "decode"  # every pixel
+    none = "none"  # not at all: a broken picture is found when it is used
+
+
+class OnUnreadable(Enum):
+    """What happens if a picture cannot be read."""
+
+    stop = "stop"  # the program ends before the first step and names all such pictures
+    skip = "skip"  # another image takes its place in training; a test leaves it out
 
 
 @dataclass
@@ -33,7 +41,18 @@ class DatasetConfig:
 
 
 @dataclass
-class VOCDatasetConfig(DatasetConfig):
+class FilesDatasetConfig(DatasetConfig):
+    """What all datasets of picture files share."""
+
+    strict: bool = False  # refuse what is otherwise corrected and reported: boxes over the edge, classes left out
+    bit_depth: int | None = None  # of 16-bit and float pictures: 12 says 0 to 4095; None: decided from some of them
+    check: PictureCheck = PictureCheck.headers  # how closely every picture is looked at before the first step
+    keep_checks: bool = True  # keep what the check found in the user's cache folder, for the next start
+    on_unreadable: OnUnreadable = OnUnreadable.stop  # what a picture that cannot be read does
+
+
+@dataclass
+class VOCDatasetConfig(FilesDatasetConfig):
     """Pascal VOC, or any folder laid out like it."""
 
     kind: str = "voc"
@@ -41,10 +60,7 @@ class VOCDatasetConfig(DatasetConfig):
     train: str = "2007_trainval"  # year_split, several joined by +; or just a split
     test: str = "2007_test"
     classes: list[str] | None = None  # None: VOC's 20 if the annotations use only those, otherwise discovered
-    box_base: BoxBase = BoxBase.auto
-    strict: bool = False  # refuse boxes that reach over the edge a little, instead of clipping them
-    bit_depth: int | None = None  # of 16-bit and float pictures: 12 says 0 to 4095; None: decided from some of them
-    on_unreadable: OnUnreadable = OnUnreadable.stop
+    box_base: BoxBase = BoxBase.auto  # where the XML counts pixels from
 
 
 class FolderFormat(Enum):
@@ -63,12 +79,12 @@ class FolderFormat(Enum):
 
 
 @dataclass
-class AutoDatasetConfig(DatasetConfig):
+class AutoDatasetConfig(FilesDatasetConfig):
     """Any folder of pictures and annotations: format, classes and splits are found."""
 
     kind: str = "auto"
-    root: str = path_setting("data")
-    format: FolderFormat = FolderFormat.auto
+    root: str = path_setting("data")  # folder of pictures and annotations
+    format: FolderFormat = FolderFormat.auto  # what annotates the pictures
     train: str = "auto"  # splits of the folder, several joined by +; auto: as found, or divided by content
     test: str = "auto"
     classes: list[str] | None = None  # these alone, in this order; None: all that are found
@@ -77,9 +93,6 @@ class AutoDatasetConfig(DatasetConfig):
     columns: dict[str, str] = field(default_factory=dict)  # of a CSV with other names: {picture: img, class: kind}
     val_fraction: float = 0.2  # of a folder without a pair of splits, to test on
     split_file: str | None = path_setting(None)  # a split that an earlier run kept
-    strict: bool = False  # refuse what is otherwise mended and told: boxes over the edge, classes left out
-    bit_depth: int | None = None  # of 16-bit and float pictures: 12 says 0 to 4095; None: decided from some of them
-    on_unreadable: OnUnreadable = OnUnreadable.stop
 
     def __post_init__(self) -> None:
         require(
@@ -89,17 +102,14 @@ class AutoDatasetConfig(DatasetConfig):
 
 
 @dataclass
-class COCODatasetConfig(DatasetConfig):
+class COCODatasetConfig(FilesDatasetConfig):
     """COCO-format JSON annotations."""
 
     kind: str = "coco"
     train: str = path_setting()  # path of the annotation file
     test: str = path_setting()
     train_images: str = path_setting()  # folder
-    test_images: str = path_setting()
-    strict: bool = False  # refuse boxes that reach over the edge a little, instead of clipping them
-    bit_depth: int | None = None  # of 16-bit and float pictures: 12 says 0 to 4095; None: decided from some of them
-    on_unreadable: OnUnreadable = OnUnreadable.stop
+    test_images: str = path_setting()  # folder
 
 
 @dataclass
@@ -109,6 +119,6 @@ class SyntheticDatasetConfig(DatasetConfig):
     kind: str = "synthetic"
     train: str = "200"
     test: str = "100"
-    height: int = 96
-    width: int = 128
-    seed: int = 0
+    height: int = 96  # pixels of an image
+    width: int = 128  # pixels of an image
+    seed: int = 0  # other seeds draw other images

@@ -19,10 +19,10 @@ class EvaluationConfig:
 
     protocols: list[str] = field(
         default_factory=lambda: ["voc07_11point", "voc07_11point_exact", "voc07_11point_devkit", "voc_area"]
-    )  # also voc_area_devkit, and coco for COCO's twelve numbers
+    )  # protocols to score by; also voc_area_devkit, and coco for COCO's twelve numbers
     protocol: str = "voc_area"  # of `analyze` and `compare`
     iou_threshold: float = 0.5  # of the VOC protocols
-    coco_difficult: COCODifficult = COCODifficult.crowd
+    coco_difficult: COCODifficult = COCODifficult.crowd  # what COCO's metric makes of VOC's difficult objects
     score_threshold: float = 0.5  # from which on a detection counts as said: confusion matrix, worst images
     pictures: int = 12  # worst images and most confident mistakes that `analyze` draws, of each
     tensorboard: bool = False  # `analyze` writes precision-recall curves and pictures for TensorBoard too

@@ -19,8 +19,8 @@ class ExportFormat(Enum):
 class ExportConfig:
     """What `export` writes; on its command line these keys stand alone: format=portable output=model.safetensors."""
 
-    format: ExportFormat = ExportFormat.portable
-    output: str | None = path_setting(None)
+    format: ExportFormat = ExportFormat.portable  # what is written
+    output: str | None = path_setting(None)  # path of the file to write
     average: bool | None = None  # the moving averages of trainer.ema_decay; None: where the checkpoint has them
     nms: bool = True  # program, onnx: score threshold and NMS inside; false: boxes and scores of every RoI
     standard: bool = False  # program: with PyTorch's operators alone, none of this project's

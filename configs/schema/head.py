@@ -29,8 +29,9 @@ class HeadConfig:
 @dataclass
 class FastRCNNConfig(HeadConfig):
     kind: str = "fast_rcnn"
-    pooling: Pooling = Pooling.roi_pool
-    output_size: int = 7
+    pooling: Pooling = Pooling.roi_pool  # RoI pooling as published, or RoIAlign
+    aligned: bool = True  # of roi_align; false: its older rule, without a shift of half a cell (torchvision's models)
+    output_size: int = 7  # bins of a side: 7 gives 7 x 7
     channels: int | None = None  # of a 1x1 reduction before the pooling, for backbone.tail=fc; None: the map as it is
 
     def __post_init__(self) -> None:
@@ -40,9 +41,9 @@ class FastRCNNConfig(HeadConfig):
 @dataclass
 class RFCNConfig(HeadConfig):
     kind: str = "rfcn"
-    k: int = 7
+    k: int = 7  # bins of a side: k x k score maps for each class
     channels: int = 1024  # of the 1x1 reduction
-    pooling: PSPooling = PSPooling.mean
+    pooling: PSPooling = PSPooling.mean  # how a bin reads its score map
     class_agnostic: bool = True
 
     def __post_init__(self) -> None:

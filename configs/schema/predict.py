@@ -19,7 +19,7 @@ class ResultFormat(Enum):
 class PredictConfig:
     """What `predict` keeps and writes; on its command line these keys stand alone: crops=true classes=[cat,dog]."""
 
-    results: list[ResultFormat] = field(default_factory=lambda: [ResultFormat.json])
+    results: list[ResultFormat] = field(default_factory=lambda: [ResultFormat.json])  # files to write
     classes: list[str] | None = None  # keep these alone
     score_threshold: float = (
         0.0  # keep detections from this score on, of those that postprocess.score_threshold lets by

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 
 from detector.configs.errors import require
 from detector.configs.missing import MISSING
@@ -12,8 +13,8 @@ from detector.configs.paths import path_setting
 @dataclass
 class ProposalConfig:
     kind: str = MISSING
-    top_k_train: int = 2000
-    top_k_test: int = 2000
+    top_k_train: int = 2000  # the best so many of an image, in training
+    top_k_test: int = 2000  # the best so many of an image, in testing
     min_size: float = 2.0  # drop proposals with a side under this many pixels of the original image
 
 
@@ -34,11 +35,9 @@ class FileProposalsConfig(ProposalConfig):
     """Boxes kept in files: this project's .npz, or the original .mat in image-list order."""
 
     kind: str = "file"
-    train: str = path_setting()
-    test: str = path_setting()
-    convention: str = (
-        "yxyx-1"  # of a .mat: yxyx-1 (fast-rcnn's splits), xyxy-1 (IJCV, R-FCN), xyxy-0 (fast-rcnn's demo)
-    )
+    train: str = path_setting()  # file of the training split
+    test: str = path_setting()  # file of the test split
+    convention: str = "yxyx-1"  # of a .mat: yxyx-1 (fast-rcnn), xyxy-1 (IJCV, R-FCN), xyxy-0 (fast-rcnn's demo)
 
 
 @dataclass
@@ -47,7 +46,7 @@ class SelectiveSearchConfig(ProposalConfig):
 
     kind: str = "selective_search"
     mode: str = "fast"  # fast | quality
-    cache: str = path_setting("data/proposals")
+    cache: str = path_setting("data/proposals")  # folder where computed boxes are kept
     resize_height: int | None = None  # compute on images of this height; None: as they are
     workers: int | None = None  # None: one per core
 
@@ -55,22 +54,31 @@ class SelectiveSearchConfig(ProposalConfig):
         require(self.mode in ("fast", "quality"), f"proposals.mode is {self.mode!r}; expected fast or quality")
 
 
+class Anchors(Enum):
+    """Where the anchors of a cell are centred, and what of them is rounded."""
+
+    cell = "cell"  # on the cell; its sides before they are scaled (py-faster-rcnn)
+    corner = "corner"  # on the cell's upper left corner; half of each side (torchvision)
+
+
 @dataclass
 class RPNConfig(ProposalConfig):
     """Learned proposals (Faster R-CNN, section 3)."""
 
     kind: str = "rpn"
-    channels: int = 512
-    scales: list[float] = field(default_factory=lambda: [8.0, 16.0, 32.0])
-    aspects: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
-    pre_nms_train: int = 12000
-    pre_nms_test: int = 6000
+    channels: int = 512  # of the 3x3 convolution
+    separable: bool = False  # the 3x3 as depthwise and 1x1 convolutions: an eighth of the arithmetic
+    scales: list[float] = field(default_factory=lambda: [8.0, 16.0, 32.0])  # of anchors; a side is scale x stride
+    aspects: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])  # height / width of anchors
+    anchors: Anchors = Anchors.cell  # where a cell's anchors are centred
+    pre_nms_train: int = 12000  # best anchors of each map that NMS looks at, in training
+    pre_nms_test: int = 6000  # the same in testing
     top_k_train: int = 2000
     top_k_test: int = 300
-    nms_iou: float = 0.7
+    nms_iou: float = 0.7  # NMS removes a proposal above this IoU with a better one
     min_size: float = 16.0  # times the image's scale
-    positive_iou: float = 0.7
-    negative_iou: float = 0.3
-    anchors_per_image: int = 256
-    positive_fraction: float = 0.5
-    sigma: float = 3.0
+    positive_iou: float = 0.7  # an anchor with this IoU or more is an object
+    negative_iou: float = 0.3  # an anchor below this IoU is background; between the two it is ignored
+    anchors_per_image: int = 256  # anchors that the loss looks at
+    positive_fraction: float = 0.5  # at most this share of them are objects
+    sigma: float = 3.0  # smooth L1 turns linear at 1 / sigma^2

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
+from functools import cache
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -13,7 +16,8 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 SIDE = 512  # of the image that strides are measured on; it is never computed
 
 
-def nodes_by_stride(name: str) -> dict[int, str]:
+@cache
+def nodes_by_stride(name: str) -> Mapping[int, str]:
     """The output of the last block at stride 2, 4, 8, 16 and 32 of a torchvision classifier, as far as it has them.
 
     A block is what torchvision names with one number, as features.13 or layer3.5. Networks whose maps are not
@@ -36,7 +40,7 @@ def nodes_by_stride(name: str) -> dict[int, str]:
         stride = 1 << round(math.log2(SIDE / maps.shape[2]))
         if stride in (2, 4, 8, 16, 32) and "pool" not in block:
             found[stride] = block
-    return found
+    return MappingProxyType(found)
 
 
 def _on_meta(name: str) -> nn.Module:
@@ -45,5 +49,6 @@ def _on_meta(name: str) -> nn.Module:
         raise ValueError(f"torchvision has no classifier {name!r}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # GoogLeNet's, on how it will be initialised
-        network: nn.Module = models.get_model(name, weights=None)
-    return network.to("meta").eval()
+        with torch.device("meta"):
+            network: nn.Module = models.get_model(name, weights=None)
+    return network.eval()

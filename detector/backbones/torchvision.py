@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.fx import Graph
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 from torchvision.ops import Conv2dNormActivation
@@ -26,6 +28,7 @@ from detector.backbones.tail import fc_tail
 from detector.backbones.top_down import TopDown
 from detector.structures import FeatureMaps
 
+KINDS = ("head", "proposals")
 SIDES = ((224, 288), (480, 544))  # images to measure strides on; not square, to tell rows from channels
 
 
@@ -37,7 +40,8 @@ class TorchvisionBackbone(nn.Module):
         node: str,
         proposals_node: str | None,
         deeper_nodes: Sequence[str] = (),
-        joined_channels: int = 128,
+        joined_channels: int | None = 128,
+        joined_separable: bool = False,
         max_stride: int | None,
         norm: str,
         frozen_nodes: str | None,
@@ -48,7 +52,9 @@ class TorchvisionBackbone(nn.Module):
         """`node` names the output that the head reads, `proposals_node` that of the proposals (None: the same).
 
         `deeper_nodes` name outputs of larger strides, the finest first. They are joined into the map of `node` from the
-        top down, with `joined_channels` channels; head and proposals then read this one map.
+        top down, with `joined_channels` channels; head and proposals then read this one map. None: they are not joined
+        here but given to a pyramid (`bottom_up`). `joined_separable` makes the joint's last 3x3 a depthwise and a 1x1
+        convolution.
         With `max_stride`, convolutions that would shrink the maps further are dilated in place of it.
         Everything up to and including `frozen_nodes` (a module name, for example features.3) is not trained.
         Raises ValueError for a name or node that torchvision does not know, naming the nearest ones.
@@ -72,12 +78,16 @@ class TorchvisionBackbone(nn.Module):
         self._join_frozen_norms()
         self._own_keys = frozenset(self.state_dict())
         self.top_down: TopDown | None = None
-        if deeper_nodes:
-            self.top_down = TopDown(self._channels(), joined_channels)
-        self.stride, self.head_channels, self.proposal_channels = self._measure(name)
-        if max_stride is not None and self.stride > max_stride:
+        if deeper_nodes and joined_channels is not None:
+            self.top_down = TopDown(self._channels(), joined_channels, separable=joined_separable)
+        measured = self._measure(name)
+        self.bottom_up_strides, self.bottom_up_channels = zip(*measured["head"], strict=True)
+        (stride, self.head_channels), (_, self.proposal_channels) = (measured[kind][0] for kind in KINDS)
+        self.strides: tuple[int, ...] = (stride,)
+        self.proposal_strides: tuple[int, ...] = (stride,)
+        if max_stride is not None and stride > max_stride:
             raise ValueError(
-                f"{name} pools its maps to a stride of {self.stride} at {node}, and only convolutions are dilated: "
+                f"{name} pools its maps to a stride of {stride} at {node}, and only convolutions are dilated: "
                 f"expected at most {max_stride}; choose an earlier node, or a larger max_stride"
             )
         self.tail: nn.Module | None = None
@@ -91,10 +101,14 @@ class TorchvisionBackbone(nn.Module):
     def forward(self, images: Tensor) -> FeatureMaps:
         """The outputs of the two nodes for images [N, 3, H, W]."""
         maps = self.body(images)
+        found = [maps["head"], *(maps[name] for name in self.deeper)]
         if self.top_down is not None:
-            joined = self.top_down([maps["head"], *(maps[name] for name in self.deeper)])
-            return FeatureMaps(joined, joined)
-        return FeatureMaps(maps.get("proposals", maps["head"]), maps["head"])
+            found = [self.top_down(found)]
+        return FeatureMaps([maps["proposals"]] if "proposals" in maps else found, found)
+
+    def bottom_up(self, images: Tensor) -> list[Tensor]:
+        """The outputs of the node and the deeper nodes, where they are not joined here."""
+        return [*self(images).head]
 
     def train(self, mode: bool = True) -> TorchvisionBackbone:
         """Training mode for all but the frozen modules: their dropout and stochastic depth stay off."""
@@ -141,7 +155,8 @@ class TorchvisionBackbone(nn.Module):
         for path, module in list(self.body.named_modules()):
             if isinstance(module, Conv2dNormActivation):
                 self.body.set_submodule(path, JoinedNorms(*module))
-        for graph in (self.body.train_graph, self.body.eval_graph):
+        graphs = cast("tuple[Graph, Graph]", (self.body.train_graph, self.body.eval_graph))
+        for graph in graphs:
             for node in list(graph.nodes):
                 conv = _followed_convolution(self.body, node)
                 if conv is None or not isinstance(self.body.get_submodule(str(node.target)), FrozenBatchNorm2d):
@@ -168,8 +183,8 @@ class TorchvisionBackbone(nn.Module):
             )
         return [item.shape[1] for item in joined]
 
-    def _measure(self, name: str) -> tuple[int, int, int]:
-        """Stride and channels of the maps, from the shapes of two images that are never computed.
+    def _measure(self, name: str) -> dict[str, list[tuple[int, int]]]:
+        """Stride and channels of each map of each kind, from the shapes of two images that are never computed.
 
         The stride is what 256 more pixels add: networks that do not pad (SqueezeNet) have fewer
         than side / stride cells.
@@ -182,22 +197,23 @@ class TorchvisionBackbone(nn.Module):
                 f"{name} does not take images of {SIDES[0]} and {SIDES[1]} pixels ({error}); "
                 "choose a classifier that takes images of any size"
             ) from error
-        measured = {}
-        for kind in ("head", "proposals"):
-            one, other = getattr(small, kind), getattr(large, kind)
-            grown = [b - a for a, b in zip(one.shape[2:], other.shape[2:], strict=True)]
-            if one.ndim != 4 or len(set(grown)) != 1 or grown[0] < 1:
-                raise ValueError(
-                    f"expected the {kind} node of {name} to give maps [N, C, H, W] that grow with the image, got "
-                    f"{tuple(one.shape)} and {tuple(other.shape)} for images of {SIDES[0]} and {SIDES[1]} pixels"
-                )
-            measured[kind] = 256 // grown[0]
-        if measured["head"] != measured["proposals"]:
+        measured: dict[str, list[tuple[int, int]]] = {kind: [] for kind in KINDS}
+        for kind, found in measured.items():
+            for one, other in zip(getattr(small, kind), getattr(large, kind), strict=True):
+                grown = [b - a for a, b in zip(one.shape[2:], other.shape[2:], strict=True)]
+                if one.ndim != 4 or len(set(grown)) != 1 or grown[0] < 1:
+                    raise ValueError(
+                        f"expected the {kind} node of {name} to give maps [N, C, H, W] that grow with the image, got "
+                        f"{tuple(one.shape)} and {tuple(other.shape)} for images of {SIDES[0]} and {SIDES[1]} pixels"
+                    )
+                found.append((256 // grown[0], one.shape[1]))
+        (head_stride, _), (proposal_stride, _) = (found[0] for found in measured.values())
+        if head_stride != proposal_stride:
             raise ValueError(
-                f"expected both nodes of {name} at one stride, got {measured['head']} (head) and "
-                f"{measured['proposals']} (proposals)"
+                f"expected both nodes of {name} at one stride, got {head_stride} (head) and "
+                f"{proposal_stride} (proposals)"
             )
-        return measured["head"], small.head.shape[1], small.proposals.shape[1]
+        return measured
 
 
 def _followed_convolution(body: torch.fx.GraphModule, node: torch.fx.Node) -> torch.fx.Node | None:

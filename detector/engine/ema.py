@@ -20,7 +20,9 @@ class Average:
     def update(self, detector: Detector, step: int) -> None:
         """Moves towards the weights after step `step` (from 1); statistics and other buffers are taken as they are."""
         keep = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.detector.parameters()), list(detector.parameters()), 1 - keep)
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+            list(self.detector.parameters()), list(detector.parameters()), 1 - keep
+        )
         for mine, other in zip(self.detector.buffers(), detector.buffers(), strict=True):
             mine.copy_(other)
 

@@ -93,12 +93,11 @@ def _evaluator(objects: dict[str, Any], results: dict[str, Any], backend: Backen
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    pair = []
-    for dataset in (objects, results):
-        pair.append(COCO())
-        pair[-1].dataset = dataset
-        pair[-1].createIndex()
-    return COCOeval(*pair, "bbox")
+    truths, found = COCO(), COCO()
+    for index, dataset in ((truths, objects), (found, results)):
+        index.dataset = dataset  # pyright: ignore[reportAttributeAccessIssue]
+        index.createIndex()
+    return COCOeval(truths, found, "bbox")
 
 
 def _coco_dataset(truths: TruthTable, difficult: str) -> dict[str, Any]:

@@ -156,7 +156,7 @@ class _Oracle:
             rows = np.flatnonzero(counted & (labels == label))
             rows = rows[np.argsort(-self.scores[rows], kind="stable")]
             num_truths = int((remaining & (self.truth_labels == label)).sum())
-            curve = Curve(self.scores[rows], np.cumsum(right[rows]), num_truths)
+            curve = Curve(self.scores[rows], np.cumsum(right[rows], dtype=np.int64), num_truths)
             values.append(average_precision(curve, self.summary) if num_truths else 0.0)
         return float(np.mean(values))
 

@@ -70,7 +70,7 @@ class DetectionTable:
                 f"{self.boxes.shape}, scores {self.scores.shape}, labels {self.labels.shape}"
             )
         _check_rows("detection", self.image_ids, self.classes, self.image_index, self.boxes, self.labels)
-        for row in np.flatnonzero(np.isnan(self.scores))[:1]:
+        for row in np.flatnonzero(np.isnan(self.scores))[:1].tolist():
             raise ValueError(f"detection {row}, image {self.image_ids[self.image_index[row]]}: its score is NaN")
         if unknown := set(self.unsearched) - set(self.classes):
             raise ValueError(f"unsearched classes {sorted(unknown)} are not among the classes {list(self.classes)}")
@@ -227,18 +227,20 @@ def _check_rows(
     labels: IntArray,
 ) -> None:
     """Raise ValueError naming the first row whose image, box or label cannot be."""
-    for row in np.flatnonzero((image_index < 0) | (image_index >= len(image_ids)))[:1]:
+    for row in np.flatnonzero((image_index < 0) | (image_index >= len(image_ids)))[:1].tolist():
         listed = f"the table lists {len(image_ids)}, counted from 0"
         raise ValueError(f"{kind} {row}: unknown image number {image_index[row]}, {listed}")
-    for row in np.flatnonzero(~np.isfinite(boxes).all(axis=1))[:1]:
+    for row in np.flatnonzero(~np.isfinite(boxes).all(axis=1))[:1].tolist():
         box = boxes[row].tolist()
-        raise ValueError(f"{kind} {row}, image {image_ids[image_index[row]]}: its box {box} is not finite")
-    for row in np.flatnonzero((boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1]))[:1]:
+        raise ValueError(f"{kind} {row}, image {image_ids[int(image_index[row])]}: its box {box} is not finite")
+    for row in np.flatnonzero((boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1]))[:1].tolist():
         box = boxes[row].tolist()
-        raise ValueError(f"{kind} {row}, image {image_ids[image_index[row]]}: its box {box} is inverted (x1 y1 x2 y2)")
-    for row in np.flatnonzero((labels < 1) | (labels > len(classes)))[:1]:
         raise ValueError(
-            f"{kind} {row}, image {image_ids[image_index[row]]}: label {labels[row]} has no class, expected "
+            f"{kind} {row}, image {image_ids[int(image_index[row])]}: its box {box} is inverted (x1 y1 x2 y2)"
+        )
+    for row in np.flatnonzero((labels < 1) | (labels > len(classes)))[:1].tolist():
+        raise ValueError(
+            f"{kind} {row}, image {image_ids[int(image_index[row])]}: label {labels[row]} has no class, expected "
             f"1..{len(classes)}"
         )
 

@@ -221,7 +221,7 @@ def _curves(ranked: DetectionTable, truths: TruthTable, truth_rows: IntArray) ->
     return {
         name: Curve(
             scores=scores[ends[index] : ends[index + 1]],
-            true_positives=np.cumsum(right[ends[index] : ends[index + 1]]),
+            true_positives=np.cumsum(right[ends[index] : ends[index + 1]], dtype=np.int64),
             num_truths=int(count),
         )
         for index, (name, count) in enumerate(zip(truths.classes, _objects_by_class(truths), strict=True))

@@ -72,7 +72,8 @@ def saved_config(path: Path) -> dict[str, Any] | None:
 
 def dataset_name(config: schema.Config) -> str:
     """What was searched, for example `voc 2007_test`; the folder and the split where the format was found by itself."""
-    kind = Path(config.dataset.root).resolve().name if config.dataset.kind == "auto" else config.dataset.kind
+    data = config.dataset
+    kind = Path(data.root).resolve().name if isinstance(data, schema.AutoDatasetConfig) else data.kind
     split = "test" if config.dataset.test == "auto" else Path(config.dataset.test).name
     return f"{kind} {split}"
 

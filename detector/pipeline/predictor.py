@@ -68,7 +68,7 @@ class Predictor:
             ValueError: a file cannot be read, or an array or tensor is no picture of uint8.
         """
         many = isinstance(pictures, (list, tuple)) or getattr(pictures, "ndim", 0) == 4
-        items = list(pictures) if many else [pictures]
+        items: list[Any] = list(pictures) if many else [pictures]
         if proposals is not None and len(proposals) != len(items):
             raise ValueError(f"expected proposals for each of {len(items)} pictures, got {len(proposals)}")
         found = []
@@ -112,10 +112,11 @@ def to_image(picture: Picture) -> Tensor:
         return read_image(Path(picture), upright=True)
     if isinstance(picture, Image.Image):
         return to_pixels(picture, upright=True)
-    shape, ndim = tuple(getattr(picture, "shape", ())), getattr(picture, "ndim", 0)
+    shape: tuple[int, ...] = tuple(getattr(picture, "shape", ()))
+    ndim = len(shape)
     if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and (ndim == 2 or shape[2:] in ((1,), (3,), (4,))):
         return to_pixels(Image.fromarray(picture[:, :, 0] if shape[2:] == (1,) else picture))
-    if isinstance(picture, Tensor) and picture.dtype == torch.uint8 and ndim == 3 and shape[0] in (1, 3):
+    if isinstance(picture, Tensor) and picture.dtype == torch.uint8 and ndim == 3 and len(picture) in (1, 3):
         return picture.expand(3, -1, -1).cpu()
     kind = type(picture).__name__
     if hasattr(picture, "dtype"):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from detector.configs import schema
 from detector.datasets.augment import ProposalSource
-from detector.datasets.build import build_dataset, build_proposals
+from detector.datasets.build import build_proposals, readable_dataset
 from detector.datasets.sample import Dataset
 from detector.ops.boxes import best_match
 
@@ -19,7 +19,7 @@ log = logging.getLogger("detector")
 def run_proposals(config: schema.Config) -> None:
     """Makes both splits' proposals (or reads and checks them) and prints their recall."""
     for role in ("train", "test"):
-        dataset = build_dataset(config.dataset, role)
+        dataset = readable_dataset(config.dataset, role)
         source = build_proposals(config.proposals, dataset, role)
         if source is None:
             log.info("proposals=rpn: a network proposes, there is nothing to compute")

@@ -42,7 +42,7 @@ def new_state(config: schema.Config, data: Data, device: torch.device) -> Traini
                 f"trainer.gradient_checkpointing=true: a {config.backbone.kind} backbone has no stages to run again; "
                 "use a ResNet or VGG16"
             )
-        detector.backbone.checkpointing = True
+        detector.backbone.checkpointing = True  # pyright: ignore[reportAttributeAccessIssue]
     optimizer = build_optimizer(config, detector)
     return TrainingState(
         detector=detector,

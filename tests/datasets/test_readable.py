@@ -16,7 +16,7 @@ from PIL import Image
 
 from detector.configs import schema
 from detector.datasets.augment import TrainingView
-from detector.datasets.build import build_datasets
+from detector.datasets.build import build_datasets, build_proposals, readable_dataset
 from detector.datasets.faults import FaultyDataError
 from detector.datasets.images import read_image
 from detector.datasets.picture_check import check_picture, check_pictures
@@ -67,6 +67,19 @@ def thumbnail() -> Image.Exif:
     exif[0x010E] = "\u00ff\u00d9" * 50
     exif[0x927C] = b"\xff\xd8\xff\xd9" * 20
     return exif
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_exif_of_a_png_is_found_before_and_behind_its_pixels(tmp_path: Path, behind: bool) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "a.png"
+    content = save(path, exif=exif)
+    start = content.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    if behind:
+        path.write_bytes(content[:start] + content[end:-12] + content[start:end] + content[-12:])
+    assert check_picture(path) == ((200, 150), 6, None)
 
 
 def test_notes_after_the_end_do_no_harm(tmp_path: Path) -> None:
@@ -131,6 +144,19 @@ def test_skipped_pictures_are_told_and_others_take_their_place(voc: Any, caplog:
     assert again.num_skipped >= 40
     with pytest.raises(ValueError, match="cannot decode this image"):
         TrainingView(train, None, flip=True, short_sides=(30,), seed=1)[0, 1]
+
+
+def test_pictures_that_are_skipped_need_no_proposals(voc: Any) -> None:
+    config = broken(voc)
+    config.on_unreadable = schema.OnUnreadable.skip
+    train, _ = build_datasets(config)
+    grid = schema.GridProposalsConfig(scales=[16], aspects=[1.0])
+    source = build_proposals(grid, train, "train")
+    assert source is not None
+    assert [len(source.boxes(index)) > 0 for index in range(5)] == [True, False, True, False, True]
+    assert torch.equal(source.boxes(4), build_proposals(grid, train.readable, "train").boxes(2))  # type: ignore[attr-defined, union-attr]
+    readable = readable_dataset(config, "train")
+    assert [item.image_id for item in readable.annotations] == ["train_a", "train_ccc", "train_eeeee"]
 
 
 def test_readable_images_are_drawn_as_without_skipping(voc: Any) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from detector.configs.compose import load_config
 from detector.tools import cli
 
 ROOT = Path(__file__).parents[2]
@@ -28,21 +27,12 @@ def test_make_targets_exist() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-@pytest.mark.parametrize(
-    "words",
-    [words for words in DETECTOR if words[0] == "train" and not words[1].startswith("data=")],
-    ids=" ".join,
-)
-def test_train_commands_compose(words: list[str]) -> None:
-    load_config(words[1:])
-
-
 def test_own_photographs(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "mine"
     photos = str(pictures / "JPEGImages")
     named = {"MORE_PHOTOS": photos, "data=PHOTOS": f"data={pictures}", "runs/mine": str(run)}
-    commands = [words for words in DETECTOR if any("runs/mine" in word for word in words) and words[0] != "benchmark"]
-    assert [words[0] for words in commands] == ["train", "eval", "predict", "analyze"]
+    commands = [words for words in DETECTOR if any("runs/mine" in word for word in words)]
+    assert [words[0] for words in commands] == ["train", "eval", "predict"]
     for words in commands:
         for written, meant in named.items():
             words = [word.replace(written, meant) for word in words]
@@ -54,5 +44,4 @@ def test_own_photographs(pictures: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert (run / "metrics.json").is_file()
     assert (run / "analysis.html").is_file()
     assert (run / "model.safetensors").is_file()
-    assert (tmp_path / "analyze" / "analysis.html").is_file()
     assert (tmp_path / "predict" / "detections.json").is_file()

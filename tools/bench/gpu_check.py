@@ -1,13 +1,14 @@
-"""`make gpu-check`: builds the kernels on a machine with a GPU, tests them there, measures them, and notes that it did.
+"""`make gpu-check`: builds the CUDA kernels on a machine with a GPU, tests and measures them, and then trains.
 
-It needs what is there and installs nothing: python with torch, torchvision, pytest, hypothesis and setuptools, nvcc, no
-network. The packages are mapped to one import name by links in build/gpu, as `make check` does, and everything but the
-build runs in that folder: in the root of the repository the folder `detector` alone would be imported. Steps go on
-after a failure and share LIMIT seconds; the exit code is 1 if one failed. What came of it is in
-docs/benchmarks/gpu-check.json and .md, beside the benchmark's own files.
+It installs nothing and needs no network. The operators' part needs python with torch, torchvision and pytest, and nvcc.
+The training needs hydra-core, omegaconf, antlr4-python3-runtime, PyYAML, tensorboard and tqdm too: those that the
+machine lacks travel as wheels in build/wheels (`make gpu-wheels`), and are unpacked into build/gpu.
 
-Run it as a plain file: `python tools/bench/gpu_check.py`. Without a GPU,
-`--only build` and `--only "tests on the CPU"` work.
+All steps share LIMIT seconds. A step that fails or takes too long is ended with all processes that it started, and the
+others go on, but for those that need it: if the build fails, no other kernel is tested in its place. After every step
+docs/benchmarks/gpu-check.json and .md hold what is known so far. The exit code is 1 if a step failed.
+
+Run it as a plain file, `python tools/bench/gpu_check.py`. The steps run in build/gpu and import `detector` from there.
 """
 
 from __future__ import annotations
@@ -15,148 +16,320 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-LINKS = ROOT / "build" / "gpu"
+WORK = ROOT / "build" / "gpu"
+WHEELS = ROOT / "build" / "wheels"
 FOLDER = ROOT / "docs" / "benchmarks"
-TAIL = 4000  # characters of a step's output that are kept
-LIMIT = 470.0  # seconds, of all steps together
+LIMIT = 465.0  # seconds, of all steps together
+TRAINING_SECONDS = 180
+KEPT_OUTPUT = 4000  # characters, of the end of a step's output
+PASSED, FAILED, NOT_RUN = "passed", "FAILED", "not run"
 
 MACHINE = """
-import json, torch, torchvision
-facts = {"torch": torch.__version__, "torchvision": torchvision.__version__, "cuda": torch.version.cuda}
-facts |= {"gpu": torch.cuda.get_device_name(), "capability": "%d.%d" % torch.cuda.get_device_capability()}
-print(json.dumps(facts))
+import json, os, torch, torchvision
+assert torch.cuda.is_available(), f"torch {torch.__version__} finds no CUDA device"
+gpu = torch.cuda.get_device_properties(0)
+print(json.dumps({
+    "gpu": gpu.name, "capability": f"{gpu.major}.{gpu.minor}", "memory_gib": round(gpu.total_memory / 2**30, 1),
+    "processors": gpu.multi_processor_count, "cpu_cores": os.cpu_count(), "torch": torch.__version__,
+    "torchvision": torchvision.__version__, "cuda": torch.version.cuda,
+}))
 """
 KERNELS = """
 import json
 from detector.ops import native_status
-kernels = {s.operator: s.reason or s.kernel for s in native_status() if s.device == "cuda"}
+kernels = {status.operator: status.reason or status.kernel for status in native_status() if status.device == "cuda"}
 print(json.dumps(kernels))
 raise SystemExit(any(kernel != "compiled" for kernel in kernels.values()))
 """
+NO_TRAINING = r"ModuleNotFoundError: No module named '(hydra|omegaconf|antlr4|yaml|tensorboard|tqdm)"
+NO_SANITIZER = r"Device not supported"
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One command, and what came of it."""
+    """A command to run."""
 
     name: str
+    command: list[str]
+    limit: float  # seconds
+    needs: tuple[str, ...] = ()  # names of steps that must have passed
+    environment: Mapping[str, str] = field(default_factory=dict)
+    impossible: str = ""  # a pattern of output that says that this machine cannot run the step
+    results: str = ""  # NAME of NAME.json and NAME.md, which the command leaves in WORK
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a step."""
+
+    name: str
+    outcome: str  # PASSED, FAILED or NOT_RUN
     seconds: float
-    passed: bool
-    output: str
+    output: str  # its end, or why the step was not run
+    figures: dict[str, Any]  # the last line of output that is a JSON object
+    results: dict[str, Any]  # the content of its NAME.json
+    table: str  # the content of its NAME.md
+
+
+class Check:
+    """The outcomes so far, and the time that is left."""
+
+    def __init__(self, folder: Path | None, limit: float = LIMIT) -> None:
+        """`folder` is where results are written, None for nowhere; `limit` is for all steps together, in seconds."""
+        self.folder = folder
+        self.outcomes: dict[str, Outcome] = {}
+        self._end = time.monotonic() + limit
+
+    def left(self) -> float:
+        """Seconds."""
+        return self._end - time.monotonic()
+
+    def figures(self, name: str) -> dict[str, Any]:
+        """Those of a step, empty if it has none."""
+        return self.outcomes[name].figures if name in self.outcomes else {}
+
+    def run(self, steps: list[Step]) -> None:
+        """Runs steps at the same time, each in a process group of its own, and writes the results after each."""
+        running: list[_Running] = []
+        try:
+            for step in steps:
+                if reason := self._hindrance(step):
+                    self._add(Outcome(step.name, NOT_RUN, 0.0, reason, {}, {}, ""))
+                else:
+                    running.append(_Running(step, min(step.limit, self.left())))
+            while running:
+                time.sleep(0.02)
+                for each in [each for each in running if each.finished()]:
+                    running.remove(each)
+                    self._add(each.outcome())
+        finally:
+            for each in running:
+                each.end()
+
+    def _hindrance(self, step: Step) -> str:
+        """Why a step cannot be run, "" if it can."""
+        for name in step.needs:
+            if name in self.outcomes and self.outcomes[name].outcome != PASSED:
+                return f'it needs the step "{name}", which did not pass'
+        return "" if self.left() > 1 else "no time was left"
+
+    def _add(self, outcome: Outcome) -> None:
+        self.outcomes[outcome.name] = outcome
+        print(f"== {outcome.name}\n{outcome.output}\n{outcome.outcome} in {outcome.seconds} s", flush=True)
+        if self.folder is not None:
+            write(self.folder, list(self.outcomes.values()))
+
+
+class _Running:
+    """A step that has been started."""
+
+    def __init__(self, step: Step, limit: float) -> None:
+        self.step, self.limit = step, limit
+        self.start = time.monotonic()
+        self.late = False
+        self.log = WORK / f"{step.name.replace(' ', '-')}.log"
+        for ending in (".json", ".md"):
+            (WORK / f"{step.results or step.name}{ending}").unlink(missing_ok=True)
+        # A file and not a pipe: whoever waits for the end of a pipe waits for the last process that holds it.
+        with self.log.open("wb") as file:
+            self.process = subprocess.Popen(
+                step.command,
+                cwd=WORK,
+                env={**os.environ, "PYTHONPATH": str(WORK), "PYTHONUNBUFFERED": "1", **step.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def finished(self) -> bool:
+        """Whether the command has come to its end; ends it where its time is over."""
+        if self.process.poll() is None and time.monotonic() - self.start > self.limit:
+            self.late = True
+            self.end()
+        return self.process.poll() is not None
+
+    def end(self) -> None:
+        """Ends the command and every process that it has started."""
+        with suppress(ProcessLookupError):  # all have ended
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def outcome(self) -> Outcome:
+        self.end()  # what the command has left running
+        seconds = round(time.monotonic() - self.start, 1)
+        output = self.log.read_text(errors="replace")
+        outcome = PASSED if self.process.returncode == 0 and not self.late else FAILED
+        if outcome == FAILED and self.step.impossible and (found := re.search(self.step.impossible, output)):
+            return Outcome(self.step.name, NOT_RUN, seconds, found[0], {}, {}, "")
+        if self.late:
+            output += f"\nended after {self.limit:.3g} s"
+        json_file, table = (WORK / f"{self.step.results}{ending}" for ending in (".json", ".md"))
+        has_results = bool(self.step.results) and json_file.exists()
+        return Outcome(
+            self.step.name,
+            outcome,
+            seconds,
+            output[-KEPT_OUTPUT:].strip(),
+            last_json(output),
+            json.loads(json_file.read_text()) if has_results else {},
+            table.read_text() if has_results else "",
+        )
+
+
+def last_json(output: str) -> dict[str, Any]:
+    """The last line of `output` that is a JSON object; empty if none is."""
+    for line in reversed(output.splitlines()):
+        try:
+            found = json.loads(line) if line.startswith("{") else None
+        except json.JSONDecodeError:
+            continue
+        if isinstance(found, dict):
+            return found
+    return {}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the steps; returns the exit code."""
     parser = argparse.ArgumentParser(prog="gpu_check", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each case of the benchmark (default 1)")
+    parser.add_argument("--seconds", type=float, default=0.4, help="for each case of the benchmark (default 0.4)")
+    parser.add_argument("--voc", type=Path, help="VOCdevkit folder to train on (default: the synthetic data set)")
+    parser.add_argument("--wheels", type=Path, default=WHEELS, help="folder of wheels to unpack (default build/wheels)")
     parser.add_argument("--only", default="", help="steps whose name contains this; writes nothing")
     options = parser.parse_args(arguments)
-    link_packages()
-    end = time.monotonic() + LIMIT
-    steps: list[Step] = []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the steps that run are ended too
+    prepare(options.wheels)
+    check = Check(None if options.only else FOLDER)
+    for together in stages(options, check.figures, check.left):
+        check.run([step for step in together if options.only in step.name])
+    if not check.outcomes:
+        print(f"no step's name contains {options.only!r}")
+    elif check.folder is not None:
+        print(f"written to {FOLDER / 'gpu-check.json'} and .md")
+    return 0 if check.outcomes and all(each.outcome != FAILED for each in check.outcomes.values()) else 1
 
-    def step(name: str, command: list[str], limit: float, folder: Path = LINKS, **environment: str) -> None:
-        if options.only in name:
-            steps.append(run(name, command, min(limit, max(end - time.monotonic(), 1)), folder, environment))
 
+def prepare(wheels: Path) -> None:
+    """Makes `detector` and the packages of the wheels importable from WORK, without installing them."""
+    shutil.rmtree(WORK, ignore_errors=True)
+    WORK.mkdir(parents=True)
+    (WORK / "detector").symlink_to(ROOT / "detector")
+    for wheel in sorted(wheels.glob("*.whl")):
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(WORK)
+
+
+def stages(
+    options: argparse.Namespace, figures: Callable[[str], dict[str, Any]], left: Callable[[], float]
+) -> Iterator[list[Step]]:
+    """The steps in their order. Those of one list run at the same time; what is timed runs alone.
+
+    Args:
+        options: those of the command line.
+        figures: gives the figures of a step that has run.
+        left: gives the seconds that are left for all.
+    """
     python = sys.executable
-    tests = [python, "-m", "pytest", "-q", "-c", str(ROOT / "pyproject.toml"), "-o", "filterwarnings=default", "-m", ""]
-    on_devices = str(ROOT / "tests/ops/test_devices.py")
-    step("machine", [python, "-c", MACHINE], 60)
-    # For this GPU alone, unless told otherwise: half the time of the default targets.
-    capability = facts_of(steps, "machine").get("capability", "")
-    targets = os.environ.get("TORCH_CUDA_ARCH_LIST") or capability or "9.0"
-    build = [python, "setup.py", "build_ext", "--inplace"]
-    step("build", build, 200, ROOT, DETECTOR_NATIVE="cuda", TORCH_CUDA_ARCH_LIST=targets)
-    step("kernels", [python, "-c", KERNELS], 60)
-    step("tests on the GPU", [*tests, on_devices, "-k", "cuda"], 120)
-    bench = [python, "-m", "detector.tools.bench.operators", "--device", "cuda", "--folder", str(FOLDER)]
-    step("benchmark", [*bench, "--seconds", f"{options.seconds:g}"], 180)
-    if sanitizer := shutil.which("compute-sanitizer"):
-        chosen = [*tests, on_devices, "-k", "cuda and float32 and (tiny-contiguous or 65)"]
-        step("compute-sanitizer", [sanitizer, "--error-exitcode", "1", *chosen], 90)
-    step("tests on the CPU", [*tests, "-x", str(ROOT / "tests/ops"), "-k", "not cuda"], 180)
-    if not options.only:
-        write(steps)
-    return 0 if steps and all(step.passed for step in steps) else 1
+    yield [Step("machine", [python, "-c", MACHINE], 60)]
+    # For this GPU alone: other targets take as long again.
+    target = figures("machine").get("capability", "9.0")
+    yield [Step("build", [python, str(ROOT / "ops/compile.py"), "cuda"], 200, (), {"TORCH_CUDA_ARCH_LIST": target})]
+    compiled = {"DETECTOR_NATIVE": "cuda"}  # an error where the library is missing, and not PyTorch's kernels
+    yield [Step("kernels", [python, "-c", KERNELS], 60, ("machine", "build"), compiled)]
 
-
-def link_packages() -> None:
-    """Makes `detector` importable from build/gpu without installing it."""
-    package = LINKS / "detector"
-    shutil.rmtree(package, ignore_errors=True)
-    package.mkdir(parents=True)
-    for entry in (ROOT / "detector").iterdir():
-        (package / entry.name).symlink_to(entry)
-    for folder in ("ops", "datasets", "configs", "tools"):
-        (package / folder).symlink_to(ROOT / folder)
-
-
-def run(name: str, command: list[str], limit: float, folder: Path, environment: dict[str, str]) -> Step:
-    """Runs a command in a folder for at most so many seconds, and prints what came of it."""
-    print(f"== {name}", flush=True)
-    start = time.monotonic()
-    try:
-        result = subprocess.run(
-            command,
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(LINKS), **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=limit,
-            check=False,
-        )
-        passed, output = result.returncode == 0, result.stdout
-    except subprocess.TimeoutExpired as error:
-        partial = error.stdout or b""
-        text = partial.decode(errors="replace") if isinstance(partial, bytes) else partial
-        passed, output = False, f"{text}\nstopped after {limit:g} s"
-    step = Step(name, round(time.monotonic() - start, 1), passed, output[-TAIL:].strip())
-    print(f"{step.output}\n{'passed' if passed else 'FAILED'} in {step.seconds} s", flush=True)
-    return step
-
-
-def facts_of(steps: list[Step], name: str) -> dict[str, str]:
-    """What a step printed as JSON in its last line; empty if it did not run or came to nothing."""
-    for step in steps:
-        if step.name == name and step.output.rpartition("\n")[2].startswith("{"):
-            facts: dict[str, str] = json.loads(step.output.rpartition("\n")[2])
-            return facts
-    return {}
-
-
-def write(steps: list[Step]) -> None:
-    """Leaves the results as JSON, and as a table of the steps and one of the kernels."""
-    facts, kernels = facts_of(steps, "machine"), facts_of(steps, "kernels")
-    date = time.strftime("%Y-%m-%d", time.gmtime())
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    report = {"date": date, **facts, "kernels": kernels, "steps": [asdict(step) for step in steps]}
-    (FOLDER / "gpu-check.json").write_text(json.dumps(report, indent=1) + "\n")
-    lines = [
-        f"# Check on {facts.get('gpu', 'a GPU that did not answer')}, {date}",
-        "",
-        f"torch {facts.get('torch', '?')}, torchvision {facts.get('torchvision', '?')}, CUDA {facts.get('cuda', '?')}. "
-        "Made by `make gpu-check`.",
-        "",
-        "| step | result | seconds |",
-        "|---|---|---|",
-        *(f"| {step.name} | {'passed' if step.passed else 'FAILED'} | {step.seconds} |" for step in steps),
-        "",
-        "| operator | kernel on CUDA |",
-        "|---|---|",
-        *(f"| {operator} | {kernel} |" for operator, kernel in kernels.items()),
+    built = ("machine", "build", "kernels")
+    pytest = [
+        python,
+        "-m",
+        "pytest",
+        "-q",
+        "--noconftest",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        str(ROOT / "pyproject.toml"),
     ]
-    (FOLDER / "gpu-check.md").write_text("\n".join(lines) + "\n")
-    print(f"written to {FOLDER / 'gpu-check.json'} and .md")
+    pytest += ["-o", "filterwarnings=default", "-m", "", str(ROOT / "tests/ops/test_devices.py")]
+    indices = str(ROOT / "tests/ops/test_image_indices.py")
+    training = [python, "-m", "detector.tools.bench.gpu_training", "--folder", str(WORK / "runs")]
+    training += ["--voc", str(options.voc.resolve())] if options.voc else []
+
+    def train(part: str, limit: float, *more: str) -> Step:
+        return Step(f"training, {part}", [*training, part, *more], limit, built, compiled, NO_TRAINING)
+
+    together = [Step("tests on the GPU", [*pytest, indices, "-k", "cuda"], 120, built, compiled)]
+    if sanitizer := find_sanitizer():
+        # A tensor that is a piece of a larger allocation has no bounds of its own, and is written by others before.
+        watched = {**compiled, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+        small = "cuda and float32 and contiguous and (slab or tiny) or suppression_equals and float32 and cuda and 65"
+        for tool in ("memcheck", "racecheck", "initcheck"):
+            command = [*sanitizer, "--tool", tool, "--error-exitcode", "1", *pytest, "-k", small]
+            together.append(Step(tool, command, 120, built, watched, NO_SANITIZER))
+    yield [*together, train("resume", 120), train("fp16", 120)]
+
+    bench = [python, "-m", "detector.tools.bench.operators", "--device", "cuda", "--folder", str(WORK)]
+    bench += ["--seconds", f"{options.seconds:g}"]
+    yield [Step("benchmark", bench, 120, built, compiled, results="ops-cuda")]
+    seconds = max(20, min(TRAINING_SECONDS, int(left()) - 75))
+    yield [train("bf16", seconds + 30, "--seconds", str(seconds))]
+    yield [train("compile", 90)]
+
+
+def find_sanitizer() -> list[str]:
+    """compute-sanitizer, watching the kernels of this project alone where it can; empty if it is not installed."""
+    toolkit = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin")
+    program = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path=str(toolkit))
+    if program is None:
+        return []
+    told = subprocess.run([program, "--help"], capture_output=True, text=True, check=False).stdout
+    option = next((each for each in ("--kernel-regex", "--kernel-name") if each in told), None)
+    return [program, *([option, "kns=fast_rfcn"] if option else [])]
+
+
+def write(folder: Path, outcomes: list[Outcome]) -> None:
+    """Leaves gpu-check.json and gpu-check.md: the steps, the operators' kernels, and all that was measured."""
+    figures = {each.name: each.figures for each in outcomes if each.figures}
+    machine, kernels = figures.get("machine", {}), figures.get("kernels", {})
+    date = time.strftime("%Y-%m-%d", time.gmtime())
+    folder.mkdir(parents=True, exist_ok=True)
+    steps = [asdict(each) for each in outcomes]
+    (folder / "gpu-check.json").write_text(json.dumps({"date": date, **machine, "steps": steps}, indent=1) + "\n")
+    lines = [
+        f"# Check on {machine.get('gpu', 'a machine whose GPU did not answer')}, {date}",
+        "",
+        f"Made by `make gpu-check`; {', '.join(f'{key} {value}' for key, value in machine.items() if key != 'gpu')}.",
+        "",
+        "| step | outcome | seconds | remark |",
+        "|---|---|---|---|",
+    ]
+    for each in outcomes:
+        remark = "" if each.outcome == PASSED else each.output.rpartition("\n")[2].replace("|", "/")[:160]
+        lines.append(f"| {each.name} | {each.outcome} | {each.seconds} | {remark} |")
+    if kernels:
+        lines += ["", "| operator | kernel on CUDA |", "|---|---|"]
+        lines += [f"| {operator} | {kernel} |" for operator, kernel in kernels.items()]
+    for name, values in figures.items():
+        if name.startswith("training"):
+            lines += ["", f"## {name[0].upper()}{name[1:]}", "", "| what | value |", "|---|---|"]
+            lines += [f"| {key} | {value} |" for key, value in values.items()]
+    for each in outcomes:
+        if each.table:
+            lines += ["", re.sub(r"^#", "##", each.table, flags=re.MULTILINE).strip()]
+    (folder / "gpu-check.md").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

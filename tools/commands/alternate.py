@@ -19,7 +19,7 @@ from detector.build import build_detector
 from detector.configs import schema
 from detector.configs.errors import ConfigError
 from detector.datasets.augment import EvaluationView
-from detector.datasets.build import build_dataset
+from detector.datasets.build import readable_dataset
 from detector.engine.checkpoint import load_checkpoint, save_checkpoint
 from detector.engine.ema import evaluated_weights
 from detector.engine.learning import modules_of_the_head
@@ -86,7 +86,7 @@ def _second(config: schema.Config, steps: list[Path]) -> schema.Config:
             device = pick_device(config.trainer.device)
             keeping = replace(config, proposals=replace(rpn, pre_nms_test=looked_at, top_k_test=kept))
             model = load_model(last(steps[0]), keeping, device)
-            view = EvaluationView(build_dataset(config.dataset, role), None, short_side=config.input.test_short_side)
+            view = EvaluationView(readable_dataset(config.dataset, role), None, short_side=config.input.test_short_side)
             write_learned_proposals(path, model.detector, view, device, config.trainer.precision)
     given = schema.FileProposalsConfig(
         top_k_train=rpn.top_k_train, top_k_test=rpn.top_k_test, min_size=rpn.min_size, **files

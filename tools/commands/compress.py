@@ -21,7 +21,7 @@ from detector.compress import SVD, linear_layers
 from detector.configs import schema
 from detector.configs.errors import ConfigError
 from detector.datasets.augment import EvaluationView
-from detector.datasets.build import build_dataset, build_proposals
+from detector.datasets.build import build_proposals, readable_dataset
 from detector.engine.checkpoint import load_weights
 from detector.export.portable import write_portable
 from detector.metrics import voc
@@ -121,7 +121,7 @@ def _milliseconds(detector: Detector, tail: nn.Module) -> float:
     size = int(getattr(detector.head, "output_size"))  # noqa: B009
     device = detector.preprocess.mean.device
     with torch.no_grad():
-        (read,) = detector.head.maps(torch.zeros(1, detector.backbone.head_channels, 1, 1, device=device))
+        ((read,),) = detector.head.maps([torch.zeros(1, detector.backbone.head_channels, 1, 1, device=device)])
     pooled = torch.rand(NUM_ROIS, read.shape[1], size, size, device=device)
     times = []
     with torch.inference_mode():
@@ -136,7 +136,7 @@ def _milliseconds(detector: Detector, tail: nn.Module) -> float:
 
 def _mean_ap(detector: Detector, config: schema.Config) -> float:
     """mAP by the 11-point protocol on the test split."""
-    dataset = build_dataset(config.dataset, "test")
+    dataset = readable_dataset(config.dataset, "test")
     proposals = build_proposals(config.proposals, dataset, "test")
     found = evaluate_detector(
         detector,

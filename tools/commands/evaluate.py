@@ -9,7 +9,7 @@ from pathlib import Path
 from detector.configs import schema
 from detector.configs.errors import ConfigError
 from detector.datasets.augment import EvaluationView
-from detector.datasets.build import build_dataset, build_proposals
+from detector.datasets.build import build_dataset, build_proposals, readable_dataset
 from detector.pipeline.detections import DUMP, make_dump, read_detections
 from detector.pipeline.evaluation import evaluate_detector, save_pictures, save_results, table, truth_table
 from detector.pipeline.models import load_model, require_classes
@@ -47,7 +47,7 @@ def evaluate_model(config: schema.Config, weights: Path, run: RunFolder) -> None
     """Runs a model over the test split, keeps what it found in one dump, and scores that."""
     device = pick_device(config.trainer.device)
     model = load_model(weights, config, device)
-    dataset = build_dataset(config.dataset, "test")
+    dataset = readable_dataset(config.dataset, "test")
     require_classes(model, dataset.classes)
     proposals = build_proposals(config.proposals, dataset, "test")
     if proposals is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import colorsys
+
 from PIL import Image, ImageDraw, ImageFont
 
 Color = tuple[int, int, int]
@@ -12,22 +14,25 @@ COLORS = 96  # of the finished picture's palette, which keeps files small
 
 
 class Canvas:
-    """All arguments are in pixels of the finished picture."""
+    """All arguments are in pixels of the finished picture. A dark canvas draws every color by its `darkened` twin."""
 
-    def __init__(self, width: float, height: float, background: Color) -> None:
-        self.image = Image.new("RGB", (round(width) * FINE, round(height) * FINE), background)
+    def __init__(self, width: float, height: float, background: Color, *, dark: bool = False) -> None:
+        self.dark = dark
+        self.image = Image.new("RGB", (round(width) * FINE, round(height) * FINE), self._shade(background))
         self.draw = ImageDraw.Draw(self.image)
 
     def fill(self, box: Box, color: Color) -> None:
         """Fills a rectangle; one without area stays undrawn."""
         left, top, right, bottom = _fine(box)
         if right > left and bottom > top:
-            self.draw.rectangle((left, top, right - 1, bottom - 1), fill=color)
+            self.draw.rectangle((left, top, right - 1, bottom - 1), fill=self._shade(color))
 
     def outline(self, box: Box, color: Color, width: float = 1) -> None:
         left, top, right, bottom = _fine(box)
         if right > left and bottom > top:
-            self.draw.rectangle((left, top, right - 1, bottom - 1), outline=color, width=round(width * FINE))
+            self.draw.rectangle(
+                (left, top, right - 1, bottom - 1), outline=self._shade(color), width=round(width * FINE)
+            )
 
     def dashed(self, box: Box, color: Color, width: float = 2, dash: float = 7) -> None:
         """A dashed rectangle; its sides may coincide."""
@@ -47,24 +52,39 @@ class Canvas:
 
     def line(self, start: tuple[float, float], end: tuple[float, float], color: Color, width: float = 1) -> None:
         points = (start[0] * FINE, start[1] * FINE, end[0] * FINE, end[1] * FINE)
-        self.draw.line(points, fill=color, width=round(width * FINE))
+        self.draw.line(points, fill=self._shade(color), width=round(width * FINE))
 
     def dot(self, center: tuple[float, float], radius: float, color: Color, ring: Color | None = None) -> None:
         x, y, r = center[0] * FINE, center[1] * FINE, radius * FINE
-        self.draw.ellipse((x - r, y - r, x + r, y + r), fill=color, outline=ring, width=2 * FINE if ring else 0)
+        self.draw.ellipse(
+            (x - r, y - r, x + r, y + r),
+            fill=self._shade(color),
+            outline=self._shade(ring) if ring else None,
+            width=2 * FINE if ring else 0,
+        )
 
     def circle(self, center: tuple[float, float], radius: float, color: Color, width: float = 2) -> None:
         x, y, r = center[0] * FINE, center[1] * FINE, radius * FINE
-        self.draw.ellipse((x - r, y - r, x + r, y + r), outline=color, width=round(width * FINE))
+        self.draw.ellipse((x - r, y - r, x + r, y + r), outline=self._shade(color), width=round(width * FINE))
 
     def text(self, place: tuple[float, float], text: str, size: float, color: Color, anchor: str = "la") -> None:
         font = ImageFont.load_default(size=size * FINE)
-        self.draw.text((place[0] * FINE, place[1] * FINE), text, fill=color, font=font, anchor=anchor)
+        self.draw.text((place[0] * FINE, place[1] * FINE), text, fill=self._shade(color), font=font, anchor=anchor)
+
+    def _shade(self, color: Color) -> Color:
+        return darkened(color) if self.dark else color
 
     def finished(self) -> Image.Image:
         size = self.image.width // FINE, self.image.height // FINE
         small = self.image.resize(size, Image.Resampling.BOX)
         return small.quantize(COLORS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+
+
+def darkened(color: Color) -> Color:
+    """The color for a dark page: the same hue, light made dark and dark made light; white becomes a dark grey."""
+    hue, lightness, saturation = colorsys.rgb_to_hls(*(value / 255 for value in color))
+    red, green, blue = colorsys.hls_to_rgb(hue, 0.13 + 0.82 * (1 - lightness), saturation * 0.6)
+    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def text_width(text: str, size: float) -> float:

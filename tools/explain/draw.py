@@ -47,10 +47,11 @@ class Frame:
         return left + inset, top + inset, right - inset, bottom - inset
 
 
-def draw_explanation(told: Explanation, title: str, *, show_gradient: bool = False) -> Image.Image:
+def draw_explanation(told: Explanation, title: str, *, show_gradient: bool = False, dark: bool = False) -> Image.Image:
     """Left the map or the k x k score maps, right the pooled values, below what the colours mean.
 
-    With `show_gradient` the cells show the gradient of the sum of all outputs instead of their values.
+    With `show_gradient` the cells show the gradient of the sum of all outputs instead of their values. `dark` draws for
+    a dark page.
     """
     side = math.isqrt(len(told.maps))
     window = _window(told)
@@ -65,7 +66,7 @@ def draw_explanation(told: Explanation, title: str, *, show_gradient: bool = Fal
     lines = _wrapped([text for _, text in legend], width - GAP * 2)
     vote_height = 58 if told.vote is not None else 0
     body = 78 + max(left_height + 16, told.pooled.shape[0] * bin_side + vote_height)
-    canvas = Canvas(width, body + 14 + 26 * len(lines), PAPER)
+    canvas = Canvas(width, body + 14 + 26 * len(lines), PAPER, dark=dark)
     canvas.text((GAP, 14), title, 19, INK)
     shown = told.gradient if show_gradient else told.maps
     for index in range(side * side):

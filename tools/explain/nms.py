@@ -18,9 +18,9 @@ from detector.ops import nms
 from detector.ops.boxes import iou
 from detector.tools.explain.canvas import Box, Canvas, Color, text_width
 from detector.tools.explain.draw import FAINT, GAP, INK, LINES, OUTSIDE, PAPER, ROI
-from detector.tools.explain.operators import check_picture_name, numbers, split_settings
+from detector.tools.explain.operators import check_picture_name, is_dark, numbers, split_settings
 
-SETTINGS = ("boxes", "scores", "iou", "output")
+SETTINGS = ("boxes", "scores", "iou", "output", "theme")
 # Two objects side by side. Box 6 overlaps box 4 by more than 0.5, but box 4 is gone by then and removes nothing.
 BOXES = "40,60,200,300;60,72,214,310;180,110,380,290;40,130,212,340;196,124,396,300;40,200,212,372;230,60,300,130"
 SCORES = "0.95,0.88,0.91,0.74,0.66,0.52,0.31"
@@ -60,12 +60,13 @@ def run_explain_nms(words: Sequence[str]) -> Suppression:
     scores = torch.tensor(numbers("scores", settings.get("scores", SCORES), len(parts), "one per box"))
     output = Path(settings.get("output", "runs/explain/nms.png"))
     check_picture_name(output)
+    dark = is_dark(settings.get("theme", "light"))
     told = suppress(boxes, scores, _threshold(settings.get("iou", "0.5")))
     print(told.title())
     for (_, line), box in zip(told.lines(), told.boxes.tolist(), strict=True):
         print(f"{line:<44} box {' '.join(f'{value:g}' for value in box)}")
     output.parent.mkdir(parents=True, exist_ok=True)
-    draw_suppression(told).save(output, optimize=True)
+    draw_suppression(told, dark=dark).save(output, optimize=True)
     print(f"picture  {output}")
     return told
 
@@ -83,7 +84,7 @@ def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Suppression
     return Suppression(boxes, scores, iou_threshold, removed_by)
 
 
-def draw_suppression(told: Suppression) -> Image.Image:
+def draw_suppression(told: Suppression, *, dark: bool = False) -> Image.Image:
     """Left the boxes, numbered at the top left where kept and at the bottom right where removed; right their fates."""
     corners = told.boxes.double().view(-1, 2)
     low, high = corners.amin(dim=0), corners.amax(dim=0)
@@ -93,7 +94,7 @@ def draw_suppression(told: Suppression) -> Image.Image:
     texts_width = max(text_width(line, 15) for _, line in lines)
     width = max(field_width + texts_width + 3 * GAP, text_width(told.title(), 19) + 2 * GAP)
     bottom = 54 + max(field_height, ROW * len(lines))
-    canvas = Canvas(width, bottom + ROW + GAP, PAPER)
+    canvas = Canvas(width, bottom + ROW + GAP, PAPER, dark=dark)
     canvas.text((GAP, 14), told.title(), 19, INK)
     field: Box = (GAP, 54, GAP + field_width, 54 + field_height)
     canvas.fill(field, OUTSIDE)

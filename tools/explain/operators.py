@@ -48,6 +48,7 @@ settings
   spatial_scale=1/16       cells per pixel
   show=values              or gradient: that of the sum of all outputs
   output=PICTURE.png
+  theme=light              or dark: the colors of the picture
   quantization=caffe       roi_pool: caffe floor split outer
   sampling_ratio=0         roi_align, ps_roi_align: samples per bin and axis, 0 adapts
   aligned=true             roi_align: shift by half a cell
@@ -58,10 +59,10 @@ a trained R-FCN's score maps of one class, the RoI laid over them and its votes:
   detector explain ps_roi_pool weights=runs/demo images=photo.jpg [box=x1,y1,x2,y2] [class=NAME] [output=PICTURE.png]
 
 which boxes non-maximum suppression keeps, and which of them removes each other one:
-  detector explain nms [boxes="x1,y1,x2,y2;..." scores=0.9,...] [iou=0.5] [output=PICTURE.png]
+  detector explain nms [boxes="x1,y1,x2,y2;..." scores=0.9,...] [iou=0.5] [output=PICTURE.png] [theme=dark]
 """
 
-COMMON = ("example", "map", "seed", "map_size", "rois", "output_size", "spatial_scale", "show", "output")
+COMMON = ("example", "map", "seed", "map_size", "rois", "output_size", "spatial_scale", "show", "output", "theme")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ class Request:
     options: dict[str, Any]
     show_gradient: bool
     output: Path
+    dark: bool
 
 
 def run_explain(words: Sequence[str]) -> Explanation:
@@ -90,7 +92,7 @@ def run_explain(words: Sequence[str]) -> Explanation:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     print("\n".join(describe(told, request)))
-    picture = draw_explanation(told, title(request), show_gradient=request.show_gradient)
+    picture = draw_explanation(told, title(request), show_gradient=request.show_gradient, dark=request.dark)
     request.output.parent.mkdir(parents=True, exist_ok=True)
     picture.save(request.output, optimize=True)
     print(f"picture  {request.output}")
@@ -129,7 +131,8 @@ def read_request(words: Sequence[str]) -> Request:
     check_picture_name(output)
     boxes = torch.tensor([numbers("rois", part, 4) for part in settings["rois"].split(";")])
     scale = _fraction("spatial_scale", settings["spatial_scale"])
-    return Request(op, maps, boxes, size, scale, options, show == "gradient", output)
+    dark = is_dark(settings.get("theme", "light"))
+    return Request(op, maps, boxes, size, scale, options, show == "gradient", output, dark)
 
 
 def split_settings(words: Sequence[str], allowed: Sequence[str], command: str) -> dict[str, str]:
@@ -156,6 +159,13 @@ def numbers(key: str, text: str, count: int, meaning: str = "x1,y1,x2,y2 in pixe
     if len(values) != count or not all(map(math.isfinite, values)):
         raise ConfigError(f"{key}={text}: expected {count} numbers, {meaning}")
     return values
+
+
+def is_dark(theme: str) -> bool:
+    """Whether `theme=` asks for the colors of a dark page. Raises ConfigError for another word."""
+    if theme not in ("light", "dark"):
+        raise ConfigError(f"theme={theme}: expected light or dark")
+    return theme == "dark"
 
 
 def check_picture_name(path: Path) -> None:

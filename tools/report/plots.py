@@ -66,7 +66,7 @@ def precision_recall(recall: FloatArray, precision: FloatArray, num_points: int 
 
 def lines(curves: dict[str, list[tuple[int, float]]], *, width: int = 520, height: int = 240) -> str:
     """Curves of (step, value) over one axis from 0, each in a colour of its own, with a key."""
-    left, bottom, top = 46, 22, 22
+    left, bottom, top = 60, 22, 22
     points = [point for curve in curves.values() for point in curve]
     last = max((step for step, _ in points), default=1)
     # The start of a loss would flatten the rest.

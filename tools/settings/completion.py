@@ -1,4 +1,4 @@
-"""Completion of words in the shell: `eval "$(detector -sc install=bash)"`; fish and zsh likewise.
+"""`detector completion SHELL`: what a shell runs to complete words. Also the shell's own questions, by `-sc`.
 
 Hydra completes settings, groups and their choices. It sees the line without the name of the command, which is completed
 here.
@@ -11,6 +11,16 @@ from collections.abc import Sequence
 
 from detector.configs.compose import register_schemas
 from detector.tools.settings.application import hydra_main
+
+SHELLS = ("bash", "zsh", "fish")
+HELP = """\
+usage: detector completion bash|zsh|fish
+
+Prints what the shell runs to complete commands, settings and their choices. In the shell's start file:
+  bash, ~/.bashrc                    eval "$(detector completion bash)"
+  zsh, ~/.zshrc                      eval "$(detector completion zsh)"
+  fish, ~/.config/fish/config.fish   detector completion fish | source
+"""
 
 
 def complete(words: Sequence[str], commands: Sequence[str]) -> None:

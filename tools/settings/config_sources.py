@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from detector.configs.compose import changes, layers, load_config, override_config, read_config, require_known
 from detector.configs.groups import GROUPS, to_plain
+from detector.configs.meanings import meaning
 from detector.configs.schema import Config
 
 
@@ -41,8 +40,8 @@ def explain(key: str, overrides: Sequence[str], saved: Path | None = None) -> st
         *weaker, strongest = _with_reasons(key, _sources(key, typed, files, overrides), saved, planned)
         lines = [f"{key} = {_told(_plain(config, key))}", f"  from {strongest.source}"]
         lines += [f"  instead of {_told(item.value)} from {item.source}" for item in reversed(weaker)]
-        meaning = _meaning(key, typed)
-        return "\n".join([*lines, f"  {meaning}"] if meaning else lines)
+        told = meaning(*_owner(key, typed))
+        return "\n".join([*lines, f"  {told}"] if told else lines)
     rows = []
     for leaf in leaves:
         sources = _with_reasons(leaf, _sources(leaf, typed, files, overrides), saved, planned)
@@ -150,13 +149,3 @@ def _told(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ",".join(f"{key}:{_told(item)}" for key, item in value.items()) + "}"
     return str(value)
-
-
-def _meaning(key: str, typed: DictConfig) -> str | None:
-    """The schema's own comment on a setting."""
-    owner, name = _owner(key, typed)
-    for kind in owner.__mro__[:-1]:
-        found = re.search(rf"^    {name}: [^#\n]*(?:\n {{8}}[^#\n]*)?# (.+)$", inspect.getsource(kind), re.MULTILINE)
-        if found:
-            return found[1]
-    return None

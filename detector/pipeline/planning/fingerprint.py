@@ -70,7 +70,7 @@ def take_fingerprint(annotations: Sequence[Annotation], classes: Sequence[str]) 
         objects={name: counts[number] for number, name in enumerate(classes, 1)},
         widths=widths,
         heights=heights,
-        smallest_class=classes[smallest - 1],
+        smallest_class=classes[int(smallest) - 1],
         smallest_side=medians[smallest],
         overlap=float(np.quantile(np.concatenate([_overlaps(item) for item in annotations]), 0.99)),
         most_objects=max(len(item.labels) for item in annotations),

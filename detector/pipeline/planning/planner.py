@@ -91,7 +91,7 @@ def plan_run(folder: str, words: Sequence[str]) -> tuple[schema.Config, Plan]:
     Its length is still to be settled. Raises ConfigError for words that cannot be meant, ValueError for a folder that
     cannot be read.
     """
-    given = dict(word.partition("=")[::2] for word in words)
+    given = {key: value for key, _, value in (word.partition("=") for word in words)}
     source = [*([] if "dataset" in given else ["dataset=auto"]), f"dataset.root={folder}"]
     chosen = [f"{group}={name}" for group, name in GROUPS.items() if group not in given]
     chosen += _backbone(given)
@@ -121,7 +121,7 @@ def settle(
 
     `elapsed` are the seconds since the command began.
     """
-    given = dict(word.partition("=")[::2] for word in words)
+    given = {key: value for key, _, value in (word.partition("=") for word in words)}
     settings = config.trainer
     budget = None if settings.max_minutes is None else 60 * settings.max_minutes
     trial = measure(config, data, device, most_seconds=30 if budget is None else min(30, 0.05 * budget))

@@ -5,6 +5,7 @@ Few rules, no search. `docs/plan.md` tells them with where they come from.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +42,7 @@ class Parts:
     proposals: str  # rpn, or a source of given boxes
     optimizer: str  # sgd | adamw
     weights: bool  # whether the backbone starts from a classifier's weights
-    nodes: dict[int, str]  # stride -> output of the backbone; empty for a backbone without a choice of outputs
+    nodes: Mapping[int, str]  # stride -> output of the backbone; empty for a backbone without a choice of outputs
 
 
 def input_rules(data: Fingerprint, machine: Machine) -> tuple[int, int, list[Choice]]:
@@ -82,6 +83,7 @@ def backbone_rules(parts: Parts, stride: int) -> list[Choice]:
         chosen = [
             Choice("backbone.node", parts.nodes[stride], f"small objects need a map of stride {stride}"),
             Choice("backbone.deeper_nodes", [coarse], f"what stride {COARSE} knows is joined into the fine map"),
+            Choice("backbone.joined_separable", True, "a dense 3x3 on the fine map would cost as much as the backbone"),
         ]
     else:
         why = f"the last layers at stride {COARSE}; deeper ones cost more than they bring in minutes"
@@ -100,6 +102,16 @@ def proposal_rules(data: Fingerprint, size: int, stride: int) -> list[Choice]:
     grown = np.asarray(SCALES)[:, None] * size
     shapes = fit_anchors((grown * data.widths).ravel(), (grown * data.heights).ravel(), stride)
     many = max(300, min(1000, 10 * data.most_objects))
+    rpn = [Choice("proposals.channels", 256, "as wide as the map is informative; the paper's 512 are for VGG16")]
+    if stride < COARSE:
+        rpn = [
+            Choice("proposals.channels", 128, "as wide as the joined map"),
+            Choice(
+                "proposals.separable",
+                True,
+                f"on a map of stride {stride} a dense 3x3 would cost as much as the backbone",
+            ),
+        ]
     return [
         Choice(
             "proposals.scales",
@@ -107,10 +119,10 @@ def proposal_rules(data: Fingerprint, size: int, stride: int) -> list[Choice]:
             f"clustered; {shapes.recall:.0%} of the objects meet an anchor of IoU {GOOD} or more",
         ),
         Choice("proposals.aspects", list(shapes.aspects), "clustered with the scales; height by width"),
-        Choice("proposals.channels", 256, "as wide as the map is informative; the paper's 512 are for VGG16"),
+        *rpn,
         Choice("proposals.min_size", 2.0, "no object may be lost to it"),
-        Choice("proposals.pre_nms_train", 2000, "NMS of more brings no better proposals on small maps"),
-        Choice("proposals.pre_nms_test", 2000, "as in training"),
+        Choice("proposals.pre_nms_train", 12000, "as published; fewer are all on the objects that are easy to find"),
+        Choice("proposals.pre_nms_test", 12000, "rare small objects rank behind thousands of other boxes"),
         Choice("proposals.top_k_train", 2 * many, "enough background to sample from"),
         Choice("proposals.top_k_test", many, f"at most {data.most_objects} objects are in one image"),
     ]

@@ -31,9 +31,20 @@ static Tensor depthwise(const Tensor& x_in, const Tensor& kernel_in, const Tenso
   STD_TORCH_CHECK(out_height > 0 && out_width > 0, "expected maps larger than the kernel");
   Tensor output = new_output(x, {x.size(0), out_height, out_width, x.size(3)}, x.scalar_type());
   if (output.numel() == 0) return output;
-  const DepthwisePlan plan{x.const_data_ptr(), kernel.const_data_ptr(), bias.const_data_ptr(), output.mutable_data_ptr(),
-                           x.scalar_type(), x.size(0), x.size(1), x.size(2), x.size(3), out_height, out_width,
-                           k, dilation, padding};
+  const DepthwisePlan plan{x.const_data_ptr(),
+                           kernel.const_data_ptr(),
+                           bias.const_data_ptr(),
+                           output.mutable_data_ptr(),
+                           x.scalar_type(),
+                           x.size(0),
+                           x.size(1),
+                           x.size(2),
+                           x.size(3),
+                           out_height,
+                           out_width,
+                           k,
+                           dilation,
+                           padding};
   const auto row = FAST_RFCN_CHOOSE(depthwise_row);
   with_types(x.scalar_type(), [](auto, auto) {});  // refuses other types
   for_each_task(plan.images * out_height, [&](int64_t task) { row(plan, task); });
@@ -51,9 +62,20 @@ static Tensor depthwise_weight_grad(const Tensor& grad_in, const Tensor& x_in, i
   const Tensor grad = dense(grad_in), x = dense(x_in);
   Tensor output = new_output(x, {k, k, x.size(3)}, edge_dtype(x.scalar_type()));
   if (output.numel() == 0) return output;
-  const DepthwisePlan plan{x.const_data_ptr(), grad.const_data_ptr(), nullptr, output.mutable_data_ptr(),
-                           x.scalar_type(), x.size(0), x.size(1), x.size(2), x.size(3), grad.size(1), grad.size(2),
-                           k, dilation, padding};
+  const DepthwisePlan plan{x.const_data_ptr(),
+                           grad.const_data_ptr(),
+                           nullptr,
+                           output.mutable_data_ptr(),
+                           x.scalar_type(),
+                           x.size(0),
+                           x.size(1),
+                           x.size(2),
+                           x.size(3),
+                           grad.size(1),
+                           grad.size(2),
+                           k,
+                           dilation,
+                           padding};
   const auto weights = FAST_RFCN_CHOOSE(depthwise_weights);
   with_types(x.scalar_type(), [&](auto, auto sum) {
     constexpr int64_t block = 128 / static_cast<int64_t>(sizeof(sum));  // channels of a task: kChannels in vector.h

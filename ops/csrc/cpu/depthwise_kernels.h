@@ -187,9 +187,11 @@ static inline void depthwise_typed(ScalarType dtype, const F& f) {
 }
 
 static void depthwise_row(const DepthwisePlan& plan, int64_t task) {
-  depthwise_typed(plan.dtype, [&](auto storage, auto sum) { convolve_row<decltype(storage), decltype(sum)>(plan, task); });
+  depthwise_typed(plan.dtype,
+                  [&](auto storage, auto sum) { convolve_row<decltype(storage), decltype(sum)>(plan, task); });
 }
 
 static void depthwise_weights(const DepthwisePlan& plan, int64_t task) {
-  depthwise_typed(plan.dtype, [&](auto storage, auto sum) { weigh_block<decltype(storage), decltype(sum)>(plan, task); });
+  depthwise_typed(plan.dtype,
+                  [&](auto storage, auto sum) { weigh_block<decltype(storage), decltype(sum)>(plan, task); });
 }

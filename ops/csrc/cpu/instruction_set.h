@@ -11,9 +11,9 @@ Isa isa();
 
 // The kernel `function` of the chosen instruction set, in a file that included for_each_instruction_set.h.
 #if defined(__x86_64__) && defined(__GNUC__)
-#define FAST_RFCN_CHOOSE(function)                                     \
-  (::fast_rfcn::isa() == ::fast_rfcn::Isa::avx512 ? avx512::function   \
-   : ::fast_rfcn::isa() == ::fast_rfcn::Isa::avx2 ? avx2::function     \
+#define FAST_RFCN_CHOOSE(function)                                   \
+  (::fast_rfcn::isa() == ::fast_rfcn::Isa::avx512 ? avx512::function \
+   : ::fast_rfcn::isa() == ::fast_rfcn::Isa::avx2 ? avx2::function   \
                                                   : baseline::function)
 #else
 #define FAST_RFCN_CHOOSE(function) baseline::function

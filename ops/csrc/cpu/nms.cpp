@@ -161,8 +161,21 @@ static Tensor run(const Tensor& boxes, const Tensor& scores, const std::optional
     strips_per_pixel[level] = right > left ? num_strips[level] / (right - left) : 0;
   }
 
-  NmsPlan<T> plan{sorted.data(), count, max_output, threshold, rounded_down<T>(threshold), grid, first_level,
-                  num_levels, num_groups, strips_per_pixel.data(), num_strips.data(), left, nullptr, nullptr, nullptr};
+  NmsPlan<T> plan{sorted.data(),
+                  count,
+                  max_output,
+                  threshold,
+                  rounded_down<T>(threshold),
+                  grid,
+                  first_level,
+                  num_levels,
+                  num_groups,
+                  strips_per_pixel.data(),
+                  num_strips.data(),
+                  left,
+                  nullptr,
+                  nullptr,
+                  nullptr};
   const auto suppress = FAST_RFCN_CHOOSE(suppress<T>);
   std::vector<int64_t> kept;
   if (num_groups > 1 && max_output >= count) {

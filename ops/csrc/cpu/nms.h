@@ -24,9 +24,9 @@ struct NmsBlock {
 template <typename T>
 struct NmsBox {
   T x1, y1, x2, y2, area;
-  int32_t index;   // in the caller's order
-  int32_t group;   // by label
-  int32_t level;   // by area; -1 for a box that meets nothing: empty, inverted or not finite
+  int32_t index;  // in the caller's order
+  int32_t group;  // by label
+  int32_t level;  // by area; -1 for a box that meets nothing: empty, inverted or not finite
 };
 
 // Levels of area and strips of the image.
@@ -41,9 +41,7 @@ class NmsGrid {
     const float narrow = static_cast<float>(area);
     return static_cast<int32_t>(__builtin_bit_cast(uint32_t, narrow) >> shift_);
   }
-  double smallest_area(int32_t raw) const {
-    return __builtin_bit_cast(float, static_cast<uint32_t>(raw) << shift_);
-  }
+  double smallest_area(int32_t raw) const { return __builtin_bit_cast(float, static_cast<uint32_t>(raw) << shift_); }
 
  private:
   int shift_;
@@ -51,19 +49,19 @@ class NmsGrid {
 
 template <typename T>
 struct NmsPlan {
-  const NmsBox<T>* boxes;       // [N] by falling score
+  const NmsBox<T>* boxes;  // [N] by falling score
   int64_t num_boxes;
   int64_t max_output;
   double threshold;
-  T rounded_threshold;          // the largest T up to the threshold
+  T rounded_threshold;  // the largest T up to the threshold
   NmsGrid grid;
   int32_t first_level, num_levels, num_groups;
   const double* strips_per_pixel;  // of each level
   const int32_t* num_strips;       // of each level
   double left;                     // least centre
-  int32_t* heads;               // [groups][levels][kMostStrips], index of the last block of a list, -1 for none
+  int32_t* heads;                  // [groups][levels][kMostStrips], index of the last block of a list, -1 for none
   std::vector<NmsBlock<T>>* blocks;
-  int64_t* kept;                // [max_output]
+  int64_t* kept;  // [max_output]
 
   int32_t strip(int32_t level, double centre) const {
     const double position = (centre - left) * strips_per_pixel[level];

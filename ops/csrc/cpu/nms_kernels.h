@@ -32,8 +32,8 @@ static bool suppressed(const NmsPlan<T>& plan, const NmsBox<T>& box, double reac
   const double area = box.area, centre = 0.5 * (static_cast<double>(box.x1) + box.x2);
   const double width = (static_cast<double>(box.x2) - box.x1) * reach;
   const int32_t lowest = larger(plan.grid.raw_level(area * plan.threshold * (1 - slack)) - plan.first_level, 0);
-  const int32_t highest = smaller(
-      plan.grid.raw_level(area / plan.threshold * (1 + slack)) - plan.first_level, plan.num_levels - 1);
+  const int32_t highest =
+      smaller(plan.grid.raw_level(area / plan.threshold * (1 + slack)) - plan.first_level, plan.num_levels - 1);
   const int32_t* heads = plan.heads + static_cast<int64_t>(box.group) * plan.num_levels * NmsGrid::kMostStrips;
   const NmsBlock<T>* blocks = plan.blocks->data();
   const auto meets = [&](int32_t level) {

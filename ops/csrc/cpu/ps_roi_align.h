@@ -23,7 +23,10 @@ template <typename T>
 class BinSamples {
  public:
   BinSamples(const T* rois, const RoisByImage& visits, const MapView& map, int k, T scale, int64_t sampling_ratio)
-      : map_width(map.width), k_(k), groups_((visits.order.size() + kGroup - 1) / kGroup), counts_(visits.order.size()) {
+      : map_width(map.width),
+        k_(k),
+        groups_((visits.order.size() + kGroup - 1) / kGroup),
+        counts_(visits.order.size()) {
     const int64_t num_rois = static_cast<int64_t>(visits.order.size());
     for_each_task(static_cast<int64_t>(groups_.size()), [&](int64_t group) {
       const int64_t begin = group * kGroup, end = smaller(begin + kGroup, num_rois);

@@ -27,15 +27,27 @@ static void run(AlignPlan plan, const Tensor& rois, AlignKernel kernel, bool mer
 }
 
 static AlignPlan reading(const MapView& map, ScalarType dtype, const AlignOptions& options) {
-  return {dtype, options, map.images, map.channels, map.height, map.width, nullptr, nullptr, &map,
-          nullptr, nullptr, nullptr, nullptr, nullptr};
+  return {dtype,   options, map.images, map.channels, map.height, map.width, nullptr,
+          nullptr, &map,    nullptr,    nullptr,      nullptr,    nullptr,   nullptr};
 }
 
 static AlignPlan writing(const std::vector<int64_t>& size, const Tensor& grad, const Tensor& total,
                          const AlignOptions& options) {
   STD_TORCH_CHECK(size.size() == 4 && grad.dim() == 4, "expected a gradient [R, C, height, width] and a size of 4");
-  return {grad.scalar_type(), options, size[0], size[1], size[2], size[3], nullptr, nullptr, nullptr,
-          grad.const_data_ptr(), nullptr, total.mutable_data_ptr(), nullptr, nullptr};
+  return {grad.scalar_type(),
+          options,
+          size[0],
+          size[1],
+          size[2],
+          size[3],
+          nullptr,
+          nullptr,
+          nullptr,
+          grad.const_data_ptr(),
+          nullptr,
+          total.mutable_data_ptr(),
+          nullptr,
+          nullptr};
 }
 
 static AlignOptions options_of(int64_t height, int64_t width, double spatial_scale, int64_t sampling_ratio,
@@ -50,8 +62,8 @@ static Tensor roi_align(const Tensor& features, const Tensor& rois_in, int64_t h
   Tensor pooled = new_output(features, {rois.size(0), features.size(1), height, width}, features.scalar_type());
   if (features.numel() == 0 || pooled.numel() == 0) return torch::stable::fill_(pooled, 0);
   const MapView map(features);
-  AlignPlan plan = reading(map, features.scalar_type(),
-                           options_of(height, width, spatial_scale, sampling_ratio, aligned, inner));
+  AlignPlan plan =
+      reading(map, features.scalar_type(), options_of(height, width, spatial_scale, sampling_ratio, aligned, inner));
   plan.output = pooled.mutable_data_ptr();
   plan.past_caches = streams(pooled);
   run(plan, rois, FAST_RFCN_CHOOSE(align_mean), true, false);
@@ -63,8 +75,8 @@ static Tensor roi_align_backward(const Tensor& grad_in, const Tensor& rois_in, s
   const Tensor grad = dense(grad_in), rois = dense(rois_in);
   Tensor total = new_output(grad, size, grad.scalar_type());
   if (total.numel() == 0) return total;
-  const AlignPlan plan = writing(size, grad, total,
-                                 options_of(grad.size(2), grad.size(3), spatial_scale, sampling_ratio, aligned, inner));
+  const AlignPlan plan =
+      writing(size, grad, total, options_of(grad.size(2), grad.size(3), spatial_scale, sampling_ratio, aligned, inner));
   run(plan, rois, FAST_RFCN_CHOOSE(align_mean_grad), true, false);
   return total;
 }
@@ -83,8 +95,8 @@ static std::tuple<Tensor, Tensor> roi_align_max(const Tensor& features, const Te
     return {pooled, argmax};
   }
   const MapView map(features);
-  AlignPlan plan = reading(map, features.scalar_type(),
-                           options_of(height, width, spatial_scale, sampling_ratio, aligned, inner));
+  AlignPlan plan =
+      reading(map, features.scalar_type(), options_of(height, width, spatial_scale, sampling_ratio, aligned, inner));
   plan.output = pooled.mutable_data_ptr();
   plan.argmax = static_cast<int32_t*>(argmax.mutable_data_ptr());
   plan.past_caches = streams(pooled);
@@ -98,8 +110,8 @@ static Tensor roi_align_max_scatter(const Tensor& grad_in, const Tensor& rois_in
   const Tensor grad = dense(grad_in), rois = dense(rois_in), argmax = dense(argmax_in);
   Tensor total = new_output(grad, size, grad.scalar_type());
   if (total.numel() == 0) return total;
-  AlignPlan plan = writing(size, grad, total,
-                           options_of(grad.size(2), grad.size(3), spatial_scale, sampling_ratio, aligned, inner));
+  AlignPlan plan =
+      writing(size, grad, total, options_of(grad.size(2), grad.size(3), spatial_scale, sampling_ratio, aligned, inner));
   plan.winner = static_cast<const int32_t*>(argmax.const_data_ptr());
   run(plan, rois, FAST_RFCN_CHOOSE(align_max_scatter), false, true);
   return total;
@@ -115,8 +127,8 @@ static Tensor roi_align_max_gather(const Tensor& features, const Tensor& rois_in
   Tensor picked = new_output(features, {rois.size(0), features.size(1), height, width}, features.scalar_type());
   if (features.numel() == 0 || picked.numel() == 0) return torch::stable::fill_(picked, 0);
   const MapView map(features);
-  AlignPlan plan = reading(map, features.scalar_type(),
-                           options_of(height, width, spatial_scale, sampling_ratio, aligned, inner));
+  AlignPlan plan =
+      reading(map, features.scalar_type(), options_of(height, width, spatial_scale, sampling_ratio, aligned, inner));
   plan.winner = static_cast<const int32_t*>(argmax.const_data_ptr());
   plan.output = picked.mutable_data_ptr();
   run(plan, rois, FAST_RFCN_CHOOSE(align_max_gather), false, true);
@@ -133,13 +145,13 @@ static std::tuple<Tensor, Tensor> roi_warp_backward(const Tensor& grad_in, const
   check_rois(features, rois_in);
   const Tensor grad = dense(grad_in), rois = dense(rois_in);
   const auto size = features.sizes();
-  Tensor grad_features = roi_align_backward(grad, rois, {size[0], size[1], size[2], size[3]}, spatial_scale, 1, true,
-                                            false);
+  Tensor grad_features =
+      roi_align_backward(grad, rois, {size[0], size[1], size[2], size[3]}, spatial_scale, 1, true, false);
   Tensor grad_rois = torch::stable::fill_(new_output(rois, {rois.size(0), kRoiColumns}, rois.scalar_type()), 0);
   if (features.numel() == 0 || grad.numel() == 0) return {grad_features, grad_rois};
   const MapView map(features);
-  AlignPlan plan = reading(map, features.scalar_type(),
-                           options_of(grad.size(2), grad.size(3), spatial_scale, 1, true, false));
+  AlignPlan plan =
+      reading(map, features.scalar_type(), options_of(grad.size(2), grad.size(3), spatial_scale, 1, true, false));
   const int64_t num_rois = rois.size(0);
   with_types(features.scalar_type(), [&](auto, auto number) {
     using T = decltype(number);

@@ -22,8 +22,8 @@ struct TapTable {
     int32_t per_bin;  // samples per bin
   };
   std::vector<Tap<T>> taps;
-  std::vector<int64_t> bounds{0};       // taps of group g are bounds[g] .. bounds[g + 1] - 1
-  std::vector<Axis> axes;               // [R][2], rows before columns
+  std::vector<int64_t> bounds{0};  // taps of group g are bounds[g] .. bounds[g + 1] - 1
+  std::vector<Axis> axes;          // [R][2], rows before columns
 
   const Tap<T>* begin(int64_t group) const { return taps.data() + bounds[group]; }
   const Tap<T>* end(int64_t group) const { return taps.data() + bounds[group + 1]; }
@@ -95,14 +95,14 @@ struct AlignPlan {
   AlignOptions options;
   int64_t images, channels, map_height, map_width;
   const RoisByImage* rois;
-  const void* taps;         // TapTable of the arithmetic type
-  const MapView* features;  // where features are read
-  const void* input;        // gradient of the outputs, where it is read
-  const int32_t* winner;    // of the maximum, where it is read
-  void* output;             // what is written
-  int32_t* argmax;          // of the maximum, where it is written
-  const void* edges;        // RoIs [R, 5], for RoIWarp
-  bool past_caches = false; // how outputs are written
+  const void* taps;          // TapTable of the arithmetic type
+  const MapView* features;   // where features are read
+  const void* input;         // gradient of the outputs, where it is read
+  const int32_t* winner;     // of the maximum, where it is read
+  void* output;              // what is written
+  int32_t* argmax;           // of the maximum, where it is written
+  const void* edges;         // RoIs [R, 5], for RoIWarp
+  bool past_caches = false;  // how outputs are written
 
   int64_t cells() const { return map_height * map_width; }
   template <typename T>
@@ -110,6 +110,5 @@ struct AlignPlan {
     return *static_cast<const TapTable<T>*>(taps);
   }
 };
-
 
 }  // namespace fast_rfcn

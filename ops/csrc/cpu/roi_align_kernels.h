@@ -102,8 +102,7 @@ static void align_max_typed(const AlignPlan& plan, int64_t image, int64_t channe
                   value);
         for (int k = 0; k < kVectors; ++k) {
           const Index<T> first = where[k] < Place{0};
-          const Index<T> better =
-              first | (value[k] > best[k]) | ((value[k] != value[k]) & (best[k] == best[k]));
+          const Index<T> better = first | (value[k] > best[k]) | ((value[k] != value[k]) & (best[k] == best[k]));
           best[k] = better ? value[k] : best[k];
           where[k] = better ? Index<T>{} + sample : where[k];
         }
@@ -228,10 +227,10 @@ static void warp_rois_typed(const AlignPlan& plan, int64_t image, int64_t channe
       Vector<T> down = {}, right = {};
       for (int k = 0; k < kVectors; ++k) {
         const Vector<T> share = vectors(grad + bin * width)[k];
-        down += share * (x.weight_lower * (bottom_left[k] - top_left[k]) +
-                         x.weight_upper * (bottom_right[k] - top_right[k]));
-        right += share * (y.weight_lower * (top_right[k] - top_left[k]) +
-                          y.weight_upper * (bottom_right[k] - bottom_left[k]));
+        down += share *
+                (x.weight_lower * (bottom_left[k] - top_left[k]) + x.weight_upper * (bottom_right[k] - top_right[k]));
+        right += share *
+                 (y.weight_lower * (top_right[k] - top_left[k]) + y.weight_upper * (bottom_right[k] - bottom_left[k]));
       }
       double grad_y = 0, grad_x = 0;
       for (int lane = 0; lane < static_cast<int>(kVectorBytes / sizeof(T)); ++lane) {
@@ -246,21 +245,21 @@ static void warp_rois_typed(const AlignPlan& plan, int64_t image, int64_t channe
   }
 }
 
-#define FAST_RFCN_ALIGN_TASK(name, typed, block_of)                                             \
-  static void name(const AlignPlan& plan, int64_t task) {                                       \
+#define FAST_RFCN_ALIGN_TASK(name, typed, block_of)                                              \
+  static void name(const AlignPlan& plan, int64_t task) {                                        \
     const int64_t block = plan.dtype == ScalarType::Double ? block_of(double) : block_of(float); \
-    const int64_t blocks = (plan.channels + block - 1) / block;                                 \
-    const int64_t image = task / blocks, channel = task % blocks * block;                       \
-    switch (plan.dtype) {                                                                       \
-      case ScalarType::Double:                                                                  \
-        return typed<double, double>(plan, image, channel);                                     \
-      case ScalarType::Half:                                                                    \
-        return typed<Half, float>(plan, image, channel);                                        \
-      case ScalarType::BFloat16:                                                                \
-        return typed<BFloat16, float>(plan, image, channel);                                    \
-      default:                                                                                  \
-        return typed<float, float>(plan, image, channel);                                       \
-    }                                                                                           \
+    const int64_t blocks = (plan.channels + block - 1) / block;                                  \
+    const int64_t image = task / blocks, channel = task % blocks * block;                        \
+    switch (plan.dtype) {                                                                        \
+      case ScalarType::Double:                                                                   \
+        return typed<double, double>(plan, image, channel);                                      \
+      case ScalarType::Half:                                                                     \
+        return typed<Half, float>(plan, image, channel);                                         \
+      case ScalarType::BFloat16:                                                                 \
+        return typed<BFloat16, float>(plan, image, channel);                                     \
+      default:                                                                                   \
+        return typed<float, float>(plan, image, channel);                                        \
+    }                                                                                            \
   }
 #define FAST_RFCN_VECTOR_BLOCK(T) kChannels<T>
 #define FAST_RFCN_PLANE_BLOCK(T) kScatterPlanes

@@ -59,9 +59,10 @@ static std::tuple<Tensor, Tensor> roi_pool(const Tensor& features, const Tensor&
     const RoisByImage by_image(roi_data, num_rois, map.images);
     const std::vector<Span> spans = pool_spans(roi_data, num_rois, map, static_cast<int>(height),
                                                static_cast<int>(width), spatial_scale, quantization_of(quantization));
-    const PoolPlan plan{map, features.scalar_type(), static_cast<int>(height), static_cast<int>(width), &by_image,
-                        spans.data(), pooled.mutable_data_ptr(), with_argmax ? argmax.mutable_data_ptr() : nullptr,
-                        wide, streams(pooled)};
+    const PoolPlan plan{
+        map,       features.scalar_type(), static_cast<int>(height),  static_cast<int>(width),
+        &by_image, spans.data(),           pooled.mutable_data_ptr(), with_argmax ? argmax.mutable_data_ptr() : nullptr,
+        wide,      streams(pooled)};
     const auto kernel = FAST_RFCN_CHOOSE(pool);
     const int64_t block = baseline::kChannels<T>;
     for_each_task(map.images * ((map.channels + block - 1) / block), [&](int64_t task) { kernel(plan, task); });
@@ -78,8 +79,14 @@ static Tensor roi_pool_scatter(const Tensor& grad_in, const Tensor& rois_in, con
   with_types(grad.scalar_type(), [&](auto, auto number) {
     using T = decltype(number);
     const RoisByImage by_image(static_cast<const T*>(rois.const_data_ptr()), rois.size(0), size[0]);
-    const ScatterPlan plan{grad.scalar_type(), size[1], size[2] * size[3], grad.size(2) * grad.size(3), &by_image,
-                           grad.const_data_ptr(), argmax.const_data_ptr(), argmax.scalar_type() == ScalarType::Int,
+    const ScatterPlan plan{grad.scalar_type(),
+                           size[1],
+                           size[2] * size[3],
+                           grad.size(2) * grad.size(3),
+                           &by_image,
+                           grad.const_data_ptr(),
+                           argmax.const_data_ptr(),
+                           argmax.scalar_type() == ScalarType::Int,
                            total.mutable_data_ptr()};
     const auto kernel = FAST_RFCN_CHOOSE(scatter);
     const int64_t blocks = (size[1] + kScatterPlanes - 1) / kScatterPlanes;
@@ -93,8 +100,8 @@ static Tensor roi_pool_gather(const Tensor& features, const Tensor& rois_in, con
   const Tensor rois = dense(rois_in), argmax = dense(argmax_in);
   STD_TORCH_CHECK(argmax.dim() == 4 && argmax.size(0) == rois.size(0) && argmax.size(1) == features.size(1),
                   "expected an argmax [R, C, height, width]");
-  Tensor picked = new_output(
-      features, {argmax.size(0), argmax.size(1), argmax.size(2), argmax.size(3)}, features.scalar_type());
+  Tensor picked =
+      new_output(features, {argmax.size(0), argmax.size(1), argmax.size(2), argmax.size(3)}, features.scalar_type());
   if (features.numel() == 0 || picked.numel() == 0) return torch::stable::fill_(picked, 0);
   const MapView map(features);
   const int64_t bins = argmax.size(2) * argmax.size(3);
@@ -106,7 +113,8 @@ static Tensor roi_pool_gather(const Tensor& features, const Tensor& rois_in, con
     for_each_task(rois.size(0), [&](int64_t roi) {
       const int64_t image = image_of(roi_data + roi * kRoiColumns, map.images);
       for (int64_t c = 0; c < map.channels; ++c) {
-        const S* plane = static_cast<const S*>(map.data) + larger<int64_t>(image, 0) * map.stride[0] + c * map.stride[1];
+        const S* plane =
+            static_cast<const S*>(map.data) + larger<int64_t>(image, 0) * map.stride[0] + c * map.stride[1];
         const int64_t first = (roi * map.channels + c) * bins;
         for (int64_t i = first; i < first + bins; ++i) {
           const int64_t cell = wide ? static_cast<const int32_t*>(argmax.const_data_ptr())[i]

@@ -8,13 +8,13 @@ namespace fast_rfcn {
 struct PoolPlan {
   MapView map;
   ScalarType dtype;
-  int height, width;             // bins
+  int height, width;  // bins
   const RoisByImage* rois;
-  const Span* spans;             // [R][height + width], rows before columns
-  void* pooled;                  // [R, C, height, width]
-  void* argmax;                  // the same, uint16 or int32, or null
-  bool wide_argmax;              // int32
-  bool past_caches;              // how outputs are written
+  const Span* spans;  // [R][height + width], rows before columns
+  void* pooled;       // [R, C, height, width]
+  void* argmax;       // the same, uint16 or int32, or null
+  bool wide_argmax;   // int32
+  bool past_caches;   // how outputs are written
 
   int64_t bins() const { return static_cast<int64_t>(height) * width; }
 };
@@ -23,11 +23,10 @@ struct ScatterPlan {
   ScalarType dtype;
   int64_t channels, cells, bins;
   const RoisByImage* rois;
-  const void* grad;              // [R, C, bins]
-  const void* argmax;            // the same
+  const void* grad;    // [R, C, bins]
+  const void* argmax;  // the same
   bool wide_argmax;
-  void* total;                   // [N, C, cells]
+  void* total;  // [N, C, cells]
 };
-
 
 }  // namespace fast_rfcn

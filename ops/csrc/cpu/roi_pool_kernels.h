@@ -3,7 +3,8 @@
 // Largest cell of a bin, per channel; with kArgmax also where. With kNan, a NaN beats every number: the features hold
 // one, which most do not.
 template <typename T, bool kArgmax, bool kNan>
-static inline void pool_bin(const T* slab, int64_t map_width, Span rows, Span columns, T* best_out, Index<T>* where_out) {
+static inline void pool_bin(const T* slab, int64_t map_width, Span rows, Span columns, T* best_out,
+                            Index<T>* where_out) {
   Vector<T> best[kVectors];
   Index<T> where[kVectors];
   const int64_t first = rows.first * map_width + columns.first;
@@ -20,7 +21,8 @@ static inline void pool_bin(const T* slab, int64_t map_width, Span rows, Span co
         if constexpr (kNan) {
           const Index<T> better = (value > best[k]) | ((value != value) & (best[k] == best[k]));
           best[k] = better ? value : best[k];
-          if constexpr (kArgmax) where[k] = better ? Index<T>{} + static_cast<decltype(where[0][0] + 0)>(cell) : where[k];
+          if constexpr (kArgmax)
+            where[k] = better ? Index<T>{} + static_cast<decltype(where[0][0] + 0)>(cell) : where[k];
         } else if constexpr (kArgmax) {
           const Index<T> better = value > best[k];
           best[k] = better ? value : best[k];

@@ -24,18 +24,18 @@ constexpr int64_t kVoteRuns = 16;
 constexpr int64_t kNarrowCells = 65535;
 
 struct ScorePlan {
-  MapView map;                // the score maps; backward: what it fills, [N, D * k * k, H, W] contiguous
+  MapView map;  // the score maps; backward: what it fills, [N, D * k * k, H, W] contiguous
   ScalarType dtype;
   int k;
-  const RoisByImage* rois;    // in the order of visiting_order(); the index of a visit is that in rois->order
+  const RoisByImage* rois;  // in the order of visiting_order(); the index of a visit is that in rois->order
   int64_t num_rois;
-  const void* cells;          // which cells each bin reads: BinSpans or BinSamples<T>
+  const void* cells;  // which cells each bin reads: BinSpans or BinSamples<T>
   // A vector of classes for each run of bins and each visit: [blocks][runs][R], kClasses<T> numbers each.
   void* partial = nullptr;
-  int64_t runs = 1;               // k * k runs of one bin, or kVoteRuns, or (backward) 1 where all bins have one gradient
-  int32_t* where = nullptr;   // argmax [blocks][k * k][R][kClasses<T>], or null
-  void* output = nullptr;     // [R, D, k, k] or [R, D]; backward: the gradient [R, D, k, k] or [R, D], dense
-  void* argmax = nullptr;     // [R, D, k, k], uint16 or int32, or null
+  int64_t runs = 1;          // k * k runs of one bin, or kVoteRuns, or (backward) 1 where all bins have one gradient
+  int32_t* where = nullptr;  // argmax [blocks][k * k][R][kClasses<T>], or null
+  void* output = nullptr;    // [R, D, k, k] or [R, D]; backward: the gradient [R, D, k, k] or [R, D], dense
+  void* argmax = nullptr;    // [R, D, k, k], uint16 or int32, or null
   bool wide_argmax = false;
 
   int64_t num_bins() const { return static_cast<int64_t>(k) * k; }

@@ -41,7 +41,8 @@ static inline MapView map_of_bin(const ScorePlan& plan, int64_t bin) {
 
 // Fills the slab with the score maps of one bin. Lanes past the last class hold anything: no output reads them.
 template <typename S, typename T>
-static inline void load_bin(const ScorePlan& plan, int64_t image, int64_t first, int64_t classes, int64_t bin, T* slab) {
+static inline void load_bin(const ScorePlan& plan, int64_t image, int64_t first, int64_t classes, int64_t bin,
+                            T* slab) {
   const MapView map = map_of_bin<S>(plan, bin);
   if constexpr (sizeof(S) == sizeof(T)) {
     if (map.planes_are_dense()) {
@@ -54,8 +55,8 @@ static inline void load_bin(const ScorePlan& plan, int64_t image, int64_t first,
 
 // One bin of all RoIs of an image, given its slab.
 template <typename Bins, typename T, int N>
-static void reduce_bin(
-    const ScorePlan& plan, int64_t image, int64_t block, int64_t run, int64_t bin, bool first, const T* slab) {
+static void reduce_bin(const ScorePlan& plan, int64_t image, int64_t block, int64_t run, int64_t bin, bool first,
+                       const T* slab) {
   const Bins bins{*static_cast<const typename Bins::Cells*>(plan.cells)};
   const int i = static_cast<int>(bin / plan.k), j = static_cast<int>(bin % plan.k);
   for (int64_t visit = plan.rois->bounds[image]; visit < plan.rois->bounds[image + 1]; ++visit) {
@@ -87,9 +88,8 @@ static void reduce(const ScorePlan& plan, int64_t task) {
     T* slab = Scratch::take<T>(0, plan.map.cells() * kClasses<T>);
     for (int64_t bin = begin; bin < end; ++bin) {
       load_bin<S, T>(plan, image, block * kClasses<T>, classes, bin, slab);
-      with_vectors<T>(classes, [&]<int N>() {
-        reduce_bin<Bins<T>, T, N>(plan, image, block, run, bin, bin == begin, slab);
-      });
+      with_vectors<T>(classes,
+                      [&]<int N>() { reduce_bin<Bins<T>, T, N>(plan, image, block, run, bin, bin == begin, slab); });
     }
   });
 }

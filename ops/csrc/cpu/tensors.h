@@ -78,13 +78,14 @@ struct MapView {
 inline void check_rois(const Tensor& features, const Tensor& rois) {
   STD_TORCH_CHECK(features.dim() == 4, "expected features [N, C, H, W], got ", features.dim(), " dimensions");
   STD_TORCH_CHECK(rois.dim() == 2 && rois.size(1) == kRoiColumns, "expected rois [R, 5]");
-  STD_TORCH_CHECK(
-      rois.scalar_type() == edge_dtype(features.scalar_type()),
-      "expected rois of float32 (float64 for float64 features), got ", toString(rois.scalar_type()));
+  STD_TORCH_CHECK(rois.scalar_type() == edge_dtype(features.scalar_type()),
+                  "expected rois of float32 (float64 for float64 features), got ", toString(rois.scalar_type()));
   STD_TORCH_CHECK(rois.is_cpu() && features.is_cpu(), "expected features and rois on the CPU");
 }
 
-inline Tensor dense(const Tensor& tensor) { return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor); }
+inline Tensor dense(const Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
 
 // A fresh tensor like `like`. Touching fresh memory costs a page fault for each 4 KiB, more than the pooling itself:
 // large outputs ask for 2 MiB pages.

@@ -170,8 +170,8 @@ FAST_RFCN_INLINE void transpose_tile(const Bits<8>::type* from, int64_t from_str
 
 // Tiles at the end of a row or column overlap their neighbours; what is too small for a tile goes one by one.
 template <int size>
-static void transpose(
-    const void* from_data, int64_t from_stride, void* to_data, int64_t to_stride, int64_t rows, int64_t columns) {
+static void transpose(const void* from_data, int64_t from_stride, void* to_data, int64_t to_stride, int64_t rows,
+                      int64_t columns) {
   const auto* from = static_cast<const typename Bits<size>::type*>(from_data);
   auto* to = static_cast<typename Bits<size>::type*>(to_data);
   constexpr int64_t side = size == 2 ? 8 : size == 4 ? kWordTile : 2;
@@ -266,8 +266,8 @@ static void stream(const void* from_data, void* to_data, int64_t bytes) {
 
 // Rows that follow one another, `size` bytes each number, from a block of as many; past the caches where asked.
 template <int size>
-static void put_rows(
-    const void* block, int64_t width, int64_t channels, int64_t positions, void* rows, bool past_caches) {
+static void put_rows(const void* block, int64_t width, int64_t channels, int64_t positions, void* rows,
+                     bool past_caches) {
   if (!past_caches) return transpose<size>(block, width, rows, positions, positions, channels);
   char* staged = Scratch::take<char>(4, channels * positions * size);
   transpose<size>(block, width, staged, positions, positions, channels);

@@ -51,8 +51,8 @@ def test_the_page_tells_them(tmp_path: Path) -> None:
 
 
 def test_a_line_goes_from_corner_to_corner() -> None:
-    drawn = lines({"up": [(0, 0.0), (100, 1.0)]}, width=146, height=144)
-    assert 'points="46.0,122.0 146.0,22.0"' in drawn
+    drawn = lines({"up": [(0, 0.0), (100, 1.0)]}, width=160, height=144)
+    assert 'points="60.0,122.0 160.0,22.0"' in drawn
 
 
 def test_a_loss_that_is_not_finite_leaves_a_gap() -> None:

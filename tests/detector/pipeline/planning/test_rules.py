@@ -56,6 +56,7 @@ def test_large_objects_need_small_images_and_a_coarse_map() -> None:
     assert values["input.test_short_side"] == 320
     assert values["backbone.node"] == "features.13"
     assert "backbone.deeper_nodes" not in values
+    assert "proposals.separable" not in values
 
 
 def test_small_objects_need_a_fine_map_that_knows_the_coarse_one() -> None:

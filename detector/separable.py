@@ -1,0 +1,39 @@
+"""Depthwise separable convolution: a 3x3 on each channel alone, then a 1x1 over all channels.
+
+It has an eighth to a ninth of a dense 3x3's arithmetic. Source: Howard et al. 2017, "MobileNets", section 3.1.
+"""
+
+import torch
+from torch import nn
+
+
+class SeparableConv2d(nn.Sequential):
+    """Maps [N, in_channels, H, W] to maps [N, out_channels, H, W]."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False)
+        pointwise = nn.Conv2d(in_channels, out_channels, 1)
+        super().__init__(depthwise, pointwise)
+        # Each layer keeps its input's variance, so that the pair starts like one dense layer.
+        nn.init.kaiming_normal_(depthwise.weight, nonlinearity="linear")
+        nn.init.kaiming_normal_(pointwise.weight, nonlinearity="linear")
+        if pointwise.bias is not None:
+            nn.init.zeros_(pointwise.bias)
+
+
+def conv3x3(in_channels: int, out_channels: int, *, separable: bool) -> nn.Module:
+    """A 3x3 convolution that keeps the map's size, dense or separable."""
+    if separable:
+        return SeparableConv2d(in_channels, out_channels)
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
+
+
+@torch.no_grad()
+def pass_through(conv: nn.Module) -> None:
+    """Sets the weights of a `conv3x3` with as many channels out as in so that it returns its input."""
+    layers = list(conv) if isinstance(conv, SeparableConv2d) else [conv]
+    for layer in layers:
+        assert isinstance(layer, nn.Conv2d)
+        nn.init.dirac_(layer.weight, groups=layer.groups)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)

@@ -1,0 +1,103 @@
+"""The documentation: generated pages are complete, pages are in the site's menu, links lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from detector.tools import cli
+from detector.tools.docs.commands_page import commands_page, listed_commands
+from detector.tools.docs.settings_page import all_settings, settings_page
+from detector.tools.docs.topics import find_page, page_paths
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+GENERATED = {
+    "reference/settings.md",
+    "reference/commands.md",
+    "reference/operators.md",
+    "contributing.md",
+    "changelog.md",
+}
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as mkdocs makes them."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower() for heading in headings)
+    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading).strip()) for heading in plain}
+
+
+def text_of(path: Path) -> str | None:
+    """The text behind a link: a file of the repository, or a page that is generated."""
+    if path.is_file():
+        return path.read_text(errors="replace")
+    name = path.relative_to(DOCS).as_posix() if path.is_relative_to(DOCS) else ""
+    return {"reference/settings.md": settings_page, "reference/commands.md": commands_page}.get(name, lambda: None)()
+
+
+def test_every_setting_has_a_meaning() -> None:
+    settings = list(all_settings())
+    assert len(settings) > 150
+    assert not [setting.key for setting in settings if not setting.meaning]
+    page = settings_page()
+    assert not [setting.key for setting in settings if f"| `{setting.key}` |" not in page]
+
+
+def test_every_command_is_described() -> None:
+    known = {name for name, _, _ in listed_commands()}
+    page = commands_page()
+    assert {"train", "docs", "completion", "info"} <= known
+    assert all(f"\n## {name}\n" in page for name in known)
+    with pytest.raises(ValueError, match="no such command; known: ") as caught:
+        cli._dispatch(["nonsense"])
+    assert known == set(str(caught.value).partition("known: ")[2].split(", "))
+
+
+def test_every_page_is_in_the_menu() -> None:
+    # mkdocs.yml holds no tags but plain values.
+    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+
+    def names(entry: object) -> list[str]:
+        if isinstance(entry, str):
+            return [entry]
+        return [name for item in (entry.values() if isinstance(entry, dict) else entry) for name in names(item)]  # type: ignore[attr-defined]
+
+    menu = names(config["nav"])
+    assert len(menu) == len(set(menu))
+    assert set(menu) == {path.relative_to(DOCS).as_posix() for path in PAGES} | GENERATED
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md", ROOT / "ops" / "README.md"], ids=lambda path: path.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = target.partition("#")
+        aim = (page.parent / name).resolve() if name else page
+        found = text_of(aim)
+        assert found is not None, f"{page.name}: {target}: no such file"
+        assert not anchor or anchor in anchors(found), f"{page.name}: {target}: no such heading"
+
+
+def test_topics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pages = page_paths()
+    assert find_page("troubleshooting", pages).stem == "troubleshooting"
+    assert find_page("RoI pooling", pages).stem == "roi-pooling"
+    with pytest.raises(ValueError, match="did you mean troubleshooting"):
+        find_page("troubelshooting", pages)
+    with pytest.raises(ValueError, match="part of the source tree"):
+        page_paths(tmp_path)
+    assert cli.run(["docs"]) == 0
+    assert "index" in capsys.readouterr().out.splitlines()[0]
+
+
+@pytest.mark.parametrize(("shell", "said"), [("bash", "complete "), ("zsh", "bashcompinit"), ("fish", "complete -c")])
+def test_completion_scripts(shell: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["completion", shell]) == 0
+    assert said in capsys.readouterr().out
+    assert cli.run(["completion", "tcsh"]) == 2

@@ -1,0 +1,200 @@
+"""`make gpu-check` with stand-ins for its commands: what fails, hangs or is missing, and what is written then."""
+
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from detector.tools.bench import gpu_check
+from detector.tools.bench.gpu_check import FAILED, NOT_RUN, PASSED, Check, Step
+
+SHELL = "/bin/sh"
+COMPILE = Path(gpu_check.ROOT, "ops", "compile.py")
+
+
+@pytest.fixture(autouse=True)
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.setattr(gpu_check, "WORK", folder)
+    return folder
+
+
+def shell(name: str, script: str, limit: float = 10, **fields: object) -> Step:
+    return Step(name, [SHELL, "-c", script], limit, **fields)  # type: ignore[arg-type]
+
+
+def written(folder: Path) -> list[dict]:
+    return json.loads((folder / "gpu-check.json").read_text())["steps"]
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process that was killed is gone, which may take the system a moment."""
+    state = Path(f"/proc/{pid}/stat")
+    for _ in range(1000):
+        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] in "ZX":
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_after_every_step_what_is_known_is_written(tmp_path: Path) -> None:
+    check = Check(tmp_path)
+    check.run([shell("machine", """echo '{"gpu": "a GPU", "cuda": "13.0"}'""")])
+    assert [step["name"] for step in written(tmp_path)] == ["machine"]
+    check.run([shell("second", "echo 'what is wrong | really'; exit 3")])
+    check.run([shell("training, bf16", """echo loading; echo '{"images/s": 41.5}'; echo '{broken'; kill -9 $$""")])
+    assert [step["outcome"] for step in written(tmp_path)] == [PASSED, FAILED, FAILED]
+    table = (tmp_path / "gpu-check.md").read_text()
+    assert table.startswith("# Check on a GPU, ")
+    assert "| second | FAILED |" in table
+    assert "what is wrong / really" in table
+    assert "## Training, bf16" in table
+    assert "| images/s | 41.5 |" in table
+
+
+def test_what_needs_a_step_that_failed_is_not_run(tmp_path: Path) -> None:
+    check = Check(tmp_path)
+    check.run([shell("build", "exit 1")])
+    check.run([shell("kernels", "touch ran", needs=("build",)), shell("other", "true")])
+    check.run([shell("tests", "touch ran", needs=("kernels",))])
+    outcomes = {step["name"]: step["outcome"] for step in written(tmp_path)}
+    assert outcomes == {"build": FAILED, "kernels": NOT_RUN, "other": PASSED, "tests": NOT_RUN}
+    assert not Path(gpu_check.WORK, "ran").exists()
+    assert 'it needs the step "build", which did not pass' in (tmp_path / "gpu-check.md").read_text()
+
+
+def test_a_step_that_takes_too_long_is_ended_with_its_children(tmp_path: Path) -> None:
+    check = Check(tmp_path)
+    start = time.monotonic()
+    check.run([shell("slow", "sleep 60 & echo $!; wait", 0.3), shell("quick", "sleep 0.01; echo done")])
+    assert time.monotonic() - start < 30
+    assert check.outcomes["quick"].outcome == PASSED
+    output = check.outcomes["slow"].output
+    assert output.endswith("ended after 0.3 s")
+    assert check.outcomes["slow"].outcome == FAILED
+    assert has_ended(int(output.split()[0]))
+
+
+def test_what_a_step_leaves_running_is_ended(tmp_path: Path) -> None:
+    check = Check(None)
+    check.run([shell("leaves", "sleep 60 & echo $!")])
+    assert check.outcomes["leaves"].outcome == PASSED
+    assert has_ended(int(check.outcomes["leaves"].output))
+
+
+def test_nothing_is_started_when_the_time_is_over() -> None:
+    check = Check(None, limit=0)
+    check.run([shell("late", "true")])
+    assert check.outcomes["late"].outcome == NOT_RUN
+    assert check.outcomes["late"].output == "no time was left"
+
+
+def test_a_package_that_is_missing_is_no_failure() -> None:
+    check = Check(None)
+    missing = "echo \"ModuleNotFoundError: No module named 'hydra'\"; exit 1"
+    check.run([shell("training", missing, impossible=gpu_check.NO_TRAINING), shell("operators", missing)])
+    assert check.outcomes["training"].outcome == NOT_RUN
+    assert check.outcomes["training"].output == "ModuleNotFoundError: No module named 'hydra"
+    assert check.outcomes["operators"].outcome == FAILED
+
+
+def test_results_of_a_command_that_was_ended_are_kept(tmp_path: Path) -> None:
+    check = Check(tmp_path)
+    script = """echo '{"rows": [1]}' > ops-cuda.json; echo '# The operators' > ops-cuda.md; sleep 60"""
+    check.run([shell("benchmark", script, 0.5, results="ops-cuda")])
+    assert written(tmp_path)[0]["results"] == {"rows": [1]}
+    assert "\n## The operators\n" in (tmp_path / "gpu-check.md").read_text()
+
+
+@pytest.fixture
+def compile_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Step that runs a copy of ops/compile.py with a stand-in for nvcc, whose script gets nvcc's arguments."""
+
+    def step(script: str, limit: float = 20) -> Step:
+        toolkit, ops = tmp_path / "cuda", tmp_path / "ops"
+        for folder in (toolkit / "bin", toolkit / "nvvm", ops / "csrc" / "cuda"):
+            folder.mkdir(parents=True)
+        shutil.copy(COMPILE, ops)
+        for name in ("a", "b"):
+            (ops / "csrc" / "cuda" / f"{name}.cu").touch()
+        (ops / "libfast_rfcn_cuda.so").write_text("an older library")
+        torch = tmp_path / "site" / "torch"
+        (torch / "include/torch/csrc/stable").mkdir(parents=True)
+        for name in ("__init__.py", "include/torch/csrc/stable/library.h"):
+            (torch / name).touch()
+        (torch / "version.py").write_text("cuda: Optional[str] = '13.0'\n")
+        nvcc = toolkit / "bin" / "nvcc"
+        version = "echo 'Cuda compilation tools, release 13.0, V13.0.88'; exit"
+        nvcc.write_text(
+            f'#!/bin/sh\n[ "$1" = --version ] && {{ {version}; }}\necho "$@" >> {tmp_path}/calls\n{script}\n'
+        )
+        nvcc.chmod(0o755)
+        monkeypatch.setenv("CUDA_HOME", str(toolkit))
+        environment = {"PYTHONPATH": str(tmp_path / "site"), "TORCH_CUDA_ARCH_LIST": "9.0"}
+        command = [sys.executable, "-S", str(ops / "compile.py"), "cuda", "--temporary", str(tmp_path / "objects")]
+        return Step("build", command, limit, (), environment)
+
+    return step
+
+
+def test_a_build_makes_the_cards_code_alone_and_each_file_once(compile_with, tmp_path: Path) -> None:
+    check = Check(None)
+    check.run([compile_with("true")])
+    assert check.outcomes["build"].outcome == PASSED, check.outcomes["build"].output
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert sorted(name for call in calls for name in ("a.cu", "b.cu", "-shared") if name in call) == [
+        "-shared",
+        "a.cu",
+        "b.cu",
+    ]
+    assert all(call.count("-gencode") == 1 and "sm_90" in call for call in calls if "-shared" not in call)
+
+
+def test_a_build_that_fails_leaves_no_older_library(compile_with, tmp_path: Path) -> None:
+    check = Check(None)
+    check.run([compile_with("echo 'a.cu(3): error: expected a ;' >&2; exit 2")])
+    assert check.outcomes["build"].outcome == FAILED
+    assert "nvcc failed: a.cu(3): error: expected a ;" in check.outcomes["build"].output
+    assert not (tmp_path / "ops" / "libfast_rfcn_cuda.so").exists()
+
+
+def test_a_compiler_that_hangs_is_ended_with_what_it_started(compile_with, tmp_path: Path) -> None:
+    check = Check(None)
+    step = compile_with(f"sleep 60 & echo $! >> {tmp_path}/children; wait", limit=2)
+    check.run([step])
+    assert check.outcomes["build"].outcome == FAILED
+    children = (tmp_path / "children").read_text().split()
+    assert children
+    assert all(has_ended(int(child)) for child in children)
+    assert not (tmp_path / "ops" / "libfast_rfcn_cuda.so").exists()
+
+
+def test_the_steps_use_the_compiled_kernels_and_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(gpu_check, "find_sanitizer", lambda: ["compute-sanitizer"])
+    options = gpu_check.argparse.Namespace(voc=tmp_path, seconds=0.4)
+    stages = list(gpu_check.stages(options, lambda name: {"capability": "9.0"}, lambda: 300.0))
+    steps = {step.name: step for together in stages for step in together}
+    assert len(steps) == sum(map(len, stages))
+    assert steps["build"].environment == {"TORCH_CUDA_ARCH_LIST": "9.0"}
+    after = [step for name, step in steps.items() if name not in ("machine", "build")]
+    assert all(step.environment["DETECTOR_NATIVE"] == "cuda" and "build" in step.needs for step in after)
+    assert {"memcheck", "racecheck", "initcheck", "benchmark", "training, bf16", "training, resume"} <= set(steps)
+    assert any(word.endswith("test_image_indices.py") for word in steps["tests on the GPU"].command)
+    for timed in ("benchmark", "training, bf16", "training, compile"):
+        assert [steps[timed]] in stages
+
+
+def test_wheels_are_unpacked_where_the_steps_run(work: Path, tmp_path: Path) -> None:
+    wheels = tmp_path / "wheels"
+    (wheels / "content" / "package").mkdir(parents=True)
+    (wheels / "content" / "package" / "__init__.py").touch()
+    archive = shutil.make_archive(str(wheels / "package-1-py3-none-any"), "zip", wheels / "content")
+    os.rename(archive, archive.replace(".zip", ".whl"))
+    gpu_check.prepare(wheels)
+    assert (work / "package" / "__init__.py").exists()
+    assert (work / "detector" / "ops" / "compile.py").exists()

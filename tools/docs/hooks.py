@@ -1,0 +1,46 @@
+"""mkdocs calls these functions: they add the generated pages, and each drawing's twin for dark screens."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+from detector.tools.docs.commands_page import commands_page
+from detector.tools.docs.settings_page import settings_page
+
+ROOT = Path(__file__).resolve().parents[2]
+# Files of the repository that are pages of the site too.
+PAGES = {
+    "ops/README.md": "reference/operators.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the pages that are made from the program, and those that stand elsewhere in the repository."""
+    pages = {"reference/settings.md": settings_page(), "reference/commands.md": commands_page()}
+    for source, name in PAGES.items():
+        pages[name] = re.sub(r"\]\((\.\./)?docs/", "](../" if "/" in name else "](", (ROOT / source).read_text())
+    for name, content in pages.items():
+        files.append(File.generated(config, name, content=content))
+    return files
+
+
+def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Links to files of the repository become links to their pages; drawings get their dark twins."""
+    up = "../" * page.file.src_uri.count("/")
+    for source, name in PAGES.items():
+        markdown = re.sub(rf"\]\((?:\.\./)+{re.escape(source)}", f"]({up}{name}", markdown)
+    return re.sub(r"!\[([^\]]*)\]\(([^)\s]*figures/[^)\s]+)\.png\)", _both, markdown)
+
+
+def _both(found: re.Match[str]) -> str:
+    text, path = found[1], found[2]
+    if not (ROOT / "docs" / "figures" / f"{Path(path).name}_dark.png").is_file():
+        return found[0]
+    return f"![{text}]({path}.png#only-light)![{text}]({path}_dark.png#only-dark)"

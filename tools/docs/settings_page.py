@@ -1,0 +1,148 @@
+"""The page of all settings, from the schema: key, type, default, meaning, and the choices of each group."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
+from typing import Any, get_type_hints
+
+from detector.configs import schema
+from detector.configs.choices import choices
+from detector.configs.groups import GROUPS
+from detector.configs.meanings import choice_meaning, meaning
+from detector.configs.missing import MISSING
+
+INTRODUCTION = """\
+# Settings
+
+Every setting is written `key=value` on the command line. `group=NAME` swaps a whole part, as `head=rfcn`.
+This page is generated from `configs/schema`, the only place where defaults stand. The shipped YAML files in
+`configs/GROUP` and `configs/experiment` change some of them; ask the program where a value comes from:
+
+    detector config explain trainer.max_steps experiment=demo
+
+"required" marks a setting without a default. `null` is written for no value. Lists are written `[a,b]`,
+tables `{key:value}`.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the page."""
+
+    key: str
+    type: str
+    default: str
+    meaning: str | None
+
+
+def settings_page() -> str:
+    """The page in Markdown."""
+    parts = [INTRODUCTION]
+    groups = _groups()
+    parts += ["## The run", "", *_table([row for row in settings_of(schema.Config, "") if row.key not in groups])]
+    for name, kind in groups.items():
+        parts += [f"## {name}", "", _docstring(kind), ""]
+        shared = settings_of(kind, f"{name}.")
+        if name in GROUPS:
+            parts += ["Choices: " + " ".join(f"`{name}={choice}`" for choice in choices(name)), ""]
+        parts += _table(shared)
+        for choice, own in GROUPS.get(name, {}).items():
+            rows = [setting for setting in settings_of(own, f"{name}.") if setting not in shared]
+            parts += [f"### {name}: {choice}", "", _docstring(own), "", *_table(rows)]
+    return "\n".join(parts) + "\n"
+
+
+def settings_of(owner: type, prefix: str) -> list[Setting]:
+    """The settings of a schema class; `kind`, which only tells classes apart, is left out."""
+    hints = get_type_hints(owner)
+    found = []
+    for field in fields(owner):
+        if field.name == "kind":
+            continue
+        made: Any = field.default if field.default is not NO_DEFAULT else None
+        if field.default_factory is not NO_DEFAULT:
+            made = field.default_factory()
+        default = "required" if made == MISSING else written(made)
+        found.append(Setting(prefix + field.name, _type(hints[field.name]), default, _meaning(owner, field.name)))
+    return found
+
+
+def all_settings() -> Iterator[Setting]:
+    """Every setting of every class of the schema."""
+    groups = _groups()
+    for name, kind in groups.items():
+        for own in GROUPS.get(name, {name: kind}).values():
+            yield from settings_of(own, f"{name}.")
+    yield from (setting for setting in settings_of(schema.Config, "") if setting.key not in groups)
+
+
+def written(value: Any) -> str:
+    """A value as the command line takes it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, list):
+        return f"[{','.join(map(written, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{written(item)}" for key, item in value.items()) + "}"
+    return str(value)
+
+
+def _groups() -> dict[str, type]:
+    """The settings of the whole that have settings below them, and their classes."""
+    hints = get_type_hints(schema.Config)
+    return {name: kind for name, kind in hints.items() if isinstance(kind, type) and is_dataclass(kind)}
+
+
+def _docstring(kind: type) -> str:
+    """The docstring that somebody wrote; dataclasses without one make one of their fields."""
+    text = inspect.getdoc(kind) or ""
+    return "" if text.startswith(f"{kind.__name__}(") or "__doc__" not in vars(kind) else text
+
+
+def _meaning(owner: type, name: str) -> str | None:
+    """The comment on a setting, with what each of its choices means."""
+    told = meaning(owner, name)
+    hint = get_type_hints(owner)[name]
+    for kind in (hint, *getattr(hint, "__args__", ())):
+        if isinstance(kind, type) and issubclass(kind, Enum):
+            options = ((member.name, choice_meaning(kind, member.name)) for member in kind)
+            listed = "; ".join(f"`{option}`" + (f": {text}" if text else "") for option, text in options)
+            told = f"{told}. {listed}" if told else listed
+    return told
+
+
+def _type(hint: Any) -> str:
+    """The type in the words of the command line."""
+    arguments = getattr(hint, "__args__", ())
+    if type(None) in arguments:
+        return " or ".join([*(_type(kind) for kind in arguments if kind is not type(None)), "null"])
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return "choice"
+    if arguments:
+        return "list of " + _type(arguments[0]) if len(arguments) == 1 else "table"
+    name = str(hint.__name__)
+    return {"int": "whole number", "float": "number", "str": "text", "bool": "true or false"}.get(name, name)
+
+
+def _table(settings: list[Setting]) -> list[str]:
+    """Rows in Markdown; nothing for no settings."""
+    if not settings:
+        return []
+    rows = [
+        f"| `{setting.key}` | {setting.type} | `{setting.default}` | {_escaped(setting.meaning or '')} |"
+        for setting in settings
+    ]
+    return ["| key | type | default | meaning |", "|---|---|---|---|", *rows, ""]
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"\bNone\b", "null", text).replace("|", "\\|").replace("<", "&lt;")
