@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
 
 from detector.ops._library import Context, register
 
@@ -90,7 +91,7 @@ def _weights_reference(grad: Tensor, x: Tensor, k: int, dilation: int, padding: 
     """The gradient [k, k, C] of the kernel, from those of the outputs [N, H', W', C] and from x [N, H, W, C]."""
     maps, sums = x.permute(0, 3, 1, 2), torch.float64 if x.dtype == torch.float64 else torch.float32
     size, channels = (maps.shape[1], 1, k, k), maps.shape[1]
-    weights = torch.nn.grad.conv2d_weight(
+    weights: Tensor = conv2d_weight(
         maps.to(sums), size, grad.permute(0, 3, 1, 2).to(sums), 1, padding, dilation, channels
     )
     return weights[:, 0].permute(1, 2, 0).contiguous()

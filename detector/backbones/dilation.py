@@ -62,9 +62,8 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, conv: nn.Conv2d) ->
     if x.device.type == "cpu" and torch.is_grad_enabled() and _is_dilated_depthwise(conv):
         if torch.is_autocast_enabled("cpu"):
             x = x.to(torch.get_autocast_dtype("cpu"))
-        (dilation, _), (padding, _) = conv.dilation, conv.padding
-        assert isinstance(padding, int)
-        return depthwise_conv(x, kernel, bias, dilation=dilation, padding=padding)
+        assert not isinstance(conv.padding, str)
+        return depthwise_conv(x, kernel, bias, dilation=conv.dilation[0], padding=conv.padding[0])
     return F.conv2d(x, kernel, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 

@@ -246,8 +246,8 @@ def as_markdown(report: Report) -> str:
         f"{report.torchvision}, {report.threads} CPU threads, load {report.load:.1f} on {os.cpu_count()} cores.",
         f"Medians (and quartiles) of one call each in turn; {report.clock}.",
         "RoIs: areas log-uniform 16^2 to 500^2 pixels, sides 1:3 to 3:1, image 600x1000, stride 16. torchvision's "
-        "`ps_roi_pool` is another rule than R-FCN's and is here for its time only; `ps_roi_vote` is against it "
-        "followed by `mean`. torchvision takes no bfloat16: there it casts to fp32 and back. Rows of bfloat16 and channels-last do "
+        "`ps_roi_pool` is another rule than R-FCN's and is here for its time only; `ps_roi_vote` is against it and "
+        "`mean`. torchvision takes no bfloat16: there it casts to fp32 and back. Rows of bfloat16 and channels-last do "
         "not count for the mean.",
         "",
     ]
