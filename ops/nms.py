@@ -41,7 +41,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, max_output: int 
 def batched_nms(
     boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, *, max_output: int | None = None
 ) -> Tensor:
-    """Indices [K] int64 of the boxes that stay, by falling score over all labels; only boxes of the same label are compared.
+    """Indices [K] int64 of the boxes that stay, by falling score over all labels; only boxes of one label are compared.
 
     Args:
         labels: [N] of an integer dtype: class, or image, or both in one number; any values.

@@ -2,8 +2,8 @@
 
 A run is started again after every kill. Every start is a fork of this process, which has everything imported, so that
 it takes little time before the training; it goes on by `resume=auto`, with 0 to 2 loader workers. Of a run that reaches
-its end every checkpoint is compared tensor by tensor (last, best, and those kept by step). Then the next run begins, until
-so many runs were killed.
+its end every checkpoint is compared tensor by tensor (last, best, and those kept by step). Then the next run begins,
+until so many runs were killed.
 """
 
 from __future__ import annotations
