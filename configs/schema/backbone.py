@@ -66,8 +66,7 @@ class TorchvisionConfig(BackboneConfig):
     name: str = "mobilenet_v2"  # any classifier of torchvision.models
     node: str | None = None  # output read by the head (None: the last of stride 16); see `detector info backbone=NAME`
     proposals_node: str | None = None  # output read by a proposal network; None: the same
-    # Outputs of larger strides, joined into `node`'s map; with neck=fpn levels beside it.
-    deeper_nodes: list[str] = field(default_factory=list)
+    deeper_nodes: list[str] = field(default_factory=list)  # outputs of larger strides: joined into `node`, or levels
     joined_channels: int = 128  # of the joined map
     joined_separable: bool = False  # its last 3x3 as depthwise and 1x1: an eighth of the arithmetic
     max_stride: int | None = None  # convolutions that would go beyond it are dilated, as R-FCN's res5 (16)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -76,6 +76,7 @@ class TorchvisionBackbone(nn.Module):
         if frozen_nodes is not None:
             self._freeze_up_to(name, frozen_nodes)
         self._join_frozen_norms()
+        self.channels_last = self._with_channels_last(name)
         self._own_keys = frozenset(self.state_dict())
         self.top_down: TopDown | None = None
         if deeper_nodes and joined_channels is not None:
@@ -100,7 +101,7 @@ class TorchvisionBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> FeatureMaps:
         """The outputs of the two nodes for images [N, 3, H, W]."""
-        maps = self.body(images)
+        maps = self._channels_first(self.body(images))
         found = [maps["head"], *(maps[name] for name in self.deeper)]
         if self.top_down is not None:
             found = [self.top_down(found)]
@@ -169,10 +170,31 @@ class TorchvisionBackbone(nn.Module):
                 graph.erase_node(conv)
         self.body.recompile()
 
+    def _channels_first(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The body's outputs as [N, C, H, W]."""
+        return {key: item.permute(0, 3, 1, 2) if key in self.channels_last else item for key, item in maps.items()}
+
+    def _with_channels_last(self, name: str) -> frozenset[str]:
+        """The outputs of the body that are [N, H, W, C], as Swin's: those of which the second axis grows."""
+        small, large = self._shapes(name)
+        return frozenset(key for key, shape in small.items() if len(shape) == 4 and shape[1] != large[key][1])
+
+    def _shapes(self, name: str) -> list[dict[str, torch.Size]]:
+        """Shapes of the body's outputs for two images that are never computed."""
+        state = {key: value.to("meta") for key, value in self.body.state_dict().items()}
+        try:
+            found = [functional_call(self.body, state, torch.empty(1, 3, *size, device="meta")) for size in SIDES]
+        except (AssertionError, RuntimeError) as error:  # what a network of one input size says
+            raise ValueError(
+                f"{name} does not take images of {SIDES[0]} and {SIDES[1]} pixels ({error}); "
+                "choose a classifier that takes images of any size"
+            ) from error
+        return [{key: item.shape for key, item in maps.items()} for maps in found]
+
     def _channels(self) -> list[int]:
         """Channels of the maps that are joined, finest first, from the shapes of an image that is never computed."""
         state = {key: value.to("meta") for key, value in self.body.state_dict().items()}
-        maps = functional_call(self.body, state, torch.empty(1, 3, *SIDES[1], device="meta"))
+        maps = self._channels_first(functional_call(self.body, state, torch.empty(1, 3, *SIDES[1], device="meta")))
         joined = [maps["head"], *(maps[name] for name in self.deeper)]
         sizes = [item.shape[2:] for item in joined]
         if any(fine[0] <= coarse[0] or fine[1] <= coarse[1] for fine, coarse in pairwise(sizes)):
@@ -190,13 +212,7 @@ class TorchvisionBackbone(nn.Module):
         than side / stride cells.
         """
         state = {key: value.to("meta") for key, value in self.state_dict().items()}
-        try:
-            small, large = (functional_call(self, state, torch.empty(1, 3, *size, device="meta")) for size in SIDES)
-        except (AssertionError, RuntimeError) as error:  # what a network of one input size says
-            raise ValueError(
-                f"{name} does not take images of {SIDES[0]} and {SIDES[1]} pixels ({error}); "
-                "choose a classifier that takes images of any size"
-            ) from error
+        small, large = (functional_call(self, state, torch.empty(1, 3, *size, device="meta")) for size in SIDES)
         measured: dict[str, list[tuple[int, int]]] = {kind: [] for kind in KINDS}
         for kind, found in measured.items():
             for one, other in zip(getattr(small, kind), getattr(large, kind), strict=True):

@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kWordBits * kWordsPerBlock)
   __syncthreads();
   const int64_t row = row_word * kWordBits + threadIdx.x;
   if (row >= end_row || word >= words || word < row_word) return;
-  if (progress.dropped[row_word] >> threadIdx.x & 1) return;  // nobody will ask
+  if (progress.dropped[row_word] >> threadIdx.x & 1) return;  // its row of the mask is not read
   const SortedBox<T> mine = boxes.box[row];
   const int64_t my_label = boxes.label != nullptr ? boxes.label[row] : 0;
   const int count = static_cast<int>(smaller<int64_t>(kWordBits, boxes.num - word * kWordBits));
@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(kSettleThreads)
   const int64_t first_word = first_row / kWordBits, end_word = (end_row + kWordBits - 1) / kWordBits;
   for (int64_t i = first_word + threadIdx.x; i < words; i += kSettleThreads) dropped[i - first_word] = progress.dropped[i];
   const int lane = threadIdx.x % 32;
-  // Of dropped rows nobody asks, and those that were dropped before this round were not written.
+  // The mask of a dropped row is not needed; of a row that was dropped before this round it was not written.
   const auto read_rows = [&](int64_t word) {
     WordRows rows;
     if (word >= end_word) return rows;

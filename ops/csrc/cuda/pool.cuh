@@ -1,8 +1,7 @@
 // The forward pass of every RoI operator. A block owns one image and one group of channels (for position-sensitive
-// operators: one bin and one group of classes), lays that slab of the map out in shared memory,
-// where it fits and pays, and reduces the bins of its share of the RoIs. A thread reduces one bin
-// for the whole group, so that edges and weights are worked out once for up to 8 channels. Every output is written
-// once, by one thread.
+// operators: one bin and one group of classes), copies that part of the map (a slab) to shared memory where it fits and
+// is worth it, and reduces the bins of its share of the RoIs. A thread reduces one bin for the whole group, so that edges
+// and weights are worked out once for up to 8 channels. Every output is written once, by one thread.
 #pragma once
 
 #include "reduce.cuh"
