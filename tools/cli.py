@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 failed while running, 2 wrong usage or settings, 3 stopped
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -124,7 +125,18 @@ def _dispatch(words: list[str]) -> int:
     unknown = [word for word in rest if word.startswith("-") and word not in ("-h", "--help")]
     if unknown and name not in ("train", "alternate"):
         raise ConfigError(f"{unknown[0]}: no such option; settings are given as key=value, the option is --help")
+    _warn_of_unread(name, rest)
     return commands[name](rest)
+
+
+def _warn_of_unread(command: str, words: list[str]) -> None:
+    """Prints one line for each setting that the command does not read; of several processes, the first prints."""
+    if {"-h", "--help"} & set(words) or int(os.environ.get("RANK", 0)) != 0:
+        return
+    from detector.tools.settings.unread import unread
+
+    for line in unread(command, words):
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def _help() -> str:
