@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Two tests at a time, each on one thread: more would only share the same cores on a small machine.
 PARALLEL := -n 2 --dist worksteal
-.PHONY: help demo test test-all check pyright coverage bench bench-rfcn bench-step bench-loader kill-check native-cuda emulate gpu-check gpu-wheels figures docs docs-serve lock clean
+.PHONY: help demo test test-all check pyright coverage bench bench-rfcn bench-step bench-loader kill-check native-cuda emulate emulate-cost gpu-check gpu-wheels figures docs docs-serve lock clean
 
 help:  ## show these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -58,6 +58,9 @@ native-cuda: .venv/installed  ## compile the CUDA kernels, or fail (needs nvcc, 
 emulate: .venv/installed  ## run the CUDA kernels on an emulated device, and broken ones too (needs g++, no GPU; 20 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/ops/emulation/check.py --cases 2000
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m "" tests/ops/emulation
+
+emulate-cost: .venv/installed  ## count the memory traffic of the CUDA kernels without a GPU; goes to docs/benchmarks (10 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/ops/emulation/cost.py
 
 figures: .venv/installed  ## draw the figures of ops/README.md and docs anew, for light pages and dark ones
 	grep -h '^detector explain.*output=docs/figures' ops/README.md docs/*.md docs/*/*.md | sort -u | sed 's|^|$(BIN)/|' \

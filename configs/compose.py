@@ -26,7 +26,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from detector.configs.choices import CONFIG_FOLDER, choices
 from detector.configs.errors import ConfigError
-from detector.configs.groups import GROUPS, structured, to_config
+from detector.configs.groups import ADDED, GROUPS, structured, to_config
 from detector.configs.keys import check_words, hydra_word, nearest
 from detector.configs.schema import Config
 
@@ -91,7 +91,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise ConfigError(f"config={path}: cannot be read ({reason}); give a run's config.yaml") from error
-    if not isinstance(plain, dict) or not GROUPS.keys() <= plain.keys():
+    if not isinstance(plain, dict) or not GROUPS.keys() - ADDED.keys() <= plain.keys():
         raise ConfigError(f"config={path}: expected the settings of a whole run, with {', '.join(GROUPS)}")
     return {**{str(key): value for key, value in plain.items()}, "output_dir": None, "resume": None}
 

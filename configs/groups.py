@@ -26,6 +26,7 @@ GROUPS: dict[str, dict[str, type]] = {
         "resnet": schema.ResNetConfig,
         "torchvision": schema.TorchvisionConfig,
     },
+    "neck": {"none": schema.NoNeckConfig, "fpn": schema.FPNConfig},
     "head": {"fast_rcnn": schema.FastRCNNConfig, "rfcn": schema.RFCNConfig},
     "proposals": {
         "grid": schema.GridProposalsConfig,
@@ -36,6 +37,8 @@ GROUPS: dict[str, dict[str, type]] = {
     "sampling": {"random": schema.RandomSamplingConfig, "ohem": schema.OHEMConfig},
     "optimizer": {"sgd": schema.SGDConfig, "adamw": schema.AdamWConfig},
 }
+
+ADDED = {"neck": "none"}  # groups that configs saved before them lack, and the kind that those mean
 
 
 def to_plain(config: schema.Config) -> dict[str, Any]:
@@ -53,7 +56,7 @@ def structured(plain: dict[str, Any]) -> DictConfig:
 
     config = OmegaConf.structured(schema.Config)
     for group, kinds in GROUPS.items():
-        values = plain.get(group, {})
+        values = plain.get(group, {"kind": ADDED[group]} if group in ADDED else {})
         kind = values.get("kind")
         if kind not in kinds:
             raise ConfigError(f"{group}.kind is {kind!r}; expected one of {', '.join(kinds)}")

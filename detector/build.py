@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from detector.backbones import Backbone
+from detector.backbones.nodes import nodes_by_stride
+from detector.backbones.pyramid import Pyramid
 from detector.backbones.resnet import ResNet
 from detector.backbones.tail import fc_tail
 from detector.backbones.torchvision import TorchvisionBackbone
@@ -27,6 +29,7 @@ from detector.ops import roi_align, roi_pool
 from detector.ops.distinct import distinct_rois
 from detector.postprocess import Postprocess
 from detector.preprocess import Preprocess
+from detector.proposals.anchors import base_anchors, corner_anchors
 from detector.proposals.given import GivenProposals, ProposalModule
 from detector.proposals.rpn import RPN, KeepCounts
 from detector.sampling import HardExampleMining, RandomSampling, Sampler
@@ -41,7 +44,7 @@ def build_detector(config: schema.Config, num_classes: int) -> Detector:
     backbone = build_backbone(config)
     rows = 1 if config.head.class_agnostic else num_classes
     detector = Detector(
-        preprocess=build_preprocess(config.input, backbone.stride),
+        preprocess=build_preprocess(config.input, backbone.strides),
         backbone=backbone,
         proposals=build_proposals(config.proposals, backbone, config.sampling.use_difficult),
         head=build_head(config.head, backbone, num_classes),
@@ -59,14 +62,15 @@ def build_detector(config: schema.Config, num_classes: int) -> Detector:
     return detector.to(memory_format=torch.channels_last)
 
 
-def build_preprocess(config: schema.InputConfig, stride: int) -> Preprocess:
+def build_preprocess(config: schema.InputConfig, strides: Sequence[int]) -> Preprocess:
     return Preprocess(
         max_side=config.max_side,
         mean=tuple(config.mean),
         std=tuple(config.std),
         bgr_255=config.bgr_255,
-        stride=stride,
+        stride=strides[-1],
         multiple=config.canvas_multiple,
+        finest_stride=strides[0],
     )
 
 
@@ -98,9 +102,10 @@ def build_proposals(config: schema.ProposalConfig, backbone: Backbone, use_diffi
                 in_channels=backbone.proposal_channels,
                 channels=config.channels,
                 separable=config.separable,
-                stride=backbone.stride,
+                strides=backbone.proposal_strides,
                 scales=tuple(config.scales),
                 aspects=tuple(config.aspects),
+                anchors=base_anchors if config.anchors is schema.Anchors.cell else corner_anchors,
                 train_keep=KeepCounts(config.pre_nms_train, config.top_k_train),
                 test_keep=KeepCounts(config.pre_nms_test, config.top_k_test),
                 nms_iou=config.nms_iou,
@@ -125,8 +130,8 @@ def build_head(config: schema.HeadConfig, backbone: Backbone, num_classes: int) 
                 reduce=None if config.channels is None else reduction(backbone.head_channels, config.channels),
                 tail=backbone.tail,
                 tail_channels=backbone.tail_channels,
-                stride=backbone.stride,
-                pooling=roi_pool if pooled else partial(roi_align, sampling_ratio=2),
+                strides=backbone.strides,
+                pooling=roi_pool if pooled else partial(roi_align, sampling_ratio=2, aligned=config.aligned),
                 distinct=distinct_rois if pooled else None,
                 output_size=config.output_size,
                 inclusive=pooled,
@@ -138,7 +143,7 @@ def build_head(config: schema.HeadConfig, backbone: Backbone, num_classes: int) 
                 num_classes=num_classes,
                 in_channels=backbone.head_channels,
                 channels=config.channels,
-                stride=backbone.stride,
+                strides=backbone.strides,
                 k=config.k,
                 pooling=PSPooling.aligned() if aligned else PSPooling.published(config.pooling.value),
                 class_agnostic=config.class_agnostic,
@@ -149,6 +154,8 @@ def build_head(config: schema.HeadConfig, backbone: Backbone, num_classes: int) 
 def build_backbone(config: schema.Config) -> Backbone:
     """The backbone with random weights, with the tail that the head needs and nothing that it does not."""
     backbone, ranks, head = _whole_backbone(config), config.backbone.tail_ranks, config.head
+    if isinstance(config.neck, schema.FPNConfig):
+        backbone = _pyramid(config, backbone, config.neck.channels)
     if isinstance(head, schema.FastRCNNConfig) and head.channels is not None:
         backbone.tail_channels = config.backbone.tail_channels
         backbone.tail = fc_tail(head.channels, head.output_size, backbone.tail_channels)
@@ -159,11 +166,20 @@ def build_backbone(config: schema.Config) -> Backbone:
     return backbone
 
 
+def _pyramid(config: schema.Config, body: Backbone, channels: int) -> Pyramid:
+    """The pyramid over a backbone without a tail, with two fully connected layers for heads that need a tail."""
+    assert isinstance(body, (ResNet, VGG16, TorchvisionBackbone))
+    head, width = config.head, config.backbone.tail_channels
+    tail = fc_tail(channels, head.output_size, width) if isinstance(head, schema.FastRCNNConfig) else None
+    return Pyramid(body=body, channels=channels, tail=tail, tail_channels=0 if tail is None else width)
+
+
 def _whole_backbone(config: schema.Config) -> Backbone:
     backbone, head = config.backbone, config.head
+    pyramid = isinstance(config.neck, schema.FPNConfig)
     needs_tail = isinstance(head, schema.FastRCNNConfig)
     reduced = isinstance(head, schema.FastRCNNConfig) and head.channels is not None  # its tail reads another map
-    tail = backbone.tail.value if needs_tail and not reduced else None
+    tail = backbone.tail.value if needs_tail and not reduced and not pyramid else None
     pooled_size = head.output_size if isinstance(head, schema.FastRCNNConfig) else 0
     match backbone:
         case schema.VGGConfig():
@@ -177,25 +193,27 @@ def _whole_backbone(config: schema.Config) -> Backbone:
                 pooled_size=pooled_size,
             )
         case schema.ResNetConfig():
-            dilated = not needs_tail if backbone.dilated_c5 is None else backbone.dilated_c5
+            dilated = not (needs_tail or pyramid) if backbone.dilated_c5 is None else backbone.dilated_c5
             return ResNet(
                 depth=backbone.depth,
                 norm=backbone.norm.value,
                 width=backbone.width,
                 frozen_stages=backbone.frozen_stages,
                 dilated_c5=dilated,
+                strided_c5=pyramid,
                 stride_in_1x1=backbone.stride_in_1x1,
                 tail=tail,
                 tail_channels=backbone.tail_channels,
                 pooled_size=pooled_size,
             )
         case schema.TorchvisionConfig():
+            node, *deeper = _nodes(backbone, pyramid)
             return TorchvisionBackbone(
                 name=backbone.name,
-                node=backbone.node,
+                node=node,
                 proposals_node=backbone.proposals_node,
-                deeper_nodes=backbone.deeper_nodes,
-                joined_channels=backbone.joined_channels,
+                deeper_nodes=deeper,
+                joined_channels=None if pyramid else backbone.joined_channels,
                 joined_separable=backbone.joined_separable,
                 max_stride=backbone.max_stride,
                 norm=backbone.norm.value,
@@ -205,6 +223,21 @@ def _whole_backbone(config: schema.Config) -> Backbone:
                 pooled_size=pooled_size,
             )
     raise ConfigError(f"backbone.kind {backbone.kind!r} has no builder")
+
+
+def _nodes(config: schema.TorchvisionConfig, pyramid: bool) -> list[str]:
+    """The nodes that a config names; where it names none, the one of stride 16, or those of a pyramid."""
+    if config.node is not None:
+        return [config.node, *config.deeper_nodes]
+    found = nodes_by_stride(config.name)
+    wanted = (4, 8, 16, 32) if pyramid else (16,)
+    absent = [stride for stride in wanted if stride not in found]
+    if absent:
+        raise ConfigError(
+            f"backbone.name={config.name}: no map of stride {', '.join(map(str, absent))} was found; name one in "
+            f"backbone.node{' and the coarser ones in backbone.deeper_nodes' if pyramid else ''}"
+        )
+    return [*(found[stride] for stride in wanted), *config.deeper_nodes]
 
 
 def load_backbone_weights(config: schema.BackboneConfig, backbone: Backbone) -> None:
@@ -238,7 +271,7 @@ def build_optimizer(config: schema.Config, detector: nn.Module) -> torch.optim.O
     optimizer = config.optimizer
     # New is what no classifier brings weights for.
     tail = ("backbone.tail",) if config.backbone.tail is schema.Tail.fc else ()
-    new = ("head", "proposals", "backbone.top_down", *tail)
+    new = ("head", "proposals", "backbone.top_down", "backbone.fpn", *tail)
     groups = parameter_groups(
         detector,
         lr=optimizer.lr,

@@ -40,7 +40,7 @@ def cached(url: str, name: str, sha256: str | None) -> Path:
     try:
         fetch(url, place, sha256)
     except OSError as error:
-        raise ValueError(f"{error}; or fetch it by other means and put it at {place}") from error
+        raise ValueError(f"{error}. Put the file at {place}") from error
     return place
 
 

@@ -94,7 +94,7 @@ class Detector(nn.Module):
         They follow from boxes and seeds. The backbone runs only where a network proposes; the head never does.
         """
         inputs = self.preprocess(batch)
-        features = self.backbone(inputs.images).proposals if self.proposals.reads_features else inputs.images
+        features = self.backbone(inputs.images).proposals if self.proposals.reads_features else []
         proposed = self.proposals(features, inputs)
         loss_normalizers = {name: mean.normalizer for name, mean in proposed.losses.items()}
         if "head" in self.learning:

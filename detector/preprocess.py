@@ -72,15 +72,18 @@ class Preprocess(nn.Module):
         bgr_255: bool,
         stride: int,
         multiple: int | None = None,
+        finest_stride: int | None = None,
     ) -> None:
         """`mean` and `std` are RGB of [0, 1]; with `bgr_255` BGR of [0, 255], as Caffe's models want it.
 
         The canvas' sides are multiples of `stride`, and of `multiple` where given: fewer shapes, more padding.
+        `finest_stride` is that of the finest of several maps; None: `stride`.
         """
         super().__init__()
         self.max_side = max_side
         self.bgr_255 = bgr_255
         self.stride = stride
+        self.finest_stride = stride if finest_stride is None else finest_stride
         self.multiple = stride if multiple is None else math.lcm(stride, multiple)
         unit = 1.0 if bgr_255 else 255.0
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1) * unit, persistent=False)
@@ -89,7 +92,7 @@ class Preprocess(nn.Module):
     @property
     def longest_map(self) -> int:
         """Cells of the longest side that a feature map can have."""
-        return _round_up(self.max_side, self.multiple) // self.stride
+        return _round_up(self.max_side, self.multiple) // self.finest_stride
 
     def forward(self, batch: Batch) -> Inputs:
         """Everything of `batch` in the pixels of one padded canvas [N, 3, H, W]."""

@@ -135,10 +135,13 @@ class Batch:
 
 
 class FeatureMaps(NamedTuple):
-    """A backbone's output: the map that a proposal network reads, and the map that the head reads (often the same)."""
+    """A backbone's output: the maps that a proposal network reads, and the maps that the head reads (often the same).
 
-    proposals: Tensor  # [N, C_p, H, W]
-    head: Tensor  # [N, C_h, H, W]
+    Each is a list of maps, the finest first. A backbone without a pyramid gives lists of one.
+    """
+
+    proposals: Sequence[Tensor]  # of [N, C_p, H_i, W_i]
+    head: Sequence[Tensor]  # of [N, C_h, H_i, W_i]
 
 
 class RoIPredictions(NamedTuple):

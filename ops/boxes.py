@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-# A 16-pixel box may grow to 1000 pixels at most: exp() of a wild early prediction must stay finite.
+# A 16-pixel box may grow to 1000 pixels at most, so that exp() of a large prediction, early in training, stays finite.
 # Source: torchvision and Detectron2; the original Fast R-CNN has no clamp.
 DELTA_CLAMP = math.log(1000.0 / 16.0)
 

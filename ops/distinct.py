@@ -1,4 +1,4 @@
-"""RoIs that `roi_pool` cannot tell apart, as it rounds them to the same cells: what is computed once serves them all.
+"""RoIs that `roi_pool` rounds to the same cells: their features are computed once and used for all of them.
 
 Of Selective Search's boxes on a map of stride 16, a quarter rounds to cells that another box has too.
 """
@@ -32,7 +32,7 @@ def distinct_rois(
     for low, high in ((rois[:, 1], rois[:, 3]), (rois[:, 2], rois[:, 4])):
         known = low.isfinite() & high.isfinite()  # the others have no cells at all
         key += [item.where(known, torch.nan) for item in whole_cells(low, high, spatial_scale, quantization)]
-    # Compared by their bits, since NaN equals nothing; adding 0 takes the sign from a zero.
+    # Compared by their bits, since NaN is not equal to itself; adding 0 turns -0 into 0.
     bits = (torch.stack(key, dim=1) + 0.0).view(torch.int64 if rois.dtype == torch.float64 else torch.int32)
     _, group = bits.unique(dim=0, return_inverse=True)
     index = torch.arange(len(rois), device=rois.device)

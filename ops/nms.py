@@ -15,7 +15,7 @@ from torch import Tensor
 
 from detector.ops._library import LIBRARY, NAMESPACE
 
-# Boxes that the PyTorch kernel settles at a time: a block meets all kept boxes, then itself.
+# Boxes that the PyTorch kernel decides on at a time: a block is compared with all kept boxes, then with itself.
 BLOCK = 1024
 
 
@@ -41,7 +41,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, max_output: int 
 def batched_nms(
     boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, *, max_output: int | None = None
 ) -> Tensor:
-    """Indices [K] int64 of the boxes that stay when only boxes of one label meet, by falling score over all labels.
+    """Indices [K] int64 of the boxes that stay, by falling score over all labels; only boxes of one label are compared.
 
     Args:
         labels: [N] of an integer dtype: class, or image, or both in one number; any values.
@@ -97,7 +97,7 @@ def _reference(
             alive &= ~_suppresses(boxes, labels, part, block, threshold).any(dim=0)
         block = block[alive]
         # Within the block: a box stays if no box before it that stays suppresses it. Starting from "all stay", each
-        # round settles at least one more box from the front, and a round that changes nothing is the answer.
+        # round decides at least one more box from the front; when a round changes nothing, the result is final.
         meets = _suppresses(boxes, labels, block, block, threshold).triu(diagonal=1)
         stays = torch.ones_like(block, dtype=torch.bool)
         while True:

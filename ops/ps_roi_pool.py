@@ -117,7 +117,7 @@ def _is_max(op: str, reduction: str) -> bool:
 
 
 def _wants_argmax(score_maps: Tensor) -> bool:
-    """Whether to keep where the maxima are: only training pays for it; an export does either, see `_max_gradient`."""
+    """Whether to write where the maxima are: training needs it, an export may be without, see `_max_gradient`."""
     return torch.is_grad_enabled() and score_maps.requires_grad and not torch.compiler.is_exporting()
 
 

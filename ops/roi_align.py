@@ -1,8 +1,9 @@
 """RoIAlign: bilinear samples on a regular grid in each bin, averaged, or their largest; nothing is rounded.
 
-The grid of an axis does not depend on the other axis, so a RoI's samples are the product of its rows and its columns.
 The mean is linear in the features: its second order is the operator itself. The maximum keeps the index of the winning
-sample, and the gradient goes to that sample's four neighbours only.
+sample, and the gradient goes to that sample's four neighbours only. Where the samples are is in `sample_grid.py`.
+
+All functions below take `options`: spatial_scale, sampling_ratio, aligned and inner, as the schemas list them.
 Source: Mask R-CNN 3; torchvision for the border rule.
 """
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from detector.ops._arguments import checked_rois, output_pair
 from detector.ops._library import Context, register
-from detector.ops.roi_pool import image_index
+from detector.ops.sample_grid import Corners, Grid, make_grid
 
 # Entries (sample, corner) that the PyTorch kernels expand at once, and bytes of gathered features.
 CHUNK_ENTRIES = 1 << 20
@@ -72,54 +73,6 @@ def roi_align(
     return pooled
 
 
-class Axis(NamedTuple):
-    """Sample i of bin p stands at start + p * size + (i + shift) * size / divisions along one axis."""
-
-    start: Tensor  # [R] in cells
-    size: Tensor  # [R] size of a bin in cells
-    divisions: Tensor  # [R] number of samples, or one more for the inner grid
-    per_bin: Tensor  # [R] int64, samples per bin
-    shift: float
-
-    def at(self, roi: Tensor, bin_index: Tensor, sample: Tensor) -> Tensor:
-        """Positions in cells of the given samples (index tensors of one shape or that broadcast)."""
-        start, size = self.start[roi], self.size[roi]
-        within = (sample.to(start.dtype) + self.shift) * size / self.divisions[roi]
-        return start + bin_index.to(start.dtype) * size + within
-
-
-def sample_axis(
-    low: Tensor, high: Tensor, bins: int, spatial_scale: float, sampling_ratio: int, aligned: bool, inner: bool
-) -> Axis:
-    """Where the samples of RoIs with ends `low`, `high` [R] (input pixels) stand along one axis, in feature cells."""
-    offset = 0.5 if aligned else 0.0
-    start = low * spatial_scale - offset
-    extent = high * spatial_scale - offset - start
-    if not aligned:
-        extent = extent.clamp(min=1)
-    size = extent / low.new_full((), bins)
-    if sampling_ratio > 0:
-        count = torch.full_like(low, sampling_ratio, dtype=torch.int64)
-    else:
-        count = size.ceil().nan_to_num(nan=0.0).clamp(0, 1 << 15).to(torch.int64)
-    divisions = (count + 1 if inner else count.clamp(min=1)).to(low.dtype)
-    return Axis(start, size, divisions, count, 1.0 if inner else 0.5)
-
-
-def neighbours(position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Lower and upper cell (int64) of positions on an axis of `size` cells, and their bilinear weights.
-
-    Outside [-1, size] both weights are 0; within, positions are held to [0, size - 1].
-    """
-    inside = (position >= -1) & (position <= size)
-    held = position.where(inside, 0).clamp(min=0)
-    lower = held.to(torch.int64).clamp(max=size - 1)
-    upper = (lower + 1).clamp(max=size - 1)
-    fraction = torch.where(lower < size - 1, held - lower.to(held.dtype), 0)
-    weight = inside.to(held.dtype)
-    return lower, upper, (1 - fraction) * weight, fraction * weight
-
-
 class Entries(NamedTuple):
     """Corner reads of some samples: output row o takes weights[i] x cell cells[i] for i in bounds[o]..bounds[o + 1]."""
 
@@ -129,94 +82,28 @@ class Entries(NamedTuple):
     weights: Tensor  # [E]
 
 
-class Corners(NamedTuple):
-    """What samples read: four cells each, with bilinear weights. A sample outside the map reads nothing."""
-
-    cells: Tensor  # [S, 4] int64, rows of the features as [N * H * W, C]
-    weights: Tensor  # [S, 4]
-    inside: Tensor  # [S] bool
-
-
-def _corners(y: Tensor, x: Tensor, images: Tensor, map_height: int, map_width: int) -> Corners:
-    """The corners of samples at y, x [S]."""
-    top, bottom, weight_top, weight_bottom = neighbours(y, map_height)
-    left, right, weight_left, weight_right = neighbours(x, map_width)
-    row = images * map_height
-    cells = torch.stack(
-        ((row + top) * map_width + left, (row + top) * map_width + right,
-         (row + bottom) * map_width + left, (row + bottom) * map_width + right), dim=1
-    )  # fmt: skip
-    weights = torch.stack(
-        (weight_top * weight_left, weight_top * weight_right,
-         weight_bottom * weight_left, weight_bottom * weight_right), dim=1
-    )  # fmt: skip
-    return Corners(cells, weights, (weight_top + weight_bottom) * (weight_left + weight_right) > 0)
-
-
-class Grid(NamedTuple):
-    """The samples of all RoIs: one axis each for rows and columns, and the image that each RoI reads."""
-
-    rows: Axis
-    columns: Axis
-    images: Tensor  # [R] int64, -1 for none
-    height: int
-    width: int
-    map_height: int
-    map_width: int
-
-    @property
-    def counts(self) -> Tensor:
-        """Samples per bin of each RoI [R]."""
-        return (self.rows.per_bin * self.columns.per_bin).masked_fill(self.images < 0, 0)
-
-    def samples(self, bins: Tensor, sample: Tensor) -> Corners:
-        """Corners of sample numbers [S] in bins [S], numbered (roi, row, column)."""
-        roi = bins.div(self.height * self.width, rounding_mode="floor")
-        in_roi = bins % (self.height * self.width)
-        columns = self.columns.per_bin[roi].clamp(min=1)
-        y = self.rows.at(roi, in_roi.div(self.width, rounding_mode="floor"), sample.div(columns, rounding_mode="floor"))
-        x = self.columns.at(roi, in_roi % self.width, sample % columns)
-        return _corners(y, x, self.images[roi], self.map_height, self.map_width)
-
-    def mean_entries(self) -> Iterator[Entries]:
-        """Every corner read of the mean, in chunks of whole RoIs that bound memory."""
-        per_bin = self.counts
-        bins = self.height * self.width
-        total = (per_bin * bins * 4).cumsum(0)
-        chunk = total.div(CHUNK_ENTRIES, rounding_mode="floor").tolist()
-        start = 0
-        for end in range(1, len(chunk) + 1):
-            if end < len(chunk) and chunk[end] == chunk[start]:
-                continue
-            counts = per_bin[start:end].repeat_interleave(bins)
-            rows = torch.arange(counts.shape[0], device=counts.device).repeat_interleave(counts)
-            first = counts.cumsum(0) - counts
-            sample = torch.arange(rows.shape[0], device=counts.device) - first[rows]
-            corners = self.samples(rows + start * bins, sample)
-            weights = corners.weights / counts[rows, None].to(corners.weights.dtype)
-            rows, cells, weights = (each[corners.inside] for each in (rows, corners.cells, weights))
-            read = rows.bincount(minlength=counts.shape[0]) * 4
-            yield Entries(
-                (rows + start * bins).repeat_interleave(4), read.cumsum(0) - read, cells.flatten(), weights.flatten()
-            )
-            start = end
-
-
-def make_grid(
-    rois: Tensor,
-    size: Sequence[int],
-    height: int,
-    width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-    inner: bool,
-) -> Grid:
-    """Where each of rois [R, 5] is sampled on features of the given size [N, C, H, W]."""
-    options = (spatial_scale, sampling_ratio, aligned, inner)
-    rows = sample_axis(rois[:, 2], rois[:, 4], height, *options)
-    columns = sample_axis(rois[:, 1], rois[:, 3], width, *options)
-    return Grid(rows, columns, image_index(rois, size[0]), height, width, size[2], size[3])
+def _mean_entries(grid: Grid) -> Iterator[Entries]:
+    """Every corner read of the mean, in chunks of whole RoIs that bound memory."""
+    per_bin = grid.counts
+    bins = grid.height * grid.width
+    total = (per_bin * bins * 4).cumsum(0)
+    chunk = total.div(CHUNK_ENTRIES, rounding_mode="floor").tolist()
+    start = 0
+    for end in range(1, len(chunk) + 1):
+        if end < len(chunk) and chunk[end] == chunk[start]:
+            continue
+        counts = per_bin[start:end].repeat_interleave(bins)
+        rows = torch.arange(counts.shape[0], device=counts.device).repeat_interleave(counts)
+        first = counts.cumsum(0) - counts
+        sample = torch.arange(rows.shape[0], device=counts.device) - first[rows]
+        corners = grid.samples(rows + start * bins, sample)
+        weights = corners.weights / counts[rows, None].to(corners.weights.dtype)
+        rows, cells, weights = (each[corners.inside] for each in (rows, corners.cells, weights))
+        read = rows.bincount(minlength=counts.shape[0]) * 4
+        yield Entries(
+            (rows + start * bins).repeat_interleave(4), read.cumsum(0) - read, cells.flatten(), weights.flatten()
+        )
+        start = end
 
 
 def _channel_slices(features: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -229,25 +116,16 @@ def _channel_slices(features: Tensor) -> Iterator[tuple[slice, Tensor]]:
         yield part, features[:, part].permute(0, 2, 3, 1).flatten(0, 2).to(dtype).contiguous()
 
 
-def _mean_reference(
-    features: Tensor,
-    rois: Tensor,
-    height: int,
-    width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-    inner: bool,
-) -> Tensor:
+def _mean_reference(features: Tensor, rois: Tensor, height: int, width: int, *options: Any) -> Tensor:
     num_rois, channels = rois.shape[0], features.shape[1]
     pooled = features.new_zeros((num_rois, channels, height, width))
     if pooled.numel() == 0 or features.numel() == 0:
         return pooled
-    grid = make_grid(rois, features.shape, height, width, spatial_scale, sampling_ratio, aligned, inner)
+    grid = make_grid(rois, features.shape, height, width, *options)
     bins = height * width
     for part, table in _channel_slices(features):
         start = 0
-        for entries in grid.mean_entries():
+        for entries in _mean_entries(grid):
             # An embedding bag is just this sum: weighted rows of a table, in bags of any length, in order.
             rows = torch.nn.functional.embedding_bag(
                 entries.cells, table, entries.bounds, mode="sum", per_sample_weights=entries.weights.to(table.dtype)
@@ -258,16 +136,7 @@ def _mean_reference(
     return pooled
 
 
-def _mean_fake(
-    features: Tensor,
-    rois: Tensor,
-    height: int,
-    width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-    inner: bool,
-) -> Tensor:
+def _mean_fake(features: Tensor, rois: Tensor, height: int, width: int, *_: Any) -> Tensor:
     return features.new_empty((rois.shape[0], features.shape[1], height, width))
 
 
@@ -282,25 +151,16 @@ def _mean_backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
     return _mean_grad(grad, *ctx.saved_tensors, size, *options), *(None,) * 7
 
 
-def _mean_grad_reference(
-    grad: Tensor,
-    rois: Tensor,
-    size: Sequence[int],
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-    inner: bool,
-) -> Tensor:
+def _mean_grad_reference(grad: Tensor, rois: Tensor, size: Sequence[int], *options: Any) -> Tensor:
     """Gradient [N, C, H, W] of the features: the transpose of the mean, accumulated in float32 or better."""
     num_images, channels, map_height, map_width = size
     total_dtype = torch.promote_types(grad.dtype, torch.float32)
     total = grad.new_zeros((num_images * map_height * map_width, channels), dtype=total_dtype)
     if grad.numel() > 0 and total.numel() > 0:
-        options = (spatial_scale, sampling_ratio, aligned, inner)
         grid = make_grid(rois, size, grad.shape[2], grad.shape[3], *options)
         rows = grad.permute(0, 2, 3, 1).flatten(0, 2)
         step = max(1, CHUNK_BYTES // (8 * channels))
-        for entries in grid.mean_entries():
+        for entries in _mean_entries(grid):
             for row, cell, weight in zip(
                 entries.rows.split(step), entries.cells.split(step), entries.weights.split(step), strict=True
             ):
@@ -308,15 +168,7 @@ def _mean_grad_reference(
     return total.view(num_images, map_height, map_width, channels).permute(0, 3, 1, 2).to(grad.dtype).contiguous()
 
 
-def _mean_grad_fake(
-    grad: Tensor,
-    rois: Tensor,
-    size: Sequence[int],
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-    inner: bool,
-) -> Tensor:
+def _mean_grad_fake(grad: Tensor, rois: Tensor, size: Sequence[int], *_: Any) -> Tensor:
     return grad.new_empty(size)
 
 
@@ -336,23 +188,14 @@ _mean_grad = register(
 )
 
 
-def _max_reference(
-    features: Tensor,
-    rois: Tensor,
-    height: int,
-    width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-    inner: bool,
-) -> tuple[Tensor, Tensor]:
+def _max_reference(features: Tensor, rois: Tensor, height: int, width: int, *options: Any) -> tuple[Tensor, Tensor]:
     """Largest sample of each bin and its number (row-major within the bin), -1 in a bin without samples."""
     num_rois, channels = rois.shape[0], features.shape[1]
     pooled = features.new_zeros((num_rois, channels, height, width))
     argmax = features.new_full(pooled.shape, -1, dtype=torch.int32)
     if pooled.numel() == 0 or features.numel() == 0:
         return pooled, argmax
-    grid = make_grid(rois, features.shape, height, width, spatial_scale, sampling_ratio, aligned, inner)
+    grid = make_grid(rois, features.shape, height, width, *options)
     counts = grid.counts
     in_roi = torch.arange(height * width, device=rois.device)
     for part, table in _channel_slices(features):
@@ -379,16 +222,7 @@ def _sample_values(table: Tensor, corners: Corners) -> Tensor:
     return value.masked_fill(~corners.inside[:, None], 0)
 
 
-def _max_fake(
-    features: Tensor,
-    rois: Tensor,
-    height: int,
-    width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-    inner: bool,
-) -> tuple[Tensor, Tensor]:
+def _max_fake(features: Tensor, rois: Tensor, height: int, width: int, *_: Any) -> tuple[Tensor, Tensor]:
     shape = (rois.shape[0], features.shape[1], height, width)
     return features.new_empty(shape), features.new_empty(shape, dtype=torch.int32)
 
@@ -418,16 +252,7 @@ def _winning_corners(rois: Tensor, argmax: Tensor, size: Sequence[int], options:
     return Corners(cells, corners.weights, inside)
 
 
-def _max_scatter_reference(
-    grad: Tensor,
-    rois: Tensor,
-    argmax: Tensor,
-    size: Sequence[int],
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-    inner: bool,
-) -> Tensor:
+def _max_scatter_reference(grad: Tensor, rois: Tensor, argmax: Tensor, size: Sequence[int], *options: Any) -> Tensor:
     """Gradient [N, C, H, W] of the features: each output's gradient, on the corners of its winning sample."""
     num_images, channels, map_height, map_width = size
     total = grad.new_zeros(
@@ -435,7 +260,6 @@ def _max_scatter_reference(
     )
     if total.numel() > 0:
         for part in _roi_chunks(grad.shape):
-            options = (spatial_scale, sampling_ratio, aligned, inner)
             corners = _winning_corners(rois[part], argmax[part], size, options)
             share = grad[part].permute(0, 2, 3, 1).reshape(-1, 1).to(total.dtype) * corners.weights.to(total.dtype)
             share = share.masked_fill(~corners.inside[:, None], 0)
@@ -450,16 +274,7 @@ def _roi_chunks(shape: Sequence[int]) -> Iterator[slice]:
         yield slice(start, min(start + step, shape[0]))
 
 
-def _max_scatter_fake(
-    grad: Tensor,
-    rois: Tensor,
-    argmax: Tensor,
-    size: Sequence[int],
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-    inner: bool,
-) -> Tensor:
+def _max_scatter_fake(grad: Tensor, rois: Tensor, argmax: Tensor, size: Sequence[int], *_: Any) -> Tensor:
     return grad.new_empty(size)
 
 
@@ -473,21 +288,12 @@ def _max_scatter_backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ..
     return _max_gather(grad, *ctx.saved_tensors, *ctx.options), *(None,) * 7
 
 
-def _max_gather_reference(
-    features: Tensor,
-    rois: Tensor,
-    argmax: Tensor,
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-    inner: bool,
-) -> Tensor:
+def _max_gather_reference(features: Tensor, rois: Tensor, argmax: Tensor, *options: Any) -> Tensor:
     """Values [R, C, h, w] of given samples, 0 where the number is -1: the derivative of `_max_scatter`."""
     picked = features.new_zeros(argmax.shape)
     if features.numel() > 0:
         flat = features.permute(0, 2, 3, 1).reshape(-1)
         for part in _roi_chunks(argmax.shape):
-            options = (spatial_scale, sampling_ratio, aligned, inner)
             corners = _winning_corners(rois[part], argmax[part], features.shape, options)
             value = (flat[corners.cells].to(corners.weights.dtype) * corners.weights).sum(1)
             value = value.masked_fill(~corners.inside, 0)
@@ -496,15 +302,7 @@ def _max_gather_reference(
     return picked
 
 
-def _max_gather_fake(
-    features: Tensor,
-    rois: Tensor,
-    argmax: Tensor,
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-    inner: bool,
-) -> Tensor:
+def _max_gather_fake(features: Tensor, rois: Tensor, argmax: Tensor, *_: Any) -> Tensor:
     return features.new_empty(argmax.shape)
 
 

@@ -62,8 +62,8 @@ def roi_pool(
     if quantization not in QUANTIZATIONS:
         raise ValueError(f"roi_pool: expected quantization to be one of {QUANTIZATIONS}, got {quantization!r}")
     rois = checked_rois("roi_pool", features, rois)
-    # The argmax costs memory traffic, so only training pays for it. An exported program may do either: the backward
-    # pass finds the maxima again if it must.
+    # The argmax costs memory traffic, so it is written for training only. An exported program may be without: the
+    # backward pass then finds the maxima again.
     with_argmax = torch.is_grad_enabled() and features.requires_grad and not torch.compiler.is_exporting()
     pooled: Tensor = _roi_pool(features, rois, height, width, spatial_scale, quantization, with_argmax)[0]
     return pooled
@@ -194,7 +194,7 @@ def _windows(first: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _table(cells: Tensor, num_rows: int, num_columns: int, combine: Any) -> Tensor:
-    """For every window of 2^i x 2^j cells its best, [i, j, image, top, left] by c; windows stay inside the map."""
+    """The best of every window of 2^i x 2^j cells, [i, j, image, top, left] by c; windows stay inside the map."""
     table = [cells]
     for i in range(num_rows):
         if i > 0:
@@ -205,7 +205,7 @@ def _table(cells: Tensor, num_rows: int, num_columns: int, combine: Any) -> Tens
 
 
 def _doubled(cells: Tensor, dim: int, step: int, combine: Any) -> Tensor:
-    """Best of windows twice as long along `dim`; those that would leave the map are never asked for."""
+    """Best of windows twice as long along `dim`; those that would cross the border of the map are not needed."""
     length = cells.shape[dim] - step
     doubled = cells.clone()
     doubled.narrow(dim, 0, length).copy_(combine(cells.narrow(dim, 0, length), cells.narrow(dim, step, length)))

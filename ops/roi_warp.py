@@ -17,7 +17,7 @@ from torch import Tensor
 
 from detector.ops._arguments import checked_rois, output_pair
 from detector.ops._library import Context, register
-from detector.ops.roi_align import make_grid, neighbours
+from detector.ops.sample_grid import make_grid, neighbours
 
 _ALIGN = (1, True, False)  # sampling_ratio, aligned, inner
 

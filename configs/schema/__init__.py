@@ -26,10 +26,12 @@ from detector.configs.schema.export import ExportConfig, ExportFormat
 from detector.configs.schema.head import FastRCNNConfig, HeadConfig, Pooling, PSPooling, RFCNConfig
 from detector.configs.schema.input import InputConfig
 from detector.configs.schema.loss import LossConfig, TargetStatistics
+from detector.configs.schema.neck import FPNConfig, NeckConfig, NoNeckConfig
 from detector.configs.schema.optimizer import AdamWConfig, Decay, OptimizerConfig, ScheduleConfig, SGDConfig
 from detector.configs.schema.postprocess import PostprocessConfig
 from detector.configs.schema.predict import PredictConfig, ResultFormat
 from detector.configs.schema.proposals import (
+    Anchors,
     FileProposalsConfig,
     GridProposalsConfig,
     ProposalConfig,
@@ -42,6 +44,7 @@ from detector.configs.schema.whole import Config
 
 __all__ = [
     "AdamWConfig",
+    "Anchors",
     "AutoDatasetConfig",
     "BackboneConfig",
     "Backend",
@@ -56,6 +59,7 @@ __all__ = [
     "EvaluationConfig",
     "ExportConfig",
     "ExportFormat",
+    "FPNConfig",
     "FastRCNNConfig",
     "FileProposalsConfig",
     "FilesDatasetConfig",
@@ -64,6 +68,8 @@ __all__ = [
     "HeadConfig",
     "InputConfig",
     "LossConfig",
+    "NeckConfig",
+    "NoNeckConfig",
     "Norm",
     "OHEMConfig",
     "OnNonFinite",

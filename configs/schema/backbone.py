@@ -64,9 +64,9 @@ class TorchvisionConfig(BackboneConfig):
 
     kind: str = "torchvision"
     name: str = "mobilenet_v2"  # any classifier of torchvision.models
-    node: str = "features.13"  # the head reads this node's output
+    node: str | None = None  # the head reads this node's output; None: the last of stride 16
     proposals_node: str | None = None  # the RPN reads this node's output; None: that of `node`
-    deeper_nodes: list[str] = field(default_factory=list)  # nodes of larger stride, whose outputs join the map
+    deeper_nodes: list[str] = field(default_factory=list)  # nodes of larger stride: joined into `node`, or levels
     joined_channels: int = 128  # channels of the joined map
     joined_separable: bool = False  # its last 3x3 convolution is depthwise and 1x1: an eighth of the work
     max_stride: int | None = None  # later convolutions are dilated, as R-FCN's res5 with 16; None: no limit

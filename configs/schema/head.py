@@ -30,6 +30,7 @@ class HeadConfig:
 class FastRCNNConfig(HeadConfig):
     kind: str = "fast_rcnn"
     pooling: Pooling = Pooling.roi_pool  # RoI pooling as published, or RoIAlign
+    aligned: bool = True  # roi_align shifts by half a cell; false: it does not, as in torchvision's models
     output_size: int = 7  # bins along each side: 7 gives 7 x 7
     channels: int | None = None  # a 1x1 convolution to so many before pooling (backbone.tail=fc); None: none
 

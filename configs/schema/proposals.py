@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 
 from detector.configs.errors import require
 from detector.configs.missing import MISSING
@@ -53,6 +54,13 @@ class SelectiveSearchConfig(ProposalConfig):
         require(self.mode in ("fast", "quality"), f"proposals.mode is {self.mode!r}; expected fast or quality")
 
 
+class Anchors(Enum):
+    """Where the anchors of a cell are centred, and what of them is rounded."""
+
+    cell = "cell"  # on the cell; its sides before they are scaled (py-faster-rcnn)
+    corner = "corner"  # on the cell's upper left corner; half of each side (torchvision)
+
+
 @dataclass
 class RPNConfig(ProposalConfig):
     """Learned proposals (Faster R-CNN, section 3)."""
@@ -62,7 +70,8 @@ class RPNConfig(ProposalConfig):
     separable: bool = False  # the 3x3 convolution is depthwise and 1x1: an eighth of the work
     scales: list[float] = field(default_factory=lambda: [8.0, 16.0, 32.0])  # anchor sides are scale x stride
     aspects: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])  # height / width of anchors
-    pre_nms_train: int = 12000  # best anchors that NMS reads, in training
+    anchors: Anchors = Anchors.cell  # where a cell's anchors are centred
+    pre_nms_train: int = 12000  # best anchors of each map that NMS reads, in training
     pre_nms_test: int = 6000  # the same in testing
     top_k_train: int = 2000
     top_k_test: int = 300

@@ -16,6 +16,7 @@ from detector.configs.schema.export import ExportConfig
 from detector.configs.schema.head import FastRCNNConfig, HeadConfig
 from detector.configs.schema.input import InputConfig
 from detector.configs.schema.loss import LossConfig, TargetStatistics
+from detector.configs.schema.neck import FPNConfig, NeckConfig
 from detector.configs.schema.optimizer import OptimizerConfig, ScheduleConfig
 from detector.configs.schema.postprocess import PostprocessConfig
 from detector.configs.schema.predict import PredictConfig
@@ -30,6 +31,7 @@ class Config:
 
     dataset: DatasetConfig = MISSING
     backbone: BackboneConfig = MISSING
+    neck: NeckConfig = MISSING
     head: HeadConfig = MISSING
     proposals: ProposalConfig = MISSING
     sampling: SamplingConfig = MISSING
@@ -54,6 +56,22 @@ class Config:
     def __post_init__(self) -> None:
         """Refuses combinations across groups, before anything is built."""
         backbone, needs_tail = self.backbone, isinstance(self.head, FastRCNNConfig)
+        if isinstance(self.neck, FPNConfig):
+            require(
+                backbone.tail is Tail.fc or not needs_tail,
+                "backbone.tail=native: the classifier's last layers do not read a pyramid's maps; set backbone.tail=fc",
+            )
+            if isinstance(backbone, ResNetConfig):
+                require(
+                    not backbone.dilated_c5,
+                    "backbone.dilated_c5=true: neck=fpn reads res5 at stride 32; set backbone.dilated_c5=null",
+                )
+            if isinstance(backbone, TorchvisionConfig):
+                require(
+                    backbone.proposals_node is None and backbone.max_stride is None,
+                    "neck=fpn reads backbone.node and backbone.deeper_nodes, each at its stride; set "
+                    "backbone.proposals_node and backbone.max_stride to null",
+                )
         if isinstance(self.proposals, RPNConfig):
             require(
                 self.loss.targets is not TargetStatistics.measured,

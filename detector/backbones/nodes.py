@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
+from functools import cache
+from types import MappingProxyType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 SIDE = 512  # of the image that strides are measured on; it is never computed
 
 
-def nodes_by_stride(name: str) -> dict[int, str]:
+@cache
+def nodes_by_stride(name: str) -> Mapping[int, str]:
     """The output of the last block at stride 2, 4, 8, 16 and 32 of a torchvision classifier, as far as it has them.
 
-    A block is what torchvision names with one number, as features.13 or layer3.5. Networks whose maps are not
-    [N, C, H, W] have none. Raises ValueError for a name that torchvision does not know.
+    A block is what torchvision names with one number, as features.13 or layer3.5. Maps are [N, C, H, W] or, of Swin,
+    [N, H, W, C]; networks of one input size (ViT) have none. Raises ValueError for a name that torchvision does
+    not know.
     """
     network = _on_meta(name)
     blocks: dict[str, str] = {}  # block -> its last node in the graph
-    for node in get_graph_node_names(network, suppress_diff_warning=True)[1]:
+    try:
+        nodes = get_graph_node_names(network, suppress_diff_warning=True)[1]
+    except AssertionError:  # what a network of one input size says
+        return MappingProxyType({})
+    for node in nodes:
         parts = node.split(".")
         nested = parts[0] == "features" or len(parts) > 2
         blocks[".".join(parts[:2]) if nested else parts[0]] = node
@@ -30,13 +39,23 @@ def nodes_by_stride(name: str) -> dict[int, str]:
     )
     found: dict[int, str] = {}
     for block, maps in extractor(torch.empty(1, 3, SIDE, 2 * SIDE, device="meta")).items():
-        # Rows by columns as the image has them: neither pooled to a fixed size nor with channels last.
-        if maps.ndim != 4 or maps.shape[2] < 2 or maps.shape[3] // maps.shape[2] != 2:
+        rows = _rows(maps)
+        if rows is None:
             continue
-        stride = 1 << round(math.log2(SIDE / maps.shape[2]))
+        stride = 1 << round(math.log2(SIDE / rows))
         if stride in (2, 4, 8, 16, 32) and "pool" not in block:
             found[stride] = block
-    return found
+    return MappingProxyType(found)
+
+
+def _rows(maps: Tensor) -> int | None:
+    """Rows of maps that have rows and columns as the image has them; None for those pooled to a fixed size."""
+    if maps.ndim != 4:
+        return None
+    for height, width in ((2, 3), (1, 2)):  # channels first, channels last
+        if maps.shape[height] >= 2 and maps.shape[width] // maps.shape[height] == 2:
+            return maps.shape[height]
+    return None
 
 
 def _on_meta(name: str) -> nn.Module:
@@ -45,5 +64,6 @@ def _on_meta(name: str) -> nn.Module:
         raise ValueError(f"torchvision has no classifier {name!r}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # GoogLeNet's, on how it will be initialised
-        network: nn.Module = models.get_model(name, weights=None)
-    return network.to("meta").eval()
+        with torch.device("meta"):
+            network: nn.Module = models.get_model(name, weights=None)
+    return network.eval()

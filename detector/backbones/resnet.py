@@ -5,6 +5,8 @@ Module names are torchvision's, so that its state dicts load as they are.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -68,7 +70,9 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    stride = 16
+    strides: tuple[int, ...] = (16,)
+    proposal_strides: tuple[int, ...] = (16,)
+    bottom_up_strides: tuple[int, ...] = (4, 8, 16, 32)
     checkpointing = False  # of gradients, block by block
 
     def __init__(
@@ -79,6 +83,7 @@ class ResNet(nn.Module):
         width: float,
         frozen_stages: int,
         dilated_c5: bool,
+        strided_c5: bool = False,
         stride_in_1x1: bool,
         tail: str | None,
         tail_channels: int,
@@ -87,6 +92,7 @@ class ResNet(nn.Module):
         """`tail`: native (res5, then an average), fc, or None. Without a tail res5 exists only when dilated.
 
         The first `frozen_stages` of conv1, res2, ... res5 are not trained (2: conv1 and res2, as R-FCN has it).
+        `strided_c5` makes res5 the last map of `bottom_up`, for a pyramid.
         `stride_in_1x1` puts a block's stride on its first convolution, as MSRA's Caffe models have it.
         """
         super().__init__()
@@ -124,6 +130,9 @@ class ResNet(nn.Module):
         if dilated_c5:
             self.layer4 = stage(3, 1, 2)
             self.head_channels = base * 8 * expansion
+        elif strided_c5:
+            self.layer4 = stage(3, 2, 1)
+        self.bottom_up_channels = tuple(base * 2**index * expansion for index in range(4))
         self.native_tail = tail == "native"
         self.tail: nn.Module | None = None
         self.tail_channels = 0
@@ -140,18 +149,29 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        stages = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",) if dilated_c5 else ())
+        stages = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), () if self.layer4 is None else ("layer4",))
         for names in stages[:frozen_stages]:
             for name in names:
                 setattr(self, name, without_training(getattr(self, name)))
 
     def forward(self, images: Tensor) -> FeatureMaps:
         """res4 [N, 1024, H/16, W/16] for proposals; for the head the same or dilated res5 [N, 2048, H/16, W/16]."""
+        for number, x in enumerate(self._stages(images)):
+            if number == 2:
+                c4 = x
+        return FeatureMaps([c4], [x])
+
+    def bottom_up(self, images: Tensor) -> list[Tensor]:
+        """res2 to res5, of strides 4 to 32."""
+        return list(self._stages(images))
+
+    def _stages(self, images: Tensor) -> Iterator[Tensor]:
+        """The last map of each stage, one at a time, so that a caller keeps only those it needs."""
         x = F.max_pool2d(F.relu(conv_norm(images, self.conv1, self.bn1), inplace=True), 3, stride=2, padding=1)
-        for stage in (self.layer1, self.layer2, self.layer3):
-            x = forward_in_segments(stage, x, checkpointing=self.checkpointing)
-        c5 = x if self.layer4 is None else forward_in_segments(self.layer4, x, checkpointing=self.checkpointing)
-        return FeatureMaps(x, c5)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            if stage is not None:
+                x = forward_in_segments(stage, x, checkpointing=self.checkpointing)
+                yield x
 
     def rename(self, key: str) -> str | None:
         """Where a key of torchvision's state dict goes; None for what this network has no place for."""

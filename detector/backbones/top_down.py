@@ -1,18 +1,19 @@
-"""One fine map that knows what the coarse ones know (Feature Pyramid Networks, figure 3, its finest level alone).
+"""Fine maps that know what the coarse ones know (Feature Pyramid Networks, figure 3): the finest alone, or all levels.
 
     coarse map --1x1--> + --x2--+
                                 v
     middle map --1x1----------> + --x2--+
                                         v
-    fine map   --1x1------------------> + --3x3--> the map that proposals and head read
+    fine map   --1x1------------------> + --3x3--> a map that proposals and head read
 
-A dilated network computes its last layers on the fine map, at four or sixteen times the cells. Here they stay coarse,
-so a map of stride 8 costs little more than one of stride 32. Lin et al. 2017 measure this variant in table 1 (f).
+`TopDown` gives the finest map. A dilated network computes its last layers on the fine map, at four or sixteen times the
+cells. Here they stay coarse, so a map of stride 8 costs little more than one of stride 32. Lin et al. 2017 measure this
+variant in table 1 (f). `FPN` gives a map at every level, each after a 3x3 convolution of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -30,11 +31,7 @@ class TopDown(nn.Module):
         super().__init__()
         self.lateral = nn.ModuleList(nn.Conv2d(count, channels, 1) for count in in_channels)
         self.smooth = conv3x3(channels, channels, separable=separable)
-        for conv in self.lateral:
-            assert isinstance(conv, nn.Conv2d)
-            assert conv.bias is not None
-            nn.init.kaiming_uniform_(conv.weight, a=1)
-            nn.init.zeros_(conv.bias)
+        _initialise(*self.lateral)
         if sum(in_channels) <= channels:
             self._start_side_by_side(in_channels)
         pass_through(self.smooth)
@@ -54,12 +51,46 @@ class TopDown(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """One map [N, channels, H, W] of the finest map's size, from maps [N, C_i, H_i, W_i], finest first."""
-        merged: Tensor | None = None
-        for conv, features in zip(reversed(self.lateral), reversed(maps), strict=True):
-            here = conv(features)
-            if merged is not None:
-                here = here + F.interpolate(merged, size=here.shape[2:], mode="nearest")
-            merged = here
-        assert merged is not None
-        smoothed: Tensor = self.smooth(merged)
+        *_, finest = _merged(self.lateral, maps)
+        smoothed: Tensor = self.smooth(finest)
         return smoothed
+
+
+class FPN(nn.Module):
+    def __init__(self, in_channels: Sequence[int], channels: int, num_levels: int) -> None:
+        """`in_channels` are those of the maps, from the finest to the coarsest; `channels` those of every level.
+
+        Levels beyond the maps are each the one before, every second row and column (P6 in the paper).
+        """
+        super().__init__()
+        self.num_levels = num_levels
+        self.lateral = nn.ModuleList(nn.Conv2d(count, channels, 1) for count in in_channels)
+        self.smooth = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)
+        _initialise(*self.lateral, *self.smooth)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Levels [N, channels, H_i, W_i] of maps [N, C_i, H_i, W_i], both the finest first."""
+        merged = [*_merged(self.lateral, maps)]
+        levels: list[Tensor] = [conv(features) for conv, features in zip(self.smooth, reversed(merged), strict=True)]
+        while len(levels) < self.num_levels:
+            levels.append(F.max_pool2d(levels[-1], 1, stride=2))
+        return levels
+
+
+def _merged(lateral: nn.ModuleList, maps: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Each map, the coarsest first, with all coarser ones added to it."""
+    merged: Tensor | None = None
+    for conv, features in zip(reversed(lateral), reversed(maps), strict=True):
+        here: Tensor = conv(features)
+        if merged is not None:
+            here = here + F.interpolate(merged, size=here.shape[2:], mode="nearest")
+        merged = here
+        yield merged
+
+
+def _initialise(*convs: nn.Module) -> None:
+    for conv in convs:
+        assert isinstance(conv, nn.Conv2d)
+        assert conv.bias is not None
+        nn.init.kaiming_uniform_(conv.weight, a=1)
+        nn.init.zeros_(conv.bias)

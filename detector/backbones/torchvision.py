@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -28,6 +28,7 @@ from detector.backbones.tail import fc_tail
 from detector.backbones.top_down import TopDown
 from detector.structures import FeatureMaps
 
+KINDS = ("head", "proposals")
 SIDES = ((224, 288), (480, 544))  # images to measure strides on; not square, to tell rows from channels
 
 
@@ -39,7 +40,7 @@ class TorchvisionBackbone(nn.Module):
         node: str,
         proposals_node: str | None,
         deeper_nodes: Sequence[str] = (),
-        joined_channels: int = 128,
+        joined_channels: int | None = 128,
         joined_separable: bool = False,
         max_stride: int | None,
         norm: str,
@@ -51,8 +52,9 @@ class TorchvisionBackbone(nn.Module):
         """`node` names the output that the head reads, `proposals_node` that of the proposals (None: the same).
 
         `deeper_nodes` name outputs of larger strides, the finest first. They are joined into the map of `node` from the
-        top down, with `joined_channels` channels; head and proposals then read this one map.
-        `joined_separable` makes its last 3x3 a depthwise and a 1x1 convolution.
+        top down, with `joined_channels` channels; head and proposals then read this one map. None: they are not joined
+        here but given to a pyramid (`bottom_up`). `joined_separable` makes the joint's last 3x3 a depthwise and a 1x1
+        convolution.
         With `max_stride`, convolutions that would shrink the maps further are dilated in place of it.
         Everything up to and including `frozen_nodes` (a module name, for example features.3) is not trained.
         Raises ValueError for a name or node that torchvision does not know, naming the nearest ones.
@@ -74,14 +76,19 @@ class TorchvisionBackbone(nn.Module):
         if frozen_nodes is not None:
             self._freeze_up_to(name, frozen_nodes)
         self._join_frozen_norms()
+        self.channels_last = self._with_channels_last(name)
         self._own_keys = frozenset(self.state_dict())
         self.top_down: TopDown | None = None
-        if deeper_nodes:
+        if deeper_nodes and joined_channels is not None:
             self.top_down = TopDown(self._channels(), joined_channels, separable=joined_separable)
-        self.stride, self.head_channels, self.proposal_channels = self._measure(name)
-        if max_stride is not None and self.stride > max_stride:
+        measured = self._measure(name)
+        self.bottom_up_strides, self.bottom_up_channels = zip(*measured["head"], strict=True)
+        (stride, self.head_channels), (_, self.proposal_channels) = (measured[kind][0] for kind in KINDS)
+        self.strides: tuple[int, ...] = (stride,)
+        self.proposal_strides: tuple[int, ...] = (stride,)
+        if max_stride is not None and stride > max_stride:
             raise ValueError(
-                f"{name} pools its maps to a stride of {self.stride} at {node}, and only convolutions are dilated: "
+                f"{name} pools its maps to a stride of {stride} at {node}, and only convolutions are dilated: "
                 f"expected at most {max_stride}; choose an earlier node, or a larger max_stride"
             )
         self.tail: nn.Module | None = None
@@ -94,11 +101,15 @@ class TorchvisionBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> FeatureMaps:
         """The outputs of the two nodes for images [N, 3, H, W]."""
-        maps = self.body(images)
+        maps = self._channels_first(self.body(images))
+        found = [maps["head"], *(maps[name] for name in self.deeper)]
         if self.top_down is not None:
-            joined = self.top_down([maps["head"], *(maps[name] for name in self.deeper)])
-            return FeatureMaps(joined, joined)
-        return FeatureMaps(maps.get("proposals", maps["head"]), maps["head"])
+            found = [self.top_down(found)]
+        return FeatureMaps([maps["proposals"]] if "proposals" in maps else found, found)
+
+    def bottom_up(self, images: Tensor) -> list[Tensor]:
+        """The outputs of the node and the deeper nodes, where they are not joined here."""
+        return [*self(images).head]
 
     def train(self, mode: bool = True) -> TorchvisionBackbone:
         """Training mode for all but the frozen modules: their dropout and stochastic depth stay off."""
@@ -159,10 +170,31 @@ class TorchvisionBackbone(nn.Module):
                 graph.erase_node(conv)
         self.body.recompile()
 
+    def _channels_first(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The body's outputs as [N, C, H, W]."""
+        return {key: item.permute(0, 3, 1, 2) if key in self.channels_last else item for key, item in maps.items()}
+
+    def _with_channels_last(self, name: str) -> frozenset[str]:
+        """The outputs of the body that are [N, H, W, C], as Swin's: those of which the second axis grows."""
+        small, large = self._shapes(name)
+        return frozenset(key for key, shape in small.items() if len(shape) == 4 and shape[1] != large[key][1])
+
+    def _shapes(self, name: str) -> list[dict[str, torch.Size]]:
+        """Shapes of the body's outputs for two images that are never computed."""
+        state = {key: value.to("meta") for key, value in self.body.state_dict().items()}
+        try:
+            found = [functional_call(self.body, state, torch.empty(1, 3, *size, device="meta")) for size in SIDES]
+        except (AssertionError, RuntimeError) as error:  # what a network of one input size says
+            raise ValueError(
+                f"{name} does not take images of {SIDES[0]} and {SIDES[1]} pixels ({error}); "
+                "choose a classifier that takes images of any size"
+            ) from error
+        return [{key: item.shape for key, item in maps.items()} for maps in found]
+
     def _channels(self) -> list[int]:
         """Channels of the maps that are joined, finest first, from the shapes of an image that is never computed."""
         state = {key: value.to("meta") for key, value in self.body.state_dict().items()}
-        maps = functional_call(self.body, state, torch.empty(1, 3, *SIDES[1], device="meta"))
+        maps = self._channels_first(functional_call(self.body, state, torch.empty(1, 3, *SIDES[1], device="meta")))
         joined = [maps["head"], *(maps[name] for name in self.deeper)]
         sizes = [item.shape[2:] for item in joined]
         if any(fine[0] <= coarse[0] or fine[1] <= coarse[1] for fine, coarse in pairwise(sizes)):
@@ -173,36 +205,31 @@ class TorchvisionBackbone(nn.Module):
             )
         return [item.shape[1] for item in joined]
 
-    def _measure(self, name: str) -> tuple[int, int, int]:
-        """Stride and channels of the maps, from the shapes of two images that are never computed.
+    def _measure(self, name: str) -> dict[str, list[tuple[int, int]]]:
+        """Stride and channels of each map of each kind, from the shapes of two images that are never computed.
 
         The stride is what 256 more pixels add: networks that do not pad (SqueezeNet) have fewer
         than side / stride cells.
         """
         state = {key: value.to("meta") for key, value in self.state_dict().items()}
-        try:
-            small, large = (functional_call(self, state, torch.empty(1, 3, *size, device="meta")) for size in SIDES)
-        except (AssertionError, RuntimeError) as error:  # what a network of one input size says
+        small, large = (functional_call(self, state, torch.empty(1, 3, *size, device="meta")) for size in SIDES)
+        measured: dict[str, list[tuple[int, int]]] = {kind: [] for kind in KINDS}
+        for kind, found in measured.items():
+            for one, other in zip(getattr(small, kind), getattr(large, kind), strict=True):
+                grown = [b - a for a, b in zip(one.shape[2:], other.shape[2:], strict=True)]
+                if one.ndim != 4 or len(set(grown)) != 1 or grown[0] < 1:
+                    raise ValueError(
+                        f"expected the {kind} node of {name} to give maps [N, C, H, W] that grow with the image, got "
+                        f"{tuple(one.shape)} and {tuple(other.shape)} for images of {SIDES[0]} and {SIDES[1]} pixels"
+                    )
+                found.append((256 // grown[0], one.shape[1]))
+        (head_stride, _), (proposal_stride, _) = (found[0] for found in measured.values())
+        if head_stride != proposal_stride:
             raise ValueError(
-                f"{name} does not take images of {SIDES[0]} and {SIDES[1]} pixels ({error}); "
-                "choose a classifier that takes images of any size"
-            ) from error
-        measured = {}
-        for kind in ("head", "proposals"):
-            one, other = getattr(small, kind), getattr(large, kind)
-            grown = [b - a for a, b in zip(one.shape[2:], other.shape[2:], strict=True)]
-            if one.ndim != 4 or len(set(grown)) != 1 or grown[0] < 1:
-                raise ValueError(
-                    f"expected the {kind} node of {name} to give maps [N, C, H, W] that grow with the image, got "
-                    f"{tuple(one.shape)} and {tuple(other.shape)} for images of {SIDES[0]} and {SIDES[1]} pixels"
-                )
-            measured[kind] = 256 // grown[0]
-        if measured["head"] != measured["proposals"]:
-            raise ValueError(
-                f"expected both nodes of {name} at one stride, got {measured['head']} (head) and "
-                f"{measured['proposals']} (proposals)"
+                f"expected both nodes of {name} at one stride, got {head_stride} (head) and "
+                f"{proposal_stride} (proposals)"
             )
-        return measured["head"], small.head.shape[1], small.proposals.shape[1]
+        return measured
 
 
 def _followed_convolution(body: torch.fx.GraphModule, node: torch.fx.Node) -> torch.fx.Node | None:

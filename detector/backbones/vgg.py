@@ -5,7 +5,9 @@ Module names are torchvision's, so that its state dicts load as they are.
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice, pairwise
 
 from torch import Tensor, nn
 
@@ -18,7 +20,9 @@ STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 
 
 class VGG16(nn.Module):
-    stride = 16
+    strides: tuple[int, ...] = (16,)
+    proposal_strides: tuple[int, ...] = (16,)
+    bottom_up_strides: tuple[int, ...] = (4, 8, 16)
     checkpointing = False  # of gradients, from pooling to pooling
 
     def __init__(
@@ -40,7 +44,7 @@ class VGG16(nn.Module):
         if not 0 <= frozen_stages <= len(STAGES):
             raise ValueError(f"expected frozen_stages from 0 to {len(STAGES)} (conv1 to conv5), got {frozen_stages}")
         layers: list[nn.Module] = []
-        channels, last_frozen = 3, 0
+        channels, last_frozen, stage_channels = 3, 0, []
         for index, stage in enumerate(STAGES):
             if index:
                 layers.append(nn.MaxPool2d(2))
@@ -51,6 +55,7 @@ class VGG16(nn.Module):
                     layers.append(make_norm(norm, narrow))
                 layers.append(nn.ReLU(inplace=True))
                 channels = narrow
+            stage_channels.append(channels)
             if index < frozen_stages:
                 last_frozen = len(layers)
         self.features = nn.Sequential(*layers)
@@ -61,6 +66,7 @@ class VGG16(nn.Module):
         for index in range(last_frozen):
             self.features[index] = without_training(self.features[index])
         self.proposal_channels = self.head_channels = channels
+        self.bottom_up_channels = tuple(stage_channels[2:])
         self.native_tail = tail == "native"
         self.tail: nn.Module | None = None
         self.tail_channels = 0
@@ -82,10 +88,21 @@ class VGG16(nn.Module):
 
     def forward(self, images: Tensor) -> FeatureMaps:
         """conv5_3 [N, 512, H/16, W/16] for both the proposals and the head."""
+        (features,) = deque(self._stages(images), maxlen=1)
+        return FeatureMaps([features], [features])
+
+    def bottom_up(self, images: Tensor) -> list[Tensor]:
+        """conv3_3, conv4_3 and conv5_3, of strides 4, 8 and 16."""
+        return list(islice(self._stages(images), 2, None))
+
+    def _stages(self, images: Tensor) -> Iterator[Tensor]:
+        """The last map of each stage, one at a time, so that a caller keeps only those it needs."""
         cuts = [0, *(i for i, layer in enumerate(self.features) if isinstance(layer, nn.MaxPool2d)), len(self.features)]
-        stages = nn.Sequential(*(self.features[start:end] for start, end in pairwise(cuts)))
-        features = forward_in_segments(stages, images, checkpointing=self.checkpointing)
-        return FeatureMaps(features, features)
+        x = images
+        for start, end in pairwise(cuts):
+            stage = nn.Sequential(self.features[start:end])
+            x = forward_in_segments(stage, x, checkpointing=self.checkpointing)
+            yield x
 
     def rename(self, key: str) -> str | None:
         """Where a key of torchvision's state dict goes; None for what this network has no place for."""

@@ -43,7 +43,7 @@ def load_classifier_weights(backbone: nn.Module, weights: str, *, architecture: 
         else:
             unknown.append(key)
     # Layers that no classifier brings.
-    new = () if getattr(backbone, "native_tail", False) else ("tail.", "top_down.")
+    new = () if getattr(backbone, "native_tail", False) else ("tail.", "top_down.", "fpn.")
     missing = [key for key in own if key not in renamed and not key.startswith(new) and "num_batches" not in key]
     shapes = [
         f"{key}: {tuple(value.shape)} in the file, {tuple(own[key].shape)} here"
@@ -99,7 +99,8 @@ def _cached(url: str, sha256: str | None) -> dict[str, Tensor]:
     try:
         return read_classifier(cached(url, name, sha256))
     except ValueError as error:
-        raise ValueError(f"{error}; or set backbone.weights=PATH, or train from random ones: weights=null") from error
+        choices = "give backbone.weights=FILE, or train from scratch with backbone.weights=null"
+        raise ValueError(f"{error}, or {choices}") from error
 
 
 def _hash_in_name(url: str) -> str:

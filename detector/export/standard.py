@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detector.ops.ps_roi_pool import bin_edges as published_edges
-from detector.ops.roi_align import neighbours, sample_axis
 from detector.ops.roi_pool import bin_edges
+from detector.ops.sample_grid import neighbours, sample_axis
 
 Decompositions = dict[Any, Callable[..., Any]]
 

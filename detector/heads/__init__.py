@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from detector.structures import RoIPredictions
 
+# For each of the features, what a head makes of it: the map that it pools from, or several.
+LevelMaps = list[tuple[Tensor, ...]]
+
 
 class Head(Protocol):
-    def maps(self, features: Tensor) -> tuple[Tensor, ...]:
-        """The part that is computed once per image, from features [N, C, H, W]."""
+    def maps(self, features: Sequence[Tensor]) -> LevelMaps:
+        """The part that is computed once per image, from features [N, C, H_i, W_i], the finest map first."""
         ...
 
-    def __call__(self, maps: tuple[Tensor, ...], boxes: list[Tensor]) -> RoIPredictions:
+    def __call__(self, maps: LevelMaps, boxes: list[Tensor]) -> RoIPredictions:
         """The part that is computed per RoI: predictions for N lists of boxes [R_i, 4] in input pixels."""
         ...
 
@@ -35,6 +39,6 @@ class Votes(NamedTuple):
 class VotingHead(Protocol):
     """A head whose votes can be drawn."""
 
-    def votes(self, maps: tuple[Tensor, ...], boxes: list[Tensor]) -> Votes:
-        """The votes of N lists of boxes [R_i, 4] in input pixels, image by image."""
+    def votes(self, maps: LevelMaps, boxes: list[Tensor]) -> Votes:
+        """The votes of N lists of boxes [R_i, 4] in input pixels, image by image; all of them read one map."""
         ...

@@ -3,6 +3,8 @@
 feature map --RoI pool 7x7--> tail (fc6, fc7 | res5 | two fc) --+--> class scores   [R, K + 1]
                                                                 +--> box deltas     [R, K, 4]
 
+Of several maps (a feature pyramid) each RoI pools from the one of its size; all else is shared by all levels.
+
 Two fully connected layers may read a thinner map: a 1x1 convolution in front of the pooling reduces its channels once
 per image, and the first layer, nearly all of what a RoI costs, by as much (Light-Head R-CNN 3.1, FPN's 256 channels).
 
@@ -13,11 +15,13 @@ says which are the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from detector.heads import LevelMaps
+from detector.heads.levels import levels_of, pool_levels
 from detector.ops import boxes as box_ops
 from detector.structures import RoIPredictions
 
@@ -35,7 +39,7 @@ class FastRCNNHead(nn.Module):
         reduce: nn.Module | None,
         tail: nn.Module,
         tail_channels: int,
-        stride: int,
+        strides: Sequence[int],
         pooling: Pooling,
         distinct: Distinct | None,
         output_size: int,
@@ -45,7 +49,8 @@ class FastRCNNHead(nn.Module):
         """`reduce` maps the features to those that are pooled; None: as they are. `tail` maps pooled RoIs
         [R, C, output_size, output_size] to [R, tail_channels].
 
-        `distinct` finds the RoIs that `pooling` tells apart; None: all.
+        `strides` are input pixels per cell of each map that is given.
+        `distinct` finds the RoIs that `pooling` tells apart, on one map; None: all.
         `inclusive` says that `pooling` takes the last pixel of a box rather than its end (the published RoI pooling).
         """
         super().__init__()
@@ -54,7 +59,7 @@ class FastRCNNHead(nn.Module):
         self.pooling = pooling
         self.distinct = distinct
         self.output_size = output_size
-        self.spatial_scale = 1.0 / stride
+        self.strides = tuple(strides)
         self.inclusive = inclusive
         self.num_classes = num_classes
         self.scores = nn.Linear(tail_channels, num_classes + 1)
@@ -65,23 +70,27 @@ class FastRCNNHead(nn.Module):
         nn.init.zeros_(self.scores.bias)
         nn.init.zeros_(self.deltas.bias)
 
-    def maps(self, features: Tensor) -> tuple[Tensor, ...]:
-        """What is computed once per image [N, C, H, W]: the features that are pooled."""
-        return (features if self.reduce is None else self.reduce(features),)
+    def maps(self, features: Sequence[Tensor]) -> LevelMaps:
+        """What is computed once per image [N, C, H_i, W_i]: the features that are pooled."""
+        return [(level if self.reduce is None else self.reduce(level),) for level in features]
 
-    def forward(self, maps: tuple[Tensor, ...], boxes: list[Tensor]) -> RoIPredictions:
+    def forward(self, maps: LevelMaps, boxes: list[Tensor]) -> RoIPredictions:
         """Predictions for N lists of boxes [R_i, 4] in the pixels of the network's input, image by image."""
-        (features,) = maps
+        features = [level for (level,) in maps]
         rois = box_ops.to_rois(boxes, inclusive=self.inclusive)
+        levels = levels_of(boxes, self.strides)
         place: Tensor | None = None
         # Training wants each RoI's own dropout, and a graph has no sizes that depend on values.
-        if self.distinct is not None and not self.training and not torch.compiler.is_compiling():
-            kept, place = self.distinct(features, rois, self.spatial_scale)
+        if self.distinct is not None and levels is None and not self.training and not torch.compiler.is_compiling():
+            kept, place = self.distinct(features[0], rois, 1 / self.strides[0])
             rois = rois[kept]
-        pooled = self.pooling(features, rois, self.output_size, self.spatial_scale)
+        pooled = pool_levels(features, rois, levels, self.strides, self._pool)
         hidden = self.tail(pooled)
         predictions = RoIPredictions(self.scores(hidden), self.deltas(hidden).unflatten(1, (-1, 4)))
         return predictions if place is None else RoIPredictions(*(rows[place] for rows in predictions))
+
+    def _pool(self, features: Tensor, rois: Tensor, spatial_scale: float) -> Tensor:
+        return self.pooling(features, rois, self.output_size, spatial_scale)
 
     @torch.no_grad()
     def rescale_deltas(self, scale: Tensor, shift: Tensor) -> None:

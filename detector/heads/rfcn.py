@@ -3,11 +3,13 @@
                         +--1x1--> k^2 (K + 1) score maps --PS RoI pool k x k, vote--> class scores [R, K + 1]
 res5 --1x1, ReLU-- 1024-+
                         +--1x1--> k^2 4 (1 or K) box maps --PS RoI pool k x k, vote--> box deltas  [R, 1 or K, 4]
+
+Of several maps (a feature pyramid) each gets score maps, from the same weights; a RoI pools those of its size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detector.heads import Votes
+from detector.heads import LevelMaps, Votes
+from detector.heads.levels import levels_of, pool_levels
 from detector.ops import boxes as box_ops
 from detector.ops import ps_roi_align, ps_roi_pool, ps_roi_vote
 from detector.structures import RoIPredictions
@@ -52,16 +55,19 @@ class RFCNHead(nn.Module):
         num_classes: int,
         in_channels: int,
         channels: int,
-        stride: int,
+        strides: Sequence[int],
         k: int,
         pooling: PSPooling,
         class_agnostic: bool,
     ) -> None:
-        """`channels` is the width of the 1x1 reduction, `k` the number of bins along a side."""
+        """`channels` is the width of the 1x1 reduction, `k` the number of bins along a side.
+
+        `strides` are input pixels per cell of each map that is given.
+        """
         super().__init__()
         self.k = k
         self.pooling = pooling
-        self.spatial_scale = 1.0 / stride
+        self.strides = tuple(strides)
         box_rows = 1 if class_agnostic else num_classes
         self.reduce = nn.Conv2d(in_channels, channels, 1)
         # Channel c = (class * k + row) * k + column, so that the maps of one class lie together.
@@ -71,25 +77,38 @@ class RFCNHead(nn.Module):
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
-    def maps(self, features: Tensor) -> tuple[Tensor, ...]:
-        """Score maps [N, k k (K + 1), H, W] and box maps [N, k k 4 rows, H, W] of features [N, C, H, W]."""
-        hidden = F.relu(self.reduce(features), inplace=True)
-        return self.score_maps(hidden), self.box_maps(hidden)
+    def maps(self, features: Sequence[Tensor]) -> LevelMaps:
+        """Score maps [N, k k (K + 1), H, W] and box maps [N, k k 4 rows, H, W] of each of features [N, C, H, W]."""
+        hidden = [F.relu(self.reduce(level), inplace=True) for level in features]
+        return [(self.score_maps(level), self.box_maps(level)) for level in hidden]
 
-    def forward(self, maps: tuple[Tensor, ...], boxes: list[Tensor]) -> RoIPredictions:
+    def forward(self, maps: LevelMaps, boxes: list[Tensor]) -> RoIPredictions:
         """Votes for N lists of boxes [R_i, 4] in the pixels of the network's input, image by image."""
-        score_maps, box_maps = maps
+        score_maps, box_maps = zip(*maps, strict=True)
         rois = box_ops.to_rois(boxes, inclusive=self.pooling.inclusive)
-        logits = self.pooling.vote(score_maps, rois, self.k, self.spatial_scale)
-        deltas = self.pooling.vote(box_maps, rois, self.k, self.spatial_scale)
+        levels = levels_of(boxes, self.strides)
+        logits, deltas = (pool_levels(kind, rois, levels, self.strides, self._vote) for kind in (score_maps, box_maps))
         return RoIPredictions(logits, deltas.unflatten(1, (-1, 4)))
 
-    def votes(self, maps: tuple[Tensor, ...], boxes: list[Tensor]) -> Votes:
-        """What `forward` averages to class scores, bin by bin, to be looked at (figures 3 and 4)."""
-        score_maps = maps[0]
+    def _vote(self, maps: Tensor, rois: Tensor, spatial_scale: float) -> Tensor:
+        return self.pooling.vote(maps, rois, self.k, spatial_scale)
+
+    def votes(self, maps: LevelMaps, boxes: list[Tensor]) -> Votes:
+        """What `forward` averages to class scores, bin by bin, to be looked at (figures 3 and 4).
+
+        Raises ValueError for boxes that read maps of several levels.
+        """
+        levels = levels_of(boxes, self.strides)
+        read = [0] if levels is None else levels.unique().tolist()
+        if len(read) != 1:
+            raise ValueError(
+                f"expected boxes that read one map, got boxes of {len(read)} maps; ask for them one by one"
+            )
+        (level,) = read
+        score_maps = maps[level][0]
         rois = box_ops.to_rois(boxes, inclusive=self.pooling.inclusive)
-        bins = self.pooling.bins(score_maps, rois, self.k, self.spatial_scale)
-        return Votes(bins, score_maps.unflatten(1, (-1, self.k * self.k)), 1 / self.spatial_scale)
+        bins = self.pooling.bins(score_maps, rois, self.k, 1.0 / self.strides[level])
+        return Votes(bins, score_maps.unflatten(1, (-1, self.k * self.k)), self.strides[level])
 
     @torch.no_grad()
     def rescale_deltas(self, scale: Tensor, shift: Tensor) -> None:

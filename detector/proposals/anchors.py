@@ -23,6 +23,18 @@ def base_anchors(stride: int, scales: tuple[float, ...], aspects: tuple[float, .
     return torch.tensor(rows)
 
 
+def corner_anchors(stride: int, scales: tuple[float, ...], aspects: tuple[float, ...]) -> Tensor:
+    """The anchors [A, 4] of the first cell as torchvision's detectors have them, aspect-major.
+
+    They are centred on the cell's upper left corner, and half of each side is rounded.
+    Source: torchvision `models/detection/anchor_utils.py`.
+    """
+    heights = torch.tensor(aspects).sqrt()
+    sizes = stride * torch.tensor(scales)
+    width, height = ((ratio[:, None] * sizes).flatten() for ratio in (1 / heights, heights))
+    return (torch.stack((-width, -height, width, height), dim=1) / 2).round()
+
+
 def anchor_grid(base: Tensor, height: int, width: int, stride: int) -> Tensor:
     """Anchors [height * width * A, 4] of a feature map: cells in row-major order, the anchors of a cell together."""
     top, left = (torch.arange(cells, device=base.device) * stride for cells in (height, width))

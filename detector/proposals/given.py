@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -19,11 +20,11 @@ class ProposalOutput(NamedTuple):
 
 
 class ProposalModule(Protocol):
-    """What the detector asks of a source of proposals: given the proposal map [N, C, H, W] and the inputs."""
+    """What the detector asks of a source of proposals: given the maps [N, C, H_i, W_i] for proposals and the inputs."""
 
-    reads_features: bool  # otherwise any tensor will do as the map
+    reads_features: bool  # otherwise no maps will do
 
-    def __call__(self, features: Tensor, inputs: Inputs) -> ProposalOutput: ...
+    def __call__(self, features: Sequence[Tensor], inputs: Inputs) -> ProposalOutput: ...
 
 
 class GivenProposals(nn.Module):
@@ -31,7 +32,7 @@ class GivenProposals(nn.Module):
 
     reads_features = False
 
-    def forward(self, features: Tensor, inputs: Inputs) -> ProposalOutput:
+    def forward(self, features: Sequence[Tensor], inputs: Inputs) -> ProposalOutput:
         """Raises ValueError where the batch has none."""
         if inputs.proposals is None:
             raise ValueError(

@@ -5,11 +5,16 @@
 
 Trained jointly with the head: its proposals are taken as given, no gradient flows through their coordinates
 (approximate joint training, 3.2).
+
+Of several maps (a feature pyramid, 4.1 of its paper) all go through the same layers, each with anchors of its stride.
+Every map has its own NMS; the best of all maps are handed on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +24,7 @@ from detector.losses import smooth_l1
 from detector.ops import boxes as box_ops
 from detector.ops import nms
 from detector.preprocess import Frame, Inputs
-from detector.proposals.anchors import anchor_grid, base_anchors
+from detector.proposals.anchors import anchor_grid
 from detector.proposals.given import ProposalOutput
 from detector.sampling import RandomSampling
 from detector.separable import conv3x3
@@ -28,15 +33,27 @@ from detector.structures import Instances, Mean, Proposals
 
 @dataclass(frozen=True, slots=True)
 class KeepCounts:
-    """How many proposals are looked at and handed on, of one image."""
+    """How many proposals of one image are looked at and handed on."""
 
-    before_nms: int
+    before_nms: int  # of each map
     after_nms: int
+
+
+class Level(NamedTuple):
+    """What the network says of the P anchors of one map."""
+
+    anchors: Tensor  # [P, 4]
+    scores: Tensor  # [N, P, 2]
+    deltas: Tensor  # [N, P, 4]
+
+
+# (stride, scales, aspects) -> anchors [A, 4] of a map's first cell
+FirstAnchors = Callable[[int, tuple[float, ...], tuple[float, ...]], Tensor]
 
 
 class RPN(nn.Module):
     reads_features = True
-    base: Tensor  # [A, 4]
+    bases: Tensor  # [L, A, 4], the anchors of the first cell of each map
 
     def __init__(
         self,
@@ -44,9 +61,10 @@ class RPN(nn.Module):
         in_channels: int,
         channels: int,
         separable: bool,
-        stride: int,
+        strides: Sequence[int],
         scales: tuple[float, ...],
         aspects: tuple[float, ...],
+        anchors: FirstAnchors,
         train_keep: KeepCounts,
         test_keep: KeepCounts,
         nms_iou: float,
@@ -58,9 +76,12 @@ class RPN(nn.Module):
         sigma: float,
         use_difficult: bool,
     ) -> None:
-        """`min_size` is in pixels of the original image; sides shorter than it times the image's scale are dropped."""
+        """`strides` are input pixels per cell of each map, `scales` are in strides; `anchors` makes those of a cell.
+
+        `min_size` is in pixels of the original image; sides shorter than it times the image's scale are dropped.
+        """
         super().__init__()
-        self.stride = stride
+        self.strides = tuple(strides)
         self.train_keep, self.test_keep = train_keep, test_keep
         self.nms_iou = nms_iou
         self.min_size = min_size
@@ -68,8 +89,9 @@ class RPN(nn.Module):
         self.sampling = RandomSampling(rois_per_image=anchors_per_image, foreground_fraction=positive_fraction)
         self.sigma = sigma
         self.use_difficult = use_difficult
-        self.register_buffer("base", base_anchors(stride, scales, aspects), persistent=False)
-        num_anchors = len(self.base)
+        bases = torch.stack([anchors(stride, scales, aspects) for stride in strides])
+        self.register_buffer("bases", bases, persistent=False)
+        num_anchors = bases.shape[1]
         self.conv = conv3x3(in_channels, channels, separable=separable)
         self.scores = nn.Conv2d(channels, 2 * num_anchors, 1)
         self.deltas = nn.Conv2d(channels, 4 * num_anchors, 1)
@@ -78,23 +100,37 @@ class RPN(nn.Module):
             nn.init.normal_(layer.weight, std=0.01)  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
-    def forward(self, features: Tensor, inputs: Inputs) -> ProposalOutput:
+    def forward(self, features: Sequence[Tensor], inputs: Inputs) -> ProposalOutput:
         """Proposals of each image, best first; when training, with the two losses on a sample of anchors."""
+        levels = [
+            self._level(level, base, stride)
+            for level, base, stride in zip(features, self.bases, self.strides, strict=True)
+        ]
+        with torch.no_grad():
+            keep = self.train_keep if self.training else self.test_keep
+            proposals = []
+            for i, frame in enumerate(inputs.frames):
+                found = [
+                    self._propose(level.anchors, level.scores[i], level.deltas[i], frame, keep) for level in levels
+                ]
+                proposals.append(found[0] if len(found) == 1 else best_of(found, keep.after_nms))
+        if not self.training:
+            return ProposalOutput(proposals, {})
+        anchors = torch.cat([level.anchors for level in levels])
+        scores, deltas = (torch.cat([level[kind] for level in levels], dim=1) for kind in (1, 2))
+        return ProposalOutput(proposals, self._losses(anchors, scores, deltas, inputs))
+
+    def _level(self, features: Tensor, base: Tensor, stride: int) -> Level:
+        """What the layers say of one map [N, C, H, W]."""
         hidden = F.relu(self.conv(features), inplace=True)
         num_images, _, height, width = hidden.shape
         # [N, A * c, H, W] -> [N, H * W * A, c]: the order of `anchor_grid`.
         scores = self.scores(hidden).unflatten(1, (-1, 2)).permute(0, 3, 4, 1, 2).reshape(num_images, -1, 2).float()
         deltas = self.deltas(hidden).unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).reshape(num_images, -1, 4).float()
-        anchors = anchor_grid(self.base, height, width, self.stride)
-        with torch.no_grad():
-            keep = self.train_keep if self.training else self.test_keep
-            proposals = [
-                self._propose(anchors, scores[i], deltas[i], frame, keep) for i, frame in enumerate(inputs.frames)
-            ]
-        return ProposalOutput(proposals, self._losses(anchors, scores, deltas, inputs) if self.training else {})
+        return Level(anchor_grid(base, height, width, stride), scores, deltas)
 
     def _propose(self, anchors: Tensor, scores: Tensor, deltas: Tensor, frame: Frame, keep: KeepCounts) -> Proposals:
-        """The best boxes of one image after NMS. Source: py-faster-rcnn `lib/rpn/proposal_layer.py`."""
+        """The best boxes of one map of one image after NMS. Source: py-faster-rcnn `lib/rpn/proposal_layer.py`."""
         objectness = scores[:, 1] - scores[:, 0]
         boxes = box_ops.clip(box_ops.decode(deltas, anchors), frame.height, frame.width)
         shortest = torch.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
@@ -140,6 +176,13 @@ class RPN(nn.Module):
         labels = torch.where(overlaps < self.negative_iou, 0, labels)
         labels = torch.where(is_best | (overlaps >= self.positive_iou), 1, labels)
         return torch.where(inside, labels, -1), instances.boxes[best]
+
+
+def best_of(proposals: Sequence[Proposals], count: int) -> Proposals:
+    """The `count` best of several sets of proposals of one image."""
+    boxes, scores = torch.cat([item.boxes for item in proposals]), torch.cat([item.scores for item in proposals])
+    best, order = scores.topk(torch.sym_min(count, scores.shape[0]))
+    return Proposals(boxes[order], best)
 
 
 def match_anchors(anchors: Tensor, truths: Tensor, among: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,10 +10,12 @@ from omegaconf import OmegaConf
 from detector.configs import schema
 from detector.configs.choices import CONFIG_FOLDER, choices
 from detector.configs.compose import load_config
+from detector.configs.errors import ConfigError
 from detector.configs.groups import GROUPS, structured, to_config, to_plain
 
 # What has no default because only the user knows it.
 NEEDED = {
+    "neck=fpn": ["backbone.tail=fc"],
     "proposals=file": ["proposals.train=a.npz", "proposals.test=b.npz"],
     "dataset=coco": [f"dataset.{name}=x" for name in ("train", "test", "train_images", "test_images")],
 }
@@ -52,6 +54,25 @@ def test_a_config_survives_plain_values_and_yaml(overrides: list[str]) -> None:
     assert to_config(structured(plain)) == config
     text = OmegaConf.to_yaml(OmegaConf.create(plain))
     assert to_config(structured(yaml.safe_load(text))) == config
+
+
+def test_a_config_saved_before_there_were_necks_has_none() -> None:
+    plain = to_plain(load_config([]))
+    del plain["neck"]
+    assert to_config(structured(plain)).neck == schema.NoNeckConfig()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["backbone=resnet50"], "backbone.tail=native: .* set backbone.tail=fc"),
+        (["backbone=resnet50", "head=rfcn", "backbone.dilated_c5=true"], "backbone.dilated_c5=true: neck=fpn reads"),
+        (["backbone=mobilenet_v2", "backbone.max_stride=16"], "neck=fpn reads backbone.node and backbone.deeper_nodes"),
+    ],
+)
+def test_a_pyramid_refuses_what_it_cannot_read(words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_config(["neck=fpn", *words])
 
 
 def test_plain_values_are_what_a_checkpoint_may_hold() -> None:

@@ -109,7 +109,7 @@ def test_offline_uses_the_cache_and_nothing_else(
     assert place == tmp_path / "checkpoints" / "a.bin"
     monkeypatch.setenv("DETECTOR_OFFLINE", "1")
     assert cached(f"{server[0]}/a", "a.bin", SHA256) == place
-    with pytest.raises(ValueError, match=r"cannot fetch .*DETECTOR_OFFLINE is set.*put it at .*b.bin"):
+    with pytest.raises(ValueError, match=r"cannot fetch .*DETECTOR_OFFLINE is set.*Put the file at .*b.bin"):
         cached(f"{server[0]}/a", "b.bin", SHA256)
     assert len(server[1]) == 1
     place.write_bytes(b"changed")

@@ -127,14 +127,14 @@ def test_mining_trains_on_the_largest_losses_and_divides_the_box_loss_by_a_const
     losses = detector(batch)
     with torch.no_grad():
         inputs = detector.preprocess(batch)
-        maps = detector.head.maps(detector.backbone(inputs.images).head)
+        (maps,) = detector.head.maps(detector.backbone(inputs.images).head)
         assert inputs.proposals is not None
         classification, box = [], []
         for index, pair in enumerate(zip(inputs.proposals, inputs.instances, strict=True)):
             item = detector.matcher(*pair)
             of_image = tuple(part[index : index + 1] for part in maps)
             deltas = detector.coder.encode(item.boxes, item.truths, item.labels)
-            by_roi = roi_losses(detector.head(of_image, [item.boxes]), RoITargets(item.labels, deltas), 1.0)
+            by_roi = roi_losses(detector.head([of_image], [item.boxes]), RoITargets(item.labels, deltas), 1.0)
             hardest = (by_roi.classification + by_roi.box).argsort(descending=True)[:16]
             classification.append(by_roi.classification[hardest])
             box.append(by_roi.box[hardest])
@@ -182,7 +182,7 @@ class _FlatBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> FeatureMaps:
         maps = nn.functional.avg_pool2d(images, 16)
-        return FeatureMaps(maps, maps)
+        return FeatureMaps([maps], [maps])
 
 
 def test_parts_of_ones_own_are_joined_by_keeping_the_protocols() -> None:
@@ -191,7 +191,7 @@ def test_parts_of_ones_own_are_joined_by_keeping_the_protocols() -> None:
         name: getattr(ready, name) for name in ("preprocess", "proposals", "matcher", "sampler", "coder", "postprocess")
     }
     head = type(ready.head)(
-        num_classes=3, reduce=None, tail=nn.Flatten(), tail_channels=3 * 49, stride=16, pooling=ready.head.pooling,
+        num_classes=3, reduce=None, tail=nn.Flatten(), tail_channels=3 * 49, strides=(16,), pooling=ready.head.pooling,
         distinct=None, output_size=7, inclusive=True, class_agnostic=False,
     )  # fmt: skip
     detector = Detector(**parts, backbone=_FlatBackbone(), head=head, box_weight=1.0, sigma=1.0)

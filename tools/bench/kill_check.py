@@ -1,8 +1,9 @@
 """`make kill-check`: trains with SIGKILL at random moments, and compares the bytes with those of an undisturbed run.
 
-Every life is a fork of this process, which has everything imported: a life is mostly training. It goes on by
-`resume=auto`, with a number of loader workers of its own. Of a run that reaches its end every checkpoint is compared
-tensor by tensor (last, best, and those kept by step), and the next one begins, until so many kills have hit.
+A run is started again after every kill. Every start is a fork of this process, which has everything imported, so that
+it takes little time before the training; it goes on by `resume=auto`, with 0 to 2 loader workers. Of a run that reaches
+its end every checkpoint is compared tensor by tensor (last, best, and those kept by step). Then the next run begins,
+until so many runs were killed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from detector.tools.settings.exit_codes import DONE
 
 STEPS = 40
 COMPARED = ("step", "best", "stale", "evaluated", "model", "optimizer", "schedule", "scaler", "average")
-# Running statistics, dropout, flips, scales, an average of the weights, micro-batches: all that could go astray.
+# Running statistics, dropout, flips, scales, an average of the weights, micro-batches: all that a resume could miss.
 SETTINGS = [
     "dataset=synthetic",
     "dataset.train=8",
@@ -68,7 +69,7 @@ SETTINGS = [
 
 @dataclass(slots=True)
 class Tally:
-    """What the lives came to."""
+    """Counts over all runs."""
 
     kills: int = 0
     in_writing: int = 0  # kills that left a half-written file
@@ -85,8 +86,8 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         begun = time.monotonic()
-        if _live(folder / "whole", 0, lambda pid: None) != DONE:
-            print((folder / "whole" / "said.txt").read_text(), file=sys.stderr)
+        if _train_in_fork(folder / "whole", 0, lambda pid: None) != DONE:
+            print((folder / "whole" / "output.txt").read_text(), file=sys.stderr)
             return 1
         length = time.monotonic() - begun
         expected, tally = _checkpoints(folder / "whole"), Tally()
@@ -134,7 +135,7 @@ def _differences(first: Any, second: Any, where: str) -> list[str]:
 
 
 def _killed_run_is_done(run: Path, moments: random.Random, length: float, tally: Tally, kills: int) -> bool:
-    """One life of a run: killed at a random moment, or left alone once there were enough kills."""
+    """Starts a run, kills it at a random moment, or not once there were enough kills; returns whether it is done."""
     moment, spared = moments.uniform(0, length / 2), tally.kills >= kills
 
     def wait_and_kill(pid: int) -> None:
@@ -146,24 +147,24 @@ def _killed_run_is_done(run: Path, moments: random.Random, length: float, tally:
         if not spared:
             os.kill(pid, signal.SIGKILL)
 
-    code = _live(run, moments.randrange(3), wait_and_kill)
+    code = _train_in_fork(run, moments.randrange(3), wait_and_kill)
     if code not in (DONE, -signal.SIGKILL):
-        raise RuntimeError(f"a life ended with exit code {code}:\n{(run / 'said.txt').read_text()}")
+        raise RuntimeError(f"a run ended with exit code {code}:\n{(run / 'output.txt').read_text()}")
     if code == -signal.SIGKILL:
         tally.kills += 1
         tally.in_writing += any((run / "checkpoints").glob(".*.tmp"))
     return code == DONE
 
 
-def _live(run: Path, workers: int, meanwhile: Callable[[int], None]) -> int:
+def _train_in_fork(run: Path, workers: int, meanwhile: Callable[[int], None]) -> int:
     """Trains in a fork of this process until it ends or `meanwhile` has killed it; returns its exit code."""
     run.mkdir(exist_ok=True)
     pid = os.fork()
     if pid == 0:
         os.setpgid(0, 0)
-        said = os.open(run / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(said, 1)
-        os.dup2(said, 2)
+        output = os.open(run / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
         words = [*SETTINGS, f"trainer.workers={workers}", f"output_dir={run}", "resume=auto"]
         os._exit(cli.run(["train", *words]))
     meanwhile(pid)

@@ -1,4 +1,4 @@
-"""The sizes at which operators meet torchvision's: one table for `make bench` and for the tests.
+"""The sizes at which operators are compared with torchvision's: one table for `make bench` and for the tests.
 
 RoIs are as detectors see them: areas log-uniform from 16 x 16 to 500 x 500 pixels, sides 1:3 to 3:1, inside an image of
 600 x 1000. Maps have stride 16. Each case makes its inputs when asked, so that only one case's are alive.
@@ -119,7 +119,7 @@ def _gradient(op: Callable[[Tensor, Tensor], Tensor], maps: Tensor, rois: Tensor
 
 
 def _in_float32(op: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """torchvision's operators take no bfloat16: what its user does instead."""
+    """For bfloat16, which torchvision's operators do not take: through float32, as its users have to."""
     return lambda maps, rois: op(maps.float(), rois).to(maps.dtype)
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from detector.build import build_detector
 from detector.configs.compose import load_config
@@ -100,7 +99,7 @@ def _batch(options: argparse.Namespace, num_rois: int, device: torch.device) -> 
 
 
 def _maps(detector: Detector, batch: Batch) -> Callable[[], object]:
-    def run() -> tuple[Tensor, ...]:
+    def run() -> object:
         with torch.inference_mode():
             return detector.head.maps(detector.backbone(detector.preprocess(batch).images).head)
 

@@ -78,28 +78,28 @@ class Bench:
         head: Any = detector.head
         with torch.no_grad():
             inputs = detector.preprocess(self.batch)
-            features = backbone(inputs.images).head
-            (read,) = head.maps(features)
-            proposed = detector.proposals(features, inputs).proposals
+            (features,) = backbone(inputs.images).head
+            ((read,),) = head.maps([features])
+            proposed = detector.proposals([features], inputs).proposals
             sampled = self._sample(inputs)
             rois = box_ops.to_rois(sampled.boxes, inclusive=head.inclusive)
-            pooled = head.pooling(read, rois, head.output_size, head.spatial_scale)
+            pooled = head.pooling(read, rois, head.output_size, 1 / head.strides[0])
             hidden = head.tail(pooled)
-            predictions = head((read,), sampled.boxes)
+            predictions = head([(read,)], sampled.boxes)
             targets = detector._targets(sampled.boxes, sampled.labels, sampled.truths)
         assert len(proposed) == len(self.batch)
         down, down_tail, down_pooled = (torch.randn_like(value) for value in (features, hidden, pooled))
 
         def run_backbone() -> None:
             self.detector.zero_grad(set_to_none=True)
-            backbone(inputs.images).head.backward(down)
+            backbone(inputs.images).head[0].backward(down)
 
         def run_tail() -> None:
             head.tail(pooled.detach().requires_grad_()).backward(down_tail)
 
         def pool() -> None:
             leaf = read.detach().requires_grad_()
-            head.pooling(leaf, rois, head.output_size, head.spatial_scale).backward(down_pooled)
+            head.pooling(leaf, rois, head.output_size, 1 / head.strides[0]).backward(down_pooled)
 
         def lose() -> None:
             logits, deltas = (value.detach().requires_grad_() for value in predictions)
@@ -123,7 +123,7 @@ class Bench:
         return dict(zip((*BARE, *REST), (run_backbone, run_tail, run_optimizer, *rest), strict=True))
 
     def _sample(self, inputs: Any) -> Any:
-        proposed = self.detector.proposals(inputs.images, inputs).proposals
+        proposed = self.detector.proposals([], inputs).proposals
         return self.detector.sampler(self.detector._match(proposed, inputs), inputs.seeds, lambda items: [])
 
 

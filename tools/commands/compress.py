@@ -121,7 +121,7 @@ def _milliseconds(detector: Detector, tail: nn.Module) -> float:
     size = int(getattr(detector.head, "output_size"))  # noqa: B009
     device = detector.preprocess.mean.device
     with torch.no_grad():
-        (read,) = detector.head.maps(torch.zeros(1, detector.backbone.head_channels, 1, 1, device=device))
+        ((read,),) = detector.head.maps([torch.zeros(1, detector.backbone.head_channels, 1, 1, device=device)])
     pooled = torch.rand(NUM_ROIS, read.shape[1], size, size, device=device)
     times = []
     with torch.inference_mode():

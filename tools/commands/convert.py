@@ -16,7 +16,7 @@ from torch import Tensor
 from detector.build import build_detector
 from detector.configs.compose import load_config
 from detector.configs.errors import ConfigError
-from detector.convert import caffe, detectron2
+from detector.convert import caffe, detectron2, torchvision
 from detector.convert.array_pickles import read_array_pickle
 from detector.convert.caffe_files import read_caffemodel
 from detector.datasets.voc import VOC_CLASSES
@@ -35,9 +35,9 @@ HELP = """\
 usage: detector convert source=FILE output=FILE.safetensors [classes=[NAMES] or FILE] [key=value ...]
 
 source is a .caffemodel (Fast R-CNN or Faster R-CNN with VGG16, R-FCN with a ResNet, or their classifiers), a .pth or
-.pkl of Detectron2's R50-C4 (R101-C4 too), or a state dict of a torchvision classifier. Detectors become a portable
-model for weights=, classifiers a file for backbone.weights=. More settings change what the source does not tell, for
-example proposals=grid or head.k=3. Details: docs/models.md.
+.pkl of Detectron2's R50-C4 (R101-C4 too), or a state dict of torchvision's FasterRCNN ResNet-50-FPN or of one of its
+classifiers. Detectors become a portable model for weights=, classifiers a file for backbone.weights=. More settings
+change what the source does not tell, for example proposals=grid or head.k=3. Details: docs/models.md.
 """
 
 BGR = ["input.bgr_255=true", "input.std=[1.0,1.0,1.0]"]  # mean subtracted, nothing divided
@@ -53,6 +53,17 @@ DETECTRON2 = [
     "proposals.scales=[2.0,4.0,8.0,16.0,32.0]",
     "proposals.top_k_test=1000",
     "proposals.min_size=0.0",
+    "postprocess.nms_iou=0.5",
+]
+TORCHVISION = [
+    "input.test_short_side=800",
+    "input.max_side=1333",
+    "backbone.tail=fc",
+    "neck=fpn",
+    "proposals=rpn_fpn",
+    "proposals.anchors=corner",
+    "head=fast_rcnn_align",
+    "head.aligned=false",
     "postprocess.nms_iou=0.5",
 ]
 
@@ -84,10 +95,13 @@ def run_convert(source: Path, output: Path, classes: str | None, overrides: Sequ
         found = caffe_source(layers)
     else:
         weights = read_state(source)
-        if not detectron2.is_c4(weights):
+        if detectron2.is_c4(weights):
+            found = detectron2_source(weights)
+        elif torchvision.is_fpn(weights):
+            found = torchvision_source(weights)
+        else:
             write_classifier(output, torchvision_state(weights, source), "torchvision")
             return
-        found = detectron2_source(weights)
     names = class_names(classes, found.num_classes)
     config = load_config(["backbone.weights=null", *found.settings, *overrides])
     detector = build_detector(config, len(names)).eval()
@@ -111,7 +125,7 @@ def caffe_source(layers: caffe.Layers) -> Source:
         settings += [f"backbone=resnet{caffe.resnet_depth(layers)}", "backbone.stride_in_1x1=true"]
 
     def head(detector: Detector) -> dict[str, Tensor]:
-        anchors = len(detector.proposals.base) if isinstance(detector.proposals, RPN) else None
+        anchors = detector.proposals.bases.shape[1] if isinstance(detector.proposals, RPN) else None
         return caffe.detector_state(layers, num_anchors=anchors)
 
     return Source(
@@ -136,7 +150,7 @@ def detectron2_source(weights: Mapping[str, Tensor]) -> Source:
     def head(detector: Detector) -> dict[str, Tensor]:
         if not isinstance(detector.proposals, RPN):
             raise ConfigError("the file brings its own proposal network; leave proposals=rpn")
-        return detectron2.detector_state(weights, detector.proposals.base)
+        return detectron2.detector_state(weights, detector.proposals.bases[0])
 
     return Source(
         origin=f"Detectron2 R{depth}-C4",
@@ -150,6 +164,24 @@ def detectron2_source(weights: Mapping[str, Tensor]) -> Source:
         ],
         backbone=backbone,
         head=head,
+        deviations=(0.1, 0.1, 0.2, 0.2),
+    )
+
+
+def torchvision_source(weights: Mapping[str, Tensor]) -> Source:
+    """What a state dict of torchvision's FasterRCNN with a pyramid tells. Its box units are those of Detectron2."""
+    return Source(
+        origin=f"torchvision FasterRCNN ResNet-{torchvision.depth(weights)}-FPN",
+        num_classes=len(weights[f"{torchvision.SCORES}.bias"]) - 1,
+        settings=[
+            f"backbone=resnet{torchvision.depth(weights)}",
+            *TORCHVISION,
+            f"neck.channels={len(weights[f'{torchvision.LATERAL}.0.0.bias'])}",
+            f"proposals.channels={len(weights[f'{torchvision.RPN}.conv.0.0.bias'])}",
+            f"backbone.tail_channels={len(weights[f'{torchvision.FC}6.bias'])}",
+        ],
+        backbone=torchvision.backbone_state(weights),
+        head=lambda detector: torchvision.detector_state(weights),
         deviations=(0.1, 0.1, 0.2, 0.2),
     )
 

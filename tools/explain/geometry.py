@@ -17,8 +17,8 @@ from detector import ops
 from detector.configs.errors import ConfigError
 from detector.ops.boxes import to_rois
 from detector.ops.ps_roi_pool import bin_edges as score_map_edges
-from detector.ops.roi_align import sample_axis
 from detector.ops.roi_pool import bin_edges as pool_edges
+from detector.ops.sample_grid import sample_axis
 
 OPERATORS: dict[str, Callable[..., Tensor]] = {
     "roi_pool": ops.roi_pool,

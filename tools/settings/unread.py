@@ -12,7 +12,7 @@ ALL = tuple(field.name for field in fields(Config))
 TEST_INPUT = tuple(
     f"input.{key}" for key in ("test_short_side", "max_side", "canvas_multiple", "mean", "std", "bgr_255")
 )
-MODEL = ("weights", "backbone", "head", "proposals", "postprocess", *TEST_INPUT)
+MODEL = ("weights", "backbone", "neck", "head", "proposals", "postprocess", *TEST_INPUT)
 SCORING = ("weights", "detections", "dataset", "evaluation", "output_dir")
 TRAINING = tuple(key for key in ALL if key not in ("detections", "images"))
 # export, convert and compress write these settings into the model's file. Later commands read them from there.

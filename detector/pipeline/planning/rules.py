@@ -5,6 +5,7 @@ Few rules, no search. `docs/plan.md` tells them with where they come from.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +42,7 @@ class Parts:
     proposals: str  # rpn, or a source of given boxes
     optimizer: str  # sgd | adamw
     weights: bool  # whether the backbone starts from a classifier's weights
-    nodes: dict[int, str]  # stride -> output of the backbone; empty for a backbone without a choice of outputs
+    nodes: Mapping[int, str]  # stride -> output of the backbone; empty for a backbone without a choice of outputs
 
 
 def input_rules(data: Fingerprint, machine: Machine) -> tuple[int, int, list[Choice]]:
@@ -121,7 +122,7 @@ def proposal_rules(data: Fingerprint, size: int, stride: int) -> list[Choice]:
         *rpn,
         Choice("proposals.min_size", 2.0, "no object may be lost to it"),
         Choice("proposals.pre_nms_train", 12000, "as published; fewer are all on the objects that are easy to find"),
-        Choice("proposals.pre_nms_test", 6000, "as published; rare small objects rank behind thousands of other boxes"),
+        Choice("proposals.pre_nms_test", 12000, "rare small objects rank behind thousands of other boxes"),
         Choice("proposals.top_k_train", 2 * many, "enough background to sample from"),
         Choice("proposals.top_k_test", many, f"at most {data.most_objects} objects are in one image"),
     ]

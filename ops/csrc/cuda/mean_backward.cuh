@@ -1,7 +1,8 @@
 // The backward pass of means: a mean is linear and its weights are a product of one for the row and one for the column,
-// so each cell gathers what the bins above it owe. One kernel tabulates, per RoI and axis, every cell's weight in every
-// bin; then a block owns a tile of cells and a group of channels, picks the RoIs that touch the tile, and its threads
-// sum in registers over RoIs and bins. Sums have one order: no atomics, and the same bits on every run.
+// so each cell sums the gradients of the bins that cover it, by their weights. One kernel tabulates, per RoI and axis,
+// every cell's weight in every bin; then a block owns a tile of cells and a group of channels, picks the RoIs that touch
+// the tile, and its threads sum in registers over RoIs and bins. Sums have one order: no atomics, and the same bits on
+// every run.
 #pragma once
 
 #include "reduce.cuh"

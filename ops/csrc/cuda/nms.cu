@@ -17,6 +17,7 @@ constexpr int kWordsPerBlock = 4;      // of the mask, along a row
 constexpr int64_t kRoundRows = 4096;   // a multiple of kWordBits
 constexpr int64_t kFirstRows = 1024;   // likewise
 constexpr int kSettleThreads = 1024;
+constexpr int kDropThreads = kSettleThreads - 32;  // all but the warp that settles
 
 template <typename T>
 struct Boxes {
@@ -67,7 +68,7 @@ __global__ void __launch_bounds__(kWordBits * kWordsPerBlock)
   __syncthreads();
   const int64_t row = row_word * kWordBits + threadIdx.x;
   if (row >= end_row || word >= words || word < row_word) return;
-  if (progress.dropped[row_word] >> threadIdx.x & 1) return;  // nobody will ask
+  if (progress.dropped[row_word] >> threadIdx.x & 1) return;  // its row of the mask is not read
   const SortedBox<T> mine = boxes.box[row];
   const int64_t my_label = boxes.label != nullptr ? boxes.label[row] : 0;
   const int count = static_cast<int>(smaller<int64_t>(kWordBits, boxes.num - word * kWordBits));
@@ -103,59 +104,90 @@ __device__ __forceinline__ Word settle_word(Word candidates, Word low_rows, Word
   }
 }
 
-// One block: settles rows first_row .. end_row - 1 and lists those kept.
+// Rows of two words, of which a lane holds two rows: what they suppress within their own word and in the next one.
+struct WordRows {
+  Word own_low = 0, own_high = 0, next_low = 0, next_high = 0;
+};
+
+// One block: settles rows first_row .. end_row - 1 and lists those kept. The first warp settles a word; in the same turn
+// the others drop, from the words after it, what the rows of the word before suppress. So the first warp works out itself
+// what a word suppresses in the next one, from rows that it has read a turn ahead.
 __global__ void __launch_bounds__(kSettleThreads)
     settle_rows(const Progress progress, const int64_t* __restrict__ order, int64_t words, int64_t first_row,
                 int64_t end_row, const Word* __restrict__ mask, int64_t* __restrict__ kept) {
   extern __shared__ Word dropped[];  // from the first row's word on
-  __shared__ Word settled;
+  __shared__ Word settled[2];        // rows that stay, of words of even and of odd number
   int num_kept = *progress.num_kept;
   if (num_kept >= progress.limit) return;
-  const int64_t first_word = first_row / kWordBits;
+  const int64_t first_word = first_row / kWordBits, end_word = (end_row + kWordBits - 1) / kWordBits;
   for (int64_t i = first_word + threadIdx.x; i < words; i += kSettleThreads) dropped[i - first_word] = progress.dropped[i];
   const int lane = threadIdx.x % 32;
-  __syncthreads();
-  // What the rows of a word suppress within it, read one word ahead by the first warp; of dropped rows nobody asks, and
-  // those that were dropped before this round were not written.
-  Word low_rows = 0, high_rows = 0;
-  const auto read_diagonal = [&](int64_t start) {
-    if (start >= end_row) return;
-    const Word* rows = mask + (start - first_row) * words + start / kWordBits;
-    const Word gone = dropped[start / kWordBits - first_word];
-    low_rows = start + lane < end_row && !(gone >> lane & 1) ? rows[lane * words] : 0;
-    high_rows = start + lane + 32 < end_row && !(gone >> (lane + 32) & 1) ? rows[(lane + 32) * words] : 0;
+  // The mask of a dropped row is not needed; of a row that was dropped before this round it was not written.
+  const auto read_rows = [&](int64_t word) {
+    WordRows rows;
+    if (word >= end_word) return rows;
+    const Word gone = progress.dropped[word];
+    const bool has_next = word + 1 < words;
+    const int64_t start = word * kWordBits;
+    const Word* low = mask + (start + lane - first_row) * words + word;
+    if (start + lane < end_row && !(gone >> lane & 1)) rows.own_low = low[0], rows.next_low = has_next ? low[1] : 0;
+    const Word* high = low + 32 * words;
+    if (start + lane + 32 < end_row && !(gone >> (lane + 32) & 1)) {
+      rows.own_high = high[0], rows.next_high = has_next ? high[1] : 0;
+    }
+    return rows;
   };
-  if (threadIdx.x < 32) read_diagonal(first_row);
-  for (int64_t start = first_row; start < end_row && num_kept < progress.limit; start += kWordBits) {
-    const int64_t word = start / kWordBits;
-    const int count = static_cast<int>(smaller<int64_t>(kWordBits, end_row - start));
-    if (threadIdx.x < 32) {
-      const Word all = count == kWordBits ? ~Word{0} : (Word{1} << count) - 1;
-      const Word stays = settle_word(all & ~dropped[word - first_word], low_rows, high_rows);
-      if (lane == 0) settled = stays;
-      read_diagonal(start + kWordBits);
-    }
-    __syncthreads();
-    const Word stays = settled;
-    if (threadIdx.x < kWordBits && (stays >> threadIdx.x & 1)) {
-      const int place = num_kept + __popcll(stays & ((Word{1} << threadIdx.x) - 1));
-      if (place < progress.limit) kept[place] = order[start + threadIdx.x];
-    }
-    num_kept += __popcll(stays);
-    // Later words lose what the kept rows suppress: a few rows per thread, so that all loads are under way together.
-    const Word* rows = mask + (start - first_row) * words;
-    const int64_t later = words - word - 1;
-    const int64_t parts = smaller<int64_t>(larger<int64_t>(1, kSettleThreads / larger<int64_t>(later, 1)), 16);
-    for (int64_t i = threadIdx.x; i < later * parts; i += kSettleThreads) {
-      const int64_t target = word + 1 + i % later;
+  // What the rows that stay of a word suppress in later ones, from `target` on: a few rows per thread, so that all loads
+  // are under way together.
+  const auto drop = [&](int64_t word, Word stays, int64_t target, int thread, int threads) {
+    const Word* rows = mask + (word * kWordBits - first_row) * words;
+    const int64_t later = larger<int64_t>(words - target, 0);
+    const int64_t parts = smaller<int64_t>(larger<int64_t>(1, threads / larger<int64_t>(later, 1)), 16);
+    for (int64_t i = thread; i < later * parts; i += threads) {
       Word bits = 0;
-      for (int64_t row = i / later; row < count; row += parts) {
-        if (stays >> row & 1) bits |= rows[row * words + target];
+      for (int64_t row = i / later; row < kWordBits; row += parts) {
+        if (stays >> row & 1) bits |= rows[row * words + target + i % later];
       }
-      if (bits != 0) atomicOr(dropped + (target - first_word), bits);
+      if (bits != 0) atomicOr(dropped + (target + i % later - first_word), bits);
     }
+  };
+  const auto list = [&](int64_t word, Word stays, int thread) {
+    if (thread < kWordBits && (stays >> thread & 1)) {
+      const int place = num_kept + __popcll(stays & ((Word{1} << thread) - 1));
+      if (place < progress.limit) kept[place] = order[word * kWordBits + thread];
+    }
+  };
+  const bool settles = threadIdx.x < 32;
+  WordRows rows;
+  if (settles) rows = read_rows(first_word);
+  Word by_last = 0;  // rows of this word that the last one suppresses
+  __syncthreads();
+  int64_t word = first_word;
+  for (; word < end_word && num_kept < progress.limit; ++word) {
+    const bool has_last = word > first_word;
+    const Word last = has_last ? settled[(word - 1) % 2] : 0;
+    if (settles) {
+      const int count = static_cast<int>(smaller<int64_t>(kWordBits, end_row - word * kWordBits));
+      const Word all = count == kWordBits ? ~Word{0} : (Word{1} << count) - 1;
+      const WordRows next = read_rows(word + 1);
+      const Word stays = settle_word(all & ~dropped[word - first_word] & ~by_last, rows.own_low, rows.own_high);
+      if (lane == 0) settled[word % 2] = stays;
+      by_last = any_of_lanes((stays >> lane & 1 ? rows.next_low : 0) | (stays >> (lane + 32) & 1 ? rows.next_high : 0));
+      rows = next;
+    } else if (has_last) {
+      drop(word - 1, last, word + 1, threadIdx.x - 32, kDropThreads);
+      list(word - 1, last, threadIdx.x - 32);
+    }
+    num_kept += __popcll(last);
     __syncthreads();
   }
+  if (word > first_word) {  // the last word that was settled
+    const Word last = settled[(word - 1) % 2];
+    drop(word - 1, last, word, threadIdx.x, kSettleThreads);
+    list(word - 1, last, threadIdx.x);
+    num_kept += __popcll(last);
+  }
+  __syncthreads();
   for (int64_t i = first_word + threadIdx.x; i < words; i += kSettleThreads) progress.dropped[i] = dropped[i - first_word];
   if (threadIdx.x == 0) *progress.num_kept = smaller(num_kept, progress.limit);
 }

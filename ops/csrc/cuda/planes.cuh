@@ -15,15 +15,20 @@ struct alignas(16) Cell {
   S channel[kGroup<S>];
 };
 
-// Copies in words of 16 bytes.
+// A cell as words of 16 bytes, the most that one instruction moves.
 template <typename S>
-__device__ __forceinline__ Cell<S> load(const void* source) {
-  union {
-    uint4 words[sizeof(Cell<S>) / 16];
-    Cell<S> cell;
-  } copy{};
+union CellWords {
+  static constexpr int kWords = sizeof(Cell<S>) / 16;
+  uint4 words[kWords];
+  Cell<S> cell;
+};
+
+// Reads words that lie `step` words apart.
+template <typename S>
+__device__ __forceinline__ Cell<S> load(const void* source, int step) {
+  CellWords<S> copy{};
 #pragma unroll
-  for (int i = 0; i < static_cast<int>(sizeof(Cell<S>) / 16); ++i) copy.words[i] = static_cast<const uint4*>(source)[i];
+  for (int i = 0; i < CellWords<S>::kWords; ++i) copy.words[i] = static_cast<const uint4*>(source)[i * step];
   return copy.cell;
 }
 
@@ -48,7 +53,7 @@ struct GlobalPlanes {
 
   __device__ __forceinline__ Cell<S> at(int y, int x) const {
     const S* source = data + y * row_stride + x * column_stride;
-    if (vectors) return load<S>(source);
+    if (vectors) return load<S>(source, 1);
     Cell<S> cell;
 #pragma unroll
     for (int k = 0; k < kGroup<S>; ++k) cell.channel[k] = source[smaller(k, count - 1) * channel_stride];
@@ -56,13 +61,21 @@ struct GlobalPlanes {
   }
 };
 
-// The same in shared memory, as [cells][channels of the group].
+// The same in shared memory, as [words of a cell][cells]: neighbouring cells then lie in different banks, whichever of
+// their words is read.
 template <typename S>
 struct SharedPlanes {
-  const Cell<S>* cells;
-  int width;
+  uint4* words;
+  int num_cells, width;
 
-  __device__ __forceinline__ Cell<S> at(int y, int x) const { return load<S>(cells + y * width + x); }
+  __device__ __forceinline__ Cell<S> at(int y, int x) const { return load<S>(words + y * width + x, num_cells); }
+
+  __device__ __forceinline__ void put(int index, const Cell<S>& cell) const {
+    CellWords<S> copy{};
+    copy.cell = cell;
+#pragma unroll
+    for (int i = 0; i < CellWords<S>::kWords; ++i) words[i * num_cells + index] = copy.words[i];
+  }
 };
 
 }  // namespace fast_rfcn

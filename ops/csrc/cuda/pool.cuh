@@ -1,8 +1,7 @@
 // The forward pass of every RoI operator. A block owns one image and one group of channels (for position-sensitive
-// operators: one bin and one group of classes), lays that slab of the map out in shared memory as
-// [cells][channels], where it fits and pays, and reduces the bins of its share of the RoIs. A thread reduces one bin
-// for the whole group, so that edges and weights are worked out once for up to 8 channels. Every output is written
-// once, by one thread.
+// operators: one bin and one group of classes), copies that part of the map (a slab) to shared memory where it fits and
+// is worth it, and reduces the bins of its share of the RoIs. A thread reduces one bin for the whole group, so that edges
+// and weights are worked out once for up to 8 channels. Every output is written once, by one thread.
 #pragma once
 
 #include "reduce.cuh"
@@ -16,8 +15,22 @@ constexpr int64_t kEntryBytes = 12 << 10;  // of shared memory for what rounds k
 struct PoolShape {
   int height, width;         // bins
   bool position_sensitive;   // channel (d * height + i) * width + j serves bin (i, j) of output d
-  int64_t num_rois, outputs;  // pooled is [num_rois, outputs, height, width]
-  int rois_per_round;
+  int64_t num_rois, outputs;
+  // Of pooled, for (num_rois * outputs, height * width); places lie as [num_rois, outputs, height, width].
+  int64_t output_stride, bin_stride;
+  int rois_per_round = 0;
+
+  PoolShape(int height, int width, bool position_sensitive, int64_t num_rois, int64_t outputs)
+      : height(height),
+        width(width),
+        position_sensitive(position_sensitive),
+        num_rois(num_rois),
+        outputs(outputs),
+        output_stride(bins()),
+        bin_stride(1) {}
+
+  // Pooled becomes [height, width, num_rois, outputs].
+  void put_bins_first() { output_stride = 1, bin_stride = num_rois * outputs; }
 
   __host__ __device__ int64_t bins() const { return static_cast<int64_t>(height) * width; }
   // Bins that one block reduces, along each axis.
@@ -26,12 +39,11 @@ struct PoolShape {
 };
 
 template <typename S, typename O, typename Reduction, bool kShared>
-__global__ void __launch_bounds__(kPoolThreads, 2)
+__global__ void __launch_bounds__(kPoolThreads, kShared ? 2 : 1)
     pool_bins(const View<S> map, const Number<S>* __restrict__ rois, const Reduction reduction, const PoolShape shape,
               O* __restrict__ pooled, const Places places) {
   using Entry = typename Reduction::Entry;
   extern __shared__ __align__(16) unsigned char memory[];
-  Cell<S>* slab = reinterpret_cast<Cell<S>*>(memory);
   Entry* entries = reinterpret_cast<Entry*>(memory + (kShared ? map.cells() * sizeof(Cell<S>) : 0));
   __shared__ bool mine[kMostRois];
 
@@ -44,11 +56,10 @@ __global__ void __launch_bounds__(kPoolThreads, 2)
   const int count = static_cast<int>(smaller<int64_t>(kGroup<S>, shape.outputs - first_output));
   const int64_t channel_step = shape.position_sensitive ? shape.bins() : 1;
   const GlobalPlanes<S> there(map, image, first_output * channel_step + the_bin, channel_step, count);
-  const int map_width = static_cast<int>(map.width());
+  const int map_width = static_cast<int>(map.width()), num_cells = static_cast<int>(map.cells());
+  const SharedPlanes<S> slab{reinterpret_cast<uint4*>(memory), num_cells, map_width};
   if constexpr (kShared) {
-    for (int i = threadIdx.x; i < static_cast<int>(map.cells()); i += kPoolThreads) {
-      slab[i] = there.at(i / map_width, i % map_width);
-    }
+    for (int i = threadIdx.x; i < num_cells; i += kPoolThreads) slab.put(i, there.at(i / map_width, i % map_width));
   }
 
   // RoIs are dealt out in turn, for they often come sorted by image.
@@ -77,19 +88,19 @@ __global__ void __launch_bounds__(kPoolThreads, 2)
       const Entry& along_columns = entries[number * axes + rows + bin % columns];
       Reduced<S> reduced;
       if constexpr (kShared) {
-        reduction(SharedPlanes<S>{slab, map_width}, along_rows, along_columns, reduced);
+        reduction(slab, along_rows, along_columns, reduced);
       } else {
         reduction(there, along_rows, along_columns, reduced);
       }
       const int64_t roi = blockIdx.y + (begin + number) * splits;
-      const int64_t target = (roi * shape.outputs + first_output) * shape.bins() + the_bin + bin;
+      const int64_t output = roi * shape.outputs + first_output, bin_of_roi = the_bin + bin;
+      const int64_t target = output * shape.output_stride + bin_of_roi * shape.bin_stride;
+      [[maybe_unused]] const int64_t of_places = output * shape.bins() + bin_of_roi;
 #pragma unroll
       for (int k = 0; k < kGroup<S>; ++k) {
         if (k >= count) continue;
-        pooled[target + k * shape.bins()] = from_number<O>(reduced.value[k]);
-        if constexpr (Reduction::kPlaces) {
-          if (places.data != nullptr) places.put(target + k * shape.bins(), reduced.place[k]);
-        }
+        pooled[target + k * shape.output_stride] = from_number<O>(reduced.value[k]);
+        if constexpr (Reduction::kPlaces) places.put(of_places + k * shape.bins(), reduced.place[k]);
       }
     }
   }

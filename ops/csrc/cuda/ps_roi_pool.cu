@@ -1,5 +1,6 @@
 // Position-sensitive RoI pooling and the vote on CUDA. Classes of one bin share its cells: pool.cuh reduces a bin for a
-// group of classes. The vote pools into a scratch in float32 or better, which the L2 cache holds, and averages that.
+// group of classes. The vote pools into a scratch in float32 or better, bin by bin, which the L2 cache holds, and averages
+// that.
 
 #include "pool.cuh"
 #include "mean_backward.cuh"
@@ -12,22 +13,29 @@ static void check_score_maps(const Tensor& score_maps, const Tensor& rois, int64
                   " channels of score maps, got ", score_maps.size(1));
 }
 
-// Fills pooled [R, D, k, k], of the dtype of the score maps or of accumulation, and argmax if not null; none is empty.
+template <typename S, typename Bins>
+using MaximumWithPlaces = CellMaximum<S, Bins, true>;
+template <typename S, typename Bins>
+using MaximumAlone = CellMaximum<S, Bins, false>;
+
+// Fills pooled, and argmax [R, D, k, k] if the reduction has places; none is empty. Pooled is [R, D, k, k] of the dtype of
+// the score maps, or for a vote [k, k, R, D] of that of sums.
 template <template <typename, typename> class Reduction>
 static void pool_score_maps(const Device& device, const Tensor& score_maps, const Tensor& rois, int64_t bins,
-                            double spatial_scale, Tensor& pooled, Tensor* argmax) {
+                            double spatial_scale, Tensor& pooled, Tensor* argmax, bool for_vote) {
   with_storage(score_maps.scalar_type(), [&](auto storage) {
     using S = decltype(storage);
     using T = Number<S>;
     const View<S> map(score_maps);
     const int k = static_cast<int>(bins);
     const Reduction<S, PsPoolBins<T>> reduction{{k, map.height(), map.width(), static_cast<T>(spatial_scale)}};
-    const PoolShape shape{k, k, true, rois.size(0), map.channels() / (bins * bins), 0};
+    PoolShape shape{k, k, true, rois.size(0), map.channels() / (bins * bins)};
     const Places places{argmax != nullptr ? argmax->mutable_data_ptr() : nullptr, wide_places(map.cells())};
-    if (pooled.scalar_type() == score_maps.scalar_type()) {
-      pool(device, map, input<T>(rois), reduction, shape, output<S>(pooled), places);
-    } else {
+    if (for_vote) {
+      shape.put_bins_first();
       pool(device, map, input<T>(rois), reduction, shape, output<T>(pooled), places);
+    } else {
+      pool(device, map, input<T>(rois), reduction, shape, output<S>(pooled), places);
     }
   });
 }
@@ -49,7 +57,7 @@ static Tensor ps_roi_pool(const Tensor& score_maps, const Tensor& rois_in, int64
   if (score_maps.numel() == 0 || pooled.numel() == 0) {
     device.fill(pooled, 0);
   } else {
-    pool_score_maps<CellMean>(device, score_maps, rois, bins, spatial_scale, pooled, nullptr);
+    pool_score_maps<CellMean>(device, score_maps, rois, bins, spatial_scale, pooled, nullptr, false);
   }
   return pooled;
 }
@@ -66,7 +74,8 @@ static std::tuple<Tensor, Tensor> ps_roi_pool_max(const Tensor& score_maps, cons
     device.fill(pooled, 0);
     device.fill(argmax, 0xff);
   } else {
-    pool_score_maps<CellMaximum>(device, score_maps, rois, bins, spatial_scale, pooled, with_argmax ? &argmax : nullptr);
+    const auto run = with_argmax ? &pool_score_maps<MaximumWithPlaces> : &pool_score_maps<MaximumAlone>;
+    run(device, score_maps, rois, bins, spatial_scale, pooled, &argmax, false);
   }
   return {pooled, argmax};
 }
@@ -89,14 +98,14 @@ static Tensor ps_roi_pool_backward(const Tensor& grad, const Tensor& rois_in, st
   return total;
 }
 
-// Means of runs of `bins` numbers, one run per thread.
+// Means over the bins of pooled [bins, items], one item per thread.
 template <typename S>
 __global__ void __launch_bounds__(kItemThreads)
     vote(const Number<S>* __restrict__ pooled, int64_t items, int64_t bins, S* __restrict__ votes) {
   for (int64_t i = blockIdx.x * static_cast<int64_t>(kItemThreads) + threadIdx.x; i < items;
        i += static_cast<int64_t>(gridDim.x) * kItemThreads) {
     Number<S> sum = 0;
-    for (int64_t bin = 0; bin < bins; ++bin) sum += pooled[i * bins + bin];
+    for (int64_t bin = 0; bin < bins; ++bin) sum += pooled[bin * items + i];
     votes[i] = from_number<S>(sum / static_cast<Number<S>>(bins));
   }
 }
@@ -111,8 +120,8 @@ static Tensor pool_and_vote(const Device& device, const Tensor& score_maps, cons
     if (argmax != nullptr) device.fill(*argmax, 0xff);
     return votes;
   }
-  Tensor pooled = new_output(score_maps, size, number_dtype(score_maps.scalar_type()));
-  pool_score_maps<Reduction>(device, score_maps, rois, bins, spatial_scale, pooled, argmax);
+  Tensor pooled = new_output(score_maps, {bins, bins, size[0], size[1]}, number_dtype(score_maps.scalar_type()));
+  pool_score_maps<Reduction>(device, score_maps, rois, bins, spatial_scale, pooled, argmax, true);
   with_storage(score_maps.scalar_type(), [&](auto storage) {
     using S = decltype(storage);
     device.launch(&vote<S>, grid_of_items(device, votes.numel()), kItemThreads, 0, input<Number<S>>(pooled),
@@ -133,9 +142,8 @@ static std::tuple<Tensor, Tensor> ps_roi_vote_max(const Tensor& score_maps, cons
   const Device device(score_maps);
   const Tensor rois = dense(rois_in);
   Tensor argmax = new_argmax(score_maps, pooled_size(score_maps, rois, bins), with_argmax);
-  Tensor votes = pool_and_vote<CellMaximum>(device, score_maps, rois, bins, spatial_scale,
-                                            with_argmax ? &argmax : nullptr);
-  return {votes, argmax};
+  const auto run = with_argmax ? &pool_and_vote<MaximumWithPlaces> : &pool_and_vote<MaximumAlone>;
+  return {run(device, score_maps, rois, bins, spatial_scale, &argmax), argmax};
 }
 
 }  // namespace fast_rfcn

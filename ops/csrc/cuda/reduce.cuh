@@ -20,12 +20,12 @@ __device__ __forceinline__ bool beats(T value, T best) {
   return !(value <= best) && best == best;
 }
 
-// The largest cell, and where it is: y * width + x.
-template <typename S, typename Bins>
+// The largest cell, and with places where it is: y * width + x.
+template <typename S, typename Bins, bool kWithPlaces>
 struct CellMaximum {
   Bins bins;
   using Entry = Span;
-  static constexpr bool kPlaces = true;
+  static constexpr bool kPlaces = kWithPlaces;
 
   __device__ Entry entry(const Number<S>* roi, bool vertical, int bin) const { return bins.entry(roi, vertical, bin); }
   static __device__ void clear(Entry& entry) { entry = {0, 0}; }

@@ -35,9 +35,13 @@ static std::tuple<Tensor, Tensor> roi_pool(const Tensor& features, const Tensor&
     const View<S> map(features);
     const int rows = static_cast<int>(height), columns = static_cast<int>(width);
     const PoolBins<T> bins{rows, columns, map.height(), map.width(), static_cast<T>(spatial_scale), rule};
-    pool(device, map, input<T>(rois), CellMaximum<S, PoolBins<T>>{bins},
-         PoolShape{rows, columns, false, rois.size(0), map.channels(), 0}, output<S>(pooled),
-         Places{with_argmax ? argmax.mutable_data_ptr() : nullptr, wide});
+    const PoolShape shape{rows, columns, false, rois.size(0), map.channels()};
+    if (with_argmax) {
+      pool(device, map, input<T>(rois), CellMaximum<S, PoolBins<T>, true>{bins}, shape, output<S>(pooled),
+           Places{argmax.mutable_data_ptr(), wide});
+    } else {
+      pool(device, map, input<T>(rois), CellMaximum<S, PoolBins<T>, false>{bins}, shape, output<S>(pooled), Places{});
+    }
   });
   return {pooled, argmax};
 }

@@ -58,7 +58,7 @@ def test_c4_and_the_res5_tail_are_torchvisions(depth: int, tmp_path: Path) -> No
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         c4 = their_c4(theirs, images)
-        assert_same(ours(images).head, c4)
+        assert_same(ours(images).head[0], c4)
         pooled = torch.rand(2, c4.shape[1], 7, 7)
         assert ours.tail is not None
         expected = theirs.avgpool(theirs.layer4(pooled)).flatten(1)
@@ -76,9 +76,9 @@ def test_dilated_res5_takes_the_same_weights_and_samples_as_torchvisions_dilatio
     with torch.no_grad():
         maps = ours(images)
         c4 = their_c4(theirs, images)
-        assert_same(maps.proposals, c4)
-        assert_same(maps.head, theirs.layer4(c4))
-    assert maps.head.shape[2:] == maps.proposals.shape[2:] == (4, 5)
+        assert_same(maps.proposals[0], c4)
+        assert_same(maps.head[0], theirs.layer4(c4))
+    assert maps.head[0].shape[2:] == maps.proposals[0].shape[2:] == (4, 5)
 
 
 def test_a_dilated_block_equals_the_strided_one_at_its_positions() -> None:
@@ -106,8 +106,8 @@ def test_every_depth_builds(depth: int, dilated: bool) -> None:
     with torch.device("meta"):
         backbone = resnet(depth=depth, width=1.0, dilated_c5=dilated, tail=None if dilated else "native")
         maps = backbone(torch.empty(2, 3, 600, 1000))
-    assert maps.head.shape == (2, backbone.head_channels, 38, 63)  # ceil(side / 16)
-    assert maps.proposals.shape == (2, backbone.proposal_channels, 38, 63)
+    assert maps.head[0].shape == (2, backbone.head_channels, 38, 63)  # ceil(side / 16)
+    assert maps.proposals[0].shape == (2, backbone.proposal_channels, 38, 63)
     expansion = 4 if depth >= 50 else 1
     assert backbone.head_channels == (512 if dilated else 256) * expansion
 
@@ -117,7 +117,7 @@ def test_every_depth_builds(depth: int, dilated: bool) -> None:
 def test_exactly_the_later_stages_learn(norm: str, frozen_stages: int) -> None:
     backbone = resnet(norm=norm, frozen_stages=frozen_stages).train()
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
-    backbone(torch.randn(2, 3, 64, 64)).head.square().mean().backward()
+    backbone(torch.randn(2, 3, 64, 64)).head[0].square().mean().backward()
     stages = ("conv1 bn1", "layer1", "layer2", "layer3", "layer4")
     frozen = tuple(f"{name}." for stage in stages[:frozen_stages] for name in stage.split())
     for name, parameter in backbone.named_parameters():
@@ -134,15 +134,15 @@ def test_stride_in_1x1_moves_the_stride_and_keeps_the_shapes() -> None:
     assert ours.get_submodule("layer2.0.conv2").stride == (1, 1)
     assert theirs.get_submodule("layer2.0.conv2").stride == (2, 2)
     images = torch.randn(1, 3, 65, 99)
-    assert ours(images).head.shape == theirs(images).head.shape == (1, 256, 5, 7)
+    assert ours(images).head[0].shape == theirs(images).head[0].shape == (1, 256, 5, 7)
 
 
 def test_channels_last_gives_the_same_maps() -> None:
     backbone = resnet(dilated_c5=True, tail="fc")
     images = torch.randn(2, 3, 64, 96)
-    expected = backbone(images).head
+    expected = backbone(images).head[0]
     backbone = backbone.to(memory_format=torch.channels_last)
-    found = backbone(images.contiguous(memory_format=torch.channels_last)).head
+    found = backbone(images.contiguous(memory_format=torch.channels_last)).head[0]
     assert found.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 

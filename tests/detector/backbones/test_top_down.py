@@ -46,9 +46,9 @@ def make(**changes: object) -> TorchvisionBackbone:
 def test_a_backbone_gives_one_joined_map_for_both_readers() -> None:
     backbone = make()
     maps = backbone(torch.zeros(1, 3, 64, 96))
-    assert (backbone.stride, backbone.head_channels, backbone.proposal_channels) == (8, 24, 24)
-    assert maps.head.shape == (1, 24, 8, 12)
-    assert maps.proposals is maps.head
+    assert (backbone.strides, backbone.head_channels, backbone.proposal_channels) == ((8,), 24, 24)
+    assert maps.head[0].shape == (1, 24, 8, 12)
+    assert maps.proposals[0] is maps.head[0]
 
 
 def test_new_layers_are_not_looked_for_in_a_classifier() -> None:

@@ -52,26 +52,27 @@ def backbone(**changes: Any) -> TorchvisionBackbone:
 )
 def test_stride_and_channels_are_found(name: str, node: str, stride: int, channels: int) -> None:
     found = backbone(name=name, node=node, frozen_nodes=None)
-    assert (found.stride, found.head_channels, found.proposal_channels) == (stride, channels, channels)
+    assert (found.strides, found.head_channels, found.proposal_channels) == ((stride,), channels, channels)
     maps = found(torch.randn(2, 3, 97, 131))
-    assert maps.head.shape[:2] == (2, channels)
-    assert maps.proposals is maps.head
+    assert maps.head[0].shape[:2] == (2, channels)
+    assert maps.proposals[0] is maps.head[0]
 
 
 def test_two_nodes_of_one_stride() -> None:
     found = backbone(node="features.13", proposals_node="features.10")
     maps = found(torch.randn(1, 3, 64, 64))
-    assert (found.head_channels, found.proposal_channels) == (96, 64) == (maps.head.shape[1], maps.proposals.shape[1])
+    assert (found.head_channels, found.proposal_channels) == (96, 64)
+    assert (maps.head[0].shape[1], maps.proposals[0].shape[1]) == (96, 64)
     with pytest.raises(ValueError, match=r"one stride, got 16 \(head\) and 8 \(proposals\)"):
         backbone(proposals_node="features.6")
 
 
 def test_deep_maps_of_a_fine_stride() -> None:
     found = backbone(node="features.17", proposals_node="features.13", max_stride=16)
-    assert (found.stride, found.head_channels, found.proposal_channels) == (16, 320, 96)
+    assert (found.strides, found.head_channels, found.proposal_channels) == ((16,), 320, 96)
     maps = found(torch.randn(1, 3, 64, 96))
-    assert maps.head.shape == (1, 320, 4, 6)
-    assert maps.proposals.shape == (1, 96, 4, 6)
+    assert maps.head[0].shape == (1, 320, 4, 6)
+    assert maps.proposals[0].shape == (1, 96, 4, 6)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ def test_maps_with_channels_last_dimension_are_refused() -> None:
 def test_exactly_the_nodes_behind_the_frozen_one_learn(norm: str) -> None:
     found = backbone(norm=norm, tail=None).train()
     before = {key: value.clone() for key, value in found.state_dict().items()}
-    found(torch.randn(2, 3, 64, 64)).head.square().mean().backward()
+    found(torch.randn(2, 3, 64, 64)).head[0].square().mean().backward()
 
     def is_frozen(name: str) -> bool:
         return int(name.split(".")[2]) <= 3
@@ -142,7 +143,7 @@ def test_classifiers_weights_give_the_classifiers_features(tmp_path: Path) -> No
     theirs.load_state_dict(torch.load(tmp_path / "half.pth", weights_only=True))
     images = torch.randn(1, 3, 75, 93)
     with torch.no_grad():
-        torch.testing.assert_close(ours.train()(images).head, theirs.features[:14](images), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours.train()(images).head[0], theirs.features[:14](images), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_published_weights_give_torchvisions_features(file: str, name: str, node
     with torch.no_grad():
         expected = theirs.features[: int(node.split(".")[1]) + 1](images)
         # Norms are computed in the convolutions here: other roundings, of features that reach 60.
-        torch.testing.assert_close(ours.train()(images).head, expected, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(ours.train()(images).head[0], expected, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "efficientnet_b0"])
@@ -178,7 +179,7 @@ def test_frozen_norms_are_computed_in_their_convolutions(name: str, training: bo
             module.register_forward_hook(lambda module, *rest: called.append(module))
     copied = copy.deepcopy(found)
     for part in (found, copied):
-        maps = part(torch.randn(1, 3, 64, 96)).head
+        maps = part(torch.randn(1, 3, 64, 96)).head[0]
         maps.square().mean().backward()
         assert called == []
         assert all(weight.grad is not None for weight in part.body.parameters())
@@ -187,8 +188,8 @@ def test_frozen_norms_are_computed_in_their_convolutions(name: str, training: bo
 def test_channels_last_gives_the_same_maps() -> None:
     found = backbone()
     images = torch.randn(2, 3, 64, 96)
-    expected = found(images).head
+    expected = found(images).head[0]
     found = found.to(memory_format=torch.channels_last)
-    again = found(images.contiguous(memory_format=torch.channels_last)).head
+    again = found(images.contiguous(memory_format=torch.channels_last)).head[0]
     assert again.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(again, expected, rtol=1e-4, atol=1e-4)

@@ -35,7 +35,7 @@ def test_features_and_tail_are_torchvisions(architecture: str, tmp_path: Path) -
     images, pooled = torch.randn(1, 3, 48, 64), torch.randn(3, 512, 7, 7)
     with torch.no_grad():
         expected = theirs.features[:-1](images)  # without pool5
-        torch.testing.assert_close(ours(images).head, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours(images).head[0], expected, rtol=1e-5, atol=1e-5)
         hidden = theirs.classifier[:6](pooled.flatten(1))  # C, H, W order; dropout is off
         assert ours.tail is not None
         torch.testing.assert_close(ours.tail(pooled), hidden, rtol=1e-5, atol=1e-5)
@@ -43,8 +43,8 @@ def test_features_and_tail_are_torchvisions(architecture: str, tmp_path: Path) -
 
 def test_maps_have_stride_16_and_odd_sides_floor() -> None:
     maps = vgg16()(torch.randn(2, 3, 67, 101))
-    assert maps.head.shape == (2, 64, 67 // 16, 101 // 16)
-    assert maps.proposals is maps.head
+    assert maps.head[0].shape == (2, 64, 67 // 16, 101 // 16)
+    assert maps.proposals[0] is maps.head[0]
 
 
 @pytest.mark.parametrize(("frozen_stages", "first_trained"), [(0, 0), (1, 5), (2, 10), (5, None)])
@@ -52,7 +52,7 @@ def test_exactly_the_later_stages_get_gradients(frozen_stages: int, first_traine
     backbone = vgg16(frozen_stages=frozen_stages, tail=None).train()
     convolutions = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]  # torchvision's indices
     trained = [] if first_trained is None else [index for index in convolutions if index >= first_trained]
-    out = backbone(torch.randn(1, 3, 32, 32)).head
+    out = backbone(torch.randn(1, 3, 32, 32)).head[0]
     if trained:
         out.sum().backward()
     with_gradient = {name for name, item in backbone.named_parameters() if item.grad is not None}

@@ -114,7 +114,7 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
 def test_a_url_is_fetched_once_and_checked_each_time(state: dict[str, Tensor], tmp_path: Path, hub: Path) -> None:
     source = tmp_path / "model.pth"
     digest = saved(source, state)
-    with pytest.raises(ValueError, match="cannot fetch file:.*set backbone.weights=PATH"):
+    with pytest.raises(ValueError, match="cannot fetch file:.*give backbone.weights=FILE"):
         load(resnet18(), source.as_uri(), "0" * 64)
     assert not list(hub.glob("*")), "a file of the wrong hash must not stay"
     load(resnet18(), source.as_uri(), digest)
@@ -141,7 +141,8 @@ def test_imagenet_without_a_network_says_what_to_do(monkeypatch: pytest.MonkeyPa
         raise OSError("Name or service not known")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    with pytest.raises(ValueError, match=r"cannot fetch https://.*resnet18-f37072fd.pth .*put it at .*weights=null"):
+    told = r"cannot fetch https://.*resnet18-f37072fd.pth .*Put the file at .*weights=null"
+    with pytest.raises(ValueError, match=told):
         load(resnet18(), "imagenet")
 
 

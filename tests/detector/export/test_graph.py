@@ -138,3 +138,33 @@ def test_onnx(words: tuple[str, ...], suppress: bool, tmp_path: Path) -> None:
         given = arguments(graph, height, width, count)
         with torch.no_grad():
             assert_same(run_onnx(model, given), graph(*given), max(height, width))
+
+
+PYRAMID = ["backbone=resnet18_narrow", "neck=fpn", "neck.channels=16", "backbone.tail_channels=32"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["head=fast_rcnn_align", "proposals=rpn_fpn", "proposals.channels=16"],
+        ["head=rfcn", "head.k=3", "head.channels=16", "proposals=grid"],
+    ],
+    ids=["fast_rcnn", "rfcn"],
+)
+def test_a_pyramid_is_exported_to_both_forms(words: list[str], tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    detector = tiny_detector(*PYRAMID, *words)
+    graph = graph_of(detector)
+    save_program(graph, tmp_path / "model.pt2", standard=False)
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    export_onnx(graph, tmp_path / "model.onnx", {})
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    for height, width, count in INPUTS[1:]:
+        inputs = arguments(graph, height, width, count)
+        with torch.no_grad():
+            expected = graph(*inputs)
+            assert_same(program(*inputs), expected, max(height, width))
+        fed = {name: value.numpy() for name, value in zip(graph.input_names, inputs, strict=True)}
+        found = tuple(torch.from_numpy(item) for item in session.run(None, fed))
+        assert_same(found, expected, max(height, width))

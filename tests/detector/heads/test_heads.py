@@ -21,7 +21,7 @@ def fast_rcnn(class_agnostic: bool = False, channels: int | None = None) -> Fast
         reduce=None if channels is None else reduction(5, channels),
         tail=tail,
         tail_channels=20,
-        stride=16,
+        strides=(16,),
         pooling=roi_pool,
         distinct=distinct_rois,
         output_size=3,
@@ -36,7 +36,7 @@ def rfcn(class_agnostic: bool = True, k: int = 3) -> RFCNHead:
         num_classes=4,
         in_channels=5,
         channels=8,
-        stride=16,
+        strides=(16,),
         k=k,
         pooling=PSPooling.published(),
         class_agnostic=class_agnostic,
@@ -51,7 +51,7 @@ def features(seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("make", [fast_rcnn, rfcn])
 def test_predictions_have_a_row_for_each_roi(make: type, class_agnostic: bool) -> None:
     head = make(class_agnostic)
-    logits, deltas = head(head.maps(features()), BOXES)
+    logits, deltas = head(head.maps([features()]), BOXES)
     assert logits.shape == (3, 5)
     assert deltas.shape == (3, 1 if class_agnostic else 4, 4)
 
@@ -59,7 +59,7 @@ def test_predictions_have_a_row_for_each_roi(make: type, class_agnostic: bool) -
 @pytest.mark.parametrize("make", [fast_rcnn, rfcn])
 def test_no_rois_are_no_predictions_with_gradients_of_zero(make: type) -> None:
     head = make()
-    logits, deltas = head(head.maps(features()), [torch.zeros(0, 4)] * 3)
+    logits, deltas = head(head.maps([features()]), [torch.zeros(0, 4)] * 3)
     assert logits.shape[0] == deltas.shape[0] == 0
     (logits.sum() + deltas.sum()).backward()
     assert all(parameter.grad is not None and (parameter.grad == 0).all() for parameter in head.parameters())
@@ -68,17 +68,17 @@ def test_no_rois_are_no_predictions_with_gradients_of_zero(make: type) -> None:
 @pytest.mark.parametrize("make", [fast_rcnn, rfcn])
 def test_a_roi_reads_its_own_image_only(make: type) -> None:
     head = make()
-    before = head(head.maps(features()), BOXES).logits
+    before = head(head.maps([features()]), BOXES).logits
     changed = features()
     changed[2] += 1
-    after = head(head.maps(changed), BOXES).logits
+    after = head(head.maps([changed]), BOXES).logits
     torch.testing.assert_close(after[:2], before[:2])
     assert not torch.allclose(after[2], before[2])
 
 
 def test_fast_rcnn_is_pooling_the_tail_and_two_siblings() -> None:
     head = fast_rcnn()
-    logits, deltas = head(head.maps(features()), BOXES)
+    logits, deltas = head(head.maps([features()]), BOXES)
     rois = box_ops.to_rois(BOXES, inclusive=True)
     hidden = head.tail(roi_pool(features(), rois, 3, 1 / 16))
     torch.testing.assert_close(logits, hidden @ head.scores.weight.T + head.scores.bias)
@@ -87,12 +87,12 @@ def test_fast_rcnn_is_pooling_the_tail_and_two_siblings() -> None:
 
 def test_a_reduced_map_is_what_is_pooled() -> None:
     head = fast_rcnn(channels=2)
-    (thin,) = head.maps(features())
+    ((thin,),) = head.maps([features()])
     kernel, bias = (value for _, value in head.get_submodule("reduce.0").named_parameters())
     expected = (torch.einsum("oc,nchw->nohw", kernel[:, :, 0, 0], features()) + bias[:, None, None]).relu()
     torch.testing.assert_close(thin, expected)
     hidden = head.tail(roi_pool(expected, box_ops.to_rois(BOXES, inclusive=True), 3, 1 / 16))
-    torch.testing.assert_close(head((thin,), BOXES).logits, hidden @ head.scores.weight.T + head.scores.bias)
+    torch.testing.assert_close(head([(thin,)], BOXES).logits, hidden @ head.scores.weight.T + head.scores.bias)
 
 
 def counted(head: FastRCNNHead) -> list[int]:
@@ -115,9 +115,9 @@ def alike(per_image: int = 30) -> list[Tensor]:
 def test_at_test_time_rois_of_the_same_cells_are_computed_once() -> None:
     head, boxes = fast_rcnn().eval(), alike()
     calls = counted(head)
-    once = head(head.maps(features()), boxes)
+    once = head(head.maps([features()]), boxes)
     head.distinct = None
-    each = head(head.maps(features()), boxes)
+    each = head(head.maps([features()]), boxes)
     assert calls[0] <= calls[1] // 3
     assert calls[1] == 180
     torch.testing.assert_close(once.logits, each.logits, rtol=0, atol=1e-6)  # sums of products in another order
@@ -128,12 +128,12 @@ def test_at_test_time_rois_of_the_same_cells_are_computed_once() -> None:
 def test_training_and_compiled_graphs_take_every_roi() -> None:
     head, boxes = fast_rcnn(), alike()
     calls = counted(head)
-    head.train()(head.maps(features()), boxes)
-    exported = torch.export.export(head.eval(), ((features(),), boxes), strict=False)
-    expected = head(head.maps(features()), boxes)
+    head.train()(head.maps([features()]), boxes)
+    exported = torch.export.export(head.eval(), ([(features(),)], boxes), strict=False)
+    expected = head(head.maps([features()]), boxes)
     assert calls[0] == len(torch.cat(boxes))
     assert not [node for node in exported.graph.nodes if "unique" in str(node.target)]
-    torch.testing.assert_close(exported.module()((features(),), boxes)[0], expected.logits, rtol=0, atol=1e-6)
+    torch.testing.assert_close(exported.module()([(features(),)], boxes)[0], expected.logits, rtol=0, atol=1e-6)
 
 
 def test_fast_rcnn_starts_from_the_published_deviations() -> None:
@@ -142,7 +142,7 @@ def test_fast_rcnn_starts_from_the_published_deviations() -> None:
         reduce=None,
         tail=nn.Identity(),
         tail_channels=4096,
-        stride=16,
+        strides=(16,),
         pooling=roi_pool,
         distinct=distinct_rois,
         output_size=7,
@@ -160,7 +160,7 @@ def test_rfcn_has_the_published_numbers_of_score_maps() -> None:
         num_classes=20,
         in_channels=2048,
         channels=1024,
-        stride=16,
+        strides=(16,),
         k=7,
         pooling=PSPooling.published(),
         class_agnostic=True,
@@ -174,11 +174,11 @@ def test_rfcn_has_the_published_numbers_of_score_maps() -> None:
 def test_rfcn_votes_by_class_row_and_column() -> None:
     """Raising the maps of class 2 at the bin of row 0, column 2 raises that class alone, by a ninth."""
     head = rfcn()
-    scores, boxes = head.maps(features())
-    before = head((scores, boxes), BOXES).logits
+    ((scores, boxes),) = head.maps([features()])
+    before = head([(scores, boxes)], BOXES).logits
     raised = scores.clone()
     raised[:, (2 * 3 + 0) * 3 + 2] += 9
-    change = head((raised, boxes), BOXES).logits - before
+    change = head([(raised, boxes)], BOXES).logits - before
     expected = torch.zeros_like(change)
     expected[:, 2] = 1
     torch.testing.assert_close(change, expected, rtol=0, atol=1e-4)
@@ -187,8 +187,8 @@ def test_rfcn_votes_by_class_row_and_column() -> None:
 def test_rfcn_has_no_weights_per_roi() -> None:
     """Its cost per RoI is pooling: all parameters act on the maps."""
     head = rfcn()
-    maps = tuple(part.detach().requires_grad_() for part in head.maps(features()))
-    logits, _ = head(maps, BOXES)
+    maps = tuple(part.detach().requires_grad_() for part in head.maps([features()])[0])
+    logits, _ = head([maps], BOXES)
     logits.sum().backward()
     assert all(parameter.grad is None for parameter in head.parameters())
     assert maps[0].grad is not None
@@ -198,7 +198,7 @@ def test_rfcn_has_no_weights_per_roi() -> None:
 def test_the_mean_of_the_votes_is_the_score(pooling: PSPooling) -> None:
     head = rfcn()
     head.pooling = pooling
-    maps = head.maps(features())
+    maps = head.maps([features()])
     bins, score_maps, stride = head.votes(maps, BOXES)
     assert bins.shape == (3, 5, 3, 3)
     assert score_maps.shape == (3, 5, 9, 5, 6)

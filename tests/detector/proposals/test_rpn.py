@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from detector.ops import boxes as box_ops
 from detector.preprocess import Frame, Inputs
-from detector.proposals.anchors import anchor_grid
+from detector.proposals.anchors import anchor_grid, base_anchors, corner_anchors
 from detector.proposals.given import GivenProposals
 from detector.proposals.rpn import RPN, KeepCounts
 from detector.structures import Instances, Mean, Proposals
@@ -21,9 +22,10 @@ PUBLISHED: dict[str, Any] = {
     "in_channels": 8,
     "channels": 16,
     "separable": False,
-    "stride": 16,
+    "strides": (16,),
     "scales": (2.0, 4.0),
     "aspects": (0.5, 1.0, 2.0),
+    "anchors": base_anchors,
     "train_keep": KeepCounts(200, 50),
     "test_keep": KeepCounts(100, 20),
     "nms_iou": 0.7,
@@ -91,7 +93,7 @@ def test_assignment_equals_a_loop(seed: int, count: int) -> None:
     low = torch.rand(count, 2, generator=generator) * 90
     truths = torch.cat((low, low + 8 + 60 * torch.rand(count, 2, generator=generator)), dim=1).round()
     rpn = make_rpn()
-    anchors = anchor_grid(rpn.base, 8, 10, 16)
+    anchors = anchor_grid(rpn.bases[0], 8, 10, 16)
     labels, matched = rpn.assign(anchors, objects(*truths.tolist()), FRAME)
     assert labels.tolist() == loop_assign(anchors, truths, FRAME)
     if count:
@@ -146,7 +148,7 @@ def test_difficult_objects_are_left_out_by_policy() -> None:
 @pytest.mark.parametrize("tile_bytes", [1, 1 << 12, 64 << 20])
 def test_tiles_do_not_change_the_assignment(tile_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rpn = make_rpn()
-    anchors = anchor_grid(rpn.base, 8, 10, 16)
+    anchors = anchor_grid(rpn.bases[0], 8, 10, 16)
     truths = objects(*[[7.0 * i, 5.0 * i, 7.0 * i + 40, 5.0 * i + 30] for i in range(12)])
     expected, matched = rpn.assign(anchors, truths, FRAME)
     monkeypatch.setattr(box_ops, "TILE_BYTES", tile_bytes)
@@ -158,7 +160,7 @@ def test_tiles_do_not_change_the_assignment(tile_bytes: int, monkeypatch: pytest
 @pytest.mark.slow
 def test_2000_truths_and_250000_anchors_fit_in_500_megabytes() -> None:
     rpn = make_rpn(scales=(8.0, 16.0, 32.0))
-    anchors = anchor_grid(rpn.base, 160, 174, 16)
+    anchors = anchor_grid(rpn.bases[0], 160, 174, 16)
     assert len(anchors) > 250_000
     low = torch.rand(2000, 2, generator=torch.Generator().manual_seed(0)) * 2000
     truths = torch.cat((low, low + 100), dim=1)
@@ -207,12 +209,12 @@ def test_losses_equal_a_loop_over_the_anchors() -> None:
     torch.nn.init.normal_(rpn.scores.weight, std=0.3)
     instances = [objects([10, 10, 60, 60], [70, 30, 150, 100]), objects([40, 20, 90, 90])]
     features = torch.randn(2, 8, 8, 10)
-    found = values(rpn(features, inputs_of(*instances)).losses)
+    found = values(rpn([features], inputs_of(*instances)).losses)
     with torch.no_grad():
         hidden = rpn.conv(features).relu()
         scores = rpn.scores(hidden).reshape(2, 6, 2, 8, 10).permute(0, 3, 4, 1, 2).reshape(2, -1, 2)
         deltas = rpn.deltas(hidden).reshape(2, 6, 4, 8, 10).permute(0, 3, 4, 1, 2).reshape(2, -1, 4)
-    anchors = anchor_grid(rpn.base, 8, 10, 16)
+    anchors = anchor_grid(rpn.bases[0], 8, 10, 16)
     labels: list[int] = []
     targets = []
     for seed, item in enumerate(instances):
@@ -228,7 +230,7 @@ def test_losses_equal_a_loop_over_the_anchors() -> None:
 
 def test_without_objects_the_box_loss_is_an_exact_zero_and_gradients_exist() -> None:
     rpn = make_rpn()
-    losses = values(rpn(torch.randn(1, 8, 8, 10), inputs_of(objects())).losses)
+    losses = values(rpn([torch.randn(1, 8, 8, 10)], inputs_of(objects())).losses)
     assert losses["loss_rpn_box"].item() == 0
     (losses["loss_rpn_cls"] + losses["loss_rpn_box"]).backward()
     for name, parameter in rpn.named_parameters():
@@ -241,7 +243,7 @@ def test_without_objects_the_box_loss_is_an_exact_zero_and_gradients_exist() -> 
 def test_an_image_smaller_than_every_anchor_gives_zeros_and_gradients() -> None:
     rpn = make_rpn(scales=(8.0, 16.0))
     frame = Frame(32, 32, 1.0, 1.0)
-    losses = values(rpn(torch.randn(1, 8, 2, 2), inputs_of(objects([2, 2, 20, 20]), frame=frame)).losses)
+    losses = values(rpn([torch.randn(1, 8, 2, 2)], inputs_of(objects([2, 2, 20, 20]), frame=frame)).losses)
     total = losses["loss_rpn_cls"] + losses["loss_rpn_box"]
     assert total.item() == 0
     total.backward()
@@ -252,7 +254,7 @@ def test_proposals_carry_no_gradient_and_are_inside_sorted_and_apart() -> None:
     rpn = make_rpn()
     torch.nn.init.normal_(rpn.scores.weight, std=0.5)
     torch.nn.init.normal_(rpn.deltas.weight, std=0.1)
-    output = rpn(torch.randn(2, 8, 8, 10), inputs_of(objects([10, 10, 60, 60]), objects()))
+    output = rpn([torch.randn(2, 8, 8, 10)], inputs_of(objects([10, 10, 60, 60]), objects()))
     for item in output.proposals:
         assert not item.boxes.requires_grad
         assert 0 < len(item) <= 50
@@ -269,8 +271,8 @@ def test_proposals_carry_no_gradient_and_are_inside_sorted_and_apart() -> None:
 def test_training_and_testing_keep_their_own_counts() -> None:
     rpn = make_rpn(nms_iou=0.99)
     features = torch.randn(1, 8, 8, 10)
-    assert len(rpn(features, inputs_of(objects())).proposals[0]) == 50
-    output = rpn.eval()(features, inputs_of(objects()))
+    assert len(rpn([features], inputs_of(objects())).proposals[0]) == 50
+    output = rpn.eval()([features], inputs_of(objects()))
     assert len(output.proposals[0]) == 20
     assert output.losses == {}
 
@@ -278,8 +280,8 @@ def test_training_and_testing_keep_their_own_counts() -> None:
 def test_the_smallest_side_follows_the_scale_of_the_image() -> None:
     rpn = make_rpn(nms_iou=1.0, test_keep=KeepCounts(1000, 1000)).eval()
     features = torch.zeros(1, 8, 8, 10)
-    large = rpn(features, inputs_of(objects(), frame=Frame(128, 160, 2.0, 2.0))).proposals[0]
-    small = rpn(features, inputs_of(objects(), frame=Frame(128, 160, 0.5, 0.5))).proposals[0]
+    large = rpn([features], inputs_of(objects(), frame=Frame(128, 160, 2.0, 2.0))).proposals[0]
+    small = rpn([features], inputs_of(objects(), frame=Frame(128, 160, 0.5, 0.5))).proposals[0]
     for item, smallest in ((large, 32), (small, 8)):
         sides = torch.minimum(item.boxes[:, 2] - item.boxes[:, 0], item.boxes[:, 3] - item.boxes[:, 1])
         assert sides.min() >= smallest
@@ -291,9 +293,9 @@ def test_each_image_is_treated_as_if_it_were_alone() -> None:
     torch.nn.init.normal_(rpn.scores.weight, std=0.5)
     features = torch.randn(2, 8, 8, 10)
     instances = [objects([10, 10, 60, 60]), objects([40, 20, 90, 90])]
-    together = rpn(features, inputs_of(*instances))
+    together = rpn([features], inputs_of(*instances))
     for index in range(2):
-        alone = rpn(features[index : index + 1], inputs_of(instances[index])._replace(seeds=[index]))
+        alone = rpn([features[index : index + 1]], inputs_of(instances[index])._replace(seeds=[index]))
         torch.testing.assert_close(together.proposals[index].boxes, alone.proposals[0].boxes)
 
 
@@ -307,3 +309,29 @@ def test_given_proposals_are_cut_to_the_image() -> None:
 def test_missing_proposals_are_an_error_that_says_what_to_do() -> None:
     with pytest.raises(ValueError, match="pass them in Batch.proposals or build it with proposals=rpn"):
         GivenProposals()(torch.zeros(1, 8, 8, 10), inputs_of(objects()))
+
+
+def test_levels_share_weights_and_the_best_of_all_are_handed_on() -> None:
+    rpn = make_rpn(strides=(8, 16), test_keep=KeepCounts(100, 20)).eval()
+    features = [torch.randn(1, 8, 16, 20), torch.randn(1, 8, 8, 10)]
+    (found,) = rpn(features, inputs_of(objects())).proposals
+    single = [make_rpn(strides=(stride,)).eval() for stride in (8, 16)]
+    each = [one([level], inputs_of(objects())).proposals[0] for one, level in zip(single, features, strict=True)]
+    scores = torch.cat([item.scores for item in each]).sort(descending=True).values
+    assert torch.equal(found.scores, scores[:20])
+    for box in found.boxes:
+        assert any((item.boxes == box).all(dim=1).any() for item in each)
+
+
+def test_losses_over_levels_sample_from_the_anchors_of_all() -> None:
+    rpn = make_rpn(strides=(8, 16), anchors_per_image=64)
+    losses = rpn([torch.randn(2, 8, 16, 20), torch.randn(2, 8, 8, 10)], inputs_of(objects([20, 20, 60, 60]), objects()))
+    assert losses.losses["loss_rpn_cls"].normalizer == 128
+    losses.losses["loss_rpn_cls"].sum.backward()
+    assert rpn.scores.weight.grad is not None
+
+
+def test_corner_anchors_are_those_of_torchvision() -> None:
+    theirs = AnchorGenerator(tuple((8 * s,) for s in (4, 8, 16)), ((0.5, 1.0, 2.0),) * 3)
+    for stride, cell in zip((4, 8, 16), theirs.cell_anchors, strict=True):
+        assert torch.equal(corner_anchors(stride, (8.0,), (0.5, 1.0, 2.0)), cell)

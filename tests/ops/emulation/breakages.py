@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from build import with_one_dtype
+
 WRONG = r"values differ"
 
 
@@ -19,15 +21,14 @@ class Breakage:
     source: str  # that is compiled
     group: str  # of cases that are run
     says: str  # a pattern
+    dtype: str = "float32"  # of the features
 
     def apply(self, texts: Mapping[str, str]) -> dict[str, str]:
         """The sources with this fault, with one operator file and one storage type: enough, and quick to compile."""
         kept = {name: text for name, text in texts.items() if not name.endswith(".cu") or name == self.source}
         assert self.old in kept[self.file], f"{self.name}: {self.file} has changed; break it anew"
         kept[self.file] = kept[self.file].replace(self.old, self.new, 1)
-        for storage in ("double{}", "__half{}", "__nv_bfloat16{}"):
-            kept["cuda/tensors.cuh"] = kept["cuda/tensors.cuh"].replace(f"return f({storage});", "return f(float{});")
-        return kept
+        return with_one_dtype(kept, {"float32": "float", "float16": "__half"}[self.dtype])
 
 
 POOL, SCATTER, SPREAD, NMS = "cuda/pool.cuh", "cuda/scatter.cuh", "cuda/mean_backward.cuh", "cuda/nms.cu"
@@ -210,8 +211,8 @@ BREAKAGES = (
     Breakage(
         "a vote over another RoI's bins",
         "cuda/ps_roi_pool.cu",
-        "sum += pooled[i * bins + bin]",
-        "sum += pooled[i * bins + bin + 1]",
+        "sum += pooled[bin * items + i]",
+        "sum += pooled[bin * items + i + 1]",
         "cuda/ps_roi_pool.cu",
         "position_sensitive",
         f"{WRONG}|{OUTSIDE}",
@@ -227,16 +228,16 @@ BREAKAGES = (
     Breakage(
         "a plain write in the place of an atomic one",
         NMS,
-        "atomicOr(dropped + (target - first_word), bits)",
-        "dropped[target - first_word] |= bits",
+        "atomicOr(dropped + (target + i % later - first_word), bits)",
+        "dropped[target + i % later - first_word] |= bits",
         *SUPPRESSION,
         "races",
     ),
     Breakage(
         "no barrier between the words",
         NMS,
-        "atomicOr(dropped + (target - first_word), bits);\n    }\n    __syncthreads();",
-        "atomicOr(dropped + (target - first_word), bits);\n    }",
+        "    num_kept += __popcll(last);\n    __syncthreads();",
+        "    num_kept += __popcll(last);",
         *SUPPRESSION,
         "races",
     ),
@@ -263,5 +264,88 @@ BREAKAGES = (
         "if (i % kWordBits == 0 && i > 0) progress.dropped[i / kWordBits] = 0;",
         *SUPPRESSION,
         "nobody wrote",
+    ),
+    Breakage(
+        "two words settle into one place",
+        NMS,
+        "if (lane == 0) settled[word % 2] = stays;",
+        "if (lane == 0) settled[0] = settled[1] = stays;",
+        *SUPPRESSION,
+        "races",
+    ),
+    Breakage(
+        "what a word suppresses in the next is forgotten",
+        NMS,
+        "rows = next;",
+        "rows = next, by_last = 0;",
+        *SUPPRESSION,
+        WRONG,
+    ),
+    Breakage(
+        "some lanes leave out a shuffle",
+        NMS,
+        "const Word next = candidates & ~any_of_lanes(mine);",
+        "const Word next = mine == 0 ? candidates : candidates & ~any_of_lanes(mine);",
+        *SUPPRESSION,
+        "wait for ever|different collectives|different barriers",
+    ),
+    Breakage(
+        "a loop over the grid goes one too far",
+        "cuda/roi_pool.cu",
+        "threadIdx.x; i < items;",
+        "threadIdx.x; i <= items;",
+        *ROI_POOL,
+        OUTSIDE,
+    ),
+    Breakage(
+        "every RoI reads the first image",
+        POOL,
+        "there(map, image, first_output",
+        "there(map, 0, first_output",
+        *ROI_POOL,
+        WRONG,
+    ),
+    Breakage(
+        "RoIs that reach into a tile by one cell are left out",
+        SPREAD,
+        "return span.first < end && span.end > first;",
+        "return span.first < end && span.end > first + 1;",
+        *ROI_ALIGN,
+        WRONG,
+    ),
+    Breakage(
+        "threads without work leave their part of a sum",
+        "cuda/roi_align.cu",
+        "  sums[0][threadIdx.x] = x1,",
+        "  if (threadIdx.x < items) sums[0][threadIdx.x] = x1,",
+        "cuda/roi_align.cu",
+        "roi_warp",
+        "nobody wrote",
+    ),
+    Breakage(
+        "a gradient of no RoIs is not cleared",
+        "cuda/roi_pool.cu",
+        "if (total.numel() == 0 || grad.numel() == 0) {\n    device.fill(total, 0);",
+        "if (total.numel() == 0 || grad.numel() == 0) {",
+        *ROI_POOL,
+        "never written",
+    ),
+    Breakage(
+        "sums in the dtype of the features",
+        "cuda/reduce.cuh",
+        "reduced.value[k] += to_number(cell.channel[k]);",
+        "reduced.value[k] = to_number(from_number<S>(reduced.value[k] + to_number(cell.channel[k])));",
+        "cuda/ps_roi_pool.cu",
+        "position_sensitive",
+        WRONG,
+        "float16",
+    ),
+    Breakage(
+        "the second half of a cell lies over its neighbour's first",
+        "cuda/planes.cuh",
+        "words[i * num_cells + index] = copy.words[i];",
+        "words[i + index] = copy.words[i];",
+        *ROI_POOL,
+        "races|nobody wrote",
     ),
 )

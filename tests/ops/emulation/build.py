@@ -21,7 +21,7 @@ ROOT = HERE.parents[2]
 CSRC = ROOT / "ops" / "csrc"
 CACHE = ROOT / "build" / "emulation"
 
-DEVICE = ("memory.cpp", "device.cpp", "callbacks.cpp", "tensors.cpp")
+DEVICE = ("memory.cpp", "device.cpp", "callbacks.cpp", "tensors.cpp", "traffic.cpp")
 COMMON = ["-std=c++20", "-fPIC", "-g1", "-Wno-psabi"]
 # As setup.py has them: no fused multiply-add, the stable ABI.
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DTORCH_STABLE_ONLY", "-DUSE_CUDA"]
@@ -74,6 +74,20 @@ def sources(csrc: Path = CSRC) -> dict[str, str]:
     return {str(path.relative_to(csrc)): path.read_text() for path in sorted(found)}
 
 
+def with_one_dtype(texts: Mapping[str, str], storage: str) -> dict[str, str]:
+    """The sources with the kernels of one storage type for all dtypes: quick to compile, right for that dtype alone."""
+    kept = dict(texts)
+    kept["cuda/tensors.cuh"] = re.sub(r"return f\(\w+\{\}\);", f"return f({storage}{{}});", kept["cuda/tensors.cuh"])
+    return kept
+
+
+def write_sources(texts: Mapping[str, str], folder: Path) -> None:
+    """Puts them under their names into a folder."""
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
 def build(texts: Mapping[str, str], folder: Path = CACHE, jobs: int | None = None) -> Path:
     """The library of these sources, named after what is in it.
 
@@ -94,9 +108,7 @@ def build(texts: Mapping[str, str], folder: Path = CACHE, jobs: int | None = Non
     translated = {name: translate(text, name) for name, text in texts.items()}
     headers = [text for name, text in translated.items() if not name.endswith(".cu")]
     tree = folder / _hash([*translated, *translated.values()])
-    for name, text in translated.items():
-        (tree / name).parent.mkdir(parents=True, exist_ok=True)
-        (tree / name).write_text(text)
+    write_sources(translated, tree)
 
     commands: dict[Path, list[str]] = {}
     for name in DEVICE:

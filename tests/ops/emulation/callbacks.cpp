@@ -6,6 +6,7 @@
 #include "device.h"
 #include "findings.h"
 #include "memory.h"
+#include "traffic.h"
 
 namespace emulation {
 
@@ -14,6 +15,11 @@ static void access(const void* pointer, size_t size, Access kind, void* place, s
   const auto address = reinterpret_cast<uintptr_t>(pointer);
   if (is_own(address)) return;
   step();
+  if (traffic.on()) {
+    const bool shared = memory.is_shared(address);
+    if (shared || memory.in_tensor(address)) traffic.note(memory.clock.thread, address, size, kind, shared, place);
+    return;
+  }
   if (address % align != 0) find("a misaligned access", place), abandon();
   if (const std::string wrong = memory.astray(address, size, kind); !wrong.empty()) {
     if (kind == Access::read && is_constant(address)) return;

@@ -19,6 +19,7 @@
 
 #include "findings.h"
 #include "memory.h"
+#include "traffic.h"
 
 namespace emulation {
 
@@ -333,10 +334,16 @@ void run(Kernel kernel, dim3 grid, dim3 block, size_t shared_bytes, Body body, v
   for (uint64_t i = 0; i < num_blocks; ++i) blocks[i] = i;
   std::shuffle(blocks.begin(), blocks.end(), chance);
   size_t static_bytes = 0;
+  uint64_t counted = 0;
+  if (traffic.on()) traffic.counts[name].all_blocks += num_blocks;
   for (const uint64_t number : blocks) {
     builtins.block = {static_cast<unsigned>(number % grid.x), static_cast<unsigned>(number / grid.x % grid.y),
                       static_cast<unsigned>(number / grid.x / grid.y)};
     run_block(shared_bytes);
+    if (traffic.on()) {
+      traffic.end_block(name, num_threads);
+      if (++counted == traffic.most_blocks) break;
+    }
     static_bytes = std::max(static_bytes, memory.static_bytes());
     if (stopped) break;
   }
@@ -370,7 +377,7 @@ int take_error() { return std::exchange(error, 0); }
 const char* error_text() { return text.c_str(); }
 
 void copied(void* to, const void* from, size_t bytes, bool from_device) {
-  if (from_device && memory.unwritten(from, bytes) > 0) text = "a copy of what nobody wrote", error = 1;
+  if (from_device && !traffic.on() && memory.unwritten(from, bytes) > 0) text = "a copy of what nobody wrote", error = 1;
   memory.host_writes(to, bytes);
 }
 
@@ -401,5 +408,27 @@ FOR_PYTHON const char* emulation_launched() {
   static std::string lines;
   lines.clear();
   for (const auto& [name, blocks] : emulation::launched) lines += name + "\t" + std::to_string(blocks) + "\n";
+  return lines.c_str();
+}
+
+// From now on accesses are counted and not checked, and at most so many blocks of a launch run; 0: as before.
+FOR_PYTHON void emulation_count(uint64_t most_blocks) {
+  emulation::traffic.most_blocks = most_blocks;
+  emulation::traffic.counts.clear();
+}
+
+// A line for each kernel, its name and the members of Counts.
+FOR_PYTHON const char* emulation_counted() {
+  static std::string lines;
+  lines.clear();
+  for (const auto& [name, each] : emulation::traffic.counts) {
+    lines += name;
+    for (const uint64_t number : {each.blocks, each.all_blocks, each.barriers, each.bytes[0], each.bytes[1],
+                                  each.sectors[0], each.sectors[1], each.shared_bytes[0], each.shared_bytes[1], each.turns[0],
+                                  each.turns[1], each.fewest_turns[0], each.fewest_turns[1]}) {
+      lines += "\t" + std::to_string(number);
+    }
+    lines += "\n";
+  }
   return lines.c_str();
 }

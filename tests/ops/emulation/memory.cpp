@@ -12,7 +12,6 @@ unsigned char Memory::poison = 0x7f;
 
 namespace {
 
-constexpr size_t kArena = 1 << 20;         // dynamic shared memory in the first half, static arrays in the second
 constexpr size_t kBetweenArrays = 256;     // bytes that belong to nobody
 constexpr size_t kDynamicGranule = 2;
 constexpr size_t kMostGranule = 8;
@@ -152,7 +151,7 @@ Memory::Array* Memory::array(uintptr_t address) {
 }
 
 std::string Memory::astray(uintptr_t address, size_t size, Access kind) {
-  if (address - reinterpret_cast<uintptr_t>(arena_) < kArena) {
+  if (is_shared(address)) {
     const Array* found = array(address);
     return found != nullptr && address + size <= found->end ? "" : std::string(verb(kind)) + " beyond a shared array";
   }
@@ -165,8 +164,7 @@ std::string Memory::astray(uintptr_t address, size_t size, Access kind) {
 
 std::string Memory::access(uintptr_t address, size_t size, Access kind) {
   const auto arena = reinterpret_cast<uintptr_t>(arena_);
-  const bool shared = address - arena < kArena;
-  bytes[shared][kind != Access::read] += size;
+  const bool shared = is_shared(address);
   std::string wrong;
   if (shared) {
     const size_t granule = array(address)->granule;

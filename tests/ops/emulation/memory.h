@@ -14,6 +14,7 @@ namespace emulation {
 
 constexpr int kWarp = 32;
 constexpr int kMostThreads = 1024;
+constexpr size_t kArena = 1 << 20;  // bytes: dynamic shared memory in the first half, static arrays in the second
 
 enum class Access { read, write, atomic };
 
@@ -55,7 +56,6 @@ struct Region {
 class Memory {
  public:
   Clock clock;
-  uint64_t bytes[2][2] = {};  // [global, shared][read, written], of one launch
 
   // Tensors.
   void add(void* data, size_t bytes);
@@ -70,6 +70,9 @@ class Memory {
   void* shared_array(int name, size_t bytes, size_t align, size_t granule);
   void* dynamic_array(size_t align);
   size_t static_bytes() const { return static_bytes_; }
+
+  bool is_shared(uintptr_t address) const { return address - reinterpret_cast<uintptr_t>(arena_) < kArena; }
+  bool in_tensor(uintptr_t address) { return region(address) != nullptr; }
 
   // Where an access is not to be at all, and what is wrong with one that may be there; "" if nothing is.
   std::string astray(uintptr_t address, size_t size, Access kind);

@@ -90,7 +90,7 @@ def caffe_resnet(network: nn.Module) -> dict[str, list[Tensor]]:
 
 def caffe_rpn(rpn: nn.Module) -> dict[str, list[Tensor]]:
     """All background scores before all objects'."""
-    anchors = len(rpn.base)  # type: ignore[arg-type]
+    anchors = rpn.bases.shape[1]  # type: ignore[arg-type]
     order = [2 * anchor + kind for kind in (0, 1) for anchor in range(anchors)]
     return {
         "rpn_conv/3x3": layer(rpn.conv),  # type: ignore[arg-type]
@@ -296,7 +296,7 @@ def require_same_proposals(rpn: Any, weights: dict[str, Tensor]) -> None:
     scores = rpn.scores(hidden)[0].unflatten(0, (-1, 2)).permute(2, 3, 0, 1).reshape(-1, 2)
     regressed = rpn.deltas(hidden)[0].unflatten(0, (-1, 4)).permute(2, 3, 0, 1).reshape(-1, 4)
     shift = torch.tensor([[16 * x, 16 * y, 16 * x, 16 * y] for y in range(3) for x in range(4)])
-    anchors = (shift[:, None] + rpn.base).reshape(-1, 4)
+    anchors = (shift[:, None] + rpn.bases[0]).reshape(-1, 4)
     ours = torch.cat(((scores[:, 1] - scores[:, 0])[:, None], box_ops.decode(regressed, anchors)), dim=1)
     wanted = torch.tensor(theirs)
     torch.testing.assert_close(ours[ours[:, 0].argsort()], wanted[wanted[:, 0].argsort()], atol=5e-3, rtol=1e-4)

@@ -57,7 +57,7 @@ def test_a_group_is_a_table_of_its_settings() -> None:
 
 def test_the_schema_s_comment_is_what_a_setting_means() -> None:
     assert explain("trainer.seed", []).endswith("seed of all random numbers; 3 as in fast-rcnn")
-    assert "fast-rcnn's splits" in explain("proposals.convention", ["proposals=file", "proposals={train:a,test:b}"])
+    assert "fast-rcnn's demo" in explain("proposals.convention", ["proposals=file", "proposals={train:a,test:b}"])
 
 
 def test_a_saved_config_is_a_source_of_its_own(tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from detector.configs.groups import GROUPS
 from detector.configs.keys import known_keys
 from detector.tools import cli
-from detector.tools.settings.unread import READ, READ_WITHOUT_MODEL, unread
+from detector.tools.settings.unread import MODEL, READ, READ_WITHOUT_MODEL, unread
 
 COMMANDS = Path(cli.__file__).parent / "commands"
 FILES = {
@@ -69,6 +70,10 @@ def test_scoring_given_detections_does_not_read_the_model() -> None:
 @pytest.mark.parametrize("command", READ)
 def test_what_is_read_exists(command: str) -> None:
     assert {*READ[command], *READ_WITHOUT_MODEL} <= set(known_keys())
+
+
+def test_a_new_group_belongs_to_the_model_or_not() -> None:
+    assert GROUPS.keys() - set(MODEL) == {"dataset", "sampling", "optimizer"}, "say in MODEL whether a model reads it"
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -1,0 +1,31 @@
+"""What stands between the backbone and all that reads its maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from detector.configs.errors import require
+from detector.configs.missing import MISSING
+
+
+@dataclass
+class NeckConfig:
+    kind: str = MISSING
+
+
+@dataclass
+class NoNeckConfig(NeckConfig):
+    """The backbone's own map."""
+
+    kind: str = "none"
+
+
+@dataclass
+class FPNConfig(NeckConfig):
+    """A feature pyramid over the backbone's maps of strides 4, 8, 16 and 32."""
+
+    kind: str = "fpn"
+    channels: int = 256  # of every level
+
+    def __post_init__(self) -> None:
+        require(self.channels >= 1, f"neck.channels is {self.channels}; expected at least 1")

@@ -1,0 +1,56 @@
+"""Which map each RoI reads, and pooling from several maps (Feature Pyramid Networks 4.2, equation 1).
+
+    k = floor(4 + log2(sqrt(width x height) / 224))
+
+A RoI of the size that ImageNet's classifiers are trained on, 224 pixels, reads the map of stride 16 = 2^4; one of half
+that side reads the map that is twice as fine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+CANONICAL_SIZE, CANONICAL_STRIDE = 224, 16
+
+
+def levels_of(boxes: Sequence[Tensor], strides: Sequence[int]) -> Tensor | None:
+    """The index [R] of the map that each RoI reads: N lists of boxes [R_i, 4] in input pixels, image by image.
+
+    None where there is one map only. `strides` double from map to map. RoIs too small or too large for all of them
+    read the first or the last.
+    """
+    if len(strides) == 1:
+        return None
+    joined = torch.cat([*boxes])
+    area = (joined[:, 2:] - joined[:, :2]).clamp(min=0).prod(dim=1)
+    # 1e-6 takes sizes on an edge up, whatever they are rounded to. Source: torchvision `ops/poolers.py`.
+    level = torch.floor(torch.log2(area.sqrt() / CANONICAL_SIZE) + math.log2(CANONICAL_STRIDE / strides[0]) + 1e-6)
+    return level.clamp(0, len(strides) - 1).long()
+
+
+def pool_levels(
+    maps: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor | None,
+    strides: Sequence[int],
+    pool: Callable[[Tensor, Tensor, float], Tensor],
+) -> Tensor:
+    """What `pool(map, rois, spatial_scale)` makes of each of rois [R, 5] on its own of the maps, in the RoIs' order.
+
+    `levels` are those of `levels_of`. The maps [N, C, H_i, W_i] have the same channels, and the cell of map i is
+    `strides[i]` input pixels.
+    """
+    if levels is None:
+        return pool(maps[0], rois, 1 / strides[0])
+    places, parts = [], []
+    for index, (features, stride) in enumerate(zip(maps, strides, strict=True)):
+        place = (levels == index).nonzero().squeeze(1)
+        places.append(place)
+        parts.append(pool(features, rois[place], 1 / stride))
+    order = torch.cat(places)
+    back = torch.empty_like(levels).index_copy(0, order, torch.arange(len(order), device=order.device))
+    return torch.cat(parts)[back]

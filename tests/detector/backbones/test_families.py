@@ -1,0 +1,57 @@
+"""Every family of torchvision's classifiers makes a pyramid, its nodes chosen by themselves."""
+
+import pytest
+import torch
+from torchvision import models
+
+from detector.backbones.nodes import nodes_by_stride
+from detector.backbones.torchvision import TorchvisionBackbone
+from detector.build import build_detector
+from detector.configs.compose import load_config
+from tests.detector.backbones.test_pyramid import make_batch
+
+FAMILIES = ("convnext_tiny", "swin_t", "swin_v2_t", "regnet_y_400mf", "efficientnet_b0", "mobilenet_v3_small")
+# Tokens without rows and columns, or a network of one input size.
+WITHOUT = ("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14", "maxvit_t")
+
+
+@pytest.mark.parametrize("name", ["swin_t", "mobilenet_v3_small"])
+def test_nodes_of_a_family_are_found(name: str) -> None:
+    found = nodes_by_stride(name)
+    assert {4, 8, 16, 32} <= set(found)
+
+
+def test_maps_with_channels_last_come_with_channels_first() -> None:
+    """Swin's first stage on a small picture against its own module."""
+    torch.manual_seed(0)
+    backbone = TorchvisionBackbone(
+        name="swin_t", node="features.1", proposals_node=None, max_stride=None, norm="frozen_bn", frozen_nodes=None,
+        tail=None, tail_channels=0, pooled_size=0,
+    ).eval()  # fmt: skip
+    assert (backbone.strides, backbone.head_channels) == ((4,), 96)
+    images = torch.randn(1, 3, 64, 96)
+    classifier = models.swin_t(weights=None).eval()
+    own = {backbone.rename(key): value for key, value in classifier.state_dict().items()}
+    backbone.load_state_dict({key: value for key, value in own.items() if key is not None}, strict=False)
+    with torch.no_grad():
+        expected = classifier.features[:2](images).permute(0, 3, 1, 2)
+        torch.testing.assert_close(backbone(images).head[0], expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_takes_a_step(name: str) -> None:
+    words = [
+        "backbone=torchvision", f"backbone.name={name}", "backbone.norm=bn", "backbone.tail_channels=32", "neck=fpn",
+        "neck.channels=16", "head=fast_rcnn_align", "proposals=rpn_fpn", "proposals.channels=16",
+    ]  # fmt: skip
+    detector = build_detector(load_config(words), 3).train()
+    detector(make_batch()).total().backward()
+    assert [key for key, value in detector.named_parameters() if value.requires_grad and value.grad is None] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", models.list_models(module=models))
+def test_every_classifier_has_four_strides_or_none(name: str) -> None:
+    found = set(nodes_by_stride(name)) if name not in ("maxvit_t",) else set()
+    assert {4, 8, 16, 32} <= found or name in WITHOUT

@@ -1,0 +1,87 @@
+"""torchvision's Faster R-CNN over a pyramid, converted: the same boxes and scores as torchvision's own forward."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from detector.configs.compose import override_config
+from detector.pipeline.models import load_model, read_model_config
+from detector.structures import Batch, Detections, Instances
+from detector.tools.commands.convert import run_convert
+
+CLASSES = 4
+# Multiples of 64: of other sides torchvision takes a stride for P6 that is not 64 (800 pixels are 13 cells, so 61).
+SIZES = ((128, 192), (192, 128))
+
+
+def randomised(model: nn.Module) -> FasterRCNN:
+    """The model with scores and boxes that differ from RoI to RoI, in evaluation mode."""
+    assert isinstance(model, FasterRCNN)
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in model.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.copy_(1 + torch.rand(tensor.shape, generator=generator))
+        elif name.endswith("running_mean"):
+            tensor.copy_(0.1 * torch.randn(tensor.shape, generator=generator))
+    scales = {
+        "rpn.head.cls_logits": 0.05, "rpn.head.bbox_pred": 0.01, "roi_heads.box_predictor.cls_score": 0.05,
+        "roi_heads.box_predictor.bbox_pred": 0.02,
+    }  # fmt: skip
+    for name, scale in scales.items():
+        layer = model.get_submodule(name)
+        nn.init.normal_(layer.weight, std=scale, generator=generator)  # type: ignore[arg-type]
+        nn.init.normal_(layer.bias, std=scale, generator=generator)  # type: ignore[arg-type]
+    return model.eval()
+
+
+def small(norm: type[nn.Module] = nn.BatchNorm2d) -> FasterRCNN:
+    """A ResNet-18's, as a user of torchvision composes one; its frozen norms as torchvision loads released weights."""
+    torch.manual_seed(0)
+    backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None, trainable_layers=5, norm_layer=norm)
+    model = FasterRCNN(backbone, CLASSES + 1, min_size=128, max_size=192)
+    for module in model.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            module.eps = 0.0
+    return randomised(model)
+
+
+def detections(path: Path, image: torch.Tensor) -> list[Detections]:
+    """What the converted model at `path` finds."""
+    sizes = ["input.test_short_side=128", "input.max_side=192"]
+    model = load_model(path, override_config(read_model_config(path), sizes), torch.device("cpu"))
+    nothing = Instances(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
+    return model.detector.detect(Batch([image], [nothing], None, ["a"], [0], [128]))
+
+
+def require_same_detections(model: FasterRCNN, folder: Path, names: str) -> None:
+    torch.save(model.state_dict(), folder / "fpn.pth")
+    run_convert(folder / "fpn.pth", folder / "fpn.safetensors", names, [])
+    generator = torch.Generator().manual_seed(1)
+    images = [torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8) for size in SIZES]
+    for image in images:
+        # One by one: in a batch of several sizes, boxes in the padding take places among torchvision's best 1000.
+        (found,) = detections(folder / "fpn.safetensors", image)
+        with torch.no_grad():
+            (wanted,) = model([image / 255])
+        assert len(found) == len(wanted["boxes"]) == 100
+        torch.testing.assert_close(found.scores, wanted["scores"], rtol=0, atol=1e-4)
+        torch.testing.assert_close(found.boxes, wanted["boxes"], rtol=1e-4, atol=1e-4)
+        assert torch.equal(found.labels, wanted["labels"])
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, FrozenBatchNorm2d])
+def test_boxes_and_scores_are_those_of_torchvision(norm: type[nn.Module], tmp_path: Path) -> None:
+    require_same_detections(small(norm), tmp_path, "[a,b,c,d]")
+
+
+@pytest.mark.slow
+def test_boxes_and_scores_of_resnet50_fpn_are_those_of_torchvision(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"min_size": 128, "max_size": 192}
+    model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=CLASSES + 1, **sizes)
+    require_same_detections(randomised(model), tmp_path, "[a,b,c,d]")
