@@ -45,8 +45,12 @@ SCHEMAS: tuple[str, ...] = (
     " -> (Tensor votes, Tensor argmax)",
     "ps_roi_align(Tensor score_maps, Tensor rois, int bins, float spatial_scale, int sampling_ratio) -> Tensor",
     "ps_roi_align_backward(Tensor grad, Tensor rois, SymInt[] size, float spatial_scale, int sampling_ratio) -> Tensor",
+    "depthwise(Tensor x, Tensor kernel, Tensor bias, int dilation, int padding) -> Tensor",
+    "depthwise_weight_grad(Tensor grad, Tensor x, int k, int dilation, int padding) -> Tensor",
     "nms(Tensor boxes, Tensor scores, Tensor? labels, float iou_threshold, int? max_output) -> Tensor",
 )
+
+CPU_ONLY = ("depthwise", "depthwise_weight_grad")  # on a GPU the library's own convolution is fast
 
 LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 for _schema in SCHEMAS:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from detector.ops._arguments import FLOATS
-from detector.ops._library import NAMESPACE, SCHEMAS
+from detector.ops._library import CPU_ONLY, NAMESPACE, SCHEMAS
 
 FOLDER = Path(__file__).parent
 DEVICES = ("cpu", "cuda")
@@ -38,12 +38,12 @@ class KernelStatus:
 
 
 def native_status() -> tuple[KernelStatus, ...]:
-    """For every operator and device, which kernel runs and, where none was compiled, why."""
+    """For every operator and device that it is made for, which kernel runs and, where none was compiled, why."""
     dtypes = tuple(str(dtype).removeprefix("torch.") for dtype in FLOATS)
     status = []
     for schema in SCHEMAS:
         operator = schema.partition("(")[0]
-        for device in DEVICES:
+        for device in DEVICES[:1] if operator in CPU_ONLY else DEVICES:
             # The fallback is registered for every device, so this asks for a kernel of the device's own.
             compiled = torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{operator}", device.upper())
             reason = "" if compiled else _MISSING.get(device, f"the {device} library has no kernel for it")

@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 failed while running, 2 wrong usage or settings, 3 stopped
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -124,7 +125,18 @@ def _dispatch(words: list[str]) -> int:
     unknown = [word for word in rest if word.startswith("-") and word not in ("-h", "--help")]
     if unknown and name not in ("train", "alternate"):
         raise ConfigError(f"{unknown[0]}: no such option; settings are given as key=value, the option is --help")
+    _warn_of_unread(name, rest)
     return commands[name](rest)
+
+
+def _warn_of_unread(command: str, words: list[str]) -> None:
+    """Prints one line for each setting that the command does not read; of several processes, the first prints."""
+    if {"-h", "--help"} & set(words) or int(os.environ.get("RANK", 0)) != 0:
+        return
+    from detector.tools.settings.unread import unread
+
+    for line in unread(command, words):
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def _help() -> str:
@@ -246,17 +258,21 @@ def _alternate(words: list[str]) -> int:
     return run_once("alternate", line, start, alternate)
 
 
-def _model_config(overrides: list[str]) -> Config:
-    """The config of the model in weights=..., with the overrides; without a model, the shipped defaults."""
+def _model_config(overrides: list[str], *, predicting: bool = False) -> Config:
+    """The config of the model in weights=..., with the overrides; without a model, the shipped defaults.
+
+    Where it only predicts, the model computes in fp32 unless an override says otherwise.
+    """
     from detector.configs.compose import load_config, override_config
     from detector.pipeline.resume import value_of
 
     weights = value_of("weights", overrides)
     if weights is None:
         return load_config(overrides)
-    from detector.pipeline.models import read_model_config
+    from detector.pipeline.models import read_model_config, read_prediction_config
 
-    return override_config(read_model_config(Path(weights)), overrides)
+    read = read_prediction_config if predicting else read_model_config
+    return override_config(read(Path(weights)), overrides)
 
 
 def _scoring_config(overrides: list[str], path: str | None = None) -> Config:
@@ -352,7 +368,7 @@ def _predict(words: list[str]) -> int:
     words = _with_group(words, "predict", PredictConfig)
     if _wants_help(words):
         return DONE
-    config = _model_config(words)
+    config = _model_config(words, predicting=True)
     from detector.pipeline.run_folder import logging_to, open_run
     from detector.tools.commands.predict import run_prediction
 

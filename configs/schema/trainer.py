@@ -31,7 +31,7 @@ class TrainerConfig:
     device: str = "auto"  # auto: the GPU if there is one; or cpu, cuda, cuda:1
     threads: int | None = None  # CPU threads of the main process; None: torch's choice
     deterministic: bool = False  # two runs with one seed give the same checkpoint, bit for bit
-    precision: str = "fp32"  # fp32 | bf16 | fp16
+    precision: str = "fp32"  # fp32 | bf16 | fp16 | auto: bf16 where the machine computes it in hardware, else fp32
     ema_decay: float | None = None  # 0.999: evaluate the weights' moving average; None: the weights themselves
     patience: int | None = None  # stop after so many evaluations without a better figure; None: never
     on_nonfinite: OnNonFinite = OnNonFinite.stop  # what a loss that is not finite does
@@ -66,6 +66,6 @@ class TrainerConfig:
         require(self.profile_steps >= 0, f"trainer.profile_steps is {self.profile_steps}; expected 0 or more")
         require(self.workers >= 0, f"trainer.workers is {self.workers}; expected 0 or more")
         require(
-            self.precision in ("fp32", "bf16", "fp16"),
-            f"trainer.precision is {self.precision!r}; use fp32, bf16 or fp16",
+            self.precision in ("fp32", "bf16", "fp16", "auto"),
+            f"trainer.precision is {self.precision!r}; use fp32, bf16, fp16 or auto",
         )

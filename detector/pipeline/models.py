@@ -75,6 +75,12 @@ def read_model_config(path: Path) -> dict[str, Any]:
     return _own(load_checkpoint(path)["config"])
 
 
+def read_prediction_config(path: Path) -> dict[str, Any]:
+    """As `read_model_config`, in fp32: in bf16 a model gives other boxes than its exported file."""
+    config = read_model_config(path)
+    return {**config, "trainer": {**config["trainer"], "precision": "fp32"}}
+
+
 def located(path: Path) -> Path:
     """`path` itself; for a name of the table of models that file in the cache, fetched if need be."""
     entry = None if path.exists() else zoo_entry(str(path), "model")

@@ -19,7 +19,7 @@ from detector.configs.compose import override_config
 from detector.datasets.build import propose
 from detector.datasets.images import read_image, to_pixels
 from detector.engine.precision import autocast
-from detector.pipeline.models import Model, load_model, read_model_config
+from detector.pipeline.models import Model, load_model, read_prediction_config
 from detector.pipeline.run_folder import pick_device
 from detector.structures import Batch, Detections, Instances, Proposals
 
@@ -92,6 +92,8 @@ class Predictor:
 def load_detector(weights: str | Path, *overrides: str, device: str = "auto") -> Predictor:
     """A model's file, or its name in the table of models, as a function of pictures.
 
+    It computes in fp32 whatever it was trained in; "trainer.precision=bf16" asks for bf16, or auto for it where fast.
+
     `overrides` are settings as on the command line: load_detector("m.safetensors", "postprocess.score_threshold=0.5").
     `device` is auto (CUDA where there is one), cpu or cuda:N.
 
@@ -99,7 +101,7 @@ def load_detector(weights: str | Path, *overrides: str, device: str = "auto") ->
         ValueError: the file is missing, damaged, foreign or newer.
         ConfigError: a setting cannot work (a ValueError too).
     """
-    config = override_config(read_model_config(Path(weights)), overrides)
+    config = override_config(read_prediction_config(Path(weights)), overrides)
     where = pick_device(device)
     return Predictor(load_model(Path(weights), config, where), config, where)
 

@@ -18,6 +18,7 @@ from detector.engine.compile import compile_parts
 from detector.engine.distributed import rank, world_size
 from detector.engine.ema import Average
 from detector.engine.monitor import Monitor
+from detector.engine.precision import decided
 from detector.engine.profile import profiled
 from detector.engine.seed import make_deterministic
 from detector.engine.trainer import LoopSettings, Outcome, Settled, TrainingState, train
@@ -54,6 +55,8 @@ def run_training(
     started = time.monotonic() if started is None else started
     device = prepare_device(config.trainer)
     log.info("run folder %s | device %s%s | %s", run.path, device, _processes(), kernels(device))
+    if config.trainer.precision == "auto":
+        log.info("trainer.precision=auto: %s on this %s", decided(device, "auto"), device.type.upper())
     data = open_data(config, resume)
     pace: Settled | None = None
     if settle is not None and resume is None:

@@ -37,7 +37,7 @@ def refusal(*overrides: str) -> str:
         ("trainer.max_steps=0", ["trainer.max_steps is 0; expected at least 1"]),
         ("trainer.log_every=0", ["trainer.log_every is 0; expected at least 1"]),
         ("trainer.workers=-1", ["trainer.workers is -1; expected 0 or more"]),
-        ("trainer.precision=fp8", ["trainer.precision is 'fp8'; use fp32, bf16 or fp16"]),
+        ("trainer.precision=fp8", ["trainer.precision is 'fp8'; use fp32, bf16, fp16 or auto"]),
         ("schedule.decay=linear", ["schedule.decay", "linear", "cosine"]),
         ("trainer.max_steps", ["trainer.max_steps", "key=value"]),
     ],

@@ -15,6 +15,7 @@ COMPILED = any(status.kernel == "compiled" and status.device == "cpu" for status
 RUN_EVERYTHING = """
 import hashlib, torch
 import detector.ops as ops
+from detector.ops.depthwise import depthwise_conv
 g = torch.Generator().manual_seed(0)
 rois = torch.cat((torch.randint(0, 2, (30, 1), generator=g), torch.rand(30, 4, generator=g) * 300 - 50), dim=1)
 digest = hashlib.sha256()
@@ -27,6 +28,11 @@ for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
     boxes = torch.rand(700, 4, generator=g) * 100
     boxes[:, 2:] += boxes[:, :2]
     labels = torch.randint(-3, 4, (700,), generator=g)
+    kernel = torch.randn(45, 1, 3, 3, generator=g).to(torch.float64 if dtype == torch.float64 else torch.float32)
+    kernel.requires_grad_()
+    output = depthwise_conv(x, kernel, None, dilation=2, padding=2)
+    for tensor in (output.detach(), *torch.autograd.grad(output, (x, kernel), output.detach())):
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
     for keep in (
         ops.nms(boxes.to(dtype), boxes[:, 0].to(dtype), 0.5),
         ops.batched_nms(boxes.to(dtype), boxes[:, 0].to(dtype), labels, 0.3),

@@ -1,9 +1,11 @@
 """`make bench`: how fast the operators are beside torchvision's, on the same inputs in one process.
 
-Ours and torchvision's run in turn, so that what disturbs one disturbs the other; the figures are medians, and the ratio
-is that of the medians. On a GPU both are timed eagerly (what a user waits for) and as CUDA graphs (what the device
-does), with the inputs in the L2 cache and with the cache full of something else. Results go to docs/benchmarks as JSON
-and as a table, anew after every case; a case that fails is noted and the others go on.
+Ours and torchvision's run in turn, one call each: what disturbs one disturbs the other, and each finds the caches as
+the other left them. The figures are medians, and the ratio is the median of the ratios of two calls in turn. On one
+thread of a CPU the time is that of the thread, so other programs on the machine do not count. On a GPU both are timed
+eagerly (what a user waits for) and as CUDA graphs (what the device does), with the inputs in the L2 cache and with the
+cache full of something else. Results go to docs/benchmarks as JSON and as a table, anew after every case; a case that
+fails is noted and the others go on.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import statistics
 import sys
 import time
@@ -27,8 +30,7 @@ from detector.pipeline.versions import commit, cpu_name
 from detector.tools.bench.op_cases import CASES, Case
 
 FOLDER = Path("docs/benchmarks")
-LEAST_ROUNDS = 5  # of the slower contestant
-CALLS_PER_ROUND = 5  # of ours for each of torchvision's, which is that much slower or more
+LEAST_ROUNDS = 5
 L2_FLUSH_BYTES = 256 << 20  # more than the L2 cache of any GPU
 
 
@@ -52,14 +54,11 @@ class Row:
     headline: bool
     ours: Timing
     torchvision: Timing
-
-    @property
-    def ratio(self) -> float:
-        return self.torchvision.median / self.ours.median
+    ratio: float  # the median over the rounds
 
     @property
     def best_ratio(self) -> float:
-        """The ratio of the best calls: what is left when other programs share the machine."""
+        """The ratio of the best calls."""
         return self.torchvision.best / self.ours.best
 
 
@@ -72,6 +71,8 @@ class Report:
     date: str
     device: str
     threads: int
+    load: float  # programs that ran or waited to, in the minute before
+    clock: str  # what a time of the CPU is
     torch: str
     torchvision: str
     compiled: dict[str, str]  # operator -> "compiled" or "pytorch"
@@ -128,7 +129,8 @@ def measure(case: Case, device: torch.device, seconds: float) -> Iterator[Row]:
     """
     if device.type == "cpu":
         work = case.prepare(device)
-        yield _row(case, "cpu", _in_turn((work.ours, work.peer), _wall_time, seconds))
+        timer = _thread_time if torch.get_num_threads() == 1 else _wall_time
+        yield _row(case, "cpu", _in_turn((work.ours, work.peer), timer, seconds))
         return
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -151,7 +153,7 @@ def _in_turn(
     times: tuple[list[float], list[float]] = ([], [])
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times[1]) < LEAST_ROUNDS:
-        times[0].extend(timer(ours) for _ in range(CALLS_PER_ROUND))
+        times[0].append(timer(ours))
         times[1].append(timer(peer))
     return times
 
@@ -160,6 +162,12 @@ def _wall_time(run: Callable[[], Any]) -> float:
     start = time.perf_counter()
     run()
     return (time.perf_counter() - start) * 1e3
+
+
+def _thread_time(run: Callable[[], Any]) -> float:
+    start = time.thread_time()
+    run()
+    return (time.thread_time() - start) * 1e3
 
 
 def _eager_time(run: Callable[[], Any], calls: int = 10) -> float:
@@ -212,7 +220,8 @@ def _cold_device_time(replay: Callable[[], Any], calls: int = 5) -> float:
 
 def _row(case: Case, mode: str, times: tuple[list[float], ...]) -> Row:
     ours, peer = (_timing(contestant) for contestant in times)
-    return Row(case.name, case.size, mode, case.headline, ours, peer)
+    ratio = statistics.median(theirs / mine for mine, theirs in zip(*times, strict=True))
+    return Row(case.name, case.size, mode, case.headline, ours, peer, ratio)
 
 
 def _timing(times: list[float]) -> Timing:
@@ -234,12 +243,12 @@ def as_markdown(report: Report) -> str:
         f"# The operators beside torchvision's on {report.device}",
         "",
         f"Made by `{report.command}` at commit {report.commit}, {report.date}; torch {report.torch}, torchvision "
-        f"{report.torchvision}, {report.threads} CPU threads.",
-        "Medians (and quartiles) of calls in turn. RoIs: areas log-uniform 16^2 to 500^2 pixels, sides 1:3 to 3:1, "
-        "image 600x1000, stride 16. torchvision's `ps_roi_pool` is another rule than R-FCN's and is here for its time "
-        "only; `ps_roi_vote` is against it followed by `mean`. torchvision takes no bfloat16: there it casts to fp32 "
-        "and back. Rows of bfloat16 and channels-last do not count for the mean. On a shared machine medians hold the "
-        "waiting for other programs; the best calls do not.",
+        f"{report.torchvision}, {report.threads} CPU threads, load {report.load:.1f} on {os.cpu_count()} cores.",
+        f"Medians (and quartiles) of one call each in turn; {report.clock}.",
+        "RoIs: areas log-uniform 16^2 to 500^2 pixels, sides 1:3 to 3:1, image 600x1000, stride 16. torchvision's "
+        "`ps_roi_pool` is another rule than R-FCN's and is here for its time only; `ps_roi_vote` is against it and "
+        "`mean`. torchvision takes no bfloat16: there it casts to fp32 and back. Rows of bfloat16 and channels-last do "
+        "not count for the mean.",
         "",
     ]
     for mode in dict.fromkeys(row.mode for row in report.rows):
@@ -271,18 +280,21 @@ def _spread(timing: Timing) -> str:
 def _as_json(report: Report) -> dict[str, Any]:
     values = asdict(report)
     for values_of_row, row in zip(values["rows"], report.rows, strict=True):
-        values_of_row |= {"ratio": row.ratio, "best_ratio": row.best_ratio}
+        values_of_row["best_ratio"] = row.best_ratio
     values["geometric_mean"] = {row.mode: report.geometric_mean(row.mode) for row in report.rows}
     return values
 
 
 def _empty_report(options: argparse.Namespace, device: torch.device) -> Report:
     return Report(
-        command=f"python -m detector.tools.bench.operators --device {device.type} --seconds {options.seconds:g}",
+        command=f"python -m detector.tools.bench.operators --device {device.type} --seconds {options.seconds:g}"
+        + f" --threads {options.threads}" * bool(options.threads),
         commit=commit(),
         date=time.strftime("%Y-%m-%d", time.gmtime()),
         device=torch.cuda.get_device_name() if device.type == "cuda" else cpu_name(),
         threads=torch.get_num_threads(),
+        load=os.getloadavg()[0],
+        clock="time of the thread" if torch.get_num_threads() == 1 else "time of the clock on the wall",
         torch=torch.__version__,
         torchvision=torchvision.__version__,
         compiled={status.operator: status.kernel for status in native_status() if status.device == device.type},

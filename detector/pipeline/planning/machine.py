@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from detector.engine.precision import has_bf16
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -29,14 +31,5 @@ def inspect_machine(device: torch.device, threads: int | None) -> Machine:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory / 2**30
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        return Machine("cuda", cores, threads or torch.get_num_threads(), fast, memory)
-    return Machine("cpu", cores, threads or torch.get_num_threads(), cpu_has_bf16(), 0.0)
-
-
-def cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bf16 in hardware (AVX512-BF16 or AMX); elsewhere bf16 is slower than fp32."""
-    if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.12
-        return False
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+        return Machine("cuda", cores, threads or torch.get_num_threads(), has_bf16(device), memory)
+    return Machine("cpu", cores, threads or torch.get_num_threads(), has_bf16(device), 0.0)

@@ -22,7 +22,7 @@ from detector.pipeline.predictor import Prediction, Predictor
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = ["proposals=grid", "proposals.scales=[0.4]", "proposals.aspects=[1.0]"]
     settings += ["backbone=resnet18_narrow", "backbone.width=0.125", "postprocess.score_threshold=0.1"]
-    config = load_config(["dataset=synthetic", *settings, "input.test_short_side=48", "trainer.device=cpu"])
+    config = load_config(["dataset=synthetic", *settings, "input.test_short_side=48", "trainer.precision=bf16"])
     torch.manual_seed(0)
     weights = build_detector(config, 3).state_dict()
     path = tmp_path_factory.mktemp("api") / "model.safetensors"
@@ -60,6 +60,13 @@ def test_a_picture_of_any_kind(detect: Predictor, photo: Path) -> None:
         pixels[:, ::-1][:, ::-1],
     ):
         assert same(detect(picture), found)
+
+
+def test_a_model_trained_in_bf16_predicts_in_fp32_unless_asked(detect: Predictor, model: Path, photo: Path) -> None:
+    exact = load_detector(model, "trainer.precision=fp32", device="cpu")(photo)
+    narrow = load_detector(model, "trainer.precision=bf16", device="cpu")(photo)
+    assert same(detect(photo), exact)
+    assert not same(narrow, exact)
 
 
 def test_one_or_many(detect: Predictor, photo: Path) -> None:
