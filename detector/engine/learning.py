@@ -41,7 +41,8 @@ def modules_of_the_head(backbone: nn.Module, *, side: int = 64) -> list[str]:
     """
     backbone.zero_grad(set_to_none=True)
     parameter = next(backbone.parameters())
-    backbone(torch.zeros(1, 3, side, side, device=parameter.device)).proposals.sum().backward()
+    maps = backbone(torch.zeros(1, 3, side, side, device=parameter.device)).proposals
+    torch.stack([level.sum() for level in maps]).sum().backward()
     names = [name for child, module in backbone.named_children() for name in _without_gradient(child, module)]
     backbone.zero_grad(set_to_none=True)
     return names

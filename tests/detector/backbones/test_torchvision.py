@@ -97,11 +97,6 @@ def test_mistakes_are_named(changes: dict[str, str], message: str) -> None:
         backbone(**changes)
 
 
-def test_maps_with_channels_last_dimension_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"expected the head node of swin_t to give maps \[N, C, H, W\]"):
-        backbone(name="swin_t", node="features.5", frozen_nodes=None)
-
-
 @pytest.mark.parametrize("norm", ["frozen_bn", "bn", "gn"])
 def test_exactly_the_nodes_behind_the_frozen_one_learn(norm: str) -> None:
     found = backbone(norm=norm, tail=None).train()
