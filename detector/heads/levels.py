@@ -46,11 +46,11 @@ def pool_levels(
     """
     if levels is None:
         return pool(maps[0], rois, 1 / strides[0])
-    places, parts = [], []
+    parts = []
     for index, (features, stride) in enumerate(zip(maps, strides, strict=True)):
-        place = (levels == index).nonzero().squeeze(1)
-        places.append(place)
-        parts.append(pool(features, rois[place], 1 / stride))
-    order = torch.cat(places)
-    back = torch.empty_like(levels).index_copy(0, order, torch.arange(len(order), device=order.device))
-    return torch.cat(parts)[back]
+        parts.append(pool(features, rois[(levels == index).nonzero().squeeze(1)], 1 / stride))
+    # Where each RoI's row lies in the joined parts, from counts alone: an exported graph knows no sizes of parts.
+    on_level = levels[:, None] == torch.arange(len(strides), device=levels.device)  # [R, L]
+    count = on_level.sum(dim=0)
+    before = on_level.cumsum(dim=0).gather(1, levels[:, None]).squeeze(1) - 1
+    return torch.cat(parts)[before + (count.cumsum(dim=0) - count)[levels]]

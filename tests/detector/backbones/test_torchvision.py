@@ -97,6 +97,11 @@ def test_mistakes_are_named(changes: dict[str, str], message: str) -> None:
         backbone(**changes)
 
 
+def test_a_node_that_gives_no_map_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected the head node of mobilenet_v2 to give maps \[N, C, H, W\]"):
+        backbone(name="mobilenet_v2", node="classifier.1", frozen_nodes=None)
+
+
 @pytest.mark.parametrize("norm", ["frozen_bn", "bn", "gn"])
 def test_exactly_the_nodes_behind_the_frozen_one_learn(norm: str) -> None:
     found = backbone(norm=norm, tail=None).train()
