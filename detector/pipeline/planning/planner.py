@@ -31,7 +31,7 @@ from detector.pipeline.run_folder import pick_device
 
 log = logging.getLogger("detector")
 
-GROUPS = {"head": "fast_rcnn_align", "proposals": "rpn", "sampling": "random", "optimizer": "sgd"}
+GROUPS = {"head": "fast_rcnn_align", "proposals": "rpn", "sampling": "random", "optimizer": "adamw"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,8 @@ def data_of(
 
 
 def plan(data: Fingerprint, machine: Machine = CPU, **parts: Any) -> dict[str, Any]:
-    chosen = {"head": "fast_rcnn", "proposals": "rpn", "optimizer": "sgd", "weights": True, "nodes": MOBILENET, **parts}
+    usual = {"head": "fast_rcnn", "proposals": "rpn", "optimizer": "adamw", "weights": True, "nodes": MOBILENET}
+    chosen = {**usual, **parts}
     return {choice.key: choice.value for choice in plan_settings(data, machine, Parts(**chosen))}
 
 
@@ -120,19 +121,29 @@ def test_each_head_has_its_own_values() -> None:
     assert (fast["head.pooling"], rfcn["head.pooling"]) == ("roi_align", "align")
     assert rfcn["head.k"] == 3
     assert "backbone.tail" not in rfcn
-    assert fast["optimizer.lr"] < rfcn["optimizer.lr"]
 
 
 def test_parts_of_the_user_get_no_values_of_others() -> None:
     assert not [key for key in plan(data_of(squares(300)), proposals="grid") if key.startswith("proposals.")]
-    assert "optimizer.lr" not in plan(data_of(squares(300)), optimizer="adamw")
+    assert "optimizer.lr_factors" not in plan(data_of(squares(300)), proposals="grid")
+    assert "optimizer.lr_factors" not in plan(data_of(squares(300)), optimizer="sgd")
 
 
 def test_the_learning_rate_follows_the_images_of_a_step() -> None:
     data = data_of(*[squares(300)] * 10)
     cpu, gpu = plan(data), plan(data, GPU)
-    assert gpu["optimizer.lr"] / gpu["trainer.images_per_step"] == cpu["optimizer.lr"] / cpu["trainer.images_per_step"]
+    assert (cpu["trainer.images_per_step"], gpu["trainer.images_per_step"]) == (2, 8)
+    assert gpu["optimizer.lr"] == 2 * cpu["optimizer.lr"], "AdamW: by the root"
+    cpu, gpu = plan(data, optimizer="sgd"), plan(data, GPU, optimizer="sgd")
+    assert gpu["optimizer.lr"] == 4 * cpu["optimizer.lr"]
     assert plan(data_of(squares(300)))["trainer.images_per_step"] == 1, "there is only one"
+
+
+def test_new_convolutions_learn_faster() -> None:
+    data = data_of(squares(300))
+    assert plan(data)["optimizer.lr_factors"].keys() == {"proposals"}
+    assert plan(data, head="rfcn")["optimizer.lr_factors"].keys() == {"proposals", "head"}
+    assert plan(data, head="rfcn", proposals="grid")["optimizer.lr_factors"].keys() == {"head"}
 
 
 def test_the_machine_decides_precision_workers_and_batch() -> None:
@@ -145,11 +156,12 @@ def test_the_machine_decides_precision_workers_and_batch() -> None:
 
 
 @pytest.mark.parametrize("machine", [CPU, GPU], ids=["cpu", "gpu"])
-@pytest.mark.parametrize("head", ["fast_rcnn", "rfcn"])
+@pytest.mark.parametrize(("head", "optimizer"), [("fast_rcnn", "adamw"), ("rfcn", "adamw"), ("rfcn", "sgd")])
 @pytest.mark.parametrize("side", [10, 45, 300])
-def test_every_planned_setting_exists(machine: Machine, head: str, side: int) -> None:
-    parts = Parts(head=head, proposals="rpn", optimizer="sgd", weights=True, nodes=MOBILENET)
+def test_every_planned_setting_exists(machine: Machine, head: str, optimizer: str, side: int) -> None:
+    parts = Parts(head=head, proposals="rpn", optimizer=optimizer, weights=True, nodes=MOBILENET)
     groups = ["dataset=auto", "backbone=mobilenet_v2", f"head={head}", "proposals=rpn", "sampling=random"]
+    groups.append(f"optimizer={optimizer}")
     choices = plan_settings(data_of(squares(side)), machine, parts)
     config = load_config([*groups, *(choice.override for choice in choices)])
     for choice in choices:
