@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Two tests at a time, each on one thread: more would only share the same cores on a small machine.
 PARALLEL := -n 2 --dist worksteal
-.PHONY: help demo test test-all check pyright coverage bench bench-rfcn bench-step bench-loader kill-check native-cuda emulate emulate-cost gpu-check gpu-wheels figures docs docs-serve lock clean
+.PHONY: help demo test test-all check pyright coverage bench bench-rfcn bench-step bench-loader kill-check native-cuda emulate emulate-cost gpu-check gpu-wheels figures notebooks docs docs-serve lock clean
 
 help:  ## show these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,6 +65,9 @@ emulate-cost: .venv/installed  ## count the memory traffic of the CUDA kernels w
 figures: .venv/installed  ## draw the figures of ops/README.md and docs anew, for light pages and dark ones
 	grep -h '^detector explain.*output=docs/figures' ops/README.md docs/*.md docs/*/*.md | sort -u | sed 's|^|$(BIN)/|' \
 		| sed -E 'p; s|(output=docs/figures/[a-z_0-9]+).png|\1_dark.png theme=dark|' | sh -e
+
+notebooks: .venv/installed  ## make the tutorials' notebooks from their scripts
+	$(BIN)/python -m detector.tools.docs.tutorial_pages
 
 .venv/docs: .venv/installed
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock -r pyproject.toml --extra docs

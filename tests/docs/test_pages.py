@@ -10,6 +10,7 @@ from detector.tools import cli
 from detector.tools.docs.commands_page import commands_page, listed_commands
 from detector.tools.docs.settings_page import all_settings, settings_page
 from detector.tools.docs.topics import find_page, page_paths
+from detector.tools.docs.tutorial_pages import as_notebook, as_page
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -20,6 +21,7 @@ GENERATED = {
     "reference/operators.md",
     "contributing.md",
     "changelog.md",
+    "tutorials/own_photographs.md",
 }
 
 
@@ -36,6 +38,9 @@ def text_of(path: Path) -> str | None:
     if path.is_file():
         return path.read_text(errors="replace")
     name = path.relative_to(DOCS).as_posix() if path.is_relative_to(DOCS) else ""
+    script = path.with_suffix(".py")
+    if script.parent.name == "tutorials" and script.is_file():
+        return as_page(script.read_text())
     return {"reference/settings.md": settings_page, "reference/commands.md": commands_page}.get(name, lambda: None)()
 
 
@@ -101,3 +106,19 @@ def test_completion_scripts(shell: str, said: str, capsys: pytest.CaptureFixture
     assert cli.run(["completion", shell]) == 0
     assert said in capsys.readouterr().out
     assert cli.run(["completion", "tcsh"]) == 2
+
+
+def test_notebooks_are_those_of_their_scripts() -> None:
+    scripts = sorted((DOCS / "tutorials").glob("*.py"))
+    assert scripts
+    for script in scripts:
+        assert script.with_suffix(".ipynb").read_text() == as_notebook(script.read_text()), (
+            f"run make notebooks: {script}"
+        )
+
+
+def test_text_of_a_script_is_in_comments() -> None:
+    page = "# %% [markdown]\n# # Title\n#\n# text\n\n# %%\nx = 1\n"
+    assert as_page(page) == "# Title\n\ntext\n\n```python\nx = 1\n```\n"
+    with pytest.raises(ValueError, match="expected comments in a cell of text, got 'text'"):
+        as_page("# %% [markdown]\ntext\n")

@@ -3,7 +3,7 @@
 A block of ```bash is a list of command lines. A block of ```text right after it is the output of its last command;
 a line "..." stands for any lines. Python blocks run in a namespace of their own, and their output is compared likewise.
 Commands that train, read a data set or load a model are only read here: their words must be known settings that fit
-together. tests/integration runs some of them on a small data set.
+together. tests/integration runs some of them on a small data set, and test_tutorials.py what a tutorial changes.
 """
 
 import contextlib
@@ -17,14 +17,20 @@ from typing import NamedTuple
 import pytest
 
 from detector.tools import cli
+from detector.tools.docs.tutorial_pages import as_page
 
 ROOT = Path(__file__).parents[2]
-SOURCES = [ROOT / "README.md", ROOT / "ops" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+SOURCES = [
+    ROOT / "README.md",
+    ROOT / "ops" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "docs" / "tutorials").glob("*.py")),
+]
+FENCE = re.compile(r"^( *)```(\w*)(?: title=\"[^\"]*\")?\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 RUN_HERE = {"explain", "config", "docs", "completion"}  # quick, and need no data
 OTHER_PROGRAMS = {"make", "pip", "source", "eval", "tensorboard", "torchrun", "python", "docker", "tail", "export"}
 # Python that needs a trained model or a folder of photographs: tests/integration/test_tutorials.py runs such code.
-NEEDS_A_MODEL = re.compile(r"load_detector|import train|quantize_layers")
+NEEDS_A_MODEL = re.compile(r"load_detector|import train|quantize_layers|run\.|detect\(|train\(|sys\.argv")
 
 
 class Block(NamedTuple):
@@ -34,9 +40,17 @@ class Block(NamedTuple):
     output: str | None  # the ```text block that follows with nothing between, or None
 
 
+def text_of(path: Path) -> str:
+    """A page's text, or that of a tutorial's script. A page that changes the source is test_tutorials.py's."""
+    text = path.read_text()
+    if path.suffix == ".py":
+        return as_page(text)
+    return "" if "```diff title=" in text else text
+
+
 def blocks_of(path: Path) -> list[Block]:
     """The fenced blocks of a page, each with the output that is stated for it."""
-    text = path.read_text()
+    text = text_of(path)
     found = list(FENCE.finditer(text))
     blocks = []
     for number, match in enumerate(found):
@@ -63,7 +77,7 @@ def indented_commands() -> list[tuple[str, list[str]]]:
     """`detector ...` lines of blocks that are indented by four spaces and not fenced."""
     found = []
     for path in SOURCES:
-        text = FENCE.sub("", path.read_text()).replace("\\\n", " ")
+        text = FENCE.sub("", text_of(path)).replace("\\\n", " ")
         lines = re.findall(r"^    (?:torchrun .* -m detector\.tools |detector )(.+)$", text, re.MULTILINE)
         # Not lines with words left out, nor tables of commands and their meaning.
         whole = [line for line in lines if not re.search(r"\.\.\.|\[key=value|=NAME\b| {3,}[A-Za-z]", line)]

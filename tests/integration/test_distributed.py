@@ -116,6 +116,7 @@ def test_a_run_and_its_evaluation_are_those_of_one_process(settings: list[str], 
         assert np.array_equal(getattr(gathered, name), getattr(alone, name)), name
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_and_saves_all(settings: list[str], tmp_path: Path) -> None:
     words = ["train", *settings, f"output_dir={tmp_path}", "trainer.checkpoint_every=2", "trainer.max_steps=100000"]
     processes = start(["-m", "detector.tools", *words])
@@ -143,6 +144,7 @@ with process_group(torch.device("cpu"), 600.0), watchdog(2.0):
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_is_stuck_ends_all_and_every_stack_is_printed() -> None:
     codes, outputs = finish(start(["-c", STUCK]))
     assert 0 not in codes

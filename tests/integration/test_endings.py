@@ -228,11 +228,8 @@ ENDINGS = {
 }  # fmt: skip
 
 QUICK = {
-    ("training picture cut off", 1),
     ("training picture damaged", 1),
     ("test picture damaged", 2),
-    ("SIGTERM", 2),
-    ("Ctrl-C twice in training", 2),
     ("SIGKILL in evaluation", 1),
 }
 

@@ -56,10 +56,15 @@ def state(folder: Path) -> dict[str, Any]:
     "changes",
     [
         [],
-        [*RPN, "trainer.micro_batches=2", "trainer.precision=bf16"],
+        *(
+            pytest.param(words, marks=pytest.mark.slow)
+            for words in (
+                [*RPN, "trainer.micro_batches=2", "trainer.precision=bf16"],
+                [*RPN, "trainer.precision=fp16", "trainer.micro_batches=2"],
+                ["sampling=ohem", "sampling.rois_per_image=32", "head=rfcn", "head.k=3", "trainer.precision=fp16"],
+            )
+        ),
         ["sampling=ohem", "sampling.rois_per_image=32", "head=rfcn", "head.k=3", "trainer.ema_decay=0.9"],
-        [*RPN, "trainer.precision=fp16", "trainer.micro_batches=2"],
-        ["sampling=ohem", "sampling.rois_per_image=32", "head=rfcn", "head.k=3", "trainer.precision=fp16"],
     ],
 )
 def test_2n_steps_equal_n_steps_a_resumption_and_n_steps(
@@ -97,6 +102,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_a_whole_checkpoint_and_goes_on(settings: list[str], tmp_path: Path) -> None:
     words = ["train", *settings, f"output_dir={tmp_path}", "trainer.checkpoint_every=1", "trainer.max_steps=10000"]
     step = 0
@@ -122,6 +128,7 @@ def test_a_killed_run_leaves_a_whole_checkpoint_and_goes_on(settings: list[str],
     assert load_checkpoint(tmp_path)["step"] == step + 1
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_exits_with_code_3(settings: list[str], tmp_path: Path) -> None:
     process = start(["train", *settings, f"output_dir={tmp_path}", "trainer.checkpoint_every=5", "trainer.workers=1"])
     try:

@@ -11,6 +11,7 @@ from mkdocs.structure.pages import Page
 
 from detector.tools.docs.commands_page import commands_page
 from detector.tools.docs.settings_page import settings_page
+from detector.tools.docs.tutorial_pages import as_page
 
 ROOT = Path(__file__).resolve().parents[2]
 # Files of the repository that are pages of the site too.
@@ -24,6 +25,8 @@ PAGES = {
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages that are made from the program, and those that stand elsewhere in the repository."""
     pages = {"reference/settings.md": settings_page(), "reference/commands.md": commands_page()}
+    for script in sorted((ROOT / "docs" / "tutorials").glob("*.py")):
+        pages[f"tutorials/{script.stem}.md"] = as_page(script.read_text(encoding="utf-8"))
     for source, name in PAGES.items():
         pages[name] = re.sub(r"\]\((\.\./)?docs/", "](../" if "/" in name else "](", (ROOT / source).read_text())
     for name, content in pages.items():

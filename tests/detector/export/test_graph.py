@@ -102,7 +102,10 @@ def run_onnx(model: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     [
         pytest.param(("backbone=vgg16", "backbone.width=0.125", "proposals=grid"), True, id="fast_rcnn"),
         pytest.param(
-            ("backbone=resnet18_narrow", "head=rfcn", "head.k=3", "head.channels=32", "proposals=rpn"), True, id="rfcn"
+            ("backbone=resnet18_narrow", "head=rfcn", "head.k=3", "head.channels=32", "proposals=rpn"),
+            True,
+            id="rfcn",
+            marks=pytest.mark.slow,
         ),
         *(
             pytest.param(words, False, id=name, marks=pytest.mark.slow)

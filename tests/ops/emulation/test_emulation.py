@@ -14,8 +14,8 @@ from breakages import BREAKAGES, Breakage
 from build import CannotBuildError, build, sources, translate
 
 HERE = Path(__file__).parent
-# One each for what is written, when, where and whether it ends; the others take minutes together.
-QUICK = {"lanes do not wait for their turn", "too little shared memory", "a loop that does not end"}
+# The others take minutes together.
+QUICK = {"lanes do not wait for their turn"}
 
 
 def check(library: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -24,7 +24,7 @@ def check(library: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_sample_of_all_operators_agrees_with_the_pytorch_kernels() -> None:
-    result = check(build(sources(), jobs=1), "--cases", "60")
+    result = check(build(sources(), jobs=1), "--cases", "30")
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.splitlines()[-1].endswith("0 cases failed")
 

@@ -1,0 +1,65 @@
+# %% [markdown]
+# # Your own photographs from Python
+#
+# `PHOTOS` is a folder as an annotation tool leaves it: pictures, and what is in them as VOC XML, COCO, YOLO, LabelMe or
+# another format that [the program reads](../photographs.md). 50 pictures are enough to begin with.
+#
+# From the command line the same is:
+#
+# ```bash
+# detector inspect data=PHOTOS
+# detector train data=PHOTOS trainer.max_minutes=20 output_dir=runs/mine
+# detector predict images=MORE_PHOTOS weights=runs/mine
+# ```
+#
+# ## Train
+#
+# `train` plans all settings from the pictures, the machine and the minutes. It prints the plan and the time left.
+# Ctrl-C stops and saves. `train(resume="runs/mine")` goes on.
+
+# %%
+from detector import load_detector, train
+
+run = train("PHOTOS", minutes=20, output_dir="runs/mine")
+
+# %% [markdown]
+# ## How good is it?
+#
+# `metrics` has the scores on the pictures that were set aside for testing. The mean average precision (mAP) is 1 if
+# everything is found and nothing else. The page `analysis.html` in the run's folder shows curves, errors and the worst
+# pictures.
+
+# %%
+print("mAP", round(run.metrics["voc07_11point"]["mAP"], 3))
+for name, value in run.metrics["voc07_11point"]["AP"].items():
+    print(f"{name:<20}{value:.3f}")
+print("look at", run.path / "analysis.html")
+
+# %% [markdown]
+# ## Detect
+#
+# A detector takes a path, a Pillow picture, an array or a tensor. It returns boxes `x1, y1, x2, y2` in the picture's
+# pixels, scores from 0 to 1 and names, best first.
+
+# %%
+detect = load_detector(run.path)
+found = detect("street.jpg")
+for number, name in enumerate(found.names):
+    score = float(found.scores[number])
+    if score > 0.5:
+        print(name, round(score, 2), [round(value) for value in found.boxes[number].tolist()])
+
+# %% [markdown]
+# ## Change one thing
+#
+# What you set stays as you set it. The plan fits the rest. Here the R-FCN head is trained for the same time:
+
+# %%
+other = train("PHOTOS", minutes=20, output_dir="runs/rfcn", settings={"head": "rfcn"})
+print("R-FCN", round(other.metrics["voc07_11point"]["mAP"], 3))
+
+# %% [markdown]
+# ## Keep it
+#
+# `model.safetensors` in the run's folder is one file with weights, classes and settings. `load_detector` takes it on
+# any machine. [Export](../export.md) writes it for ONNX Runtime and for PyTorch without this project's code.

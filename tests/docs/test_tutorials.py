@@ -1,0 +1,140 @@
+"""The tutorials that change the source: their changes fit, and what they add works and passes its own tests.
+
+A page's fenced blocks are followed in their order. A block with a title is a file to write, or as a diff a change of
+one. Blocks of bash are command lines.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from detector.datasets.synthetic import SyntheticDataset
+from tests.integration.conftest import write_voc
+
+ROOT = Path(__file__).parents[2]
+TUTORIALS = ROOT / "docs" / "tutorials"
+FENCE = re.compile(r"^```(\w+)(?: title=\"([^\"]*)\")?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+COPIED = ("configs", "datasets", "detector", "ops", "tools", "tests", "pyproject.toml", "setup.py")
+QUICK = (
+    "trainer.max_steps=2",
+    "trainer.max_minutes=1",
+    "dataset.train=4",
+    "dataset.test=2",
+    "backbone.weights=null",
+    "trainer.device=cpu",
+)
+
+
+def changed(text: str, diff: str, where: str) -> str:
+    """The text after a diff without line numbers: its lines without + must be in the text once, in a row."""
+    lines = diff.splitlines(keepends=True)
+    before = "".join(line[1:] for line in lines if line[0] in " -")
+    after = "".join(line[1:] for line in lines if line[0] in " +")
+    assert text.count(before) == 1, f"{where}: in the file {text.count(before)} times:\n{before}"
+    return text.replace(before, after)
+
+
+def test_changes_fit() -> None:
+    assert changed("a\nb\nc\n", " a\n-b\n+d\n", "x") == "a\nd\nc\n"
+    with pytest.raises(AssertionError, match="in the file 0 times"):
+        changed("a\nb\nc\n", "-b\n+d\n a\n", "x")
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The source in a folder of its own, imported as a checkout is: by the links in detector/."""
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", "*.o")
+            shutil.copytree(source, tmp_path / name, symlinks=True, ignore=ignored)
+        else:
+            shutil.copy(source, tmp_path / name)
+    return tmp_path
+
+
+@pytest.fixture
+def run(copy: Path) -> Callable[[list[str]], None]:
+    def start(words: list[str]) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "DETECTOR_NATIVE": "cpu"}
+        result = subprocess.run(
+            [sys.executable, *words], cwd=copy, env=environment, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, f"{words}\n{result.stdout[-2000:]}{result.stderr[-3000:]}"
+
+    return start
+
+
+def follow(page: str, copy: Path, run: Callable[[list[str]], None], photographs: Path | None = None) -> None:
+    """Does what a page says."""
+    blocks = FENCE.findall((TUTORIALS / page).read_text())
+    assert sum(bool(title) for _, title, _ in blocks) >= 3
+    for language, title, text in blocks:
+        path = copy / title
+        if language == "diff":
+            path.write_text(changed(path.read_text(), text, f"{page}: {title}"))
+        elif title:
+            assert not path.exists(), f"{page}: {title} is there already"
+            path.write_text(text)
+        elif language == "bash":
+            for line in text.replace("\\\n", " ").splitlines():
+                words = [word.replace("PHOTOS", str(photographs)) for word in shlex.split(line, comments=True)]
+                if words[0] == "make":
+                    run(["setup.py", "-q", "build_ext", "--inplace"])
+                elif words[0] == "python":
+                    run(words[1:])
+                elif words[1] == "train":
+                    own = {word.partition("=")[0] for word in words}
+                    # A plan settles these itself from the photographs.
+                    quick = QUICK[:2] + QUICK[4:] if any(word.startswith("data=") for word in words) else QUICK
+                    extra = [word for word in quick if word.partition("=")[0] not in own]
+                    run(["-m", "detector.tools", *words[1:], *extra])
+                else:
+                    run(["-m", "detector.tools", *words[1:]])
+
+
+@pytest.mark.parametrize("page", ["new_head.md", "new_reader.md", "new_operator.md"])
+def test_the_changes_of_a_page_fit_the_source(page: str) -> None:
+    texts: dict[str, str] = {}
+    for language, title, text in FENCE.findall((TUTORIALS / page).read_text()):
+        if language == "diff":
+            before = texts.get(title) or (ROOT / title).read_text()
+            texts[title] = changed(before, text, f"{page}: {title}")
+        elif title:
+            assert not (ROOT / title).exists()
+            if language == "python":
+                compile(text, title, "exec")
+
+
+@pytest.mark.slow
+def test_a_new_head(copy: Path, run: Callable[[list[str]], None]) -> None:
+    follow("new_head.md", copy, run)
+
+
+@pytest.mark.slow
+def test_a_new_reader(copy: Path, run: Callable[[list[str]], None]) -> None:
+    photographs = copy / "photographs"
+    data = SyntheticDataset("train", num_images=6, height=96, width=128, seed=0)
+    write_voc(photographs, data, range(6))
+    shutil.rmtree(photographs / "Annotations")
+    shutil.rmtree(photographs / "ImageSets")
+    lines = [
+        " ".join([f"{item.image_id}.png", *(f"{value:g}" for value in box), data.classes[label - 1]])
+        for item in data.annotations
+        for box, label in zip(item.boxes.tolist(), item.labels.tolist(), strict=True)
+    ]
+    (photographs / "boxes.txt").write_text("\n".join(lines))
+    follow("new_reader.md", copy, run, photographs)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here")
+def test_a_new_operator(copy: Path, run: Callable[[list[str]], None]) -> None:
+    follow("new_operator.md", copy, run)
