@@ -1,7 +1,7 @@
-"""Checkpoints that are whole or not there: written beside their place, synced, then moved into it.
+"""Checkpoints, written atomically: to a temporary file, synced, then renamed. A checkpoint is complete or absent.
 
-A checkpoint is what `torch.save` writes, followed by a checksum of all of it: torch checks none on loading, so that a
-flipped bit in a weight would be loaded unseen.
+A checkpoint file is the output of `torch.save`, followed by a checksum of it. torch verifies no checksum when it loads
+a file, so without ours nobody would notice a flipped bit in a weight.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from torch import Tensor, nn
 log = logging.getLogger("detector")
 
 FORMAT = 2
-WITHOUT_CHECKSUM = 1  # the format before it had one
-MARK = b"\nsha256:"  # in front of the digest, at the end of the file
+WITHOUT_CHECKSUM = 1  # an older format, which has no checksum
+MARK = b"\nsha256:"  # at the end of the file, before the digest
 TRAILER_BYTES = len(MARK) + hashlib.sha256().digest_size
 
 
 class _Summed:
-    """A file to write to that keeps the checksum of what went through."""
+    """A writable file that computes the checksum of all bytes written to it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
         self.sum = hashlib.sha256()
-        self.error: OSError | None = None  # torch reports its own surprise at it instead
+        self.error: OSError | None = None  # kept, since torch raises a RuntimeError of its own in its place
 
     def write(self, data: bytes) -> int:
         self.sum.update(data)
@@ -47,7 +47,7 @@ class _Summed:
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Calls `write` with an open file that takes the name `path` only once its bytes are on the disk."""
+    """Calls `write` with an open temporary file, syncs the file to disk, then renames it to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -63,7 +63,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Writes `content` (tensors, numbers, strings, dicts and lists of them) to `path`.
 
-    Raises OSError where that fails, for want of space or of permission; what stood at `path` is as it was.
+    Raises OSError where writing fails (no space, no permission); an older file at `path` then stays unchanged.
     """
 
     def write(file: IO[bytes]) -> None:
@@ -71,7 +71,7 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         try:
             torch.save({**content, "format": FORMAT}, summed)  # type: ignore[arg-type]  # it asks for write and flush
         except RuntimeError as error:
-            if isinstance(error.__context__, KeyboardInterrupt):  # in the middle of writing; torch has covered it
+            if isinstance(error.__context__, KeyboardInterrupt):  # Ctrl-C while writing, which torch replaced
                 raise error.__context__ from None
             raise summed.error or error from error
         file.write(MARK + summed.sum.digest())
@@ -80,11 +80,11 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         write_atomically(path, write)
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
-        raise OSError(f"cannot write the checkpoint {path}: {reason}; what was saved before is whole") from error
+        raise OSError(f"cannot write the checkpoint {path}: {reason}; the previous checkpoint is intact") from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, on the CPU; nothing in the file is executed.
+    """Returns the content of a checkpoint, with tensors on the CPU. No code in the file is executed.
 
     Raises ValueError where the file is missing, damaged, or not a checkpoint of this project.
     """
@@ -96,7 +96,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         summed = _has_checksum(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        # torch's advice to load the file without this protection is nothing to pass on.
+        # Do not show torch's message here: it advises to load the file without this protection.
         unsafe = isinstance(error, pickle.UnpicklingError)
         reason = "not only tensors and plain values" if unsafe else str(error).split("\n")[0] or type(error).__name__
         raise ValueError(f"{path} is damaged or not a checkpoint ({reason}); use another checkpoint") from error
@@ -110,7 +110,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _has_checksum(path: Path) -> bool:
-    """Whether a checksum stands at the end of the file. Raises ValueError where it is not that of the file's bytes."""
+    """Whether the file ends with a checksum. Raises ValueError where the checksum does not match the file's bytes."""
     left = path.stat().st_size - TRAILER_BYTES
     if left < 0:
         return False
@@ -128,52 +128,55 @@ def _has_checksum(path: Path) -> bool:
             left -= len(chunk)
             summed.update(chunk)
     if MARK + summed.digest() != trailer:
-        raise ValueError("its checksum is not that of its bytes: the file was changed after it was written")
+        raise ValueError("its checksum does not match its bytes: the file was changed after it was written")
     return True
 
 
 def newest_checkpoint(folder: Path, pattern: str = "checkpoints/*.pt") -> tuple[Path, dict[str, Any]] | None:
-    """The newest whole checkpoint of those in `folder` that fit the pattern, with its content; None where none does.
+    """The path and content of the newest intact checkpoint in `folder` that matches `pattern`; None without a match.
 
-    Damaged ones are reported and passed over. Raises ValueError where every one is damaged: to start anew would write
-    over what might be rescued.
+    Damaged checkpoints are logged and skipped. Raises ValueError where all are damaged: a new start would overwrite
+    files that one could perhaps repair.
     """
     paths = sorted(folder.glob(pattern), key=lambda path: (path.stat().st_mtime_ns, path.name))
     for path in reversed(paths):
         try:
             return path, load_checkpoint(path)
         except ValueError as error:  # noqa: PERF203  # one file a second at most
-            log.warning("passed over: %s", error)
+            log.warning("skipped: %s", error)
     if paths:
-        raise ValueError(f"none of the {len(paths)} checkpoints in {folder} is whole; move them away to start anew")
+        raise ValueError(f"all {len(paths)} checkpoints in {folder} are damaged; move them away to start from step 0")
     return None
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what killed processes had begun to write in a run's folder."""
+    """Removes the temporary files that killed processes left in a run's folder."""
     for path in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
         path.unlink(missing_ok=True)
 
 
 def prune_checkpoints(folder: Path, keep: int | None) -> None:
-    """Removes all but the newest `keep` of the checkpoints that are kept by step; None keeps all."""
+    """Removes all but the newest `keep` of the numbered checkpoints (step_*.pt); None keeps all."""
     if keep is not None:
         for path in sorted(folder.glob("step_*.pt"))[: -keep or None]:
             path.unlink(missing_ok=True)
 
 
 def shared_names(module: nn.Module) -> dict[str, str]:
-    """Further name -> first name of each tensor that the state dict holds twice, as a backbone's tail is the head's."""
+    """For tensors with several names in the state dict: each later name -> the first name.
+
+    Example: backbone and head share the tail.
+    """
     first: dict[int, str] = {}
     state = module.state_dict(keep_vars=True)
     return {name: first[id(value)] for name, value in state.items() if first.setdefault(id(value), name) != name}
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str, *, skip: Sequence[str] = ()) -> None:
-    """Loads a state dict that must fit exactly; a tensor with two names may be given under the first alone.
+    """Loads a state dict whose names and shapes must match. A tensor with two names may have the first name only.
 
-    What lies under the names in `skip` stays as it is. Raises ValueError naming what is missing, unknown or of another
-    shape, or a name in `skip` that neither side has.
+    Tensors under the names in `skip` are not loaded. Raises ValueError that lists missing and unknown names and
+    different shapes, or a name in `skip` that neither the model nor `weights` has.
     """
     own = module.state_dict()
     shared = {name: weights[first] for name, first in shared_names(module).items() if first in weights}
@@ -181,7 +184,7 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str, *, 
     for name in skip:
         if not _under([*own, *weights], [name]):
             raise ValueError(
-                f"weights_skip has {name!r}; the model has {', '.join(_children(own))} and what is in them"
+                f"weights_skip has {name!r}; expected one of {', '.join(_children(own))}, or a module inside one"
             )
     left_out = _under([*own, *weights], skip)
     missing = sorted(own.keys() - weights.keys() - left_out)
@@ -196,17 +199,17 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str, *, 
         told = "; ".join(f"{len(keys)} {what} (first: {', '.join(keys[:3])})" for what, keys in parts if keys)
         names = ",".join(_children([*missing, *unknown, *shapes]))
         raise ValueError(
-            f"{source} does not fit this model: {told}; were classes, backbone or head changed? To train on with what "
-            f"fits: weights={source} weights_skip=[{names}]"
+            f"{source} does not fit this model: {told}; did classes, backbone or head change? To load the tensors "
+            f"that fit: weights={source} weights_skip=[{names}]"
         )
     module.load_state_dict({key: value for key, value in weights.items() if key not in left_out}, strict=False)
 
 
 def _under(keys: Iterable[str], names: Iterable[str]) -> set[str]:
-    """Those of `keys` that are one of `names`, or lie in a module of that name."""
+    """The keys that equal one of `names` or start with it as their module."""
     return {key for key in keys for name in names if f"{key}.".startswith(f"{name}.")}
 
 
 def _children(keys: Iterable[str]) -> list[str]:
-    """The first parts of the keys, in order, each once."""
+    """The names of the top modules in the keys, in order, without duplicates."""
     return list(dict.fromkeys(key.split(".")[0] for key in keys))

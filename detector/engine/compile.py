@@ -1,7 +1,7 @@
-"""`torch.compile` of the two parts that hold nearly all the arithmetic: the backbone and the tail on pooled RoIs.
+"""`torch.compile` of the two most expensive parts: the backbone, and the tail that runs on pooled RoIs.
 
-The backbone is compiled for each canvas, so there must not be many: `input.canvas_multiple` rounds sides up. The tail
-is compiled once for any number of RoIs, which hard example mining changes from image to image.
+The backbone is compiled once for each canvas size. `input.canvas_multiple` rounds sides up, so that sizes stay few.
+The tail is compiled once for any number of RoIs, since hard example mining changes this number from image to image.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import nn
 
 from detector.model import Detector
 
-MOST_CANVASES = 64  # compiled for; torch's own limit of 8 is for programs whose shapes should not change
+MOST_CANVASES = 64  # canvas sizes to compile for; torch's default limit of 8 is too low for detection
 
 
 def compile_parts(detector: Detector, backend: str | Callable[..., Any] = "inductor") -> None:
-    """Compiles in place; names and values of the weights stay as they are."""
+    """Compiles both parts in place. Names and values of the weights do not change."""
     torch._dynamo.config.recompile_limit = MOST_CANVASES
     backbone = detector.backbone
     assert isinstance(backbone, nn.Module)

@@ -1,7 +1,7 @@
-"""Several processes as one trainer: who this one is, and the few things that all of them have to agree on.
+"""Data-parallel training: rank and world size, and the collective operations that the trainer uses.
 
-torchrun starts one process per device and says so in the environment; without it each function here is the identity
-of a single process. Everything is called by every process in the same order, never depending on what one of them saw.
+torchrun starts one process per device and sets environment variables. Without torchrun there is one process, and each
+function here returns its input. All processes must call the collectives in the same order, whatever their data is.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ T = TypeVar("T")
 
 @contextmanager
 def process_group(device: torch.device, timeout_s: float) -> Iterator[None]:
-    """Context in which the processes that torchrun started form a group; a collective gives up after `timeout_s`.
+    """Context in which the processes of torchrun form a process group. A collective fails after `timeout_s`.
 
-    Values on the host go over gloo, which every machine has, values on a CUDA device over NCCL.
+    Tensors on the CPU use gloo, which every machine has. Tensors on a CUDA device use NCCL.
 
-    Raises ConnectionError where another process was lost.
+    Raises ConnectionError where another process is lost.
     """
     if "WORLD_SIZE" not in os.environ or not dist.is_available() or dist.is_initialized():
         yield
@@ -40,11 +40,11 @@ def process_group(device: torch.device, timeout_s: float) -> Iterator[None]:
         shared = store_of_this_start(store, own, count, timeout_s)
         dist.init_process_group(backend, store=shared, rank=own, world_size=count, timeout=timeout)
         yield
-        dist.barrier()  # who leaves first would look like a failure to the others
+        dist.barrier()  # without it, the others take the first process that leaves for a failure
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
-        told = f"another process of this run was lost, see what it said ({str(error).splitlines()[0]})"
+        told = f"another process of this run was lost; read its output for the cause ({str(error).splitlines()[0]})"
         raise ConnectionError(told) from error
     finally:
         if dist.is_initialized():
@@ -60,7 +60,7 @@ def world_size() -> int:
 
 
 def local_rank() -> int:
-    """Which of this machine's processes, and so which of its devices."""
+    """The index of this process among those on the same machine; it is also the index of its device."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
@@ -70,7 +70,7 @@ def is_main() -> bool:
 
 
 def summed(value: Tensor) -> Tensor:
-    """The sum of every process's `value`, on its device, without waiting for it."""
+    """The sum of `value` over all processes, on the device of `value`. The host does not wait for the result."""
     if world_size() == 1:
         return value
     total = value.detach().clone()
@@ -79,7 +79,7 @@ def summed(value: Tensor) -> Tensor:
 
 
 def summed_by_name(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same for scalars of the same names everywhere, in one exchange."""
+    """The sums of named scalars over all processes, in one collective. All processes have the same names."""
     if world_size() == 1:
         return dict(values)
     totals = summed(torch.stack([value.float() for value in values.values()]))
@@ -87,7 +87,7 @@ def summed_by_name(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def any_of(*flags: bool) -> list[bool]:
-    """For each flag, whether it is set in any process. Host memory only: no device is waited for."""
+    """For each flag, whether any process sets it. Uses CPU tensors only, so the host waits for no device."""
     if world_size() == 1:
         return list(flags)
     raised = torch.tensor(flags, dtype=torch.int32)
@@ -105,12 +105,12 @@ def from_main(value: T) -> T:
 
 
 def dealt(items: Sequence[T]) -> list[T]:
-    """This process's share of `items`, dealt like cards: over all processes each of them once."""
+    """This process's share of `items`: every n-th item for n processes, so that each item has one process."""
     return list(items[rank() :: world_size()])
 
 
 def collected(share: Sequence[T], count: int) -> list[T] | None:
-    """The `count` items whose shares `dealt` handed out, in their order; None in all but the main process."""
+    """All `count` items in their original order, from the shares of `dealt`; None except in the main process."""
     if world_size() == 1:
         return list(share)
     shares: list[list[T]] | None = [[]] * world_size() if is_main() else None
@@ -122,7 +122,7 @@ def collected(share: Sequence[T], count: int) -> list[T] | None:
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """Context that the main process passes before any other enters it: what it fetches or computes is kept on disk."""
+    """Context that the main process leaves before the others enter. They find on disk what it downloads or computes."""
     if not is_main():
         any_of(False)
     try:

@@ -1,4 +1,4 @@
-"""The exponential moving average of a detector's weights: often a better detector than the last step's."""
+"""The exponential moving average of a detector's weights. It often detects better than the last weights."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from detector.model import Detector
 
 class Average:
     def __init__(self, detector: Detector, decay: float) -> None:
-        """`decay` is the share kept at each step; the first steps keep less, so that the start is soon forgotten."""
+        """`decay` is the share of the average that each step keeps. The first steps keep less of the random start."""
         self.decay = decay
         self.detector = copy.deepcopy(detector).requires_grad_(False).eval()
 
     @torch.no_grad()
     def update(self, detector: Detector, step: int) -> None:
-        """Moves towards the weights after step `step` (from 1); statistics and other buffers are taken as they are."""
+        """Moves the average towards the weights after `step` (from 1). Buffers, such as statistics, are copied."""
         keep = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
             list(self.detector.parameters()), list(detector.parameters()), 1 - keep
@@ -28,6 +28,6 @@ class Average:
 
 
 def evaluated_weights(content: dict[str, Any]) -> dict[str, Any]:
-    """The weights of a checkpoint that its figures are of: the average where the run kept one."""
+    """The weights that the run evaluates: the average if the checkpoint has one, else the model's weights."""
     weights: dict[str, Any] = content["model"] if content.get("average") is None else content["average"]
     return weights

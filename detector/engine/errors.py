@@ -1,4 +1,4 @@
-"""The error of a training that cannot go on. It loads no torch: the command line knows it before it needs torch."""
+"""The error that stops a training. This file does not import torch, so that the command line starts fast."""
 
 
 class NonFiniteLossError(ArithmeticError):

@@ -1,4 +1,4 @@
-"""A detector over a whole dataset: its detections, in the order of the images."""
+"""Runs a detector over a whole dataset."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from detector.structures import Batch, Detections
 def detect_all(
     detector: Detector, batches: Iterable[Batch], *, num_images: int, device: torch.device, precision: str
 ) -> list[Detections]:
-    """Detections of every image on the CPU; the detector is left in the mode that it was in."""
+    """Detections of every image, on the CPU, in the order of the images. The detector keeps its mode."""
     training = detector.training
     detector.eval()
     found: list[Detections] = []

@@ -1,7 +1,7 @@
-"""The gradient of one step's mean loss, over all its images: of every micro-batch and of every process.
+"""The gradient of one step's mean loss over all images of all micro-batches and processes.
 
-A loss is a sum over a count that only the whole step knows, so both are exchanged before the backward pass. Then N
-processes, or M micro-batches, learn exactly what one process with all the images would.
+A loss is a sum divided by a count over the whole step, so the processes exchange the counts before the backward pass.
+Then N processes, or M micro-batches, compute the same gradient as one process with all the images.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from detector.structures import Batch, Losses
 
 
 def over_processes(detector: nn.Module) -> nn.Module:
-    """The detector as the loop calls it: gradients are averaged over the processes while they are computed.
+    """Wraps the detector in DistributedDataParallel where there are several processes.
 
-    Every trained parameter takes part in every step, with or without objects in sight, so none has to be searched for.
+    Every trained parameter gets a gradient in every step, even without objects, so `find_unused_parameters` is off.
     """
     return detector if world_size() == 1 else DistributedDataParallel(detector, gradient_as_bucket_view=True)
 
@@ -37,13 +37,13 @@ def accumulate_gradients(
     device: torch.device,
     precision: str,
 ) -> Losses:
-    """Adds the (scaled) gradient to every `.grad`; returns this process's share of the step's losses.
+    """Adds the (scaled) gradient to every `.grad`. Returns this process's share of the step's losses.
 
-    `model` is a `Detector`, or what `over_processes` made of it.
+    `model` is a `Detector` or the result of `over_processes`.
     """
     shares = batch.split(micro_batches)
     loss_normalizers = None
-    if len(shares) > 1:  # the first backward pass has to know what the last will bring
+    if len(shares) > 1:  # the first backward pass needs the counts of all micro-batches
         detector = cast("Detector", model.module if isinstance(model, DistributedDataParallel) else model)
         with autocast(device, precision):
             loss_normalizers = summed_by_name(_added([detector.loss_normalizers(share) for share in shares]))
@@ -54,7 +54,7 @@ def accumulate_gradients(
             with autocast(device, precision):
                 losses: Losses = model(share)
             losses = losses.divided_by(loss_normalizers or summed_by_name(losses.loss_normalizers()))
-            # The processes' gradients are averaged; their sum is what is wanted.
+            # DistributedDataParallel averages gradients over processes; the factor turns the mean into the sum.
             scaler.scale(losses.total() * world_size()).backward()
         done.append(losses)
     return Losses.joined(done)

@@ -1,4 +1,4 @@
-"""Signals as a wish to stop: the loop saves at the next step boundary; a second Ctrl-C stops at once."""
+"""Stop on a signal: the loop saves after the current step and ends. A second Ctrl-C ends the process at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which parts of a detector learn: the means of training in steps (Faster R-CNN 3.2, "4-step alternating training")."""
+"""Trains parts of a detector only, as in Faster R-CNN 3.2, "4-step alternating training"."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ from detector.model import Detector
 
 
 def train_only(detector: Detector, names: Sequence[str]) -> None:
-    """Freezes every parameter that is not under one of `names`: modules, such as head or backbone.layer4.
+    """Freezes every parameter outside the modules `names`, such as head or backbone.layer4.
 
-    Without `head` or `proposals` among them, the losses of that part do not count either: a head that does not learn
-    must not teach the backbone. A parameter that two modules share learns with either.
+    Where `head` or `proposals` is not among them, its losses do not count: a frozen head must not train the backbone.
+    A parameter that two modules share is trained if either is named.
 
-    Raises ValueError for a name under which the detector has no parameter.
+    Raises ValueError for a name without parameters in the detector.
     """
     parameters = dict(detector.named_parameters(remove_duplicate=False))
     under = {name: [key for key in parameters if f"{key}.".startswith(f"{name}.")] for name in names}
     for name, keys in under.items():
         if not keys:
             known = ", ".join(child for child, _ in detector.named_children())
-            raise ValueError(
-                f"expected modules with weights, got {name!r}; the detector has {known} and what is in them"
-            )
+            raise ValueError(f"expected modules with weights, got {name!r}; use one of {known}, or a module inside one")
     learning = {id(parameters[key]) for keys in under.values() for key in keys}
     for parameter in detector.parameters():
         if id(parameter) not in learning:
@@ -34,10 +32,10 @@ def train_only(detector: Detector, names: Sequence[str]) -> None:
 
 
 def modules_of_the_head(backbone: nn.Module, *, side: int = 64) -> list[str]:
-    """Names of the backbone's largest trainable modules that the proposal map does not depend on.
+    """Names of the backbone's largest trainable modules that do not influence the proposal map.
 
-    They are the head's own, as a dilated res5 or a tail is; the rest is shared. Found by the gradients of one blank
-    image: no backbone has to tell.
+    Only the head uses them, for example a dilated res5 or a tail; head and proposals share all others. The gradients
+    of one blank image (`side` x `side` pixels) show which they are, so a backbone need not declare them.
     """
     backbone.zero_grad(set_to_none=True)
     parameter = next(backbone.parameters())

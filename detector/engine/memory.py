@@ -1,4 +1,4 @@
-"""Out of memory, told in terms of the batch: which images, how large, and what to lower."""
+"""The out-of-memory message: the images of the batch, their sizes, and the settings to lower."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from detector.structures import Batch
 
 @contextmanager
 def explaining_out_of_memory(batch: Batch) -> Iterator[None]:
-    """Context of one step. Raises MemoryError that names the batch where the device or the host has no memory left."""
+    """Context of one step. Raises MemoryError with the batch's images where the device or the host has no memory."""
     try:
         yield
     except (torch.OutOfMemoryError, RuntimeError) as error:

@@ -1,7 +1,7 @@
-"""What a person sees of a run: the progress line, the log, and TensorBoard's pages.
+"""The progress bar, the log and the TensorBoard scalars of a run.
 
-Tensors are read only on logging steps; between them the losses are summed on the device. Of several processes each
-sums its own, and the main one writes what they add up to.
+Losses are summed on the device and read on logging steps only. With several processes, each sums its own losses, and
+the main process writes the total.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ T = TypeVar("T")
 
 class Monitor:
     def __init__(self, folder: Path, *, first_step: int, max_steps: int, log_every: int) -> None:
-        """`folder` receives TensorBoard's files; what an earlier run wrote beyond `first_step` is hidden.
+        """`folder` receives TensorBoard's files. TensorBoard hides what an earlier run wrote after `first_step`.
 
-        Only the main process has a writer and a bar that shows.
+        Only the main process has a writer and a visible progress bar.
         """
         self.writer: SummaryWriter | None = None
         if is_main():
@@ -43,7 +43,7 @@ class Monitor:
             unit="step",
             dynamic_ncols=True,
             file=sys.stderr,
-            mininterval=0.5 if sys.stderr.isatty() else 30,  # a log file wants few lines
+            mininterval=0.5 if sys.stderr.isatty() else 30,  # few lines in a log file
         )
         self.log_every = log_every
         self._sums: dict[str, Tensor] = {}
@@ -52,7 +52,7 @@ class Monitor:
         self._since = time.perf_counter()
 
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
-        """The batches, with the time spent waiting for each added up."""
+        """Yields the batches and adds up the time spent waiting for them."""
         iterator = iter(batches)
         while True:
             start = time.perf_counter()
@@ -66,9 +66,9 @@ class Monitor:
     def step(
         self, step: int, losses: Losses, lr: float, num_images: int, scaler: torch.amp.GradScaler | None = None
     ) -> None:
-        """Counts a finished step of `num_images` in this process; on logging steps writes the means since the last.
+        """Counts a finished step of `num_images` in this process. On logging steps, writes the means since the last.
 
-        The factor of `scaler`, where fp16 needs one, is written as loss_scale.
+        With fp16, the factor of `scaler` is written as loss_scale.
         """
         self._steps += 1
         self._images += num_images * world_size()
@@ -110,7 +110,7 @@ class Monitor:
         self.resume_clock()
 
     def resume_clock(self) -> None:
-        """Starts a new measuring interval, for example after an evaluation."""
+        """Starts a new interval for means and speed, for example after an evaluation."""
         self._sums, self._steps, self._images, self._waited = {}, 0, 0, 0.0
         self._since = time.perf_counter()
 

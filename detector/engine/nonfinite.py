@@ -1,7 +1,7 @@
-"""What to do about a loss that is not finite: stop and say why, leave the step out, or go back to the last checkpoint.
+"""Handles a loss that is not finite: stop with the cause, skip the step, or go back to the last checkpoint.
 
-The CPU's losses are read at every step. A GPU would have to be waited for, so with `stop` its losses are read before
-logging and saving only, the steps in between together: nothing that is not finite is ever saved.
+On the CPU, losses are read at every step. On a GPU this would make the host wait, so with `stop` the losses are read
+only before logging and saving, for all steps since the last time. So no weights are saved after a non-finite loss.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from detector.structures import Batch, Losses
 
 log = logging.getLogger("detector")
 
-MOST_IN_A_ROW = 10  # steps left out one after the other, before even skip and rollback stop
+MOST_IN_A_ROW = 10  # bad steps in a row that skip and rollback accept; with more, the run stops
 POLICIES = ("stop", "skip", "rollback")
 
 
@@ -34,7 +34,7 @@ class _Unread(NamedTuple):
 
 
 class FiniteLoss:
-    """The check that every step passes before it is learned from."""
+    """Checks each step's loss before the optimizer step."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class FiniteLoss:
         checkpoint: Path,
         roll_back: Callable[[Path], None],
     ) -> None:
-        """`folder` receives what is known about a bad step; `roll_back` loads the weights of `checkpoint`."""
+        """`folder` receives the reports on bad steps. `roll_back` loads the weights of `checkpoint`."""
         self.policy = policy
         self.folder = folder
         self.detector = detector
@@ -58,9 +58,9 @@ class FiniteLoss:
         self._in_a_row = 0
 
     def passes(self, step: int, batch: Batch, losses: Losses, lr: float, *, reading: bool) -> bool:
-        """Whether to learn from `step` (from 1). `reading` says that the device will be waited for anyway.
+        """Whether to apply the gradient of `step` (from 1). `reading`: this step waits for the device anyway.
 
-        Raises NonFiniteLossError, in every process, where the run has to stop.
+        Raises NonFiniteLossError in every process where the run has to stop.
         """
         finite = torch.isfinite(losses.total().detach())
         self._unread.append(_Unread(step, batch, losses, finite))
@@ -75,16 +75,16 @@ class FiniteLoss:
         first = everywhere.index(True)
         self._in_a_row += 1
         told = (
-            self._tell(unread[first], lr) if own[first] else f"the loss of another process than {rank()} is not finite"
+            self._tell(unread[first], lr) if own[first] else f"the loss of a process other than {rank()} is not finite"
         )
-        nowhere_to_go = self.policy == "rollback" and not self.checkpoint.is_file()
-        if self.policy == "stop" or self._in_a_row > MOST_IN_A_ROW or nowhere_to_go:
+        no_checkpoint = self.policy == "rollback" and not self.checkpoint.is_file()
+        if self.policy == "stop" or self._in_a_row > MOST_IN_A_ROW or no_checkpoint:
             raise NonFiniteLossError(
-                f"{told}; {'no checkpoint yet' if nowhere_to_go else 'the last checkpoint is whole'}"
+                f"{told}; {'there is no checkpoint yet' if no_checkpoint else 'the last checkpoint is intact'}"
             )
         if self.policy == "rollback":
             self.roll_back(self.checkpoint)
-        action = "left out" if self.policy == "skip" else "back to the last checkpoint's weights"
+        action = "step skipped" if self.policy == "skip" else "back to the weights of the last checkpoint"
         log.warning("%s; %s (%d in a row)", told, action, self._in_a_row)
         return False
 

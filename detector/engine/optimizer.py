@@ -1,4 +1,4 @@
-"""Parameter groups and the learning rate's course, as the published solvers have them."""
+"""Parameter groups and learning rate schedules of the published solvers."""
 
 from __future__ import annotations
 
@@ -22,16 +22,15 @@ def parameter_groups(
     new: Collection[str],
     lr_factors: Mapping[str, float],
 ) -> list[dict[str, Any]]:
-    """Groups for an optimizer: weights, biases (own learning rate), biases that decay, scales of norms (no decay).
+    """Groups for an optimizer: weights, biases (own learning rate), biases with weight decay, norm scales (no decay).
 
-    With `bias_decay` the biases of layers decay that lie in the modules named in `new`. `lr_factors` multiplies the
-    learning rate of what lies in the modules it names; of several names the longest counts. Frozen parameters are left
-    out, and so is a group without parameters.
+    With `bias_decay`, the biases of layers in the modules `new` decay too. `lr_factors` maps module names to factors of
+    the learning rate; for nested names, the longest one counts. Frozen parameters and empty groups are left out.
 
-    Raises ValueError for a name in `lr_factors` in which nothing is trained, with the names that there are.
+    Raises ValueError for a name in `lr_factors` without trained parameters; the message lists the possible names.
 
     Source: fast-rcnn `models/VGG16/train.prototxt` (lr_mult 2, decay_mult 0 for every bias). R-FCN's prototxt has no
-    decay_mult, so the biases of its new layers decay; its ResNet has no others but those of frozen norms.
+    decay_mult, so the biases of its new layers decay. Its ResNet has no other biases, except in frozen norms.
     """
     names: dict[nn.Parameter, list[str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):  # a tail lies in backbone and head
@@ -56,7 +55,7 @@ def parameter_groups(
 
 
 def _factor(aliases: Sequence[str], factors: Mapping[str, float]) -> float:
-    """That of the longest of the names in which a parameter lies; 1 without one."""
+    """The factor of the longest module name that contains the parameter; 1 if there is none."""
     found = [part for part in factors if any(_lies_in(name, part) for name in aliases)]
     return factors[max(found, key=len)] if found else 1.0
 
@@ -71,28 +70,28 @@ def _require_known(factors: Mapping[str, float], names: Sequence[str]) -> None:
             depth = part.count(".") + 1
             known = dict.fromkeys(".".join(name.split(".")[:depth]) for name in names)
             raise ValueError(
-                f"optimizer.lr_factors has {part!r}, in which nothing is trained; what is: {', '.join(known)}"
+                f"optimizer.lr_factors has {part!r}, which has no trained parameters; use one of {', '.join(known)}"
             )
 
 
 def step_factor(
     step: int, *, max_steps: int, milestones: tuple[float, ...], gamma: float, warmup_steps: int, warmup_factor: float
 ) -> float:
-    """Learning rate over the base rate at `step`: linear warm-up, then x gamma at each milestone (share of max_steps).
+    """The learning rate at `step` divided by the base rate: linear warm-up, then a factor `gamma` at each milestone.
 
-    PyTorch's momentum keeps gradients, Caffe's keeps steps: right after a milestone Caffe's velocity still holds the
-    old rate. The two are the same while the rate is constant.
+    `milestones` are shares of `max_steps`. PyTorch's momentum averages gradients, Caffe's averages updates: right after
+    a milestone, Caffe's momentum still contains the old rate. With a constant rate both are equal.
     """
     passed = sum(step >= round(share * max_steps) for share in milestones)
     return warmup(step, warmup_steps, warmup_factor) * gamma**passed
 
 
 def cosine_factor(step: int, *, max_steps: int, warmup_steps: int, warmup_factor: float) -> float:
-    """Learning rate over the base rate at `step`: linear warm-up, then half a cosine to 0 at max_steps."""
+    """The learning rate at `step` divided by the base rate: linear warm-up, then half a cosine to 0 at `max_steps`."""
     progress = min(1.0, max(0.0, (step - warmup_steps) / max(1, max_steps - warmup_steps)))
     return warmup(step, warmup_steps, warmup_factor) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def warmup(step: int, steps: int, factor: float) -> float:
-    """From `factor` to 1 over the first `steps` steps."""
+    """Rises linearly from `factor` to 1 over the first `steps` steps."""
     return 1.0 if step >= steps else factor + (1.0 - factor) * step / steps

@@ -1,6 +1,6 @@
-"""What is left of a step whose loss is not finite: the batch, statistics of every layer, and the probable cause.
+"""The report on a step whose loss is not finite: the batch, statistics of every layer, and the probable cause.
 
-The step is run once more with an eye on each module, so nothing is measured while all goes well.
+The step runs once more with a hook on each module, so a healthy run has no extra cost.
 
 FOLDER/report.json   losses, images and boxes, statistics of weights, activations and gradients
 FOLDER/batch.pt      the batch itself, where it is small
@@ -22,13 +22,13 @@ from detector.engine.precision import autocast
 from detector.model import Detector
 from detector.structures import Batch
 
-SMALL_BYTES = 64 * 2**20  # of pictures, up to which the batch is kept
+SMALL_BYTES = 64 * 2**20  # a batch with larger images is not written
 
 
 def write_postmortem(
     folder: Path, detector: Detector, batch: Batch, *, precision: str, about: Mapping[str, Any]
 ) -> str:
-    """Writes the report and returns the probable cause, with what to do about it, in one phrase."""
+    """Writes the report. Returns the probable cause and its remedy as one phrase."""
     weights = {name: _statistics(p) for name, p in detector.named_parameters()}
     activations, gradients, failure = _run_again(detector, batch, precision)
     cause = probable_cause(batch, weights, activations, gradients, precision=precision)
@@ -71,30 +71,30 @@ def probable_cause(
     *,
     precision: str,
 ) -> str:
-    """The first thing that went wrong on the way from the boxes to the gradients."""
+    """The first non-finite value in the order boxes, proposals, weights, activations, gradients."""
     for image_id, instances in zip(batch.image_ids, batch.instances, strict=True):
         if not _sound(instances.boxes):
             return f"image {image_id} has boxes that are not finite or have no area; correct its annotation"
     for image_id, proposals in zip(batch.image_ids, batch.proposals or [], strict=False):
         if not torch.isfinite(proposals.boxes).all():
-            return f"image {image_id} has proposals that are not finite; compute them anew"
-    calm = "lower optimizer.lr, lengthen schedule.warmup_steps or set optimizer.clip_norm"
+            return f"image {image_id} has proposals that are not finite; compute them again"
+    remedy = "lower optimizer.lr, lengthen schedule.warmup_steps or set optimizer.clip_norm"
     if (name := _first_bad(weights)) is not None:
-        return f"the weights of {name} are not finite already, so an earlier update was too large; {calm}"
+        return f"the weights of {name} are already not finite, so an earlier update was too large; {remedy}"
     if (name := _first_bad(activations)) is not None:
         if precision == "fp16":
             return f"{name} gives values beyond float16's 65504; set trainer.precision=bf16 or fp32"
-        return f"{name} is the first layer with values that are not finite: it has diverged; {calm}"
+        return f"{name} is the first layer with values that are not finite: it has diverged; {remedy}"
     if (name := _first_bad(gradients)) is not None:
-        return f"all activations are finite, the gradient of {name} is not; {calm}"
+        return f"all activations are finite, but the gradient of {name} is not; {remedy}"
     largest = max(activations, key=lambda name: activations[name]["largest"], default="nothing")
-    return f"the loss itself overflows; the largest activations are those of {largest}; {calm}"
+    return f"the loss itself overflows; {largest} has the largest activations; {remedy}"
 
 
 def _run_again(
     detector: Detector, batch: Batch, precision: str
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]], str | None]:
-    """Statistics of every layer's output in the order of the flow, and of every gradient; and what failed, if so."""
+    """Statistics of every layer's output in forward order, statistics of every gradient, and the error, if any."""
     activations: dict[str, dict[str, float]] = {}
 
     def watch(name: str, module: nn.Module, inputs: object, output: object) -> None:
@@ -110,7 +110,7 @@ def _run_again(
         with autocast(batch.images[0].device, precision):
             total = detector(batch).total()
         total.backward()
-    except (RuntimeError, ValueError) as error:  # the report is worth more than the rest of it
+    except (RuntimeError, ValueError) as error:  # write the report with what is known so far
         failure = str(error)
     finally:
         for handle in handles:
@@ -142,7 +142,7 @@ def _sound(boxes: Tensor) -> bool:
 
 
 def _plain(batch: Batch) -> dict[str, Any]:
-    """The batch as tensors and plain values, which `torch.load` reads without executing anything."""
+    """The batch as tensors and plain values, which `torch.load` reads with `weights_only`."""
     return {
         "images": batch.images,
         "boxes": [item.boxes for item in batch.instances],

@@ -1,4 +1,4 @@
-"""Mixed precision by name: what runs in float32, bfloat16 or float16."""
+"""Mixed precision: float32, bfloat16 or float16, chosen by name or by the machine."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ NARROW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def decided(device: torch.device, precision: str) -> str:
-    """fp32, bf16 or fp16: `precision`, where `auto` is bf16 on a machine that computes it in hardware, else fp32."""
+    """Returns fp32, bf16 or fp16. `auto` becomes bf16 on a machine with bf16 hardware, else fp32."""
     if precision != "auto":
         return precision
     return "bf16" if has_bf16(device) else "fp32"
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 in hardware; elsewhere bf16 is slower than fp32."""
+    """Whether the device multiplies bf16 in hardware. Without hardware, bf16 is slower than fp32."""
     return torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else cpu_has_bf16()
 
 
 @cache
 def cpu_has_bf16() -> bool:
-    """Whether the CPU has AVX512-BF16, AMX or their like."""
+    """Whether the CPU has AVX512-BF16, AMX or Arm's bf16 instructions."""
     if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.12
         return False
     capabilities = torch.cpu.get_capabilities()

@@ -1,4 +1,4 @@
-"""Where the time of training steps goes, by torch's profiler: a trace to look at, and a table."""
+"""Profiles training steps with torch's profiler: writes a trace and a table of the most expensive operators."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from detector.structures import Batch
 
 log = logging.getLogger("detector")
 
-WARM_UP = 5  # steps that are not looked at: allocations, choices of algorithms
+WARM_UP = 5  # steps before the trace, which allocate memory and choose algorithms
 ROWS = 40
 
 
 def profiled(
     batches: Iterable[Batch], num_steps: int, folder: Path, device: torch.device
 ) -> Generator[Batch, None, None]:
-    """The batches; what is done between two of them is a step, and `num_steps` of these are traced.
+    """Yields the batches and traces `num_steps` steps. A step is what the caller does between two batches.
 
-    Leaves in `folder` trace.json, for chrome://tracing or ui.perfetto.dev, and table.txt, the costliest operators.
-    A run that ends before leaves those that there were, once the generator is closed.
+    Writes to `folder`: trace.json, for chrome://tracing or ui.perfetto.dev, and table.txt, the slowest operators.
+    If the run ends earlier, it writes the steps so far when the generator is closed.
     """
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     profiler = None

@@ -1,9 +1,8 @@
-"""How the processes of one start find each other, after whatever a start before it has left behind.
+"""How the processes of one start find each other, although the store still holds values of an earlier start.
 
-torchrun serves one store for all its starts (torch 2.15, `_create_c10d_store`: "We create a new TCPStore for every
-retry" does not hold). After a restart a process would so find the addresses of killed ones, and be refused by them or
-wait for them; which of the two ways a restart went was chance. The number of the restart is no help: with several
-machines it counts those that began on each.
+torchrun keeps one store for all restarts (torch 2.15, `_create_c10d_store`; its comment "We create a new TCPStore for
+every retry" is wrong). So after a restart, a process may find the addresses of killed processes, and then fails or
+waits for them. The restart number cannot tell the starts apart: each machine counts only its own restarts.
 """
 
 from __future__ import annotations
@@ -17,16 +16,16 @@ import torch.distributed as dist
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-PAUSE_S = 0.01  # between two looks at who has come
+PAUSE_S = 0.01  # between two checks for processes that arrived
 
 
 def store_of_this_start(store: Store, rank: int, world_size: int, timeout_s: float) -> Store:
-    """A part of `store` that nobody has written to before, the same for all processes of this start.
+    """A new, empty part of `store`, the same for all processes of this start.
 
-    The first process names it. Every other one asks under a number that was never drawn before, so that no older answer
-    is taken for its own, and says under the new name that it has come; the first one answers until all have.
+    Process 0 chooses a name for it. Each other process asks for the name with a new random key, so that it cannot take
+    an old answer for its own, and then reports its arrival under the new name. Process 0 answers until all arrived.
 
-    Raises ConnectionError where a process does not come within `timeout_s`.
+    Raises ConnectionError where a process does not arrive within `timeout_s`.
     """
     name = _ask(store, rank) if rank > 0 else _answer(store, world_size, timeout_s)
     part: Store = dist.PrefixStore(name, store)  # type: ignore[attr-defined]  # torch exports it without saying so
@@ -51,8 +50,8 @@ def _answer(store: Store, world_size: int, timeout_s: float) -> str:
         missing = [other for other in missing if not store.check([f"{name}/{other}"])]
         if missing and time.monotonic() > deadline:
             raise ConnectionError(
-                f"processes {', '.join(map(str, missing))} of {world_size} did not come within {timeout_s:g} s "
-                "(trainer.timeout_minutes); see what they said"
+                f"processes {', '.join(map(str, missing))} of {world_size} did not start within {timeout_s:g} s "
+                "(trainer.timeout_minutes); read their output for the cause"
             )
         time.sleep(PAUSE_S if missing else 0)
     return name

@@ -1,4 +1,4 @@
-"""Random numbers as a function of (seed, step, rank): a resumed run needs no saved generator state."""
+"""Random seeds as a function of (seed, step, rank), so that a resumed run needs no saved generator state."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 
 
 def derive(*parts: int | str) -> int:
-    """A 63-bit seed that depends on every part, and on nothing else."""
+    """A 63-bit seed that is a function of all parts."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seeds torch's global generators, on which dropout draws, for one training step."""
+    """Seeds torch's global generators, which dropout uses, for one training step."""
     torch.manual_seed(derive("step", seed, step, rank))
 
 

@@ -1,4 +1,4 @@
-"""Batch norm over the images of all processes: its statistics are those of one process with the whole batch."""
+"""Batch norm over the images of all processes. Its statistics equal those of one process with the whole batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from detector.engine.distributed import summed, world_size
 
 
 class _Summed(torch.autograd.Function):
-    """The sum over the processes; since all of them use it, so is its gradient."""
+    """The sum over the processes. All processes use the sum, so its gradient is summed over the processes too."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ class _Summed(torch.autograd.Function):
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
-    """A batch norm whose mean and variance when training are over every process's pixels, weighted by their number."""
+    """A batch norm that, in training, takes mean and variance over the pixels of all processes."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised x [N, C, H, W]; N, H and W may differ between the processes."""
@@ -46,7 +46,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronise_norms(module: nn.Module) -> None:
-    """Makes every batch norm in the module one over all processes; frozen ones stay as they are."""
+    """Replaces every batch norm in the module by one over all processes. Frozen norms stay."""
     for name, child in list(module.named_children()):
         if type(child) is nn.BatchNorm2d:
             synchronised = SyncBatchNorm2d(child.num_features, child.eps, child.momentum).to(child.weight.device)
@@ -59,6 +59,6 @@ def synchronise_norms(module: nn.Module) -> None:
 
 
 def _total(values: Tensor) -> Tensor:
-    """The sum over every process's pixels [C] of values [N, C, H, W]."""
+    """The sum [C] of values [N, C, H, W] over the pixels of all processes."""
     total: Tensor = _Summed.apply(values.sum(dim=(0, 2, 3)))
     return total

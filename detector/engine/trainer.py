@@ -31,11 +31,10 @@ from detector.structures import Batch
 
 log = logging.getLogger("detector")
 
-# The number of steps to train, asked after every step: given the state and the number so far.
-Settled = Callable[["TrainingState", int], int]
+# Takes the state and the current number of steps to train; returns the new number. Called after every step.
+PaceControl = Callable[["TrainingState", int], int]
 
-# Evaluates the detector after a number of steps, in all processes; the figure of the main one decides which checkpoint
-# is best.
+# Takes the step, returns the figure that selects the best checkpoint. Called in all processes; the main one's counts.
 Evaluate = Callable[[int], float]
 
 
@@ -51,17 +50,17 @@ class LoopSettings:
     seed: int
     precision: str  # fp32 | bf16 | fp16
     clip_norm: float | None
-    eval_every: int  # 0: only at the end
+    eval_every: int  # steps; 0: only at the end
     checkpoint_every: int
-    keep_every: int  # 0: keep none besides last and best
-    keep_newest: int | None = None  # how many of those stay; None: all
-    micro_batches: int = 1  # of each process, one after the other in a step
-    patience: int | None = None  # evaluations without a better figure, after which to stop
+    keep_every: int  # steps; 0: keep only last and best
+    keep_newest: int | None = None  # number of numbered checkpoints to keep; None: all
+    micro_batches: int = 1  # per process and step, one after the other
+    patience: int | None = None  # stop after this many evaluations without a better figure
     on_nonfinite: str = "stop"  # stop | skip | rollback
 
 
 class TrainingState:
-    """Everything that a resumed run needs: saved whole, loaded whole."""
+    """Everything that a checkpoint saves and a resumed run loads."""
 
     def __init__(
         self,
@@ -73,7 +72,7 @@ class TrainingState:
         about: dict[str, Any],
         average: Average | None = None,
     ) -> None:
-        """`about` (config, classes, versions) is stored with every checkpoint, for whoever loads it."""
+        """`about` (config, classes, versions) goes into every checkpoint."""
         self.detector = detector
         self.optimizer = optimizer
         self.schedule = schedule
@@ -83,17 +82,17 @@ class TrainingState:
         self.step = 0
         self.best = -math.inf
         self.stale = 0  # evaluations since the best figure
-        self.evaluated_step = 0  # the step of the last evaluation that came to its end
+        self.evaluated_step = 0  # the step of the last completed evaluation
 
     @property
     def evaluated_detector(self) -> Detector:
-        """What is evaluated: the average of the weights where one is kept."""
+        """The detector to evaluate: the one with averaged weights if there is one."""
         return self.detector if self.average is None else self.average.detector
 
     def advance(self) -> None:
-        """One step further in the schedule, whether the step was learned from or left out."""
+        """Counts one step and advances the learning rate, also for a skipped step."""
         with warnings.catch_warnings():
-            # What torch suspects is a scheduler called too early: the first step may be one that fp16 overflowed in.
+            # torch warns of a scheduler called before the optimizer. This happens if fp16 overflows in the first step.
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
             self.schedule.step()
         self.step += 1
@@ -119,19 +118,19 @@ class TrainingState:
         )
 
     def load(self, content: dict[str, Any], source: str) -> None:
-        """Takes up where `content` (of `load_checkpoint`) left off. Raises ValueError where it does not fit."""
+        """Restores the state from `content` (from `load_checkpoint`). Raises ValueError where it does not fit."""
         load_weights(self.detector, content["model"], source)
         if self.average is not None:
             load_weights(self.average.detector, evaluated_weights(content), source)
         self.optimizer.load_state_dict(content["optimizer"])
         self.schedule.load_state_dict(content["schedule"])
-        if content["scaler"]:  # empty where the run had no fp16 so far
+        if content["scaler"]:  # empty if the run did not use fp16
             self.scaler.load_state_dict(content["scaler"])
         self.step, self.best, self.stale = content["step"], content["best"], content.get("stale", 0)
         self.evaluated_step = content.get("evaluated", self.step)
 
     def roll_back(self, path: Path) -> None:
-        """Takes the weights of the checkpoint `path` and what belongs to them; step and schedule go on."""
+        """Loads weights and optimizer state from the checkpoint `path`. Step and schedule keep their values."""
         step, best, stale, schedule = self.step, self.best, self.stale, self.schedule.state_dict()
         self.load(load_checkpoint(path), str(path))
         self.step, self.best, self.stale = step, best, stale
@@ -147,11 +146,11 @@ def train(
     monitor: Monitor,
     evaluate: Evaluate,
     checkpoints: Path,
-    pace: Settled | None = None,
+    pace: PaceControl | None = None,
 ) -> Outcome:
-    """Trains until max_steps, max_minutes, patience or a signal; `batches` start at the state's step and last.
+    """Trains until max_steps, max_minutes, patience or a signal. `batches` must start at the state's step and not end.
 
-    `pace` may settle another number of steps than max_steps, and again after every step.
+    `pace` may change the number of steps after every step.
     With several processes, each calls this with its share of every batch.
     """
     accumulate = partial(
@@ -219,7 +218,10 @@ def train(
 
 
 def _finish_step(state: TrainingState, settings: LoopSettings, evaluate: Evaluate, checkpoints: Path) -> bool:
-    """Does what a kill may have cut short after the step that a run goes on from; returns whether that was the last."""
+    """Completes the last step of a resumed run: a kill may have stopped its evaluation or its numbered checkpoint.
+
+    Returns whether training is finished.
+    """
     finished = state.step >= settings.max_steps or _exhausted(state, settings)
     if finished or (_due(state.step, settings.eval_every) and state.evaluated_step < state.step):
         _evaluate(state, evaluate, checkpoints)
@@ -229,7 +231,7 @@ def _finish_step(state: TrainingState, settings: LoopSettings, evaluate: Evaluat
 
 
 def _keep(state: TrainingState, settings: LoopSettings, checkpoints: Path) -> None:
-    """Saves the checkpoint of this step besides last and best, where one is due."""
+    """Saves the numbered checkpoint of this step if one is due."""
     if _due(state.step, settings.keep_every):
         state.save(checkpoints / f"step_{state.step:07d}.pt")
         if is_main():
@@ -237,7 +239,7 @@ def _keep(state: TrainingState, settings: LoopSettings, checkpoints: Path) -> No
 
 
 def _evaluate(state: TrainingState, evaluate: Evaluate, checkpoints: Path) -> None:
-    """Evaluates. `last` is saved before, so that nothing in an evaluation can cost steps, and again with its figure."""
+    """Evaluates. Saves `last` before, so that a failed evaluation loses no steps, and again with the figure."""
     state.save(checkpoints / "last.pt")
     figure = from_main(evaluate(state.step))
     again, state.evaluated_step = state.evaluated_step == state.step, state.step
@@ -251,7 +253,7 @@ def _evaluate(state: TrainingState, evaluate: Evaluate, checkpoints: Path) -> No
 
 
 def _exhausted(state: TrainingState, settings: LoopSettings) -> bool:
-    """Whether the last evaluations brought nothing better, so that more steps are not expected to."""
+    """Whether the last `patience` evaluations brought no better figure."""
     stop = settings.patience is not None and state.stale >= settings.patience
     if stop:
         log.info("no better figure than %.4f in %d evaluations: stopping early", state.best, state.stale)

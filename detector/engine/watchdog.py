@@ -1,7 +1,7 @@
-"""A process that is stuck tells where, and ends: one lost process must not make hundreds wait in silence.
+"""Ends a process that hangs and prints its stacks, so that one lost process does not let all others wait forever.
 
-A collective that never returns blocks its process inside C, where no exception arrives. So a thread looks after the
-main one: it is told of every step, and where nothing came for too long it prints every thread's stack.
+A collective that never returns blocks the main thread inside C, where no exception can be raised. So a second thread
+watches the time of the last heartbeat. After the timeout it prints the stacks of all threads and ends the process.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from contextlib import contextmanager
 
 from detector.engine.distributed import rank, world_size
 
-GRACE_S = 3.0  # between the stacks and the end, so that the other processes get to print theirs
+GRACE_S = 3.0  # between the stacks and the end, so that the other processes can print theirs
 
 _last_sign = time.monotonic()
 
 
 def heartbeat() -> None:
-    """Tells the watchdog, if there is one, that this process is getting on."""
-    global _last_sign  # there is one main thread, and it is what is watched
+    """Tells the watchdog that this process makes progress."""
+    global _last_sign  # one watchdog per process
     _last_sign = time.monotonic()
 
 
 @contextmanager
 def watchdog(timeout_s: float) -> Iterator[None]:
-    """Ends the process with code 1 after `timeout_s` without a call of `heartbeat`. Idle in one process."""
+    """Ends the process with code 1 after `timeout_s` without a call of `heartbeat`. Does nothing in one process."""
     if world_size() == 1:
         yield
         return
@@ -58,6 +58,6 @@ def _report(timeout_s: float) -> str:
         file.seek(0)
         stacks = file.read().decode()
     return (
-        f"error: process {rank()} of {world_size()} did not get on for {timeout_s:g} s (trainer.timeout_minutes); "
+        f"error: process {rank()} of {world_size()} made no progress for {timeout_s:g} s (trainer.timeout_minutes); "
         f"a process whose stack shows no collective is the one that the others wait for\n{stacks}\n"
     )

@@ -15,7 +15,7 @@ from detector.configs.groups import to_plain
 from detector.datasets.build import open_folder
 from detector.datasets.splits import write_split
 from detector.engine.distributed import is_main, world_size
-from detector.engine.trainer import Outcome, Settled, TrainingState
+from detector.engine.trainer import Outcome, PaceControl, TrainingState
 from detector.pipeline.data import Data
 from detector.pipeline.planning.pace import Pace
 from detector.pipeline.planning.planner import Plan, plan_run, settle
@@ -47,7 +47,7 @@ def run_planned_training(
 
             def settled(
                 config: schema.Config, data: Data, device: torch.device
-            ) -> tuple[schema.Config, Settled | None]:
+            ) -> tuple[schema.Config, PaceControl | None]:
                 config, final = settle(plan, config, words, data, device, time.monotonic() - started)
                 announce(final, config)
                 if is_main():

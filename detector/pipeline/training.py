@@ -21,7 +21,7 @@ from detector.engine.monitor import Monitor
 from detector.engine.precision import decided
 from detector.engine.profile import profiled
 from detector.engine.seed import make_deterministic
-from detector.engine.trainer import LoopSettings, Outcome, Settled, TrainingState, train
+from detector.engine.trainer import LoopSettings, Outcome, PaceControl, TrainingState, train
 from detector.engine.watch import warn_of_learning_rate
 from detector.engine.watchdog import watchdog
 from detector.pipeline.data import Data, open_data
@@ -36,7 +36,7 @@ log = logging.getLogger("detector")
 
 # Settles what depends on the time of a step: the config, the data and the device -> the config to train with, and what
 # settles the number of steps again while it runs (None: nothing does).
-Settle = Callable[[schema.Config, Data, torch.device], tuple[schema.Config, Settled | None]]
+Settle = Callable[[schema.Config, Data, torch.device], tuple[schema.Config, PaceControl | None]]
 
 
 def run_training(
@@ -58,7 +58,7 @@ def run_training(
     if config.trainer.precision == "auto":
         log.info("trainer.precision=auto: %s on this %s", decided(device, "auto"), device.type.upper())
     data = open_data(config, resume)
-    pace: Settled | None = None
+    pace: PaceControl | None = None
     if settle is not None and resume is None:
         config, pace = settle(config, data, device)
     state = new_state(config, data, device)

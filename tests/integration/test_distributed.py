@@ -148,7 +148,7 @@ with process_group(torch.device("cpu"), 600.0), watchdog(2.0):
 def test_a_process_that_is_stuck_ends_all_and_every_stack_is_printed() -> None:
     codes, outputs = finish(start(["-c", STUCK]))
     assert 0 not in codes
-    assert "process 1 of 2 did not get on for 2 s" in outputs[1]
+    assert "process 1 of 2 made no progress for 2 s" in outputs[1]
     assert "in oversleep" in outputs[1]
     assert "in any_of" in outputs[0]
 
@@ -172,4 +172,4 @@ except ConnectionError as error:
 def test_a_process_that_is_lost_is_told_in_one_line() -> None:
     codes, outputs = finish(start(["-c", LOST]))
     assert codes == [1, 9]
-    assert outputs[0].startswith("another process of this run was lost, see what it said (")
+    assert outputs[0].startswith("another process of this run was lost; read its output for the cause (")

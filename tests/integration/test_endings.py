@@ -207,7 +207,7 @@ ENDINGS = {
     ),
     "bug in evaluation": Ending(1, "RuntimeError: a bug", program=("-c", WITH_A_BUG)),
     "full disk": Ending(
-        1, "error: cannot write the checkpoint .*File too large; what was saved before is whole.*",
+        1, "error: cannot write the checkpoint .*File too large; the previous checkpoint is intact.*",
         words=ENDLESS, strike=fills_the_disk,
     ),
     "late ConfigError": Ending(

@@ -73,7 +73,7 @@ def test_a_full_disk(settings: list[str], disk: Path, capsys: pytest.CaptureFixt
     assert cli.run(["train", *settings, *ENDLESS, "trainer.keep_every=1", f"output_dir={disk}"]) == 1
     told = the_error(capsys)
     assert told.startswith(f"cannot write the checkpoint {disk}")
-    assert told.endswith("No space left on device; what was saved before is whole")
+    assert told.endswith("No space left on device; the previous checkpoint is intact")
     assert load_checkpoint(disk)["step"] >= 1
     assert not list((disk / "checkpoints").glob(".*"))
 

@@ -25,6 +25,6 @@ def say(error: BaseException) -> None:
     told = str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         where = f"{error.filename}: " if error.filename else ""
-        told = f"{where}{error.strerror}; what was saved before is whole: make room, then go on with resume=FOLDER"
+        told = f"{where}{error.strerror}; the previous checkpoint is intact: make room, then go on with resume=FOLDER"
     process = f"process {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
     print(f"{process}error: {told}", file=sys.stderr)

@@ -120,13 +120,13 @@ def test_the_newest_whole_checkpoint_is_found_and_damaged_ones_are_told(
     found = newest_checkpoint(tmp_path)
     assert found is not None
     assert (found[0], found[1]["step"]) == (middle, 4)
-    assert f"passed over: {last} is damaged" in caplog.text
+    assert f"skipped: {last} is damaged" in caplog.text
 
 
 def test_where_every_checkpoint_is_damaged_nothing_is_started_anew(tmp_path: Path) -> None:
     for name in ("last.pt", "best.pt"):
         save_at(tmp_path / "checkpoints" / name, 1, age=0).write_bytes(b"PK")
-    with pytest.raises(ValueError, match="none of the 2 checkpoints in .* is whole"):
+    with pytest.raises(ValueError, match="all 2 checkpoints in .* are damaged"):
         newest_checkpoint(tmp_path)
 
 
@@ -189,7 +189,7 @@ def test_a_disk_that_is_full_after_some_bytes_costs_nothing_that_was_saved(room:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
     try:
-        with pytest.raises(OSError, match="cannot write the checkpoint .*: File too large; what was saved before is"):
+        with pytest.raises(OSError, match="cannot write the checkpoint .*: File too large; the previous checkpoint is"):
             save_checkpoint(path, {**CONTENT, "step": 8, "model": {"w": torch.rand(5000)}})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -199,7 +199,7 @@ def test_a_disk_that_is_full_after_some_bytes_costs_nothing_that_was_saved(room:
 
 def test_a_checkpoint_that_cannot_be_written_says_so_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match=r"cannot write the checkpoint .*what was saved before is whole"):
+    with pytest.raises(OSError, match=r"cannot write the checkpoint .*the previous checkpoint is intact"):
         save_checkpoint(tmp_path / "file" / "last.pt", CONTENT)
 
 
@@ -261,7 +261,7 @@ def test_weights_under_the_names_to_skip_stay_as_they_are() -> None:
     load_weights(target, source.state_dict(), "model.pt", skip=["1"])
     assert torch.equal(target[0].weight, source[0].weight)
     assert torch.equal(target[1].weight, own)
-    with pytest.raises(ValueError, match="weights_skip has 'heads'; the model has 0, 1 and what is in them"):
+    with pytest.raises(ValueError, match="weights_skip has 'heads'; expected one of 0, 1, or a module inside one"):
         load_weights(target, source.state_dict(), "model.pt", skip=["heads"])
 
 

@@ -67,7 +67,7 @@ def test_what_only_the_head_uses_is_found(head: str, expected: list[str]) -> Non
 
 
 def test_a_name_without_weights_is_refused() -> None:
-    with pytest.raises(ValueError, match="got 'haed'; the detector has preprocess, backbone"):
+    with pytest.raises(ValueError, match="got 'haed'; use one of preprocess, backbone"):
         train_only(detector_with("rfcn"), ["haed"])
 
 

@@ -65,7 +65,7 @@ def test_a_module_that_two_names_lead_to_learns_at_the_rate_of_the_longer_one() 
 
 def test_a_module_that_there_is_not_is_told_with_those_that_there_are() -> None:
     with pytest.raises(
-        ValueError, match="optimizer.lr_factors has 'backbone', in which nothing is trained; what is: 0, 1"
+        ValueError, match="optimizer.lr_factors has 'backbone', which has no trained parameters; use one of 0, 1"
     ):
         parameter_groups(network(), **{**SOLVER, "lr_factors": {"backbone": 0.1}}, bias_decay=False)
 

@@ -40,7 +40,7 @@ def test_a_start_that_was_cut_short_misleads_nobody() -> None:
     """A process asked and was killed before it was answered; another one never came."""
     store = dist.HashStore()
     store.set("question/1", "asked by the dead")
-    with pytest.raises(ConnectionError, match="processes 1, 2 of 3 did not come within 0.1 s"):
+    with pytest.raises(ConnectionError, match="processes 1, 2 of 3 did not start within 0.1 s"):
         store_of_this_start(store, 0, 3, 0.1)
     found = begin(store, range(3), 3)
     found[0].set("key", "value")

@@ -60,7 +60,7 @@ def test_auto_passes_over_what_is_damaged(tmp_path: Path, caplog: pytest.LogCapt
     last.write_bytes(kept.read_bytes()[:-1])
     start = find_start([f"output_dir={tmp_path}", "resume=auto"])
     assert start.checkpoint is not None
-    assert f"passed over: {last} is damaged" in caplog.text
+    assert f"skipped: {last} is damaged" in caplog.text
     assert f"going on from {kept}, step 5" in caplog.text
 
 
