@@ -132,6 +132,7 @@ def open_folder(config: schema.AutoDatasetConfig, *, quiet: bool = False, mend: 
     """
     folder = Folder(
         Path(config.root),
+        also=[Path(path).expanduser() for path in config.also],
         format_=config.format.value,
         train=config.train,
         test=config.test,

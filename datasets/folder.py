@@ -16,9 +16,10 @@ from detector.datasets.annotate import annotate, read_annotated
 from detector.datasets.bit_depth import common_depth
 from detector.datasets.class_names import odd_classes, one_sided
 from detector.datasets.faults import Fault, raise_faults
+from detector.datasets.joined import joined
 from detector.datasets.readers.choose import read_folder
 from detector.datasets.readers.tree import Tree
-from detector.datasets.records import Reading, Record
+from detector.datasets.records import Reading, Record, fraction_faults
 from detector.datasets.sample import Annotation
 from detector.datasets.splits import Split, kept_split, split_records
 from detector.datasets.voc import VOC_CLASSES, is_voc
@@ -69,6 +70,7 @@ class Folder:
         train: str = "auto",
         test: str = "auto",
         classes: Sequence[str] | None = None,
+        also: Sequence[Path] = (),
         columns: Mapping[str, str] | None = None,
         rename: Mapping[str, str] | None = None,
         box_base: str = "auto",
@@ -79,7 +81,9 @@ class Folder:
         mend: bool = False,
         keep_checks: bool = False,
     ) -> None:
-        """`classes` keeps these alone, None all that are found; `rename` gives classes other names, before that.
+        """`also` are further folders that are joined to `root`, each in its own format.
+
+        `classes` keeps these alone, None all that are found; `rename` gives classes other names, before that.
         `columns` says which column of a CSV holds what, see `readers/csv_table.py`.
 
         `train` and `test` name splits of the folder. "auto" takes those that it has, or divides by content.
@@ -92,15 +96,17 @@ class Folder:
 
         Raises ValueError for a folder whose format is not clear, and FaultyDataError with everything that is wrong.
         """
-        reading = read_folder(Tree(root), format_, box_base=box_base, columns=columns or {})
-        if not reading.records:
-            raise_faults(str(root), reading.faults)
-            raise ValueError(f"dataset.root={root}: {reading.told}, but no picture with an annotation")
+        readings = [
+            _read(path, format_ if path == root else "auto", box_base=box_base, columns=columns or {})
+            for path in (root, *also)
+        ]
+        reading = joined(readings) if also else readings[0]
         faults = list(reading.faults)
         records = [_renamed(record, rename or {}) for record in reading.records]
         if reading.classes is not None:
             reading.classes = tuple(dict.fromkeys((rename or {}).get(name, name) for name in reading.classes))
-        names, left_out = _classes(records, classes, reading, root)
+        names, left_out = _classes(records, classes, reading, (root, *also))
+        faults += fraction_faults(records)
         if left_out and strict:
             faults += [
                 Fault(record.image_id, f"{item.where} has the class {item.name!r}, which dataset.classes lacks")
@@ -123,22 +129,58 @@ class Folder:
                     where=f"dataset.root={root}",
                     keep_checks=keep_checks,
                 )
-        except ValueError:
+        except ValueError as error:
             raise_faults(str(root), faults)  # they may be why
-            raise
-        odd = [*odd_classes(_count(records)), *one_sided(_count(self.split.train), _count(self.split.test))]
+            raise ValueError("; ".join([str(error), reading.told, *reading.notes])) from error
+        odd = [
+            *_repeated(records),
+            *_in_both(self.split),
+            *odd_classes(_count(records)),
+            *one_sided(_count(self.split.train), _count(self.split.test)),
+        ]
         self.told = [reading.told, *reading.notes, f"classes: {_counted(_count(records), names)}", self.split.told]
         self.odd, self.notes, self.root = odd, list(reading.notes), root
-        made = annotate([*self.split.train, *self.split.test], names, faults, strict=strict, where=str(root), mend=mend)
+        train_side, test_side = (
+            annotate(side, names, faults, strict=strict, where=f"{root} ({name})", mend=mend)
+            for name, side in (("train", self.split.train), ("test", self.split.test))
+        )
+        faults = list(dict.fromkeys(faults))
         raise_faults(str(root), [] if mend else faults)
         self.faults = faults
         if bit_depth is None:
-            bit_depth = common_depth(made.files)
+            bit_depth = common_depth([*train_side.files, *test_side.files])
             self.told += [] if bit_depth is None else [f"deep pictures, taken to have {bit_depth} bits"]
-        trained = {record.file for record in self.split.train}
-        border = sum(path in trained for path in made.files)
-        self.train = FolderDataset(names, made.annotations[:border], made.files[:border], bit_depth)
-        self.test = FolderDataset(names, made.annotations[border:], made.files[border:], bit_depth)
+        self.train = FolderDataset(names, train_side.annotations, train_side.files, bit_depth)
+        self.test = FolderDataset(names, test_side.annotations, test_side.files, bit_depth)
+
+
+def _read(root: Path, format_: str, *, box_base: str, columns: Mapping[str, str]) -> Reading:
+    reading = read_folder(Tree(root), format_, box_base=box_base, columns=columns)
+    if not reading.records:
+        raise_faults(str(root), reading.faults)
+        raise ValueError(f"dataset.root={root}: {reading.told}, but no picture with an annotation")
+    return reading
+
+
+def _repeated(records: Sequence[Record]) -> list[str]:
+    """A line about objects that are written twice, with the same box and class."""
+    again = []
+    for record in records:
+        seen = set()
+        for item in record.objects:
+            if (item.name, item.box) in seen:
+                again.append(f"{item.where}, {item.name} {item.told}")
+            seen.add((item.name, item.box))
+    return [f"{len(again)} objects are written twice (first: {again[0]})"] if again else []
+
+
+def _in_both(split: Split) -> list[str]:
+    """A line about pictures of both sides."""
+    trained = {record.file for record in split.train}
+    shared = [record.image_id for record in split.test if record.file in trained]
+    if not shared:
+        return []
+    return [f"{len(shared)} pictures are in train and in test (first: {shared[0]}): scores on them say nothing"]
 
 
 def _renamed(record: Record, rename: Mapping[str, str]) -> Record:
@@ -154,10 +196,10 @@ def _of_classes(record: Record, classes: Sequence[str]) -> Record:
 
 
 def _classes(
-    records: Sequence[Record], wanted: Sequence[str] | None, reading: Reading, root: Path
+    records: Sequence[Record], wanted: Sequence[str] | None, reading: Reading, roots: Sequence[Path]
 ) -> tuple[tuple[str, ...], Counter[str]]:
     """The classes in the order of their labels, and the objects of others."""
-    found = _count(records)
+    found, root = _count(records), roots[0]
     if wanted is not None:
         absent = [name for name in wanted if name not in found]
         if len(absent) == len(wanted):
@@ -169,7 +211,7 @@ def _classes(
         raise ValueError(f"dataset.root={root}: {reading.told}, but no objects in them; annotate some")
     if reading.classes is not None:
         return reading.classes, Counter()
-    if is_voc(root) and found.keys() <= set(VOC_CLASSES):
+    if all(map(is_voc, roots)) and found.keys() <= set(VOC_CLASSES):
         return VOC_CLASSES, Counter()
     return tuple(sorted(name for name in found if name)), Counter()
 

@@ -225,7 +225,7 @@ def _of_boxes(
     return [
         _odd("boxes drawn twice", twice),
         _odd(f"objects below {CELLS} cells of the feature map (stride {stride})", small),
-        _odd("objects that no anchor of a proposal network covers (IoU 0.5)", uncovered),
+        _odd("objects that no anchor of the plan covers (IoU 0.5)", uncovered),
         _odd("boxes that cover the whole picture", whole),
     ]
 

@@ -50,6 +50,21 @@ class Reading:
     classes: tuple[str, ...] | None = None  # in the order of the format; None if it has no list of its own
 
 
+def fraction_faults(records: Sequence[Record]) -> list[Fault]:
+    """A fault if no box of a data set leaves the first pixel: readers have scaled the fractions that a format has."""
+    objects = [(record.image_id, item) for record in records for item in record.objects]
+    if not objects or not all(max(map(abs, item.box)) <= 1 for _, item in objects):  # not so: NaN
+        return []
+    image_id, first = objects[0]
+    return [
+        Fault(
+            image_id,
+            f"{first.where} is {first.told}, and none of {len(objects)} boxes leaves the first pixel: fractions? "
+            "This format has pixels; multiply them by the size of their picture",
+        )
+    ]
+
+
 def with_ids(files: Sequence[str]) -> list[str]:
     """Image ids of relative picture paths: their bare names if these differ, else their paths, without suffixes."""
     paths = [path.rpartition(".")[0] for path in files]

@@ -412,20 +412,25 @@ def _convert(words: list[str]) -> int:
 
 
 def _inspect(words: list[str]) -> int:
-    """`data`, `output`, `fix` and `stride` are inspect's own words; the rest are settings."""
+    """`data`, `output`, `fix`, `augment` and `stride` are inspect's own words; the rest are settings."""
     from detector.pipeline.run_folder import logging_to
     from detector.tools.commands import inspect
 
-    overrides, own = _split_words(words, ("data", "output", "fix", "stride"))
+    overrides, own = _split_words(words, ("data", "output", "fix", "augment", "stride"))
     if {"-h", "--help"} & set(words):
         print(inspect.HELP)
         return DONE
-    stride = own["stride"] or str(inspect.STRIDE)
-    if not own["data"] or not stride.isdecimal() or int(stride) == 0:
+    stride = own["stride"]
+    if not own["data"] or (stride and (not stride.isdecimal() or int(stride) == 0)):
         raise ConfigError("inspect needs data=FOLDER; stride=N is a whole number of pixels, 1 or more")
+    augment = own["augment"].lower() or "false"
+    if augment not in ("true", "false") or (augment == "true" and not own["output"]):
+        raise ConfigError("augment=true draws on the page of output=FOLDER: give both; without it, augment=false")
     output, fix = (Path(own[key]) if own[key] else None for key in ("output", "fix"))
     with logging_to(None):
-        faulty = inspect.run_inspect(Path(own["data"]), output, fix, int(stride), overrides)
+        faulty = inspect.run_inspect(
+            Path(own["data"]), output, fix, int(stride) if stride else None, overrides, augment=augment == "true"
+        )
     return FAILED if faulty else DONE
 
 

@@ -84,6 +84,7 @@ class AutoDatasetConfig(FilesDatasetConfig):
 
     kind: str = "auto"
     root: str = path_setting("data")  # folder of pictures and annotations
+    also: list[str] = field(default_factory=list)  # further folders that are joined to it, each in its own format
     format: FolderFormat = FolderFormat.auto  # what annotates the pictures
     train: str = "auto"  # splits of the folder, several joined by +; auto: as found, or divided by content
     test: str = "auto"

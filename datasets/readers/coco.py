@@ -48,7 +48,6 @@ def read(tree: Tree, files: list[str]) -> Reading:
                 found.add(picture, content.path, image.size, image.objects, split or split_of(picture))
     if num_empty:
         found.notes.append(f"{num_empty} boxes without area are left out")
-    if found.without_annotation() > 0:
-        found.notes.append(f"{found.without_annotation()} pictures are in no annotation file and are left out")
+    found.tell_left_out("are in no annotation file")
     names = ", ".join(files[:4]) + (" ..." if len(files) > 4 else "")
     return found.reading(f"COCO JSON: {len(found)} pictures, {names}", classes)

@@ -53,9 +53,11 @@ class Collection:
         """Takes what is wrong with a picture or its annotation."""
         self.faults.append(Fault(image_id, str(error)))
 
-    def without_annotation(self) -> int:
-        """How many pictures of the tree are in no record."""
-        return len(self.tree.pictures) - len(self._entries)
+    def tell_left_out(self, why: str) -> None:
+        """Notes how many pictures of the tree are in no record; `why` is what they do not have."""
+        rest = [picture for picture in self.tree.pictures if picture not in self._entries]
+        if rest:
+            self.notes.append(f"{len(rest)} pictures {why} and are left out (first: {rest[0]})")
 
     def reading(self, told: str, classes: tuple[str, ...] | None = None) -> Reading:
         """Everything taken; `told` is the line about it."""
@@ -71,11 +73,14 @@ class Collection:
         return Reading(told, records, list(self.faults), notes, classes)
 
 
-def find_picture(tree: Tree, name: str, near: str, split: frozenset[str] = frozenset()) -> str:
-    """The picture that a file names. Raises ValueError if there is none, or several that may be meant."""
+def find_picture(
+    tree: Tree, name: str, near: str, split: frozenset[str] = frozenset(), *, where: str | None = None
+) -> str:
+    """The picture that a file names, at `where` in it. Raises ValueError if there is none, or several may be meant."""
     found = tree.picture_named(name, near, split)
     if found is None:
         raise ValueError(
-            f"{tree.full(near)}: names the picture {name}, which is not below {tree.root}; restore it or take it out"
+            f"{where or tree.full(near)}: names the picture {name}, which is not below {tree.root}; "
+            "restore it or take it out"
         )
     return found

@@ -6,14 +6,15 @@ without objects.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from detector.datasets.images import read_size
 from detector.datasets.readers import open_images
 from detector.datasets.readers.collect import Collection, find_picture
-from detector.datasets.readers.tables import columns_of, read_table
-from detector.datasets.readers.tree import Tree, split_of, split_of_list
+from detector.datasets.readers.tables import columns_of, first_lines, read_table
+from detector.datasets.readers.tree import SPLITS, Tree, split_of, split_of_list
 from detector.datasets.records import MarkedObject, Reading
 
 NAMES = {
@@ -40,6 +41,7 @@ class _Place(NamedTuple):
     """In which column each part of an object is."""
 
     of: dict[str, int]
+    comma: bool = False  # decimal commas: the cells are divided by something else
 
     def cell(self, cells: Sequence[str], part: str) -> str:
         place = self.of.get(part)
@@ -55,16 +57,22 @@ def find(tree: Tree, columns: Mapping[str, str]) -> list[str]:
 
 
 def _usable(tree: Tree, path: str, columns: Mapping[str, str]) -> bool:
-    head = columns_of(tree.head(path))
-    if _is_headless(head):
+    if _is_headless(tree.head(path)):
         return True
+    head = columns_of(tree.head(path))
     place = _places(head, columns).of
     return "picture" in place and any(
         set(group) <= place.keys() for group in (("x1", "y1", "x2", "y2"), "xywh", ("box",))
     )
 
 
-def _is_headless(cells: Sequence[str]) -> bool:
+def _is_headless(head: bytes) -> bool:
+    """Whether the first line is a row, or most of the next ones are: a first row may be faulty."""
+    rows = [_is_row(cells) for cells in first_lines(head, 10)]
+    return bool(rows) and (rows[0] or 2 * sum(rows) > len(rows))
+
+
+def _is_row(cells: Sequence[str]) -> bool:
     return len(cells) == 6 and (all(_is_number(cell) for cell in cells[1:5]) or not any(cells[1:])) and bool(cells[0])
 
 
@@ -100,8 +108,7 @@ def read(tree: Tree, files: list[str], columns: Mapping[str, str]) -> Reading:
         found.add(
             picture, tree.full(path), None, objects, frozenset(splits) or split_of_list(path) or split_of(picture)
         )
-    if found.without_annotation() > 0:
-        found.notes.append(f"{found.without_annotation()} pictures are in no table and are left out")
+    found.tell_left_out("are in no table")
     return found.reading(f"CSV: {len(found)} pictures, {', '.join(files[:4])}")
 
 
@@ -113,9 +120,11 @@ def _read_one(
     pictures: dict[str, tuple[str, list[MarkedObject], set[str]]],
 ) -> None:
     full = tree.full(path)
-    headless = _is_headless(columns_of(tree.head(path)))
+    headless = _is_headless(tree.head(path))
     table = read_table(full, has_head=not headless)
     place = _Place({part: at for at, part in enumerate(HEADLESS)}) if headless else _places(table.columns, columns)
+    place = place._replace(comma=table.delimiter != ",")
+    width = len(HEADLESS) if headless else len(table.columns)
     for part, name in columns.items():
         if not headless and name.strip().lower() not in {column.lower() for column in table.columns}:
             raise ValueError(
@@ -128,20 +137,28 @@ def _read_one(
         )
     split = split_of_list(path)
     known: dict[str, str] = {}
+    unknown: Counter[str] = Counter()  # names of splits
     for line, cells in table.rows:
         name = place.cell(cells, "picture")
         where = f"{full}: line {line}"
         try:
+            if any(cells[width:]):
+                raise ValueError(f"{where} has {len(cells)} cells; expected {width}; quote cells that hold a comma")
             if name not in known:
-                known[name] = find_picture(tree, name, path, split)
+                known[name] = find_picture(tree, name, path, split, where=where)
             _, objects, splits = pictures.setdefault(known[name], (path, [], set()))
-            if place.cell(cells, "split"):
-                splits |= split_of(f"{place.cell(cells, 'split')}/x")
+            named = place.cell(cells, "split")
+            if named:
+                splits |= split_of(f"{named}/x")
+                unknown[named] += not split_of(f"{named}/x")
             marked = _object(place, cells, where)
         except ValueError as error:
             found.fault(name or where, error)
         else:
             objects += [] if marked is None else [marked]
+    if +unknown:
+        told = ", ".join(f"{name!r} ({count})" for name, count in (+unknown).items())
+        found.notes.append(f"{full}: the split column has {told}; known: {', '.join(SPLITS)}; those lines have none")
 
 
 def _object(place: _Place, cells: Sequence[str], where: str) -> MarkedObject | None:
@@ -156,7 +173,7 @@ def _object(place: _Place, cells: Sequence[str], where: str) -> MarkedObject | N
     if not any(text.strip() for text in texts):
         return None
     try:
-        a, b, c, d = (float(text) for text in texts)
+        a, b, c, d = (float(_with_point(text) if place.comma else text) for text in texts)
     except ValueError as error:
         raise ValueError(f"{where} has the box {texts}; expected four numbers; correct or remove the line") from error
     if not name:
@@ -164,6 +181,10 @@ def _object(place: _Place, cells: Sequence[str], where: str) -> MarkedObject | N
     corners = parts == ("x1", "y1", "x2", "y2")
     told = f"({', '.join(parts or ('x', 'y', 'w', 'h'))}) = ({a:g}, {b:g}, {c:g}, {d:g})"
     return MarkedObject(name, (a, b, c, d) if corners else (a, b, a + c, b + d), where, told)
+
+
+def _with_point(text: str) -> str:
+    return text.replace(",", ".") if text.count(",") == 1 and "." not in text else text
 
 
 def _scale_fractions(

@@ -46,8 +46,7 @@ def read(tree: Tree, files: list[str]) -> Reading:
                 found.fault(name, error)
             else:
                 found.add(picture, full, size, objects, split or split_of(picture))
-    if found.without_annotation() > 0:
-        found.notes.append(f"{found.without_annotation()} pictures are in no task and are left out")
+    found.tell_left_out("are in no task")
     return found.reading(f"CVAT XML: {len(found)} pictures, {', '.join(files[:4])}")
 
 

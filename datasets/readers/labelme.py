@@ -17,8 +17,16 @@ FLAT = ("point", "points", "line", "linestrip")  # shapes without area
 
 
 def find(tree: Tree) -> list[str]:
-    """The annotation files."""
-    return json_files(tree, "labelme")
+    """The annotation files; those beside them that are called like a picture too: they may be damaged."""
+    files = json_files(tree, "labelme")
+    if not files:
+        return []
+    known, other = set(files), {*json_files(tree, "coco"), *json_files(tree, "label_studio")}
+    return [
+        path
+        for path in tree.having(".json")
+        if path in known or (path not in other and tree.called_like_a_picture(path))
+    ]
 
 
 def read(tree: Tree, files: list[str]) -> Reading:
@@ -29,8 +37,7 @@ def read(tree: Tree, files: list[str]) -> Reading:
             _add(found, tree, path)
         except ValueError as error:  # noqa: PERF203
             found.fault(path, error)
-    if found.without_annotation() > 0:
-        found.notes.append(f"{found.without_annotation()} pictures have no annotation and are left out")
+    found.tell_left_out("have no annotation")
     return found.reading(f"LabelMe folder: {len(found)} pictures, a JSON file each")
 
 

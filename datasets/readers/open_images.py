@@ -56,8 +56,7 @@ def read(tree: Tree, files: list[str]) -> Reading:
                 found.add(picture, full, (width, height), objects, split or split_of(picture))
     if absent:
         found.notes.append(f"{len(absent)} pictures of the tables are not there and are left out")
-    if found.without_annotation() > 0:
-        found.notes.append(f"{found.without_annotation()} pictures are in no table and are left out")
+    found.tell_left_out("are in no table")
     return found.reading(f"Open Images CSV: {len(found)} pictures, {', '.join(files[:4])}")
 
 

@@ -18,23 +18,30 @@ class Table(NamedTuple):
 
     columns: list[str]  # as written; "" where the table has no head
     rows: Iterator[tuple[int, list[str]]]  # line number, cells
+    delimiter: str
 
 
 def columns_of(head: bytes) -> list[str]:
     """The cells of the first line of a file, from its first bytes."""
+    return next(iter(first_lines(head)), [])
+
+
+def first_lines(head: bytes, count: int = 1) -> list[list[str]]:
+    """The cells of each of the first lines of a file, from its first bytes."""
     try:
-        line = decoded(head).splitlines()[0]
-    except (UnicodeError, IndexError):
+        lines = decoded(head).splitlines()[:count]
+    except UnicodeError:
         return []
-    return next(csv.reader([line], delimiter=_delimiter(line)), [])
+    return [next(csv.reader([line], delimiter=_delimiter(line)), []) for line in lines]
 
 
 def read_table(path: Path, *, has_head: bool = True) -> Table:
     """The table of a file. Raises ValueError naming it if it cannot be read or is empty."""
     content = read_text(path)
     line = next(iter(content.splitlines()), "")
-    reader = csv.reader(io.StringIO(content), delimiter=_delimiter(line))
-    columns = [cell.strip() for cell in next(reader, [])] if has_head else []
+    delimiter = _delimiter(line)
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter)  # all ends of lines
+    columns = [cell.strip() for cell in _next(reader, path)] if has_head else []
     if has_head and not columns:
         raise ValueError(f"{path}: the table is empty; expected a line of column names, then one object a line")
 
@@ -46,7 +53,14 @@ def read_table(path: Path, *, has_head: bool = True) -> Table:
         except csv.Error as error:
             raise ValueError(f"{path}: line {reader.line_num} cannot be read ({error}); restore the file") from error
 
-    return Table(columns, rows())
+    return Table(columns, rows(), delimiter)
+
+
+def _next(reader: Iterator[list[str]], path: Path) -> list[str]:
+    try:
+        return next(reader, [])
+    except csv.Error as error:
+        raise ValueError(f"{path}: line 1 cannot be read ({error}); restore the file") from error
 
 
 def _delimiter(line: str) -> str:

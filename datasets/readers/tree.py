@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from detector.datasets.images import SUFFIXES
@@ -39,7 +40,7 @@ class Tree:
         self._by_name: dict[str, list[str]] = defaultdict(list)
         self._by_stem: dict[str, list[str]] = defaultdict(list)
         for path in self.pictures:
-            name = path.rpartition("/")[2].lower()
+            name = _plain(path.rpartition("/")[2])
             self._by_name[name].append(path)
             self._by_stem[name.rpartition(".")[0]].append(path)
 
@@ -80,18 +81,18 @@ class Tree:
             exact = os.path.normpath(f"{folder}/{name}" if folder else name).replace("\\", "/")
             if exact in self._known:
                 return exact
-        base = name.rpartition("/")[2].lower()
+        base = _plain(name.rpartition("/")[2])
         found = self._by_name.get(base) or ([] if base.endswith(SUFFIXES) else self._by_stem.get(base, []))
         return self._nearest([path for path in found if split and split_of(path) == split] or found, name, near)
 
     def picture_with_stem(self, path: str) -> str | None:
         """The picture called as the file `path` but for the suffix, the nearest to it. Raises as `picture_named`."""
         stem = path.rpartition("/")[2].rpartition(".")[0]
-        return self._nearest(self._by_stem.get(stem.lower(), []), stem, path)
+        return self._nearest(self._by_stem.get(_plain(stem), []), stem, path)
 
-    def picture_stems(self) -> Set[str]:
-        """The names of all pictures without suffix, in small letters."""
-        return self._by_stem.keys()
+    def called_like_a_picture(self, path: str) -> bool:
+        """Whether some picture has the name of this file, but for the suffix."""
+        return _plain(PurePosixPath(path).stem) in self._by_stem
 
     def _nearest(self, found: Sequence[str], name: str, near: str) -> str | None:
         if len(found) < 2:
@@ -103,6 +104,11 @@ class Tree:
                 "names"
             )
         return ranked[0][1]
+
+
+def _plain(name: str) -> str:
+    """A name in small letters, accents composed: macOS stores them apart from their letters."""
+    return unicodedata.normalize("NFC", name).lower()
 
 
 def _nearness(path: str, name: str, near: str) -> tuple[int, int, int, int]:

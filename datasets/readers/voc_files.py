@@ -37,8 +37,7 @@ def _may_be_voc(head: bytes) -> bool:
 def read(tree: Tree, files: list[str], *, box_base: str) -> Reading:
     """One record a file; the picture is the one called like it, or the one that it names."""
     found = collect_files(tree, [Pictured(path, None, split_of(path)) for path in files], box_base=box_base)
-    if found.without_annotation() > 0:
-        found.notes.append(f"{found.without_annotation()} pictures have no annotation and are left out")
+    found.tell_left_out("have no annotation")
     reading = found.reading("")
     folders = sorted({path.rpartition("/")[0] or "the folder itself" for path in files})
     if all(record.file.parent == record.source.parent for record in reading.records):

@@ -43,7 +43,7 @@ def read(tree: Tree, files: list[str], *, box_base: str) -> Reading:
         for image_id in read_list(tree.full(path), own.keys()):
             source = own.get(image_id)
             if source is None:
-                missing = tree.full(_beside(path, "Annotations")) / f"{image_id}.xml"
+                missing = f"{tree.full(_beside(path, 'Annotations'))}/{image_id}.xml"
                 faults.append(
                     Fault(
                         image_id, f"{missing}: no such annotation, but {path} lists it; write one, or correct the list"

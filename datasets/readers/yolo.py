@@ -24,14 +24,13 @@ SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 
 def find(tree: Tree) -> list[str]:
     """The text files called like pictures, if the first that are not empty are rows of numbers."""
-    stems = tree.picture_stems()
     files = [
         path
         for path in tree.having(".txt")
-        if PurePosixPath(path).stem.lower() in stems and PurePosixPath(path).name.lower() not in LISTS
+        if tree.called_like_a_picture(path) and PurePosixPath(path).name.lower() not in LISTS
     ]
-    heads = [head for head in (tree.head(path) for path in files[:50]) if head.strip()]
-    rows = [bool(LINE.match(head.lstrip(b"\xef\xbb\xbf").strip().splitlines()[0])) for head in heads[:10]]
+    heads = [head for head in (tree.head(path).lstrip(b"\xef\xbb\xbf").strip() for path in files[:50]) if head]
+    rows = [bool(LINE.match(head.splitlines()[0])) for head in heads[:10]]
     return files if rows and sum(rows) * 2 > len(rows) else []
 
 
@@ -66,7 +65,20 @@ def read(tree: Tree, files: list[str]) -> Reading:
         found.add(picture, full, (width, height), objects, listed.get(picture) or split_of(picture))
     if without:
         found.notes.append(f"{without} pictures have no text file and count as pictures without objects")
+    lost = _without_picture(tree, files)
+    if lost:
+        found.notes.append(f"{len(lost)} text files with boxes have no picture and are left out (first: {lost[0]})")
     return found.reading(f"YOLO folder: {len(found)} pictures, {len(names)} classes named in {where}", names)
+
+
+def _without_picture(tree: Tree, files: Sequence[str]) -> list[str]:
+    """The text files in the folders of labels that hold rows of numbers and have no picture of their name."""
+    known, folders = set(files), {path.rpartition("/")[0] for path in files}
+    return [
+        path
+        for path in tree.having(".txt")
+        if path not in known and path.rpartition("/")[0] in folders and LINE.match(tree.head(path).split(b"\n")[0])
+    ]
 
 
 def _names(tree: Tree) -> tuple[tuple[str, ...], dict[str, Any], str]:
@@ -75,11 +87,21 @@ def _names(tree: Tree) -> tuple[tuple[str, ...], dict[str, Any], str]:
     for path in tree.having(".yaml", ".yml"):
         content = _yaml(tree, path)
         if "names" in content:
-            found.append((_yaml_names(content["names"], f"{tree.full(path)}: names"), content, path))
+            names = _yaml_names(content["names"], f"{tree.full(path)}: names")
+            if content.get("nc", len(names)) != len(names):
+                raise ValueError(
+                    f"{tree.full(path)}: nc is {content['nc']}, but {len(names)} classes are named; correct one of them"
+                )
+            found.append((names, content, path))
     for path in tree.having(".txt", ".names", ".labels"):
         if PurePosixPath(path).name.lower() in LISTS or path.endswith(".names"):
-            lines = [line.strip() for line in read_text(tree.full(path)).splitlines()]
-            found.append((tuple(line for line in lines if line), {}, path))
+            lines = [line.strip() for line in read_text(tree.full(path)).strip().splitlines()]
+            if "" in lines:
+                raise ValueError(
+                    f"{tree.full(path)}: line {lines.index('') + 1} is blank: does it count as a class? Name it or "
+                    "remove it"
+                )
+            found.append((tuple(lines), {}, path))
     if not found:
         raise ValueError(
             f"dataset.root={tree.root}: YOLO's text files number the classes, and no data.yaml or classes.txt names "
@@ -162,6 +184,8 @@ def _objects(tree: Tree, path: str, names: Sequence[str], width: int, height: in
             values = [float(value) for value in line.replace(",", " ").split()]
         except ValueError as error:
             raise ValueError(f"{where} is {line.strip()[:60]!r}; expected a class number and 4 fractions") from error
+        if not values:
+            raise ValueError(f"{where} is {line.strip()[:60]!r}; expected a class number and 4 fractions")
         label, rest = values[0], values[1:]
         if not math.isfinite(label) or label != int(label) or not 0 <= label < len(names):
             raise ValueError(

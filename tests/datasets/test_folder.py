@@ -16,6 +16,7 @@ from detector.datasets.build import build_dataset, build_datasets, open_folder
 from detector.datasets.faults import FaultyDataError
 from detector.datasets.folder import Folder
 from detector.datasets.splits import write_split
+from tests.datasets.readers import formats
 
 BOX = (1, 1, 20, 15)
 Add = Callable[..., None]
@@ -142,7 +143,7 @@ def test_a_picture_without_an_annotation_is_left_out_and_told(tmp_path: Path) ->
         if stem != "d":
             xml(tmp_path / f"{stem}.xml")
     folder = Folder(tmp_path)
-    assert "1 pictures have no annotation and are left out" in folder.told
+    assert "1 pictures have no annotation and are left out" in "\n".join(folder.told)
     assert all_ids(folder) == ["a", "b", "c"]
 
 
@@ -289,3 +290,44 @@ def test_bccd_by_its_path_alone(shared_data: Path) -> None:
     folder = Folder(shared_data / "bccd")
     assert (len(folder.train.annotations), len(folder.test.annotations)) == (292, 72)
     assert folder.train.classes == ("Platelets", "RBC", "WBC")
+
+
+def test_a_picture_of_both_lists_is_on_both_sides_and_told(tmp_path: Path) -> None:
+    formats.voc(tmp_path)
+    (tmp_path / "ImageSets/Main/test.txt").write_text("a\nd\n")
+    folder = Folder(tmp_path)
+    assert ids(folder) == (["a", "b c"], ["a", "d"])
+    assert "1 pictures are in train and in test (first: a): scores on them say nothing" in folder.odd
+
+
+@pytest.mark.parametrize("write", formats.FORMATS, ids=lambda write: write.__name__)
+def test_union_subset_and_merge_of_every_format(tmp_path: Path, write: Callable[[Path], str]) -> None:
+    """A folder of each format joined to a folder without splits; two of three classes are merged, one is left out."""
+    write(tmp_path / "one")
+    for number, name in enumerate(("bird", "Cat")):
+        picture(tmp_path / f"two/{number}.jpg", 100 + number)
+        xml(tmp_path / f"two/{number}.xml", [name])
+    folder = Folder(tmp_path / "one", also=[tmp_path / "two"], rename={"Cat": "cat"}, classes=["cat", "dog"])
+    assert folder.train.classes == folder.test.classes == ("cat", "dog")
+    sides = {"train": folder.train, "test": folder.test}
+    counts = {name: sum(item.labels.tolist().count(1) for item in side.annotations) for name, side in sides.items()}
+    dogs = {name: sum(item.labels.tolist().count(2) for item in side.annotations) for name, side in sides.items()}
+    if any(name in folder.split.told for name in ("(test)", "(val)")):
+        assert (counts, dogs["train"]) == ({"train": 3, "test": 0}, 1)
+    else:  # by contents
+        assert (counts["train"] + counts["test"], dogs["train"] + dogs["test"]) == (3, 2)
+    assert "classes left out, as dataset.classes lacks them: bird (1)" in folder.notes
+    assert len(folder.train.files) + len(folder.test.files) == 5
+
+
+def test_ids_of_joined_folders_differ(tmp_path: Path) -> None:
+    for side in ("one", "two"):
+        picture(tmp_path / side / "a.jpg", ord(side[0]))
+        xml(tmp_path / side / "a.xml")
+    assert all_ids(Folder(tmp_path / "one", also=[tmp_path / "two"])) == ["1/a", "2/a"]
+
+
+def test_a_folder_is_not_joined_to_itself(tmp_path: Path) -> None:
+    formats.labelimg(tmp_path)
+    with pytest.raises(ValueError, match="that share no picture with"):
+        Folder(tmp_path, also=[tmp_path / "train"])

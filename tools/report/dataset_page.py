@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from detector.datasets.inspection import Inspection
-from detector.datasets.sample import Dataset
+from detector.datasets.sample import Annotation, Dataset, Sample
 from detector.tools.report.drawn_boxes import Mark, drawn_boxes
 from detector.tools.report.page import STYLE
 from detector.tools.report.plots import bars
@@ -14,8 +14,8 @@ from detector.tools.report.plots import bars
 FAULTS_LISTED = 200
 
 
-def render(found: Inspection, datasets: Mapping[str, Dataset]) -> str:
-    """The whole page; `datasets` are the splits that the examples are drawn from."""
+def render(found: Inspection, datasets: Mapping[str, Dataset], seen: Sequence[Sample] = ()) -> str:
+    """The whole page; `datasets` are the splits that the examples are drawn from, `seen` are training samples."""
     sections = {
         "Faults": faults(found),
         "Oddities": oddities(found),
@@ -23,6 +23,8 @@ def render(found: Inspection, datasets: Mapping[str, Dataset]) -> str:
         "Sizes": sizes(found),
         "Pictures": pictures(found, datasets),
     }
+    if seen:
+        sections["Training samples"] = training_samples(seen, datasets["train"].classes)
     links = "".join(f'<a href="#s{number}">{name}</a>' for number, name in enumerate(sections))
     body = "".join(
         f'<section id="s{number}"><h2>{name}</h2>{content}</section>'
@@ -118,10 +120,28 @@ def pictures(found: Inspection, datasets: Mapping[str, Dataset]) -> str:
             image = dataset.image(index)
         except ValueError:
             continue
-        marks = [
-            Mark((x1, y1, x2, y2), "right", dataset.classes[label - 1])
-            for (x1, y1, x2, y2), label in zip(item.boxes.tolist(), item.labels.tolist(), strict=True)
-        ]
+        marks = _marks(item, dataset.classes)
         caption = f"{split}: {item.image_id}, {item.width}x{item.height}, {len(marks)} objects"
         figures.append(f"<figure>{drawn_boxes(image, marks)}<figcaption>{escape(caption)}</figcaption></figure>")
     return f'<p>From evenly spaced places of each split.</p><div class="grid worst">{"".join(figures)}</div>'
+
+
+def training_samples(seen: Sequence[Sample], classes: Sequence[str]) -> str:
+    """Pictures as training sees them, their boxes changed with them."""
+    figures = []
+    for sample in seen:
+        item = sample.annotation
+        marks = _marks(item, classes)
+        caption = f"{item.image_id}, shorter side {sample.short_side} px, {len(marks)} objects"
+        figures.append(f"<figure>{drawn_boxes(sample.image, marks)}<figcaption>{escape(caption)}</figcaption></figure>")
+    return (
+        "<p>Each picture twice, as two epochs see it: flipped and recoloured by chance, then scaled as stated.</p>"
+        f'<div class="grid worst">{"".join(figures)}</div>'
+    )
+
+
+def _marks(item: Annotation, classes: Sequence[str]) -> list[Mark]:
+    return [
+        Mark((x1, y1, x2, y2), "right", classes[label - 1])
+        for (x1, y1, x2, y2), label in zip(item.boxes.tolist(), item.labels.tolist(), strict=True)
+    ]

@@ -52,7 +52,7 @@ def sick(tmp_path: Path) -> Path:
     add(root, "train/twice", [*PLAIN, ("cat", (40, 40, 161, 200))], seed=12)
     add(root, "train/empty", [], seed=13)
     add(root, "train/tiny", [("cat", (40, 40, 48, 48)), *PLAIN], seed=14)
-    add(root, "train/thin", [("cat", (10, 40, 290, 50)), *PLAIN], seed=15)
+    add(root, "test/thin", [("cat", (10, 40, 290, 50)), *PLAIN], seed=15)
     add(root, "train/turned", PLAIN, seed=16, orientation=3)
     shutil.copy(root / "train/0.jpg", root / "test/leak.jpg")
     shutil.copy(root / "train/0.xml", root / "test/leak.xml")
@@ -139,6 +139,37 @@ def test_a_corrected_copy_trains(sick: Path, tmp_path: Path, capsys: pytest.Capt
     assert "cut" not in count
     assert (count["outside"], count["twice"], count["empty"], count["tiny"]) == (1, 1, 0, 2)
     assert folder.train.classes == ("cat",)
+
+
+def test_anchors_and_stride_are_the_plans(tmp_path: Path) -> None:
+    """Anchors fit the boxes, however long they are; a given stride replaces the plan's."""
+    root = tmp_path / "thin"
+    for number in range(6):
+        add(root, f"train/{number}", [("rod", (10, 40 + number, 290, 64 + number))], seed=number)
+    add(root, "test/6", [("rod", (10, 40, 290, 64))], seed=6)
+    cli.run(["inspect", f"data={root}", f"output={tmp_path / 'report'}"])
+    kinds = [odd["kind"] for odd in json.loads((tmp_path / "report/inspection.json").read_text())["oddities"]]
+    assert not any("no anchor" in kind for kind in kinds)
+    cli.run(["inspect", f"data={root}", f"output={tmp_path / 'report'}", "stride=64", "input.test_short_side=250"])
+    odd = json.loads((tmp_path / "report/inspection.json").read_text())["oddities"]
+    assert [item["count"] for item in odd if item["kind"].endswith("(stride 64)")] == [7]
+
+
+def test_augment_draws_training_samples(sick: Path, tmp_path: Path) -> None:
+    words = ["inspect", f"data={sick}", f"output={tmp_path / 'report'}"]
+    cli.run(words)
+    plain = (tmp_path / "report/inspection.html").read_text(encoding="utf-8")
+    cli.run([*words, "augment=true", "input.color_jitter=0.5", "input.short_sides=[200]"])
+    page = (tmp_path / "report/inspection.html").read_text(encoding="utf-8")
+    assert page.count("<image ") == plain.count("<image ") + 12
+    assert "Training samples" in page
+    assert page.count("shorter side 200 px") == 12
+
+
+@pytest.mark.parametrize("words", [["augment=true"], ["augment=yes", "output=x"]])
+def test_augment_needs_a_page(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["inspect", "data=x", *words]) == 2
+    assert "augment=true draws on the page of output=FOLDER" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [[], ["data="], ["data=x", "stride=0"], ["data=x", "stride=wide"]])

@@ -1,0 +1,42 @@
+"""Several folders as one data set, each read in its own format."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from detector.datasets.records import Reading
+
+
+def joined(readings: Sequence[Reading]) -> Reading:
+    """One reading of several folders, the first one's classes and records first.
+
+    An id that two folders have gets the number of its folder in front: 2/image. If only some folders have splits, the
+    pictures of the others are to train on. Raises ValueError if one picture is in two folders.
+    """
+    count = Counter(record.image_id for reading in readings for record in reading.records)
+    has_splits = [any(record.splits for record in reading.records) for reading in readings]
+    whole = Reading(" + ".join(reading.told for reading in readings))
+    source_of: dict[Path, Path] = {}
+    for number, (reading, has) in enumerate(zip(readings, has_splits, strict=True), start=1):
+        whole.faults += reading.faults
+        whole.notes += reading.notes
+        if any(has_splits) and not has:
+            whole.notes.append(f"{reading.told}: no splits, so all of it is to train on")
+        for record in reading.records:
+            place = record.file.resolve()
+            if place in source_of:
+                raise ValueError(
+                    f"{record.source}: annotates {record.file}, as {source_of[place]} does; give dataset.also folders "
+                    "that share no picture with dataset.root"
+                )
+            source_of[place] = record.source
+            splits = record.splits if has or not any(has_splits) else frozenset({"train"})
+            image_id = f"{number}/{record.image_id}" if count[record.image_id] > 1 else record.image_id
+            whole.records.append(replace(record, image_id=image_id, splits=splits))
+    lists = [reading.classes for reading in readings]
+    if all(classes is not None for classes in lists):
+        whole.classes = tuple(dict.fromkeys(name for classes in lists for name in classes or ()))
+    return whole

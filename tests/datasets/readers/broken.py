@@ -1,0 +1,675 @@
+"""Faults that real exports have, each made in a whole folder of three pictures.
+
+`FAULTS` lists (format, name of the fault, change, what must be said). What is said is an error, a warning or a line
+about how the folder was read. None: the folder is read as if whole.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from tests.datasets.readers import formats
+
+Change = Callable[[Path], None]
+
+
+class Fault(NamedTuple):
+    """One way in which a folder is broken."""
+
+    write: Callable[[Path], str]
+    name: str
+    change: Change
+    said: str | None  # a regular expression
+
+
+def put(file: str, content: bytes | str) -> Change:
+    """Another content of a file."""
+    return lambda root: _write(root / file, content)
+
+
+def edit(file: str, was: str, now: str, count: int = 1) -> Change:
+    """Another text at the first places of a file; `was` is a regular expression."""
+
+    def change(root: Path) -> None:
+        content = (root / file).read_text(encoding="utf-8")
+        made = re.sub(was, lambda _: now, content, count=count)
+        assert made != content
+        _write(root / file, made.encode("utf-8", "surrogateescape"))
+
+    return change
+
+
+def recode(file: str, encoding: str, head: bytes = b"", line: str = "\n") -> Change:
+    """A file in another encoding, or with other ends of lines."""
+
+    def change(root: Path) -> None:
+        text = (root / file).read_text(encoding="utf-8").replace("\n", line)
+        _write(root / file, head + text.encode(encoding))
+
+    return change
+
+
+def remove(file: str) -> Change:
+    return lambda root: (root / file).unlink()
+
+
+def directory(file: str) -> Change:
+    """A folder where a file was."""
+
+    def change(root: Path) -> None:
+        (root / file).unlink()
+        (root / file).mkdir()
+
+    return change
+
+
+def move(file: str, to: str) -> Change:
+    def change(root: Path) -> None:
+        (root / to).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).rename(root / to)
+
+    return change
+
+
+def link(file: str, to: str) -> Change:
+    """A link; it replaces a file of this name."""
+
+    def change(root: Path) -> None:
+        (root / file).unlink(missing_ok=True)
+        os.symlink(to, root / file)
+
+    return change
+
+
+def cut(file: str, share: float) -> Change:
+    """The first part of a file alone."""
+    return lambda root: _write(root / file, (root / file).read_bytes()[: int((root / file).stat().st_size * share)])
+
+
+def both(*changes: Change) -> Change:
+    def change(root: Path) -> None:
+        for one in changes:
+            one(root)
+
+    return change
+
+
+def as_json(file: str, change_content: Callable[[Any], object]) -> Change:
+    """A JSON file whose content a function changes, or replaces by what it returns."""
+
+    def change(root: Path) -> None:
+        content = json.loads((root / file).read_text(encoding="utf-8"))
+        content = change_content(content) or content
+        _write(root / file, json.dumps(content))
+
+    return change
+
+
+def picture(file: str, kind: str, size: tuple[int, int] = (formats.WIDTH, formats.HEIGHT), mode: str = "RGB") -> Change:
+    """A picture of another kind under the same name; GIF and PNG move."""
+
+    def change(root: Path) -> None:
+        shape = (size[1], size[0], len(mode)) if len(mode) > 1 else (size[1], size[0])
+        frames = [
+            Image.fromarray(np.random.default_rng(seed).integers(0, 255, shape, np.uint8), mode if mode != "P" else "L")
+            for seed in (7, 8)
+        ]
+        made = io.BytesIO()
+        moving = {"save_all": True, "append_images": frames[1:]} if kind in ("GIF", "PNG", "TIFF") else {}
+        frames[0].save(made, kind, **moving)
+        _write(root / file, made.getvalue())
+
+    return change
+
+
+def _write(path: Path, content: bytes | str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _first(key: str, **values: Any) -> Callable[[Any], None]:
+    """Changes the first entry of a list in a JSON object; None takes a key away."""
+
+    def change(content: Any) -> None:
+        content[key][0].update(values)
+        for name, value in values.items():
+            if value is None:
+                del content[key][0][name]
+
+    return change
+
+
+TRAIN_COCO = "train/_annotations.coco.json"
+RLE = {"size": [30, 40], "counts": "abc"}
+POLYGON = [[10, 6, 30, 6, 30, 24, 10, 24]]
+
+VOC = [
+    Fault(formats.labelimg, "BOM before the declaration", recode("train/a.xml", "utf-8", b"\xef\xbb\xbf"), None),
+    Fault(formats.labelimg, "ends of lines of Windows", edit("train/a.xml", "><", ">\r\n<", 0), None),
+    Fault(formats.labelimg, "empty file", put("train/a.xml", b""), r"train/a\.xml"),
+    Fault(formats.labelimg, "zeros after a crash", put("train/a.xml", b"\0" * 300), r"train/a\.xml"),
+    Fault(formats.labelimg, "cut off", cut("train/a.xml", 0.6), r"train/a\.xml: not readable as XML"),
+    Fault(formats.labelimg, "folder for a file", directory("train/a.xml"), "have no annotation"),
+    Fault(formats.labelimg, "link to nothing", link("train/a.xml", "gone.xml"), r"train/a\.xml"),
+    Fault(formats.labelimg, "link to itself", link("train/a.xml", "a.xml"), r"train/a\.xml"),
+    Fault(formats.labelimg, "folder that links to its parent", link("train/loop", ".."), None),
+    Fault(
+        formats.labelimg,
+        "pointer of Git LFS",
+        put("train/a.xml", "version https://git-lfs.github.com/spec/v1\n"),
+        r"train/a\.xml",
+    ),
+    Fault(
+        formats.labelimg, "huge <size>", edit("train/a.xml", "<width>40", "<width>" + "9" * 30), r"train/a\.(xml|jpg)"
+    ),
+    Fault(
+        formats.labelimg,
+        "exchanged <size>",
+        edit("train/a.xml", "<width>40</width><height>30", "<width>30</width><height>40"),
+        r"train/a\.jpg: the image is 40x30, its annotation says 30x40",
+    ),
+    Fault(
+        formats.labelimg,
+        "exchanged corners",
+        edit("train/a.xml", "<xmin>11</xmin>", "<xmin>31</xmin>"),
+        r"train/a\.xml: object 0 .*inverted",
+    ),
+    Fault(formats.labelimg, "negative corner", edit("train/a.xml", "<ymin>7<", "<ymin>-7<"), r"train/a\.xml: object 0"),
+    Fault(
+        formats.labelimg,
+        "fractions for pixels",
+        both(
+            *(
+                edit(
+                    f"{name}.xml",
+                    "<bndbox>.*?</bndbox>",
+                    "<bndbox><xmin>0.1</xmin><ymin>0.2</ymin><xmax>0.8</xmax><ymax>0.9</ymax></bndbox>",
+                    0,
+                )
+                for name in formats.TRUTH
+            )
+        ),
+        r"test/d\.xml: object 0 .*fractions",
+    ),
+    Fault(
+        formats.labelimg, "decimal comma", edit("train/a.xml", "<xmin>11<", "<xmin>11,5<"), r"train/a\.xml: object 0"
+    ),
+    Fault(formats.labelimg, "no name", edit("train/a.xml", "<name>cat</name>", ""), r"train/a\.xml: object 0"),
+    Fault(formats.labelimg, "name with blanks around", edit("train/a.xml", "<name>cat<", "<name>\n cat \t<"), None),
+    Fault(formats.labelimg, "entity that is not declared", edit("train/a.xml", "cat", "c&eacute;t"), r"train/a\.xml"),
+    Fault(formats.labelimg, "two pictures of one stem", picture("train/a.png", "PNG"), r"train/a\.png"),
+    Fault(
+        formats.labelimg,
+        "upper-case suffixes",
+        both(move("train/a.xml", "train/a.XML"), move("train/a.jpg", "train/a.JPG")),
+        None,
+    ),
+    Fault(formats.labelimg, "annotation without picture", remove("train/a.jpg"), r"train/a\.xml: no picture"),
+    Fault(
+        formats.labelimg,
+        "file of a segmentation",
+        edit("train/a.xml", "<bndbox>.*?</bndbox>", "<polygon><x1>1</x1></polygon>"),
+        r"train/a\.xml: object 0",
+    ),
+    Fault(
+        formats.voc, "blanks and tabs behind the ids", put("ImageSets/Main/train.txt", "a \t\r\nb c\t\r\n\r\n"), None
+    ),
+    Fault(formats.voc, "an id twice", put("ImageSets/Main/train.txt", "a\na\nb c\n"), None),
+    Fault(
+        formats.voc,
+        "an id that is a path of the root",
+        put("ImageSets/Main/train.txt", "a\n/etc/x\nb c\n"),
+        r"ImageSets/Main/train\.txt lists",
+    ),
+    Fault(
+        formats.voc,
+        "an id that leaves the folder",
+        put("ImageSets/Main/train.txt", "a\n../../x\nb c\n"),
+        r"ImageSets/Main/train\.txt lists",
+    ),
+    Fault(formats.voc, "empty list", put("ImageSets/Main/train.txt", "\n"), r"train\.txt: the image list is empty"),
+    Fault(formats.voc, "folder for a list", directory("ImageSets/Main/train.txt"), "1 pictures, .*nothing to divide"),
+    Fault(formats.voc, "list of numbers for names", put("ImageSets/Main/train.txt", "0\n1\n"), r"train\.txt lists"),
+    Fault(
+        formats.voc, "picture in both lists", put("ImageSets/Main/test.txt", "a\nd\n"), "in train and in test .first: a"
+    ),
+]
+
+PICTURES = [
+    Fault(formats.labelimg, "picture without bytes", put("train/a.jpg", b""), r"train/a\.jpg: cannot be read .*empty"),
+    Fault(
+        formats.labelimg,
+        "page of an error as picture",
+        put("train/a.jpg", "<html>404</html>"),
+        r"train/a\.jpg: cannot be read",
+    ),
+    Fault(formats.labelimg, "picture cut off", cut("train/a.jpg", 0.7), r"train/a\.jpg: cannot be read"),
+    Fault(formats.labelimg, "GIF named .jpg", picture("train/a.jpg", "GIF"), None),
+    Fault(formats.labelimg, "CMYK JPEG", picture("train/a.jpg", "JPEG", mode="CMYK"), None),
+    Fault(formats.labelimg, "PNG that moves, named .jpg", picture("train/a.jpg", "PNG"), None),
+    Fault(formats.labelimg, "TIFF of several pages, named .jpg", picture("train/a.jpg", "TIFF"), None),
+    Fault(formats.labelimg, "grey picture", picture("train/a.jpg", "JPEG", mode="L"), None),
+    Fault(
+        formats.labelimg,
+        "picture made smaller",
+        picture("train/a.jpg", "JPEG", (20, 15)),
+        r"train/a\.jpg: the image is 20x15",
+    ),
+    Fault(formats.labelimg, "folder for a picture", directory("train/a.jpg"), r"train/a\.xml: no picture"),
+    Fault(formats.labelimg, "picture that links to itself", link("train/a.jpg", "a.jpg"), r"train/a\.jpg"),
+    Fault(formats.yolo_data, "YOLO picture without bytes", put("images/train/a.jpg", b""), r"train/a\.jpg"),
+    Fault(formats.open_images, "Open Images picture of text", put("train/a.jpg", "x"), r"train/a\.jpg"),
+    Fault(formats.csv, "CSV picture of text", put("train/a.jpg", "x"), r"train/a\.jpg"),
+    Fault(formats.label_studio, "Label Studio picture of text", put("train/a.jpg", "x"), r"train/a\.jpg"),
+]
+
+COCO = [
+    Fault(formats.roboflow_coco, "BOM", recode(TRAIN_COCO, "utf-8", b"\xef\xbb\xbf"), None),
+    Fault(
+        formats.roboflow_coco, "cut off", cut(TRAIN_COCO, 0.8), r"train/_annotations.coco.json: not readable as JSON"
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "polygon without bbox",
+        as_json(TRAIN_COCO, _first("annotations", bbox=None, segmentation=POLYGON)),
+        r"annotation 0 has .*bbox",
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "RLE without bbox",
+        as_json(TRAIN_COCO, _first("annotations", bbox=None, segmentation=RLE)),
+        r"annotation 0 has .*bbox",
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "empty bbox",
+        as_json(TRAIN_COCO, _first("annotations", bbox=[])),
+        "annotation 0 has .*bbox",
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "category counted from 0",
+        as_json(TRAIN_COCO, _first("annotations", category_id=0)),
+        "annotation 0 has the unknown category 0",
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "corners for sizes",
+        as_json(TRAIN_COCO, _first("annotations", bbox=[10, 6, 90, 80])),
+        "annotation 0 lies outside",
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "fractions",
+        both(
+            *(
+                as_json(
+                    f"{split}/_annotations.coco.json",
+                    lambda content: (
+                        [item.update(bbox=[0.1, 0.1, 0.5, 0.5]) for item in content["annotations"]] and None
+                    ),
+                )
+                for split in ("train", "test")
+            )
+        ),
+        "annotation 0.*fractions",
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "folders in file_name",
+        as_json(TRAIN_COCO, _first("images", file_name="data/x/a.jpg")),
+        None,
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "backslashes in file_name",
+        as_json(TRAIN_COCO, _first("images", file_name="C:\\x\\a.jpg")),
+        None,
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "file_name that leaves the folder",
+        as_json(TRAIN_COCO, _first("images", file_name="../../a.jpg")),
+        None,
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "file_name of a web address",
+        as_json(TRAIN_COCO, _first("images", file_name="http://x/gone.jpg")),
+        r"names the picture http://x/gone\.jpg",
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "file_name in another case",
+        as_json(TRAIN_COCO, _first("images", file_name="A.JPG")),
+        None,
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "accents in two forms",
+        both(
+            move("train/a.jpg", "train/" + unicodedata.normalize("NFD", "é.jpg")),
+            as_json(TRAIN_COCO, _first("images", file_name="\u00e9.jpg")),
+        ),
+        None,
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "one annotation twice",
+        as_json(TRAIN_COCO, lambda content: content["annotations"].append(content["annotations"][0])),
+        "twice .first: .*annotation 0",
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "no image of the annotation",
+        as_json(TRAIN_COCO, _first("annotations", image_id=77)),
+        "annotation 0 is of image 77",
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "a list, as results are",
+        as_json(TRAIN_COCO, lambda content: content["annotations"]),
+        r"in no annotation file and are left out .first: train/a\.jpg",
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "null for annotations",
+        as_json(TRAIN_COCO, lambda content: content.update(annotations=None)),
+        "'annotations'",
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "null for a size",
+        as_json(TRAIN_COCO, lambda content: content["images"][0].update(width=None)),
+        "image 0: its width",
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "size beyond reason",
+        as_json(TRAIN_COCO, _first("images", width=10**12)),
+        "image 0: its width",
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "boxes as text",
+        as_json(TRAIN_COCO, _first("annotations", bbox=["1", "2", "3", "4"])),
+        "annotation 0 has a bbox",
+    ),
+]
+
+YOLO = [
+    Fault(formats.yolo_data, "BOM", recode("labels/train/a.txt", "utf-8", b"\xef\xbb\xbf"), None),
+    Fault(formats.yolo_data, "ends of lines of old systems", recode("labels/train/a.txt", "utf-8", line="\r"), None),
+    Fault(formats.yolo_data, "tabs", edit("labels/train/a.txt", " ", "\t", 0), None),
+    Fault(
+        formats.yolo_data,
+        "class beyond the names",
+        edit("labels/train/a.txt", "^0", "7"),
+        r"labels/train/a\.txt: line 1 has the class 7",
+    ),
+    Fault(
+        formats.yolo_data,
+        "class as a fraction",
+        edit("labels/train/a.txt", "^0", "0.5"),
+        r"labels/train/a\.txt: line 1 has the class 0\.5",
+    ),
+    Fault(formats.yolo_data, "class 0.0", edit("labels/train/a.txt", "^0", "0.0"), None),
+    Fault(
+        formats.yolo_data, "negative class", edit("labels/train/a.txt", "^0", "-1"), r"a\.txt: line 1 has the class -1"
+    ),
+    Fault(formats.yolo_data, "class by its name", edit("labels/train/a.txt", "^0", "cat"), r"a\.txt: line 1 is"),
+    Fault(
+        formats.yolo_data, "four columns", put("labels/train/a.txt", "0 0.5 0.5 0.5\n"), r"a\.txt: line 1 has 4 numbers"
+    ),
+    Fault(
+        formats.yolo_data,
+        "a confidence at the end",
+        put("labels/train/a.txt", "0 0.5 0.5 0.5 0.5 0.9\n"),
+        r"a\.txt: line 1 has 6 numbers",
+    ),
+    Fault(
+        formats.yolo_data,
+        "polygon with an odd number",
+        put("labels/train/a.txt", "0 .1 .1 .2 .2 .3 .3 .4\n"),
+        r"a\.txt: line 1 has 8 numbers",
+    ),
+    Fault(formats.yolo_data, "pixels", put("labels/train/a.txt", "0 20 15 10 10\n"), r"a\.txt: line 1 .*pixels"),
+    Fault(formats.yolo_data, "NaN", put("labels/train/a.txt", "0 nan 0.5 0.5 0.5\n"), r"a\.txt: line 1"),
+    Fault(formats.yolo_data, "a comma alone", put("labels/train/a.txt", ",\n"), r"a\.txt: line 1"),
+    Fault(formats.yolo_data, "decimal commas", put("labels/train/a.txt", "0 0,5 0,5 0,5 0,5\n"), r"a\.txt: line 1"),
+    Fault(formats.yolo_data, "size of 0", put("labels/train/a.txt", "0 0.5 0.5 0 0\n"), r"a\.txt: line 1 has no area"),
+    Fault(formats.yolo_data, "negative size", put("labels/train/a.txt", "0 0.5 0.5 -0.2 0.2\n"), r"a\.txt: line 1"),
+    Fault(
+        formats.yolo_data,
+        "middle outside",
+        put("labels/train/a.txt", "0 1.4 0.5 0.2 0.2\n"),
+        r"a\.txt: line 1 lies outside",
+    ),
+    Fault(
+        formats.yolo_data, "labels without picture", put("labels/train/gone.txt", "0 0.5 0.5 0.2 0.2\n"), r"gone\.txt"
+    ),
+    Fault(
+        formats.yolo_data,
+        "fewer names than nc",
+        edit("data.yaml", "names: .*", "nc: 3\nnames: [cat, dog]"),
+        r"data\.yaml: nc is 3",
+    ),
+    Fault(
+        formats.yolo_data, "YAML with a tab", edit("data.yaml", "names: .*", "names:\n\t- cat\n\t- dog"), r"data\.yaml"
+    ),
+    Fault(formats.yolo_data, "no names", edit("data.yaml", "names: .*", "nc: 2"), "data.yaml or classes.txt"),
+    Fault(formats.yolo_data, "empty names", edit("data.yaml", "names: .*", "names: []"), r"data\.yaml: names is"),
+    Fault(
+        formats.yolo_data,
+        "null for a name",
+        edit("data.yaml", "names: .*", "names: [cat, null]"),
+        r"data\.yaml: names is",
+    ),
+    Fault(formats.yolo_data, "folder for a label file", directory("labels/train/a.txt"), "have no text file"),
+    Fault(
+        formats.yolo_darknet,
+        "a blank line among the names",
+        put("classes.txt", "cat\n\ndog\n"),
+        r"classes\.txt: line 2",
+    ),
+]
+
+JSON_AND_XML = [
+    Fault(formats.labelme, "cut off", cut("train/a.json", 0.5), r"train/a\.json"),
+    Fault(
+        formats.labelme,
+        "no points",
+        as_json("train/a.json", lambda content: content["shapes"][0].update(points=[])),
+        r"train/a\.json: shape 0",
+    ),
+    Fault(
+        formats.labelme,
+        "null for a label",
+        as_json("train/a.json", lambda content: content["shapes"][0].update(label=None)),
+        r"train/a\.json: shape 0",
+    ),
+    Fault(
+        formats.labelme,
+        "mask",
+        as_json("train/a.json", lambda content: content["shapes"][0].update(shape_type="mask")),
+        None,
+    ),
+    Fault(
+        formats.labelme,
+        "point of three numbers",
+        as_json("train/a.json", lambda content: content["shapes"][0].update(points=[[1, 2, 3], [4, 5, 6]])),
+        r"train/a\.json: shape 0",
+    ),
+    Fault(
+        formats.labelme,
+        "null for shapes",
+        as_json("train/a.json", lambda content: content.update(shapes=None)),
+        r"train/a\.json.*'shapes'",
+    ),
+    Fault(
+        formats.labelme,
+        "size of another picture",
+        as_json("train/a.json", lambda content: content.update(imageWidth=80)),
+        r"train/a\.jpg: the image is 40x30",
+    ),
+    Fault(formats.labelme, "empty file", put("train/a.json", ""), r"train/a\.json|have no annotation"),
+    Fault(
+        formats.cvat,
+        "no width",
+        edit("annotations.xml", 'width="40"', ""),
+        r"annotations\.xml: image a\.jpg: its width",
+    ),
+    Fault(
+        formats.cvat, "no corner", edit("annotations.xml", 'xtl="10"', ""), r"annotations\.xml: image a\.jpg, shape 0"
+    ),
+    Fault(
+        formats.cvat,
+        "empty label",
+        edit("annotations.xml", 'label="cat"', 'label=""'),
+        r"annotations\.xml: image a\.jpg, shape 0",
+    ),
+    Fault(
+        formats.cvat,
+        "video",
+        edit("annotations.xml", "<image", "<track></track><image"),
+        r"annotations\.xml: not CVAT's XML for images",
+    ),
+    Fault(formats.cvat, "cut off", cut("annotations.xml", 0.7), r"annotations\.xml: not readable as XML"),
+    Fault(
+        formats.cvat,
+        "picture that is not there",
+        remove("images/train/a.jpg"),
+        r"annotations\.xml: names the picture a\.jpg",
+    ),
+    Fault(formats.cvat, "points with a blank", edit("annotations.xml", 'points="0,', 'points="0, '), None),
+    Fault(
+        formats.cvat,
+        "image twice",
+        edit("annotations.xml", '<image id="1" name="b c.jpg"', '<image id="1" name="a.jpg"'),
+        r"annotations\.xml: annotates .*a\.jpg",
+    ),
+    Fault(
+        formats.label_studio,
+        "no result",
+        as_json("project-1.json", lambda tasks: tasks[0].update(annotations=[{"result": None}])),
+        r"project-1\.json: task 0",
+    ),
+    Fault(
+        formats.label_studio,
+        "nothing annotated",
+        as_json("project-1.json", lambda tasks: tasks[0].update(annotations=[])),
+        "tasks are not annotated",
+    ),
+    Fault(
+        formats.label_studio,
+        "picture in the cloud",
+        as_json("project-1.json", lambda tasks: tasks[0]["data"].update(image="s3://x/gone.jpg")),
+        r"project-1\.json: task 0",
+    ),
+    Fault(
+        formats.label_studio,
+        "null for a width",
+        as_json("project-1.json", lambda tasks: tasks[0]["annotations"][1]["result"][0]["value"].update(width=None)),
+        r"task 0, shape 0",
+    ),
+    Fault(formats.label_studio, "cut off", cut("project-1.json", 0.5), r"project-1\.json: not readable as JSON"),
+]
+
+TABLES = [
+    Fault(formats.csv_without_head, "semicolons", edit("annotations.csv", ",", ";", 0), None),
+    Fault(
+        formats.csv_without_head, "ends of lines of old systems", recode("annotations.csv", "utf-8", line="\r"), None
+    ),
+    Fault(formats.csv_without_head, "quoted cells", edit("annotations.csv", r"train/a\.jpg", '"train/a.jpg"'), None),
+    Fault(
+        formats.csv_without_head,
+        "quote that does not end",
+        edit("annotations.csv", r"train/a\.jpg", '"train/a.jpg'),
+        r"annotations\.csv",
+    ),
+    Fault(formats.csv_without_head, "BOM", recode("annotations.csv", "utf-8", b"\xef\xbb\xbf"), None),
+    Fault(formats.csv_without_head, "a cell too few", edit("annotations.csv", ",cat", ""), r"annotations\.csv: line 1"),
+    Fault(
+        formats.csv_without_head,
+        "a cell too many",
+        edit("annotations.csv", ",10,6", ",10,6,3"),
+        r"annotations\.csv: line 1",
+    ),
+    Fault(
+        formats.csv_without_head,
+        "exchanged corners",
+        edit("annotations.csv", "10,6,30,24", "30,24,10,6"),
+        r"annotations\.csv: line 1",
+    ),
+    Fault(formats.csv_without_head, "picture that is not there", remove("train/a.jpg"), r"annotations\.csv.*a\.jpg"),
+    Fault(formats.csv_of_sizes, "decimal commas between semicolons", edit("boxes.csv", ";10;6;", ";10,0;6,0;"), None),
+    Fault(
+        formats.csv_of_sizes,
+        "a line twice",
+        edit("boxes.csv", r"train;cat;10;6;20;18;a", "train;cat;10;6;20;18;a\ntrain;cat;10;6;20;18;a"),
+        r"twice .first: .*boxes\.csv: line 3",
+    ),
+    Fault(
+        formats.csv_of_sizes,
+        "no class column",
+        edit("boxes.csv", "Label", "Kind"),
+        r"boxes\.csv: no column names the classes",
+    ),
+    Fault(
+        formats.csv_of_sizes,
+        "split with an unknown name",
+        edit("boxes.csv", "train;", "holdout;", 0),
+        r"boxes\.csv: the split column has 'holdout' ",
+    ),
+    Fault(
+        formats.csv_of_sizes,
+        "head twice",
+        edit("boxes.csv", "\ntrain", "\nSplit;Label;X;Y;W;H;Image\ntrain"),
+        r"boxes\.csv: line 2",
+    ),
+    Fault(
+        formats.csv_of_sizes,
+        "head alone",
+        put("boxes.csv", "Split;Label;X;Y;W;H;Image\n"),
+        "boxes.csv, but no picture with an annotation",
+    ),
+    Fault(formats.csv_of_sizes, "NaN of pandas", edit("boxes.csv", ";10;6;", ";nan;6;"), r"boxes\.csv: line 2"),
+    Fault(formats.csv_of_sizes, "thousands", edit("boxes.csv", ";10;6;", ";1.000,5;6;"), r"boxes\.csv: line 2"),
+    Fault(
+        formats.open_images,
+        "old ends of lines in the head",
+        edit("train-annotations-bbox.csv", "IsGroupOf", "IsGr\roupOf"),
+        r"train-annotations-bbox\.csv",
+    ),
+    Fault(
+        formats.open_images,
+        "a cell too few",
+        edit("train-annotations-bbox.csv", ",0,1,0\n", ",0,1\n"),
+        r"train-annotations-bbox\.csv: line 2",
+    ),
+    Fault(
+        formats.open_images,
+        "corner missing",
+        edit("train-annotations-bbox.csv", "0.25", ""),
+        r"train-annotations-bbox\.csv: line 2",
+    ),
+    Fault(formats.open_images, "no names for the classes", remove("class-descriptions-boxable.csv"), "/m/01"),
+    Fault(
+        formats.open_images,
+        "pixels for fractions",
+        edit("train-annotations-bbox.csv", "0.25,0.75,0.2,0.8", "10,30,6,24"),
+        r"train-annotations-bbox\.csv: line 2",
+    ),
+]
+
+FAULTS = [*VOC, *PICTURES, *COCO, *YOLO, *JSON_AND_XML, *TABLES]
