@@ -96,7 +96,7 @@ def test_skip_leaves_the_step_out(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         state, outcome = run(tmp_path, {4}, "skip")
     assert (outcome, state.step) == (Outcome.done, 6)
     assert state.detector.w.item() == pytest.approx(weight(5), rel=1e-5)  # type: ignore[union-attr, operator]
-    assert "left out (1 in a row)" in caplog.text
+    assert "step skipped (1 in a row)" in caplog.text
 
 
 def test_rollback_takes_the_last_checkpoint_and_goes_on_with_the_next_images(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def ruined(detector: Detector, batch: Batch, what: str) -> Batch:
 @pytest.mark.parametrize(
     ("what", "cause"),
     [
-        ("weights", "the weights of head.scores.weight are not finite already.*lower optimizer.lr"),
+        ("weights", "the weights of head.scores.weight are already not finite.*lower optimizer.lr"),
         ("activations", "backbone.bn1 is the first layer|backbone.conv1 is the first layer"),
         ("box", "image a has boxes that are not finite or have no area; correct its annotation"),
         ("proposals", "image a has proposals that are not finite"),

@@ -47,9 +47,9 @@ def test_one_healthy_look_starts_the_count_anew(caplog: pytest.LogCaptureFixture
         (0.02, 4, None),
         (0.04, 8, None),
         (0.02, 8, None),
-        (0.2, 4, "set optimizer.lr=0.02, or expect it to diverge"),
-        (0.02, 1, "set optimizer.lr=0.005, or expect it to diverge"),
-        (0.02, 64, "set optimizer.lr=0.32, or expect it to learn slowly"),
+        (0.2, 4, "set optimizer.lr=0.02, or expect training to diverge"),
+        (0.02, 1, "set optimizer.lr=0.005, or expect training to diverge"),
+        (0.02, 64, "set optimizer.lr=0.32, or expect training to learn slowly"),
     ],
 )
 def test_the_learning_rate_follows_the_batch(
