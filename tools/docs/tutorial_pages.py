@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 MARK = re.compile(r"^# %%( \[markdown\])?\n", re.MULTILINE)
 
@@ -46,7 +46,7 @@ def as_notebook(script: str) -> str:
     made = []
     for number, cell in enumerate(cells(script)):
         common = {"id": f"cell-{number}", "metadata": {}, "source": cell.text.splitlines(keepends=True)}
-        code = {"cell_type": "code", "execution_count": None, "outputs": []}
+        code: dict[str, Any] = {"cell_type": "code", "execution_count": None, "outputs": []}
         made.append({**(code if cell.is_code else {"cell_type": "markdown"}), **common})
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     book = {"cells": made, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
