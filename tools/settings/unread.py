@@ -44,7 +44,12 @@ READ: dict[str, tuple[str, ...]] = {
     ),
     "predict": (*MODEL, "trainer.device", "trainer.precision", "predict", "images", "output_dir"),
     "proposals": ("dataset", "proposals"),
-    "inspect": ("dataset", "input.test_short_side", "input.max_side"),
+    "inspect": (
+        "dataset",
+        *(f"input.{key}" for key in ("test_short_side", "max_side", "short_sides")),
+        *(f"input.{key}" for key in ("flip", "flip_vertical", "color_jitter")),  # with augment=true
+        "trainer.seed",
+    ),
     "dataset": ("dataset",),
 }
 # `eval detections=...` runs no model: the trainer's device and time limit are all it needs beside the scoring.

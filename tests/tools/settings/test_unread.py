@@ -36,7 +36,7 @@ FILES = {
         ("analyze", "postprocess.nms_iou=0.1", ["postprocess.nms_iou"]),
         ("compare", "trainer.workers=3", ["of trainer it reads trainer.seed"]),
         ("proposals", "head.k=3", ["head.k"]),
-        ("inspect", "input.flip=true", ["of input it reads input.test_short_side, input.max_side"]),
+        ("inspect", "input.bgr_255=true", ["of input it reads input.test_short_side, input.max_side"]),
         ("export", "images=photos", ["images=photos"]),
         ("train", "images=photos", ["images=photos"]),
     ],
