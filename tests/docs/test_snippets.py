@@ -29,7 +29,7 @@ SOURCES = [
 FENCE = re.compile(r"^( *)```(\w*)(?: title=\"[^\"]*\")?\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 RUN_HERE = {"explain", "config", "docs", "completion"}  # quick, and need no data
 OTHER_PROGRAMS = {"make", "pip", "source", "eval", "tensorboard", "torchrun", "python", "docker", "tail", "export"}
-# Python that needs a trained model or a folder of photographs: tests/integration/test_tutorials.py runs such code.
+# Python that needs a trained model or a folder of photographs is only compiled.
 NEEDS_A_MODEL = re.compile(r"load_detector|import train|quantize_layers|run\.|detect\(|train\(|sys\.argv")
 
 
