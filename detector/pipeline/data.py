@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from detector.configs import schema
-from detector.datasets.augment import EvaluationView, TrainingView
+from detector.datasets.augment import EvaluationView, ProposalSource, TrainingView
 from detector.datasets.build import build_datasets, build_proposals, skips_unreadable
 from detector.datasets.sample import Dataset
 from detector.engine.distributed import main_first
@@ -52,9 +52,15 @@ def build_views(config: schema.Config, train_set: Dataset, test_set: Dataset) ->
     for name, dataset, source in (("train", train_set, train_proposals), ("test", test_set, test_proposals)):
         if source is not None:
             report_recall(name, dataset, source)
-    train_view = TrainingView(
-        train_set,
-        train_proposals,
+    train_view = training_view(config, train_set, train_proposals)
+    return train_view, EvaluationView(test_set, test_proposals, short_side=config.input.test_short_side)
+
+
+def training_view(config: schema.Config, dataset: Dataset, proposals: ProposalSource | None) -> TrainingView:
+    """The dataset as training draws it: flipped, resized and coloured as `input` says, by the run's seed."""
+    return TrainingView(
+        dataset,
+        proposals,
         flip=config.input.flip,
         flip_vertical=config.input.flip_vertical,
         color_jitter=config.input.color_jitter,
@@ -62,4 +68,3 @@ def build_views(config: schema.Config, train_set: Dataset, test_set: Dataset) ->
         seed=config.trainer.seed,
         skip_unreadable=skips_unreadable(config.dataset),
     )
-    return train_view, EvaluationView(test_set, test_proposals, short_side=config.input.test_short_side)

@@ -15,7 +15,6 @@ from torch import Tensor
 from detector.configs import schema
 from detector.configs.compose import load_config
 from detector.configs.errors import ConfigError
-from detector.datasets.augment import TrainingView
 from detector.datasets.build import open_folder
 from detector.datasets.folder import Folder, FolderDataset
 from detector.datasets.inspection import TWICE, Inspection, inspect
@@ -23,6 +22,7 @@ from detector.datasets.sample import Annotation, Sample
 from detector.datasets.writers.sides import Side
 from detector.datasets.writers.voc import write_voc
 from detector.ops.boxes import iou
+from detector.pipeline.data import training_view
 from detector.pipeline.planning.fingerprint import take_fingerprint
 from detector.pipeline.planning.machine import inspect_machine
 from detector.pipeline.planning.rules import input_rules, proposal_rules
@@ -48,7 +48,8 @@ Looks at every picture and box of a folder: faults, and what is only odd. Nothin
 
 dataset.format, train, test, classes, rename ... are those of dataset=auto. Objects are judged by the input size, the
 stride and the anchors that `detector plan` chooses; input.test_short_side, input.max_side and stride replace these.
-input.flip, flip_vertical, color_jitter and short_sides are what augment=true draws. Exit code 1 if there are faults.
+augment=true draws what input.flip, flip_vertical, color_jitter and the plan's short_sides make of a picture.
+Exit code 1 if there are faults.
 """
 
 
@@ -58,6 +59,7 @@ class PlannedMap(NamedTuple):
     stride: int  # pixels of the input
     short_side: int
     max_side: int
+    short_sides: list[int]  # of training
     anchors: Tensor  # [A, 4] pixels of the input
 
 
@@ -77,6 +79,7 @@ def run_inspect(
     dataset.root = str(data)
     folder = open_folder(dataset, mend=True)
     planned = planned_map(folder.train, config.input, {word.partition("=")[0] for word in overrides}, stride)
+    config.input.short_sides = planned.short_sides
     found = inspect(
         folder,
         stride=planned.stride,
@@ -109,28 +112,21 @@ def planned_map(
     except ValueError:
         rpn, stride = schema.RPNConfig(), stride or STRIDE
         anchors = base_anchors(stride, tuple(rpn.scales), tuple(rpn.aspects))
-        return PlannedMap(stride, given.test_short_side, given.max_side, anchors)
+        return PlannedMap(stride, given.test_short_side, given.max_side, given.short_sides, anchors)
     size, planned_stride, choices = input_rules(data, inspect_machine(pick_device("auto"), None))
-    max_side = next(int(choice.value) for choice in choices if choice.key == "input.max_side")
+    value = {choice.key: choice.value for choice in choices}
     size = given.test_short_side if "input.test_short_side" in keys else size
-    max_side = given.max_side if "input.max_side" in keys else max_side
+    max_side = given.max_side if "input.max_side" in keys else value["input.max_side"]
+    short_sides = given.short_sides if "input.short_sides" in keys else value["input.short_sides"]
     stride = stride or planned_stride
-    value = {choice.key: choice.value for choice in proposal_rules(data, size, stride)}
+    value |= {choice.key: choice.value for choice in proposal_rules(data, size, stride)}
     anchors = base_anchors(stride, tuple(value["proposals.scales"]), tuple(value["proposals.aspects"]))
-    return PlannedMap(stride, size, max_side, anchors)
+    return PlannedMap(stride, size, max_side, short_sides, anchors)
 
 
 def seen_in_training(side: FolderDataset, found: Inspection, config: schema.Config) -> list[Sample]:
     """Some training samples, each picture in several epochs, as the settings of `input` draw them."""
-    view = TrainingView(
-        side,
-        None,
-        flip=config.input.flip,
-        flip_vertical=config.input.flip_vertical,
-        color_jitter=config.input.color_jitter,
-        short_sides=tuple(config.input.short_sides),
-        seed=config.trainer.seed,
-    )
+    view = training_view(config, side, None)
     places = [at for name, at in found.examples if name == "train" and side.files[at] not in found.unusable][:SEEN]
     return [view[epoch, at] for at in places for epoch in range(EPOCHS)]
 

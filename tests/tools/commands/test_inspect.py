@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from detector.configs import schema
 from detector.datasets.folder import Folder
 from detector.tools import cli
+from detector.tools.commands.inspect import planned_map
 
 Objects = Sequence[tuple[str, tuple[float, float, float, float]]]
 PLAIN: Objects = [("cat", (40, 40, 160, 200))]
@@ -164,6 +166,13 @@ def test_augment_draws_training_samples(sick: Path, tmp_path: Path) -> None:
     assert page.count("<image ") == plain.count("<image ") + 12
     assert "Training samples" in page
     assert page.count("shorter side 200 px") == 12
+    cli.run([*words, "augment=true"])
+    page = (tmp_path / "report/inspection.html").read_text(encoding="utf-8")
+    sides = {int(side) for side in re.findall(r"shorter side (\d+) px", page)}
+    folder = Folder(sick, mend=True)
+    planned = planned_map(folder.train, schema.InputConfig(), set(), None)
+    assert sides
+    assert sides <= set(planned.short_sides), "the plan's sizes"
 
 
 @pytest.mark.parametrize("words", [["augment=true"], ["augment=yes", "output=x"]])

@@ -44,12 +44,14 @@ def test_given_steps_stay() -> None:
     assert make_timetable(TRIAL, budget=None, elapsed=0.0, steps=77, **SPLITS).steps == 77
 
 
-@pytest.mark.parametrize("steps", [20, 200, 20000])
-def test_what_follows_from_the_steps_fits_into_them(steps: int) -> None:
+@pytest.mark.parametrize(
+    ("steps", "warmup", "averaged", "log_every"), [(20, 2, 10, 1), (200, 20, 25, 4), (20000, 200, 2500, 20)]
+)
+def test_what_follows_from_the_steps_fits_into_them(steps: int, warmup: int, averaged: int, log_every: int) -> None:
     table = make_timetable(TRIAL, budget=None, elapsed=0.0, steps=steps, **SPLITS)
     values = {choice.key: choice.value for choice in time_rules(table, 100, 2)}
     assert values["trainer.max_steps"] == steps
-    assert 1 <= values["schedule.warmup_steps"] <= steps / 10
-    assert 1 / (1 - values["trainer.ema_decay"]) <= steps / 2 + 1
+    assert values["schedule.warmup_steps"] == warmup
+    assert values["trainer.ema_decay"] == pytest.approx(1 - 1 / averaged, abs=5e-6)
     assert 0 <= values["trainer.eval_every"] <= steps
-    assert 1 <= values["trainer.log_every"] <= max(1, steps / 20)
+    assert values["trainer.log_every"] == log_every
