@@ -85,7 +85,7 @@ def backbone_rules(parts: Parts, stride: int) -> list[Choice]:
     if stride < COARSE and stride in parts.nodes:
         chosen = [
             Choice("backbone.node", parts.nodes[stride], f"small objects need a map of stride {stride}"),
-            Choice("backbone.deeper_nodes", [coarse], f"what stride {COARSE} knows is joined into the fine map"),
+            Choice("backbone.deeper_nodes", [coarse], f"the features of stride {COARSE} are added to the fine map"),
             Choice("backbone.joined_separable", True, "a dense 3x3 on the fine map would cost as much as the backbone"),
         ]
     else:
@@ -95,7 +95,7 @@ def backbone_rules(parts: Parts, stride: int) -> list[Choice]:
         frozen = parts.nodes.get(4)
         chosen.append(Choice("backbone.frozen_nodes", frozen, "edges and textures of ImageNet are kept as they are"))
     else:
-        chosen.append(Choice("backbone.norm", "gn", "without classifier weights a frozen batch norm knows nothing"))
+        chosen.append(Choice("backbone.norm", "gn", "without classifier weights a frozen batch norm has no statistics"))
         chosen.append(Choice("backbone.frozen_nodes", None, "without classifier weights every layer has to learn"))
     return chosen
 
@@ -105,7 +105,7 @@ def proposal_rules(data: Fingerprint, size: int, stride: int) -> list[Choice]:
     grown = np.asarray(SCALES)[:, None] * size
     shapes = fit_anchors((grown * data.widths).ravel(), (grown * data.heights).ravel(), stride)
     many = max(300, min(1000, 10 * data.most_objects))
-    rpn = [Choice("proposals.channels", 256, "as wide as the map is informative; the paper's 512 are for VGG16")]
+    rpn = [Choice("proposals.channels", 256, "enough for small backbones; the paper's 512 are for VGG16")]
     if stride < COARSE:
         rpn = [
             Choice("proposals.channels", 128, "as wide as the joined map"),
@@ -123,7 +123,7 @@ def proposal_rules(data: Fingerprint, size: int, stride: int) -> list[Choice]:
         ),
         Choice("proposals.aspects", list(shapes.aspects), "clustered with the scales; height by width"),
         *rpn,
-        Choice("proposals.min_size", 2.0, "no object may be lost to it"),
+        Choice("proposals.min_size", 2.0, "a larger limit would lose small objects"),
         Choice("proposals.pre_nms_train", 12000, "as published; fewer are all on the objects that are easy to find"),
         Choice("proposals.pre_nms_test", 12000, "rare small objects rank behind thousands of other boxes"),
         Choice("proposals.top_k_train", 2 * many, "enough background to sample from"),
@@ -137,7 +137,7 @@ def head_rules(parts: Parts) -> list[Choice]:
     if parts.head == "rfcn":
         return [
             Choice("head.k", 3, "bins of few cells; 7 is for objects of half the image"),
-            Choice("head.channels", 256, "the map has no more to reduce"),
+            Choice("head.channels", 256, "the backbone's map has few channels"),
             Choice("head.pooling", "align", "bins rounded to the stride blur boxes"),
             Choice("sampling.rois_per_image", 256, "RoIs cost almost nothing in this head"),
             background,
@@ -169,22 +169,23 @@ def postprocess_rules(data: Fingerprint) -> list[Choice]:
 def optimizer_rules(parts: Parts, images: int) -> list[Choice]:
     """AdamW with a cosine, a warm-up and clipped gradients; SGD's rate where the user asks for SGD.
 
-    `docs/plan.md` has the measurements. AdamW gives every layer steps of one size. New convolutions, those of the RPN
-    and of R-FCN, have far to go, so they get larger ones.
+    `docs/plan.md` has the measurements. AdamW moves the weights of every layer by about the same amount. The new
+    convolutions of the RPN and of R-FCN start random, so they get a larger rate.
     """
     if parts.optimizer == "adamw":
         rate = round(ADAMW_RATE * math.sqrt(images / ADAMW_IMAGES), 6)
-        chosen = [Choice("optimizer.lr", rate, f"{ADAMW_RATE} for {ADAMW_IMAGES} images a step, with their root")]
+        chosen = [Choice("optimizer.lr", rate, f"AdamW: {ADAMW_RATE} x sqrt({images} images a step / {ADAMW_IMAGES})")]
         new = {"proposals": parts.proposals == "rpn", "head": parts.head == "rfcn"}
         factors = {part: NEW_FACTOR for part, is_new in new.items() if is_new}
         if factors:
-            chosen.append(Choice("optimizer.lr_factors", factors, "new convolutions have farther to go in few steps"))
+            why = "new convolutions start random and have few steps to learn"
+            chosen.append(Choice("optimizer.lr_factors", factors, why))
     else:
         each = 0.005 if parts.head == "rfcn" or not parts.weights else 0.0025
         chosen = [Choice("optimizer.lr", round(each * images, 6), f"{each} for each of {images} images a step")]
     return [
         *chosen,
-        Choice("optimizer.clip_norm", 10.0, "one hard image must not undo what many have taught"),
+        Choice("optimizer.clip_norm", 10.0, "one hard image must not change the weights too much"),
         Choice("schedule.decay", "cosine", "the best of what fits any number of steps"),
     ]
 

@@ -26,7 +26,7 @@ IMAGES = 4  # of the test split
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Seconds; medians."""
+    """Seconds: the mean of the steps, the median of the test images."""
 
     step: float  # forward, backward and update of one batch, decoding included where no worker does it
     image: float  # one test image, decoding included
