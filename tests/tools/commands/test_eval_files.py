@@ -63,7 +63,7 @@ def change(path: Path, **columns: object) -> None:
     ("fault", "expected"),
     [
         ("image", "unknown image number 99"),
-        ("score", "its score is NaN"),
+        ("score", "the score is NaN"),
         ("box", "inverted"),
         ("class", "missing class"),
         ("twice", "expected every image once"),
