@@ -96,7 +96,7 @@ def test_a_budget_settles_the_steps(folder: Path, tmp_path: Path) -> None:
 
 
 def test_one_of_folder_and_resume() -> None:
-    with pytest.raises(ValueError, match="needs a folder"):
+    with pytest.raises(ValueError, match="expected a folder of photographs or resume=FOLDER of a run, got neither"):
         train()
 
 
