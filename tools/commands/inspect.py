@@ -132,11 +132,19 @@ def seen_in_training(side: FolderDataset, found: Inspection, config: schema.Conf
 
 
 def write_fixed(path: Path, folder: Folder, found: Inspection) -> None:
-    """A VOC tree without what is faulty: pictures that cannot be read, objects that cannot be used, boxes drawn twice.
+    """Write a VOC tree without pictures that cannot be read, objects that cannot be used, and boxes drawn twice.
+
+    A picture of both splits stays in the test split only, so that the score is of pictures that training has not seen.
 
     Raises ValueError if there is something at `path`.
     """
-    sides = [_fixed("train", folder.train, found), _fixed("test", folder.test, found)]
+    test = _fixed("test", folder.test, found)
+    tested = {file.resolve() for file in test.files}
+    train = _fixed("train", folder.train, found, without=tested)
+    in_both = sum(file.resolve() in tested for file in folder.train.files)
+    if in_both:
+        log.warning("%s: %d pictures are in both splits; the copy has them in the test split only", path, in_both)
+    sides = [train, test]
     for line in write_voc(path, sides, folder.train.classes):
         log.warning("%s: %s", path, line)
     log.info(
@@ -148,9 +156,9 @@ def write_fixed(path: Path, folder: Folder, found: Inspection) -> None:
     )
 
 
-def _fixed(name: str, side: FolderDataset, found: Inspection) -> Side:
+def _fixed(name: str, side: FolderDataset, found: Inspection, without: Collection[Path] = ()) -> Side:
     broken = found.unusable
-    kept = [at for at, file in enumerate(side.files) if file not in broken]
+    kept = [at for at, file in enumerate(side.files) if file not in broken and file.resolve() not in without]
     return Side(name, [_drawn_once(side.annotations[at]) for at in kept], [side.files[at] for at in kept])
 
 
