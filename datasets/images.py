@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
 
 log = logging.getLogger("detector")
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+JPEG_END = b"\xff\xd9"
 ORIENTATION = 0x0112  # the EXIF tag
 TURNED = (5, 6, 7, 8)  # the orientations that exchange width and height
 DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras give
@@ -27,7 +30,7 @@ CONSTANT = 8  # grey levels, of 255, that a picture must span to show anything
 def read_image(
     path: Path, *, upright: bool = False, bit_depth: int | None = None, size: tuple[int, int] | None = None
 ) -> Tensor:
-    """The picture [3, H, W] uint8 RGB as its pixels are stored: annotated boxes refer to those.
+    """The picture [3, H, W] uint8 RGB as its pixels are stored: annotated boxes refer to those. Channels lie last.
 
     With `upright` EXIF rotates it, as for pictures of no dataset. It does so too where only the upright picture has the
     `size` (width, height) that an annotation states: the tool that wrote it has shown the picture upright.
@@ -36,10 +39,13 @@ def read_image(
     naming the file if it is missing or damaged, MemoryError if it has no room.
     """
     try:
-        with Image.open(path) as picture:
+        data = path.read_bytes()
+        with Image.open(BytesIO(data)) as picture:
             if size is not None and picture.size != size and picture.size[::-1] == size:
                 upright = upright or picture.getexif().get(ORIENTATION) in TURNED
-            pixels = to_pixels(picture, upright=upright, bit_depth=bit_depth)
+            pixels = _decode_whole_jpeg(data, picture, upright=upright)
+            if pixels is None:
+                pixels = to_pixels(picture, upright=upright, bit_depth=bit_depth)
             deep = picture.mode.startswith(("I", "F"))
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such image; restore it or take its id out of the image list") from error
@@ -56,6 +62,23 @@ def read_image(
     return pixels
 
 
+def _decode_whole_jpeg(data: bytes, picture: Image.Image, *, upright: bool) -> Tensor | None:
+    """The pixels of an ordinary JPEG by torchvision: the same values as Pillow's in less than half of the time.
+
+    None if Pillow has to read it: another format, other colours, a turned picture, or a file without its end, which
+    torchvision fills with grey and Pillow refuses.
+    """
+    is_plain = picture.format == "JPEG" and picture.mode in ("RGB", "L")
+    if not is_plain or not data.rstrip(b"\0\r\n ").endswith(JPEG_END):
+        return None
+    if upright and picture.getexif().get(ORIENTATION, 1) != 1:
+        return None
+    try:
+        return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+    except RuntimeError:  # Pillow tells what is wrong
+        return None
+
+
 def to_pixels(picture: Image.Image, *, upright: bool = False, bit_depth: int | None = None) -> Tensor:
     """A PIL picture as [3, H, W] uint8 RGB; transparency is dropped.
 
@@ -68,7 +91,7 @@ def to_pixels(picture: Image.Image, *, upright: bool = False, bit_depth: int | N
         picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith(("I", "F")):  # Pillow would cut them off at 255: an almost white picture
         picture = Image.fromarray(_eight_bits(np.asarray(picture), bit_depth))
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
 
 
 def _eight_bits(values: npt.NDArray[Any], bit_depth: int | None) -> npt.NDArray[np.uint8]:

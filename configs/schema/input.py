@@ -13,6 +13,7 @@ class InputConfig:
     test_short_side: int = 600  # length of the shorter side in testing, in pixels
     max_side: int = 1000  # largest length of the longer side, in pixels; the image is scaled to fit
     canvas_multiple: int | None = None  # pad sides to multiples of it (128 with compile); None: of the stride
+    antialias: bool = False  # shrink by means over pixels, not by four samples; quick for large photographs
     flip: bool = True  # flip half of the training images left to right
     flip_vertical: bool = False  # flip half of them upside down: for microscopes, satellites
     color_jitter: float = 0.0  # x: factors of brightness, contrast, saturation are drawn from 1 - x to 1 + x

@@ -134,9 +134,17 @@ def training_samples(split: FolderDataset, found: Inspection, config: schema.Con
 def write_fixed(path: Path, folder: Folder, found: Inspection) -> None:
     """Write a VOC tree without unreadable pictures, unusable objects and duplicate boxes.
 
+    A picture of both splits stays in the test split only, so that the score is of pictures that training has not seen.
+
     Raises ValueError if `path` is neither new nor an empty folder.
     """
-    sides = [_fixed("train", folder.train, found), _fixed("test", folder.test, found)]
+    test = _fixed("test", folder.test, found)
+    tested = {file.resolve() for file in test.files}
+    train = _fixed("train", folder.train, found, without=tested)
+    in_both = sum(file.resolve() in tested for file in folder.train.files)
+    if in_both:
+        log.warning("%s: %d pictures are in both splits; the copy has them in the test split only", path, in_both)
+    sides = [train, test]
     for line in write_voc(path, sides, folder.train.classes):
         log.warning("%s: %s", path, line)
     log.info(
@@ -148,8 +156,8 @@ def write_fixed(path: Path, folder: Folder, found: Inspection) -> None:
     )
 
 
-def _fixed(name: str, split: FolderDataset, found: Inspection) -> Side:
-    kept = [index for index, file in enumerate(split.files) if file not in found.unusable]
+def _fixed(name: str, split: FolderDataset, found: Inspection, without: Collection[Path] = ()) -> Side:
+    kept = [i for i, file in enumerate(split.files) if file not in found.unusable and file.resolve() not in without]
     return Side(name, [_without_duplicates(split.annotations[i]) for i in kept], [split.files[i] for i in kept])
 
 

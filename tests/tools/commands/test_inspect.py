@@ -143,6 +143,21 @@ def test_a_corrected_copy_trains(sick: Path, tmp_path: Path, capsys: pytest.Capt
     assert folder.train.classes == ("cat",)
 
 
+def test_a_picture_of_both_splits_stays_in_the_test_split(tmp_path: Path) -> None:
+    root, lists = tmp_path / "tree", tmp_path / "tree/ImageSets/Main"
+    lists.mkdir(parents=True)
+    for number in range(4):
+        picture = add(root, f"JPEGImages/{number}", PLAIN, seed=number)
+        (root / "Annotations").mkdir(exist_ok=True)
+        picture.with_suffix(".xml").rename(root / f"Annotations/{number}.xml")
+    (lists / "train.txt").write_text("0\n1\n2\n")
+    (lists / "test.txt").write_text("2\n3\n")
+    cli.run(["inspect", f"data={root}", f"fix={tmp_path / 'mended'}"])
+    folder = Folder(tmp_path / "mended")
+    assert [item.image_id for item in folder.train.annotations] == ["0", "1"]
+    assert [item.image_id for item in folder.test.annotations] == ["2", "3"]
+
+
 def test_anchors_and_stride_are_the_plans(tmp_path: Path) -> None:
     """Anchors fit the boxes, however long they are; a given stride replaces the plan's."""
     root = tmp_path / "thin"
