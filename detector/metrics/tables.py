@@ -27,21 +27,36 @@ class AnnotationLike(Protocol):
     """The attributes that a truth table needs of an image's annotation. `areas` [G] is optional."""
 
     @property
-    def image_id(self) -> str: ...
+    def image_id(self) -> str:
+        """Id of the image."""
+
     @property
-    def width(self) -> int: ...
+    def width(self) -> int:
+        """Pixels."""
+
     @property
-    def height(self) -> int: ...
+    def height(self) -> int:
+        """Pixels."""
+
     @property
-    def boxes(self) -> Tensor: ...
+    def boxes(self) -> Tensor:
+        """[G, 4] float32 xyxy."""
+
     @property
-    def labels(self) -> Tensor: ...
+    def labels(self) -> Tensor:
+        """[G] int64, 1..num_classes."""
+
     @property
-    def difficult(self) -> Tensor: ...
+    def difficult(self) -> Tensor:
+        """[G] bool."""
+
     @property
-    def truncated(self) -> Tensor: ...
+    def truncated(self) -> Tensor:
+        """[G] bool."""
+
     @property
-    def occluded(self) -> Tensor: ...
+    def occluded(self) -> Tensor:
+        """[G] bool."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

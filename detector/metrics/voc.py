@@ -36,6 +36,8 @@ class Summary(Enum):
 
 @dataclass(frozen=True, slots=True)
 class APProtocol:
+    """A rule for average precision."""
+
     name: str
     summary: Summary
     inclusive: bool  # whether an overlap of exactly the threshold is enough
@@ -99,6 +101,7 @@ class VOCResult:
 
     @property
     def num_scored(self) -> int:
+        """Number of classes in the mean."""
         return len(self.classes) - len(set(self.without_truth) | set(self.unsearched))
 
     @property

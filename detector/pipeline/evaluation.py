@@ -100,6 +100,7 @@ def save_pictures(run: RunFolder, dataset: Dataset, found: Sequence[Detections],
 
 
 def draw_dataset_image(dataset: Dataset, index: int, detections: Detections, threshold: float) -> Image.Image:
+    """Draw a dataset's image with its ground truth and the detections of at least `threshold`."""
     annotation = dataset.annotations[index]
     truths = Instances(annotation.boxes, annotation.labels, annotation.difficult)
     confident = detections[detections.scores >= threshold]

@@ -36,6 +36,8 @@ class SavedModel:
 
 @dataclass(frozen=True, slots=True)
 class Model:
+    """A detector that is ready to detect."""
+
     detector: Detector  # in evaluation mode, on its device
     classes: tuple[str, ...]
     step: int

@@ -35,22 +35,28 @@ SPLIT = "split.json"  # training and test pictures of a run, if the run split th
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
+    """The folder of a run and the places of its files."""
+
     path: Path
 
     @property
     def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def tensorboard(self) -> Path:
+        """Folder of TensorBoard's files."""
         return self.path / "tensorboard"
 
     @property
     def detections(self) -> Path:
+        """Folder of VOC's result files."""
         return self.path / "detections"
 
     @property
     def pictures(self) -> Path:
+        """Folder of drawn detections."""
         return self.path / "pictures"
 
     def write_config(self, config: Config) -> str:
@@ -67,6 +73,7 @@ class RunFolder:
         self.write_json(path.name, {"starts": starts})
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Write plain values as the JSON file `name`, all of it or nothing."""
         text = json.dumps(content, indent=2) + "\n"
         write_atomically(self.path / name, lambda file: file.write(text.encode()))
 

@@ -18,6 +18,8 @@ MOST = {"scales": 6, "aspects": 4}
 
 @dataclass(frozen=True, slots=True)
 class AnchorShapes:
+    """The anchors of a cell: each scale with each aspect."""
+
     scales: tuple[float, ...]  # sides in strides
     aspects: tuple[float, ...]  # height / width
     recall: float  # share of the objects with an anchor of IoU MIN_IOU or more, centres aligned

@@ -33,6 +33,7 @@ class Fingerprint:
 
     @property
     def num_objects(self) -> int:
+        """Number of objects."""
         return len(self.widths)
 
     @property

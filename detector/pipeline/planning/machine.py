@@ -12,6 +12,8 @@ from detector.engine.precision import has_bf16
 
 @dataclass(frozen=True, slots=True)
 class Machine:
+    """The machine that trains."""
+
     device: str  # cpu | cuda
     cores: int  # cores that this process may use
     threads: int  # threads of torch

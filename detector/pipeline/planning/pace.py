@@ -23,6 +23,8 @@ MIN_STEPS = 10  # steps to measure
 
 
 class Pace:
+    """Fits the number of steps to the time that is left, while the training runs."""
+
     def __init__(
         self,
         *,

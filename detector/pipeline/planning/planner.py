@@ -65,6 +65,7 @@ class Plan:
         return replace(self, choices=choices)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the plan as plain values, for plan.json."""
         data = self.data
         return {
             "data": {
