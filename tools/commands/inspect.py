@@ -17,7 +17,7 @@ from detector.configs.compose import load_config
 from detector.configs.errors import ConfigError
 from detector.datasets.build import open_folder
 from detector.datasets.folder import Folder, FolderDataset
-from detector.datasets.inspection import TWICE, Inspection, inspect
+from detector.datasets.inspection import DUPLICATE_IOU, Inspection, inspect
 from detector.datasets.sample import Annotation, Sample
 from detector.datasets.writers.sides import Side
 from detector.datasets.writers.voc import write_voc
@@ -77,7 +77,7 @@ def run_inspect(
     if not isinstance(dataset, schema.AutoDatasetConfig):
         raise ConfigError("detector inspect finds the format itself; remove dataset=...")
     dataset.root = str(data)
-    folder = open_folder(dataset, mend=True)
+    folder = open_folder(dataset, leave_out_faulty=True)
     planned = planned_map(folder.train, config.input, {word.partition("=")[0] for word in overrides}, stride)
     config.input.short_sides = planned.short_sides
     found = inspect(
@@ -163,7 +163,9 @@ def _fixed(name: str, split: FolderDataset, found: Inspection, without: Collecti
 
 def _without_duplicates(item: Annotation) -> Annotation:
     """Return the annotation without boxes that repeat an earlier box of the same class."""
-    same = (torch.triu(iou(item.boxes, item.boxes), diagonal=1) >= TWICE) & (item.labels[:, None] == item.labels[None])
+    same = (torch.triu(iou(item.boxes, item.boxes), diagonal=1) >= DUPLICATE_IOU) & (
+        item.labels[:, None] == item.labels[None]
+    )
     keep = ~same.any(0)
     return replace(
         item,

@@ -109,5 +109,5 @@ def test_two_starts_at_once_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"expected resume= or config=, got both"):
         find_start(["resume=runs/a", "config=runs/b"])
     RunFolder(tmp_path).write_config(load_config(DEMO))
-    with pytest.raises(ConfigError, match="experiment=demo: a saved run has its settings"):
+    with pytest.raises(ConfigError, match="experiment=demo: a saved run already has settings"):
         find_start([f"config={tmp_path}", "experiment=demo"])

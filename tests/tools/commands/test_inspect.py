@@ -111,8 +111,8 @@ def test_everything_is_found_and_nothing_is_changed(
     assert [case.split(": ")[1] for case in cases("drawn twice")] == ["cat"]
     assert any("empty" in case for case in cases("without objects"))
     assert {case.split(": ")[0] for case in cases("below 2 cells")} == {"tiny", "thin"}
-    assert "thin: cat" in cases("no anchor")
-    assert cases("viewers turn by EXIF") == ["turned"]
+    assert "thin: cat" in cases("without a planned anchor")
+    assert cases("with an EXIF rotation") == ["turned"]
     assert any("nearly 'cat'" in case for case in cases("odd class names"))
     said = capsys.readouterr().out
     assert "fault: " in said
@@ -184,7 +184,7 @@ def test_augment_draws_training_samples(sick: Path, tmp_path: Path) -> None:
     cli.run([*words, "augment=true"])
     page = (tmp_path / "report/inspection.html").read_text(encoding="utf-8")
     sides = {int(side) for side in re.findall(r"shorter side (\d+) px", page)}
-    folder = Folder(sick, mend=True)
+    folder = Folder(sick, leave_out_faulty=True)
     planned = planned_map(folder.train, schema.InputConfig(), set(), None)
     assert sides
     assert sides <= set(planned.short_sides), "the plan's sizes"
