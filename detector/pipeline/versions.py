@@ -7,11 +7,11 @@ import platform
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy
 import torch
-import torchvision
 
 from detector.engine.distributed import world_size
 
@@ -21,7 +21,7 @@ def versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),  # a plain string, because a checkpoint must contain no other class
-        "torchvision": str(torchvision.__version__),
+        "torchvision": version("torchvision"),
         "numpy": numpy.__version__,
         "commit": commit(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
