@@ -9,6 +9,8 @@ from detector.configs.errors import require
 
 @dataclass
 class InputConfig:
+    """Resizing, augmentation and normalization."""
+
     short_sides: list[int] = field(default_factory=lambda: [600])  # pixels of the shorter side in training, at random
     test_short_side: int = 600  # pixels of the shorter side in testing
     max_side: int = 1000  # upper limit of the longer side in pixels; larger images are scaled down
