@@ -1,4 +1,4 @@
-"""The README's commands run: on a small folder, with a narrow network and two steps where they would take hours."""
+"""The README's commands run, on a small folder, with a narrow network and two steps."""
 
 import re
 import shlex
