@@ -1,4 +1,4 @@
-"""The last block of each stride, of networks whose blocks are known from their papers."""
+"""The last block of each stride, for networks whose blocks are known from their papers."""
 
 import pytest
 
@@ -19,6 +19,6 @@ def test_known_networks(name: str, expected: dict[int, str]) -> None:
     assert {stride: found[stride] for stride in expected} == expected
 
 
-def test_a_name_that_is_not_known() -> None:
+def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(ValueError, match="no classifier 'resnet19'"):
         nodes_by_stride("resnet19")
