@@ -1,4 +1,4 @@
-"""`from detector import load_detector`: one picture or many, of every kind, and what importing costs."""
+"""`from detector import load_detector`: one picture or many, pictures of every type, and the cost of the import."""
 
 import subprocess
 import sys
@@ -46,7 +46,7 @@ def same(one: Prediction, other: Prediction) -> bool:
     return torch.equal(one.boxes, other.boxes) and torch.equal(one.scores, other.scores) and one.names == other.names
 
 
-def test_a_picture_of_any_kind(detect: Predictor, photo: Path) -> None:
+def test_every_type_of_picture_gives_the_same_result(detect: Predictor, photo: Path) -> None:
     found = detect(str(photo))
     assert len(found) > 0
     assert found.boxes.shape == (len(found), 4)
@@ -62,26 +62,26 @@ def test_a_picture_of_any_kind(detect: Predictor, photo: Path) -> None:
         assert same(detect(picture), found)
 
 
-def test_a_model_trained_in_bf16_predicts_in_fp32_unless_asked(detect: Predictor, model: Path, photo: Path) -> None:
+def test_a_model_trained_in_bf16_predicts_in_fp32_by_default(detect: Predictor, model: Path, photo: Path) -> None:
     exact = load_detector(model, "trainer.precision=fp32", device="cpu")(photo)
     narrow = load_detector(model, "trainer.precision=bf16", device="cpu")(photo)
     assert same(detect(photo), exact)
     assert not same(narrow, exact)
 
 
-def test_one_or_many(detect: Predictor, photo: Path) -> None:
+def test_several_pictures_give_the_results_of_each(detect: Predictor, photo: Path) -> None:
     pixels = np.array(Image.open(photo))
     one = detect(pixels)
     assert detect([]) == []
     for pictures in ([photo, pixels], (pixels, photo), np.stack([pixels] * 2)):
         assert [same(item, one) for item in detect(pictures)] == [True, True]
-    for item in detect([photo, pixels, photo], batch_size=2):  # convolutions of two sum in another order
+    for item in detect([photo, pixels, photo], batch_size=2):  # convolutions of two images sum in another order
         assert item.names == one.names
         torch.testing.assert_close(item.boxes, one.boxes, atol=1e-3, rtol=1e-5)
         torch.testing.assert_close(item.scores, one.scores, atol=1e-5, rtol=1e-5)
 
 
-def test_grey_transparent_and_sixteen_bits(detect: Predictor, tmp_path: Path) -> None:
+def test_grey_transparent_and_16_bit_pictures(detect: Predictor, tmp_path: Path) -> None:
     grey = np.random.default_rng(1).integers(0, 256, (40, 60), np.uint8)
     wanted = detect(np.stack([grey] * 3, axis=2))
     assert same(detect(grey), wanted)
@@ -94,7 +94,7 @@ def test_grey_transparent_and_sixteen_bits(detect: Predictor, tmp_path: Path) ->
     assert same(detect(tmp_path / "clear.png"), wanted)
 
 
-def test_exif_turns_files_and_pil_pictures(detect: Predictor, photo: Path, tmp_path: Path) -> None:
+def test_exif_rotates_files_and_pil_pictures(detect: Predictor, photo: Path, tmp_path: Path) -> None:
     picture = Image.open(photo)
     exif = picture.getexif()
     exif[0x0112] = 6
@@ -106,7 +106,7 @@ def test_exif_turns_files_and_pil_pictures(detect: Predictor, photo: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("picture", "said"),
+    ("picture", "message"),
     [
         (np.zeros((4, 4, 3)), "ndarray of float64 and shape (4, 4, 3)"),
         (np.zeros((3, 4, 5), np.uint8), "shape (3, 4, 5)"),
@@ -116,10 +116,10 @@ def test_exif_turns_files_and_pil_pictures(detect: Predictor, photo: Path, tmp_p
         (None, "got NoneType"),
     ],
 )
-def test_what_is_no_picture(detect: Predictor, picture: object, said: str) -> None:
+def test_values_that_are_not_pictures_are_refused(detect: Predictor, picture: object, message: str) -> None:
     with pytest.raises(ValueError, match="expected a path, a PIL picture, an array") as error:
         detect(picture)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_given_proposals(detect: Predictor, photo: Path) -> None:
