@@ -1,4 +1,4 @@
-"""Boxes around turned rectangles and points."""
+"""Boxes around rotated rectangles and points."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from detector.datasets.readers.shapes import around, turned
 SIDE = st.floats(1, 100)
 
 
-def test_a_quarter_turn() -> None:
+def test_a_rotation_by_90_degrees() -> None:
     assert turned(10, 20, 4, 2, 90, about_middle=True) == pytest.approx((11, 19, 13, 23))
     assert turned(10, 20, 4, 2, 90, about_middle=False) == pytest.approx((8, 20, 10, 24))
 
 
 @given(SIDE, SIDE, SIDE, SIDE, st.floats(-360, 360))
-def test_the_box_holds_all_corners_and_no_more(x: float, y: float, w: float, h: float, degrees: float) -> None:
+def test_the_box_encloses_the_corners_tightly(x: float, y: float, w: float, h: float, degrees: float) -> None:
     x1, y1, x2, y2 = turned(x, y, w, h, degrees, about_middle=True)
     angle = math.radians(degrees)
     assert x2 - x1 == pytest.approx(w * abs(math.cos(angle)) + h * abs(math.sin(angle)), abs=1e-6)
@@ -27,6 +27,6 @@ def test_the_box_holds_all_corners_and_no_more(x: float, y: float, w: float, h: 
     assert ((x1 + x2) / 2, (y1 + y2) / 2) == pytest.approx((x + w / 2, y + h / 2), abs=1e-6)
 
 
-def test_points_that_are_not_finite() -> None:
+def test_the_box_around_points_keeps_nan() -> None:
     assert all(math.isnan(value) for value in around([(1, 2), (float("nan"), 3)]))
     assert around([(3, 9), (1, 2)]) == (1, 2, 3, 9)
