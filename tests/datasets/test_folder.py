@@ -50,7 +50,7 @@ def ids(folder: Folder) -> tuple[list[str], list[str]]:
 
 
 @pytest.mark.parametrize("names", [("train", "test"), ("train", "valid"), ("Train", "val"), ("training", "Testing")])
-def test_labelimg_files_in_two_split_folders(tmp_path: Path, names: tuple[str, str]) -> None:
+def test_labelimg_files_in_two_split_folders_are_read(tmp_path: Path, names: tuple[str, str]) -> None:
     for side, stem in zip(names, ("a", "b"), strict=True):
         picture(tmp_path / side / f"{stem}.JPG", ord(stem))
         xml(tmp_path / side / f"{stem}.xml", ["ace" if stem == "a" else "king"])
@@ -64,7 +64,7 @@ def test_labelimg_files_in_two_split_folders(tmp_path: Path, names: tuple[str, s
 
 
 @pytest.mark.parametrize("layout", [("images", "annots"), ("images", "annotations"), ("Images", "labels"), ("", "xml")])
-def test_annotations_in_a_separate_folder(tmp_path: Path, layout: tuple[str, str]) -> None:
+def test_annotations_in_a_separate_folder_are_found(tmp_path: Path, layout: tuple[str, str]) -> None:
     for number in range(5):
         picture(tmp_path / layout[0] / f"{number}.png", number)
         xml(tmp_path / layout[1] / f"{number}.xml")
@@ -73,7 +73,7 @@ def test_annotations_in_a_separate_folder(tmp_path: Path, layout: tuple[str, str
     assert all_ids(folder) == list("01234")
 
 
-def test_splits_below_images_and_annotations(tmp_path: Path) -> None:
+def test_splits_below_images_and_annotations_are_found(tmp_path: Path) -> None:
     """The same name in two splits means two pictures, each with the annotation of its split."""
     for number, side in enumerate(("train", "val")):
         picture(tmp_path / "images" / side / "1.jpg", number)
@@ -84,7 +84,7 @@ def test_splits_below_images_and_annotations(tmp_path: Path) -> None:
     assert folder.train.classes[folder.train.annotations[0].labels[0] - 1] == "train"
 
 
-def test_voc_trees_with_lists(voc_folder: Callable[..., object], tmp_path: Path) -> None:
+def test_voc_trees_with_lists_are_read(voc_folder: Callable[..., object], tmp_path: Path) -> None:
     for year in ("2007", "2012"):
         tree = voc_folder(tmp_path / "VOCdevkit", year)
         for split in ("train", "trainval", "test"):
@@ -98,7 +98,7 @@ def test_voc_trees_with_lists(voc_folder: Callable[..., object], tmp_path: Path)
     assert ids(above) == ids(folder)
 
 
-def test_a_voc_tree_without_lists(voc: object, tmp_path: Path) -> None:
+def test_a_voc_tree_without_lists_is_read(voc: object, tmp_path: Path) -> None:
     for name in ("a", "bb", "ccc", "dddd"):  # names of different lengths get different pictures
         voc.add("all", name, [("cell", BOX)])  # type: ignore[attr-defined]
     shutil.rmtree(tmp_path / "data/ImageSets")

@@ -251,7 +251,7 @@ def test_unknown_elements_without_boxes_are_ignored(voc: Any) -> None:
         ("", "utf-8-sig", "Br\u00f6tchen"),
     ],
 )
-def test_xml_in_other_encodings(voc: Any, head: str, encoding: str, name: str) -> None:
+def test_xml_in_other_encodings_is_read(voc: Any, head: str, encoding: str, name: str) -> None:
     path = voc.add("train", "a", [("cell", BOX)])
     path.write_bytes((head + path.read_text().replace("cell", name)).encode(encoding))
     dataset = load(voc)
@@ -260,7 +260,7 @@ def test_xml_in_other_encodings(voc: Any, head: str, encoding: str, name: str) -
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-8-sig", "latin-1"])
-def test_image_lists_in_other_encodings(voc: Any, encoding: str) -> None:
+def test_image_lists_in_other_encodings_are_read(voc: Any, encoding: str) -> None:
     voc.add("train", "br\u00f6tchen", [("cell", BOX)])
     path = voc.folder / "ImageSets/Main/train.txt"
     path.write_bytes(path.read_text().encode(encoding))
@@ -268,7 +268,7 @@ def test_image_lists_in_other_encodings(voc: Any, encoding: str) -> None:
 
 
 @pytest.mark.parametrize("line", ["im0.jpg", "JPEGImages/im0.jpg", "data\\JPEGImages\\im0.JPG", "im0.xml", "im0  1"])
-def test_ids_written_with_suffix_or_folder(voc: Any, line: str) -> None:
+def test_ids_with_suffix_or_folder_are_found(voc: Any, line: str) -> None:
     voc.add("train", "im0", [("cell", BOX)])
     (voc.folder / "ImageSets/Main/train.txt").write_text(f"{line}\n")
     assert [item.image_id for item in load(voc).annotations] == ["im0"]

@@ -83,7 +83,7 @@ def test_losses_are_finite_and_every_parameter_has_a_gradient(
             assert torch.isfinite(parameter.grad).all(), name
     if sum(objects) == 0:
         assert losses.parts["loss_box"].item() == 0
-        if source == "given" and sampler == "random":  # an overlap of 0 is no background for Fast R-CNN
+        if source == "given" and sampler == "random":  # an overlap of 0 is not background for Fast R-CNN
             assert losses.total().item() == 0
 
 

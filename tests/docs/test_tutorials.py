@@ -114,12 +114,12 @@ def test_the_changes_of_a_page_fit_the_source(page: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_new_head(copy: Path, run: Callable[[list[str]], None]) -> None:
+def test_the_tutorial_for_a_new_head_works(copy: Path, run: Callable[[list[str]], None]) -> None:
     follow("new_head.md", copy, run)
 
 
 @pytest.mark.slow
-def test_a_new_reader(copy: Path, run: Callable[[list[str]], None]) -> None:
+def test_the_tutorial_for_a_new_reader_works(copy: Path, run: Callable[[list[str]], None]) -> None:
     photographs = copy / "photographs"
     data = SyntheticDataset("train", num_images=6, height=96, width=128, seed=0)
     write_voc(photographs, data, range(6))
@@ -136,5 +136,5 @@ def test_a_new_reader(copy: Path, run: Callable[[list[str]], None]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here")
-def test_a_new_operator(copy: Path, run: Callable[[list[str]], None]) -> None:
+def test_the_tutorial_for_a_new_operator_works(copy: Path, run: Callable[[list[str]], None]) -> None:
     follow("new_operator.md", copy, run)

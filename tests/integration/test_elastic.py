@@ -74,7 +74,7 @@ def test_a_run_that_loses_a_process_ends_with_the_bytes_of_an_undisturbed_one(
         os.kill(workers(process.pid)[victim], signal.SIGKILL)
         output, _ = process.communicate(timeout=600)
     finally:
-        process.terminate()  # torchrun takes its processes along
+        process.terminate()  # torchrun also ends its processes
         process.wait()
     assert process.returncode == 0, output
     first, second = starts(tmp_path)

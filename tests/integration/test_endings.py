@@ -23,7 +23,7 @@ from detector.datasets.synthetic import SyntheticDataset
 from detector.tools import cli
 from tests.integration.conftest import write_voc
 
-BOUND_S = 20.0  # from the cause of the end to the end of the last process
+BOUND_S = 20.0  # from the event that ends the run to the end of its last process
 TRAINED, TESTED = slice(0, 6), slice(6, 8)  # slices of the pictures
 
 # Longer than any fault needs to occur. max_minutes ends a run whose fault never occurs.

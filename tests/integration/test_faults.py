@@ -68,7 +68,9 @@ def own_pictures(settings: list[str], tmp_path: Path) -> Path:
     return Path(shutil.copytree(value_of("dataset.root", settings) or "", tmp_path / "voc"))
 
 
-def test_a_full_disk(settings: list[str], disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_is_reported_in_one_line(
+    settings: list[str], disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The checkpoints of every step fill the disk."""
     assert cli.run(["train", *settings, *ENDLESS, "trainer.keep_every=1", f"output_dir={disk}"]) == 1
     message = the_error(capsys)
@@ -78,8 +80,10 @@ def test_a_full_disk(settings: list[str], disk: Path, capsys: pytest.CaptureFixt
     assert not list((disk / "checkpoints").glob(".*"))
 
 
-def test_a_disk_filled_by_others(settings: list[str], disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Not one byte is left: the log and TensorBoard cannot write either."""
+def test_a_disk_filled_by_others_is_reported_in_one_line(
+    settings: list[str], disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The disk has no byte left, so the log and TensorBoard cannot write either."""
     ended = threading.Event()
 
     def fill() -> None:
@@ -99,7 +103,7 @@ def test_a_disk_filled_by_others(settings: list[str], disk: Path, capsys: pytest
     load_checkpoint(disk)
 
 
-def test_a_read_only_folder(
+def test_a_read_only_folder_is_refused_in_one_line(
     settings: list[str], disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.run(["train", *settings, "trainer.max_steps=2", f"output_dir={tmp_path / 'run'}"]) == 0
@@ -114,7 +118,7 @@ def test_a_read_only_folder(
     assert load_checkpoint(disk)["step"] == 2
 
 
-def test_a_picture_deleted_during_the_run(
+def test_a_picture_deleted_during_the_run_is_named(
     settings: list[str], own_pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gone = sorted((own_pictures / "JPEGImages").iterdir())[0]
@@ -125,7 +129,9 @@ def test_a_picture_deleted_during_the_run(
     load_checkpoint(folder)
 
 
-def test_a_killed_loader_worker(settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_killed_loader_worker_is_reported_in_one_line(
+    settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """SIGKILL, as from the kernel when memory runs out."""
     children = Path(f"/proc/{os.getpid()}/task/{threading.get_native_id()}/children")
     if not children.is_file():

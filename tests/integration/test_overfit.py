@@ -78,7 +78,7 @@ def test_predicting_writes_pictures_and_boxes(overfitted: Path, pictures: Path, 
         drawn = np.asarray(Image.open(tmp_path / "out" / f"{Path(name).stem}.jpg"), dtype=int)
         original = np.asarray(Image.open(tmp_path / "photos" / name).convert("RGB"), dtype=int)
         assert drawn.shape == original.shape
-        assert np.abs(drawn - original).max() > 60  # boxes are on it; JPEG alone changes less
+        assert np.abs(drawn - original).max() > 60  # boxes are drawn; JPEG alone changes pixels less
         for row in rows:
             assert set(row) == {"class", "score", "box"}
             assert 0 <= row["score"] <= 1

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from detector.ops import boxes as box_ops
 
-# float32 has 24 bits: coordinates up to 2000 are exact to about 1e-4, and encode divides by sides of at least 1 pixel.
+# float32 has 24 bits: coordinates up to 2000 are good to about 1e-4, and encode divides by sides of at least 1 pixel.
 ROUNDING = {"rtol": 1e-4, "atol": 2e-2}
 
 

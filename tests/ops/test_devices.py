@@ -125,7 +125,7 @@ def assert_near(result: Any, expected: Any, name: str) -> None:
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels last"])
 @pytest.mark.parametrize("shape", MAPS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_equals_the_pytorch_kernels(
+def test_operators_equal_the_pytorch_kernels(
     device: torch.device, dtype: torch.dtype, shape: str, layout: torch.memory_format
 ) -> None:
     if shape == "direct" and device.type == "cpu":

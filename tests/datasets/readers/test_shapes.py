@@ -13,7 +13,7 @@ from detector.datasets.readers.shapes import around, turned
 SIDE = st.floats(1, 100)
 
 
-def test_a_rotation_by_90_degrees() -> None:
+def test_a_rotation_by_90_degrees_gives_hand_computed_boxes() -> None:
     assert turned(10, 20, 4, 2, 90, about_middle=True) == pytest.approx((11, 19, 13, 23))
     assert turned(10, 20, 4, 2, 90, about_middle=False) == pytest.approx((8, 20, 10, 24))
 

@@ -14,7 +14,7 @@ from detector.backbones.nodes import nodes_by_stride
         ("convnext_tiny", {4: "features.1", 8: "features.3", 16: "features.5", 32: "features.7"}),
     ],
 )
-def test_known_networks(name: str, expected: dict[int, str]) -> None:
+def test_the_blocks_of_known_networks_are_found(name: str, expected: dict[int, str]) -> None:
     found = nodes_by_stride(name)
     assert {stride: found[stride] for stride in expected} == expected
 

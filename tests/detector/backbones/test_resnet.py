@@ -92,7 +92,7 @@ def test_a_dilated_block_equals_the_strided_one_at_its_positions() -> None:
     x = torch.rand(1, strided.head_channels, 9, 11)
     shortcut = dilated.layer4.get_submodule("0.downsample")(x)[:, :, ::2, ::2]
     torch.testing.assert_close(shortcut, source.get_submodule("0.downsample")(x))
-    # A 3x3 of dilation 2 on the dense map reads what a 3x3 of dilation 1 reads on the strided map.
+    # A 3x3 of dilation 2 on the dense map reads the same values as a 3x3 of dilation 1 on the strided map.
     second = source.get_submodule("1.conv2")
     dense = torch.rand(1, second.in_channels, 9, 11)  # type: ignore[arg-type]
     torch.testing.assert_close(

@@ -197,7 +197,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint_intact(room: int, tmp_path: 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_failed_write_is_reported_with_the_path(tmp_path: Path) -> None:
+def test_a_failed_write_says_that_the_previous_checkpoint_is_intact(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match=r"cannot write the checkpoint .*the previous checkpoint is intact"):
         save_checkpoint(tmp_path / "file" / "last.pt", CONTENT)

@@ -72,7 +72,7 @@ def test_a_name_without_weights_is_refused() -> None:
 
 
 def test_the_rpn_reads_conv4_and_the_head_conv5() -> None:
-    """R-FCN 2: the RPN's losses reach no weight of the dilated res5, the head's do."""
+    """R-FCN 2: the RPN's losses reach no weight of the dilated res5, but the head's losses do."""
     detector: Any = detector_with("rfcn").train()
     losses = detector(batch()).parts
     (losses["loss_rpn_cls"] + losses["loss_rpn_box"]).backward(retain_graph=True)

@@ -45,7 +45,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "model.safetensors"
 
 
-def test_round_trip(path: Path) -> None:
+def test_a_written_file_reads_back(path: Path) -> None:
     path.write_bytes(packed())
     tensors, metadata = read_safetensors(path)
     assert metadata == METADATA == read_metadata(path)

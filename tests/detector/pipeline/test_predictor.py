@@ -81,7 +81,7 @@ def test_several_pictures_give_the_results_of_each(detect: Predictor, photo: Pat
         torch.testing.assert_close(item.scores, one.scores, atol=1e-5, rtol=1e-5)
 
 
-def test_grey_transparent_and_16_bit_pictures(detect: Predictor, tmp_path: Path) -> None:
+def test_grey_transparent_and_16_bit_pictures_are_converted(detect: Predictor, tmp_path: Path) -> None:
     grey = np.random.default_rng(1).integers(0, 256, (40, 60), np.uint8)
     wanted = detect(np.stack([grey] * 3, axis=2))
     assert same(detect(grey), wanted)
@@ -122,14 +122,14 @@ def test_values_that_are_not_pictures_are_refused(detect: Predictor, picture: ob
     assert message in str(error.value)
 
 
-def test_given_proposals(detect: Predictor, photo: Path) -> None:
+def test_given_proposals_are_used_and_counted(detect: Predictor, photo: Path) -> None:
     assert len(detect(photo, proposals=[torch.zeros(0, 4)])) == 0
     assert len(detect(photo, proposals=[torch.tensor([[0.0, 0, 30, 30]])])) >= 1
     with pytest.raises(ValueError, match="expected proposals for each of 1 pictures, got 2"):
         detect(photo, proposals=[torch.zeros(0, 4)] * 2)
 
 
-def test_overrides(model: Path, photo: Path) -> None:
+def test_overrides_are_applied_and_checked(model: Path, photo: Path) -> None:
     assert len(load_detector(model, "postprocess.score_threshold=0.99", device="cpu")(photo)) == 0
     with pytest.raises(ValueError, match="did you mean postprocess.score_threshold"):
         load_detector(model, "postprocess.score_treshold=1")

@@ -125,7 +125,7 @@ def test_shown_values_equal_those_of_the_operator(tmp_path: Path) -> None:
     torch.testing.assert_close(result.samples.values.mean(dim=(2, 3)).float(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_random_score_maps_with_k_3(tmp_path: Path) -> None:
+def test_random_score_maps_give_the_operators_values(tmp_path: Path) -> None:
     words = ["ps_roi_pool", "map=random", "seed=5", "map_size=7,9", "output_size=3", "rois=-9,20,130,300"]
     result = run_explain([*words, "reduction=max", f"output={tmp_path / 'a.png'}"])
     rois = to_rois([torch.tensor([[-9.0, 20, 130, 300]])])

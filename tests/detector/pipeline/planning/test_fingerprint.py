@@ -21,7 +21,7 @@ def image(boxes: list[tuple[float, float, float, float]], labels: list[int], siz
     )
 
 
-def test_counts_sizes_and_shapes() -> None:
+def test_counts_sizes_and_shapes_are_measured() -> None:
     data = take_fingerprint(
         [
             image([(0, 0, 40, 10), (0, 50, 20, 70)], [1, 2], (200, 100)),  # shorter side 100
