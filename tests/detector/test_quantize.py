@@ -32,7 +32,7 @@ def test_a_quantized_tail_equals_the_original_up_to_rounding() -> None:
     assert [type(layer) for layer in twin] == [nn.Flatten, Int8Linear, nn.ReLU, Int8Linear, nn.ReLU]
     assert 0 < (found - expected).norm() < 0.02 * expected.norm()  # two roundings of about 0.7 % each
     assert twin(pooled[:0]).shape == (0, 64)
-    assert torch.equal(tail(pooled), expected), "the layers that it was made of stay"
+    assert torch.equal(tail(pooled), expected), "the original layers are unchanged"
 
 
 def test_zeros_stay_zeros() -> None:

@@ -43,7 +43,7 @@ def run(*words: str | Path, folder: Path, **environment: str) -> str:
 
 def tracked() -> list[str]:
     if not (ROOT / ".git").exists():
-        pytest.skip("not a git checkout: what belongs to a release is not known")
+        pytest.skip("not a git checkout: the files of a release are not known")
     return run("git", "ls-files", folder=ROOT).splitlines()
 
 

@@ -35,9 +35,9 @@ from tests.datasets.readers.formats import (
 def test_every_format_gives_the_same_annotations(tmp_path: Path, write: Callable[[Path], str]) -> None:
     root = tmp_path / "photos"
     root.mkdir()
-    told = write(root)
+    line = write(root)
     folder = Folder(root)
-    assert folder.told[0] == told
+    assert folder.told[0] == line
     assert folder.train.classes == folder.test.classes == ("cat", "dog")
     found = {}
     for split, side in (("train", folder.train), ("test", folder.test)):
@@ -54,13 +54,13 @@ def test_every_format_gives_the_same_annotations(tmp_path: Path, write: Callable
 
 
 def test_open_images_skips_missing_pictures(tmp_path: Path) -> None:
-    told = open_images(tmp_path)
+    line = open_images(tmp_path)
     (tmp_path / "test-annotations-bbox.csv").write_text(
         (tmp_path / "test-annotations-bbox.csv").read_text().replace("d,xclick", "gone,xclick", 1)
         + "\nd,xclick,/m/02,1,0.1,1,0.2,1,0,1,1"
     )
     folder = Folder(tmp_path)
-    assert folder.told[0] == told
+    assert folder.told[0] == line
     assert "1 pictures of the tables are not there and are left out" in folder.told
     assert folder.train.classes == ("cat", "dog")
     first = folder.train.annotations[0]
@@ -88,9 +88,9 @@ def test_of_several_annotations_of_a_task_the_first_is_used(tmp_path: Path) -> N
     tasks[0]["annotations"].append({"result": []})
     tasks.append({"id": 9, "data": {"image": "later.jpg"}, "annotations": []})
     (tmp_path / "x.json").write_text(json.dumps(tasks))
-    told = Folder(tmp_path).told
-    assert "1 tasks are annotated several times; the first annotation is taken" in told
-    assert "1 tasks are not annotated and are left out" in told
+    lines = Folder(tmp_path).told
+    assert "1 tasks are annotated several times; the first annotation is taken" in lines
+    assert "1 tasks are not annotated and are left out" in lines
 
 
 def test_several_formats_are_refused_with_their_names(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_a_url_is_fetched_once_and_checked_each_time(state: dict[str, Tensor], t
     digest = save(source, state)
     with pytest.raises(ValueError, match="cannot fetch file:.*give backbone.weights=FILE"):
         load(resnet18(), source.as_uri(), "0" * 64)
-    assert not list(hub.glob("*")), "a file of the wrong hash must not stay"
+    assert not list(hub.glob("*")), "a file with a wrong hash must be deleted"
     load(resnet18(), source.as_uri(), digest)
     (kept,) = hub.glob("*")
     source.unlink()

@@ -109,7 +109,7 @@ def test_every_changed_or_missing_byte_is_refused(model: PortableModel, tmp_path
             found = read_portable(tmp_path / "model")
         except ValueError:
             continue
-        assert whole[position : position + 1] == b" ", "only padding may change unseen"
+        assert whole[position : position + 1] == b" ", "only a change of the padding may stay unnoticed"
         assert found.config == model.config
     for length in range(0, len(whole), 7):
         (tmp_path / "model").write_bytes(whole[:length])

@@ -60,7 +60,7 @@ def test_the_layout_follows_the_specification(path: Path) -> None:
     content = packed()
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
-    assert length % 8 == 0, "the data begin aligned"
+    assert length % 8 == 0, "the data are aligned"
     entry = header["a.weight"]
     assert (entry["dtype"], entry["shape"]) == ("F32", [2, 3])
     start, end = entry["data_offsets"]

@@ -67,7 +67,7 @@ def test_the_plan_is_saved_and_every_planned_value_is_a_setting(folder: Path, tm
         assert len(choice["reason"]) > 10
     assert set(plan["set_by_user"]) >= {"trainer.max_steps", "input.test_short_side"}
     assert not {choice["key"] for choice in plan["choices"]} & set(plan["set_by_user"])
-    assert config["backbone"]["norm"] == "gn", "without weights a frozen norm would be noise"
+    assert config["backbone"]["norm"] == "gn", "without weights there are no statistics to freeze"
     assert load_checkpoint(run.path)["config"]["trainer"]["ema_decay"] == config["trainer"]["ema_decay"]
 
 
@@ -92,7 +92,7 @@ def test_the_number_of_steps_follows_the_time_budget(folder: Path, tmp_path: Pat
     config = yaml.safe_load((run.path / "config.yaml").read_text())
     (steps,) = [choice["value"] for choice in plan["choices"] if choice["key"] == "trainer.max_steps"]
     assert steps == config["trainer"]["max_steps"] == load_checkpoint(run.path)["config"]["trainer"]["max_steps"]
-    assert run.metrics["step"] == steps, "the schedule ends whole within the budget"
+    assert run.metrics["step"] == steps, "the whole schedule fits into the budget"
 
 
 def test_a_folder_or_resume_is_required() -> None:

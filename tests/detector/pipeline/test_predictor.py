@@ -88,7 +88,7 @@ def test_grey_transparent_and_16_bit_pictures_are_converted(detect: Predictor, t
     assert same(detect(grey[:, :, None]), wanted)
     assert same(detect(torch.from_numpy(grey)[None]), wanted)
     Image.fromarray(grey.astype(np.uint16) << 8 | 77).save(tmp_path / "deep.png")
-    assert same(detect(tmp_path / "deep.png"), wanted), "16 bits keep their upper 8"
+    assert same(detect(tmp_path / "deep.png"), wanted), "of 16 bits the upper 8 are used"
     rgba = np.dstack([grey, grey, grey, 255 - grey])
     Image.fromarray(rgba).save(tmp_path / "clear.png")
     assert same(detect(tmp_path / "clear.png"), wanted)
@@ -102,7 +102,7 @@ def test_exif_rotates_files_and_pil_pictures(detect: Predictor, photo: Path, tmp
     upright = detect(np.rot90(np.array(picture), -1).copy())
     assert same(detect(tmp_path / "turned.png"), upright)
     assert same(detect(Image.open(tmp_path / "turned.png")), upright)
-    assert read_image(tmp_path / "turned.png").shape == (3, 40, 60), "datasets read pixels as they are stored"
+    assert read_image(tmp_path / "turned.png").shape == (3, 40, 60), "data sets read pixels without rotation"
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_each_image_with_a_detection_gets_a_picture(pooling: str, tmp_path: Path
     tags = pictures(tmp_path, model, [detections(2), detections(0), detections(1)])
     ids = [item.image_id for item in VIEW.dataset.annotations]
     assert tags == [f"score_maps/{ids[0]}", f"score_maps/{ids[2]}"]
-    assert model.training, "left in the mode that it was in"
+    assert model.training, "the mode is unchanged"
 
 
 def test_a_head_without_score_maps_is_skipped(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_a_broken_kernel_is_found(breakage: Breakage, tmp_path: Path) -> None:
     library = build(breakage.apply(sources()), jobs=1)
     result = check(library, "--only", breakage.group, "--cases", "120", "--stop", "1", "--dtype", breakage.dtype)
     library.unlink()
-    assert result.returncode == 1, f"not seen: {result.stdout}{result.stderr}"
+    assert result.returncode == 1, f"not found: {result.stdout}{result.stderr}"
     failure = result.stdout.partition("FAILED")[2]
     assert re.search(breakage.message, failure), failure
 

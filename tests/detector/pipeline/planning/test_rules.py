@@ -133,10 +133,10 @@ def test_the_learning_rate_follows_the_images_per_step() -> None:
     data = data_of(*[squares(300)] * 10)
     cpu, gpu = plan(data), plan(data, GPU)
     assert (cpu["trainer.images_per_step"], gpu["trainer.images_per_step"]) == (2, 8)
-    assert gpu["optimizer.lr"] == 2 * cpu["optimizer.lr"], "AdamW: by the root"
+    assert gpu["optimizer.lr"] == 2 * cpu["optimizer.lr"], "AdamW: the square root of the ratio"
     cpu, gpu = plan(data, optimizer="sgd"), plan(data, GPU, optimizer="sgd")
     assert gpu["optimizer.lr"] == 4 * cpu["optimizer.lr"]
-    assert plan(data_of(squares(300)))["trainer.images_per_step"] == 1, "there is only one"
+    assert plan(data_of(squares(300)))["trainer.images_per_step"] == 1, "there is only one image"
 
 
 def test_new_convolutions_learn_faster() -> None:
