@@ -1,4 +1,4 @@
-"""`detector info`: versions, which kernel runs each operator, and what the groups offer."""
+"""`detector info`: print versions, the kernel of each operator, and the choices of each group."""
 
 from __future__ import annotations
 

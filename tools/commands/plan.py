@@ -1,4 +1,4 @@
-"""`detector plan`: what `train data=FOLDER` would do, with its reasons and its time, without training."""
+"""`detector plan`: print the plan of `train data=FOLDER`, with reasons and expected time, without training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from detector.pipeline.training import prepare_device
 
 
 def print_plan(folder: str, words: Sequence[str]) -> None:
-    """Prints every planned setting of a training on the photographs in `folder`, one a line, with its reason."""
+    """Print every planned setting for training on the photographs in `folder`, one per line, with its reason."""
     started = time.monotonic()
     config, plan = plan_run(folder, words)
     with logging_to(None):

@@ -116,8 +116,8 @@ def test_the_plan_command_trains_nothing(
     ("line", "expected"),
     [
         (["plan"], "plan needs data=FOLDER"),
-        (["train", "data=photos", "resume=runs/one"], "a saved run has its data"),
-        (["train", "data=photos", "--multirun"], "data= makes one plan"),
+        (["train", "data=photos", "resume=runs/one"], "a saved run has its own data"),
+        (["train", "data=photos", "--multirun"], "data= makes one plan, without --multirun"),
         (["train", "data=photos", "trainer.max_step=3"], "did you mean trainer.max_steps?"),
     ],
 )

@@ -178,7 +178,7 @@ def test_augment_draws_training_samples(faulty_folder: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("words", [["augment=true"], ["augment=yes", "output=x"]])
 def test_augment_needs_a_page(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["inspect", "data=x", *words]) == 2
-    assert "augment=true draws on the page of output=FOLDER" in capsys.readouterr().err
+    assert "augment=true draws on the page, so it needs output=FOLDER" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [[], ["data="], ["data=x", "stride=0"], ["data=x", "stride=wide"]])

@@ -77,7 +77,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_one() -> None:
 @pytest.mark.parametrize("words", [[], ["explain"], ["explain", "trainer.seed=3"], ["tell", "trainer.seed"]])
 def test_config_needs_show_or_explain(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["config", *words]) == 2
-    assert "config takes: show [key=value ...], or explain KEY" in capsys.readouterr().err
+    assert "config takes show [key=value ...] or explain KEY" in capsys.readouterr().err
 
 
 def test_the_output_of_show_can_be_used_as_a_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
