@@ -1,4 +1,4 @@
-"""Pictures of more than 8 bits are as bright as their camera meant, and what shows nothing is told."""
+"""Pictures of more than 8 bits are scaled to the bit depth of their camera. A picture of one grey gives a warning."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def deep(path: Path, values: np.ndarray) -> Path:  # type: ignore[type-arg]
 
 @pytest.mark.parametrize("bits", [10, 12, 14, 16])
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_the_whole_range_of_a_camera_becomes_the_whole_range(tmp_path: Path, bits: int, suffix: str) -> None:
+def test_the_full_range_of_a_bit_depth_becomes_0_to_255(tmp_path: Path, bits: int, suffix: str) -> None:
     ramp = np.linspace(0, 2**bits - 1, 256).round().astype(np.uint16).reshape(16, 16)
     path = deep(tmp_path / f"a{suffix}", ramp)
     expected = torch.from_numpy((ramp >> (bits - 8)).astype(np.uint8)).expand(3, -1, -1)
@@ -31,23 +31,23 @@ def test_the_whole_range_of_a_camera_becomes_the_whole_range(tmp_path: Path, bit
     assert read_image(path).max() == 255
 
 
-def test_a_given_depth_keeps_dim_pictures_dim(tmp_path: Path) -> None:
+def test_a_given_bit_depth_keeps_dim_pictures_dim(tmp_path: Path) -> None:
     path = deep(
         tmp_path / "a.png", np.full((4, 4), 1000, np.uint16) + np.arange(16, dtype=np.uint16).reshape(4, 4) * 60
     )
     assert read_image(path, bit_depth=16).max() == 1900 >> 8
     assert read_image(path, bit_depth=12).max() == 1900 >> 4
-    assert read_image(path).max() == 1900 >> 4, "11 bits are no camera"
+    assert read_image(path).max() == 1900 >> 4, "no camera has 11 bits"
 
 
 @pytest.mark.parametrize(("high", "brightest"), [(1.0, 255), (0.5, 128), (255.0, 255), (200.0, 200), (4095.0, 255)])
-def test_numbers_that_are_not_whole(tmp_path: Path, high: float, brightest: int) -> None:
+def test_float_pictures_are_scaled_by_their_range(tmp_path: Path, high: float, brightest: int) -> None:
     ramp = np.linspace(0, high, 64, dtype=np.float32).reshape(8, 8)
     assert read_image(deep(tmp_path / "a.tif", ramp)).max() == brightest
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1.0, 1e6])
-def test_values_that_are_no_brightness(tmp_path: Path, value: float) -> None:
+def test_values_that_cannot_be_scaled_are_refused(tmp_path: Path, value: float) -> None:
     ramp = np.linspace(0, 100, 64, dtype=np.float32).reshape(8, 8)
     ramp[3, 3] = value
     path = deep(tmp_path / "a.tif", ramp)
@@ -56,15 +56,15 @@ def test_values_that_are_no_brightness(tmp_path: Path, value: float) -> None:
     assert str(error.value).startswith(str(path))
 
 
-def test_a_picture_that_ends_up_in_one_grey_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_picture_that_becomes_one_grey_gives_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = deep(tmp_path / "a.png", np.arange(64, dtype=np.uint16).reshape(8, 8))
     with caplog.at_level(logging.WARNING, "detector"):
         read_image(path, bit_depth=16)
     assert f"{path}: nearly one grey (0 to 0 of 255)" in caplog.text
 
 
-def test_one_range_for_a_dataset(tmp_path: Path) -> None:
-    """The brightest picture decides for all."""
+def test_a_dataset_has_one_bit_depth(tmp_path: Path) -> None:
+    """The brightest picture sets the bit depth of all."""
     maxima = (300, 3900, 700)
     files = [deep(tmp_path / f"{m}.png", np.linspace(0, m, 64).astype(np.uint16).reshape(8, 8)) for m in maxima]
     assert common_depth(files) == 12
@@ -73,12 +73,12 @@ def test_one_range_for_a_dataset(tmp_path: Path) -> None:
     assert common_depth([deep(tmp_path / "unit.tif", np.ones((8, 8), np.float32))]) is None
 
 
-def test_eight_bits_stay_as_they_are() -> None:
+def test_8_bit_pictures_are_unchanged() -> None:
     values = np.arange(256, dtype=np.uint8).reshape(16, 16)
     assert torch.equal(to_pixels(Image.fromarray(values)), torch.from_numpy(values).expand(3, -1, -1))
 
 
-def test_no_memory_for_a_picture_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_that_needs_too_much_memory_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = deep(tmp_path / "a.png", np.zeros((4, 4), np.uint8))
 
     def refuse(*arguments: object) -> None:

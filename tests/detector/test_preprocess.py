@@ -1,4 +1,4 @@
-"""Resizing by the 600/1000 rule, normalising, padding, and boxes there and back."""
+"""Resizing by the 600/1000 rule, normalising, padding, and scaling boxes to the input and back."""
 
 import numpy as np
 import pytest
@@ -41,25 +41,25 @@ def picture(height: int, width: int, seed: int = 0) -> torch.Tensor:
         ((333, 500), (600, 901)),
         ((200, 500), (400, 1000)),  # 600 would make the longer side 1500
         ((600, 1000), (600, 1000)),
-        ((599, 999), (600, 1000)),  # 600 / 599 makes the longer 1000.67, which rounds to 1001 > 1000
+        ((599, 999), (600, 1000)),  # 600 / 599 makes the longer side 1000.67, which rounds to 1001 > 1000
         ((1, 5000), (1, 1000)),
     ],
 )
-def test_the_shorter_side_is_600_unless_the_longer_passes_1000(
+def test_the_shorter_side_is_600_unless_the_longer_side_exceeds_1000(
     size: tuple[int, int], expected: tuple[int, int]
 ) -> None:
     assert resized_size(*size, 600, 1000) == expected
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(32, 1200), st.integers(32, 2000))
-def test_resized_sides_keep_their_limits(height: int, width: int, short: int, longest: int) -> None:
-    made = resized_size(height, width, short, longest)
-    assert max(made) <= max(longest, 1)
-    assert min(made) <= short
-    assert min(made) >= 1
+def test_resized_sides_are_within_their_limits(height: int, width: int, short: int, longest: int) -> None:
+    found = resized_size(height, width, short, longest)
+    assert max(found) <= max(longest, 1)
+    assert min(found) <= short
+    assert min(found) >= 1
 
 
-def test_images_are_normalised_padded_with_zeros_and_their_sides_multiples_of_the_stride() -> None:
+def test_images_are_normalised_and_padded_with_zeros_to_multiples_of_the_stride() -> None:
     first, second = picture(40, 60), picture(50, 45)
     preprocess = Preprocess(max_side=1000, stride=16, **RGB)
     inputs = preprocess(Batch([first, second], *_no_boxes(2), ["a", "b"], [0, 1], [40, 45]))
@@ -77,7 +77,7 @@ def _no_boxes(count: int) -> tuple[list[Instances], None]:
     return [nothing] * count, None
 
 
-def test_a_batch_gives_each_image_what_it_would_get_alone() -> None:
+def test_each_image_of_a_batch_is_processed_as_if_alone() -> None:
     images = [picture(30, 50, seed=1), picture(60, 33, seed=2)]
     preprocess = Preprocess(max_side=120, stride=16, **RGB)
     together = preprocess(batch_of(*images, short_side=48))
@@ -90,21 +90,21 @@ def test_a_batch_gives_each_image_what_it_would_get_alone() -> None:
         )
 
 
-def test_caffe_wants_bgr_in_0_to_255() -> None:
+def test_caffe_input_is_bgr_from_0_to_255() -> None:
     image = picture(16, 16)
     mean = (102.9801, 115.9465, 122.7717)
     preprocess = Preprocess(max_side=1000, stride=16, mean=mean, std=(1.0, 1.0, 1.0), bgr_255=True)
-    made = preprocess(batch_of(image, short_side=16)).images[0]
-    torch.testing.assert_close(made[0], image[2].float() - mean[0])
-    torch.testing.assert_close(made[2], image[0].float() - mean[2])
+    found = preprocess(batch_of(image, short_side=16)).images[0]
+    torch.testing.assert_close(found[0], image[2].float() - mean[0])
+    torch.testing.assert_close(found[2], image[0].float() - mean[2])
 
 
 def test_resizing_is_bilinear_on_half_pixel_centres() -> None:
     image = picture(20, 30)
     preprocess = Preprocess(max_side=1000, stride=1, **RGB)
-    made = preprocess(batch_of(image, short_side=33)).images
+    found = preprocess(batch_of(image, short_side=33)).images
     alone = preprocess(batch_of(image, short_side=20)).images
-    torch.testing.assert_close(made, F.interpolate(alone, (33, 50), mode="bilinear", align_corners=False))
+    torch.testing.assert_close(found, F.interpolate(alone, (33, 50), mode="bilinear", align_corners=False))
 
 
 def test_antialias_is_the_bilinear_filter_of_pillow() -> None:
@@ -154,7 +154,7 @@ def test_boxes_and_proposals_follow_the_image_there_and_back() -> None:
     torch.testing.assert_close(to_original(found, frame).boxes, boxes)
 
 
-def test_the_scale_of_a_frame_is_between_those_of_its_axes() -> None:
+def test_the_scale_of_a_frame_lies_between_the_scales_of_its_axes() -> None:
     frame = Frame(33, 50, 33 / 20, 50 / 30)
     assert 33 / 20 <= frame.scale() <= 50 / 30
 

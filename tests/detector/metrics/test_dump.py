@@ -1,4 +1,4 @@
-"""Dumps: everything reads back bit for bit, and each malformed file gives one error that names it."""
+"""Dumps: all values read back bit for bit, and each malformed file gives one error that names it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TABLE = DetectionTable(
 POSTPROCESS = {"score_threshold": 0.05, "nms": {"iou_threshold": 0.3}}
 
 
-def test_reads_back_bit_for_bit(tmp_path: Path) -> None:
+def test_a_dump_reads_back_bit_for_bit(tmp_path: Path) -> None:
     path = tmp_path / "detections.npz"
     write_dump(Dump(TABLE, "voc 2007_test", POSTPROCESS, "ab12"), path)
     dump = read_dump(path)
@@ -51,7 +51,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def damaged(folder: Path, **change: Any) -> Path:
-    """A dump with columns replaced, or removed where None is given."""
+    """Write a dump with columns replaced, or removed if None is given."""
     write_dump(Dump(TABLE, "voc"), folder / "good.npz")
     with np.load(folder / "good.npz") as archive:
         arrays = {name: archive[name] for name in archive.files} | change

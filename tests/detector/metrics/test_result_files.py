@@ -1,4 +1,4 @@
-"""The exchange formats: what is written reads back, and each malformed file gives one error that says where."""
+"""The exchange formats: written files read back, and each malformed file gives one error with its position."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_voc_line_is_one_based_and_inclusive(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "\n", GOOD.rstrip()])
-def test_an_empty_file_and_a_missing_last_newline_are_fine(tmp_path: Path, text: str) -> None:
+def test_an_empty_file_and_a_missing_last_newline_are_accepted(tmp_path: Path, text: str) -> None:
     assert len(read_voc_results(written(tmp_path, text), IMAGES, CLASSES)) == text.count("0.5")
 
 

@@ -55,15 +55,24 @@ def test_an_error_of_writing_ends_the_context_and_the_calls_after_it(place: int)
             raise OSError("disk full")
         done.append(item)
 
-    with pytest.raises(OSError, match="disk full"), written_behind() as later:
-        for item in range(10):
-            later(partial(write, item))
+    def write_all() -> None:
+        with written_behind() as later:
+            for item in range(10):
+                later(partial(write, item))
+
+    with pytest.raises(OSError, match="disk full"):
+        write_all()
     assert done == list(range(place))
 
 
 def test_an_error_of_the_caller_is_the_one_that_is_raised() -> None:
     done: list[int] = []
-    with pytest.raises(KeyError), written_behind() as later:
-        later(partial(done.append, 1))
-        raise KeyError("network")
+
+    def write_and_fail() -> None:
+        with written_behind() as later:
+            later(partial(done.append, 1))
+            raise KeyError("network")
+
+    with pytest.raises(KeyError):
+        write_and_fail()
     assert done == [1]
