@@ -59,5 +59,5 @@ def test_new_layers_are_not_looked_for_in_a_classifier() -> None:
 
 
 def test_maps_that_do_not_grow_coarser_are_refused() -> None:
-    with pytest.raises(ValueError, match="larger and larger strides"):
+    with pytest.raises(ValueError, match="by increasing stride"):
         make(deeper_nodes=["features.5"])
