@@ -306,7 +306,7 @@ def require_same_proposals(rpn: Any, weights: dict[str, Tensor]) -> None:
     ("name", "content", "words", "code", "said"),
     [
         ("none.pth", None, [], 1, "no such file"),
-        ("a.caffemodel", b"\xff" * 30, [], 1, "is damaged or no .caffemodel"),
+        ("a.caffemodel", b"\xff" * 30, [], 1, "is damaged or not a .caffemodel"),
         ("a.pth", b"junk", [], 1, "cannot be read"),
         ("a.pth", {"x": torch.zeros(1)}, [], 1, "neither Detectron2's R50-C4 nor a torchvision classifier's"),
         ("a.pth", {"x": 1}, [], 1, "expected tensors by name"),
