@@ -73,9 +73,9 @@ def draw_score_maps(
 def heat_colors(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Return colours [..., 3] uint8 for values [...], from dark at `low` to light at `high`; NaN is dark."""
     values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-    place = np.clip((values - low) / max(high - low, 1e-12), 0, 1) * (len(HEAT) - 1)
-    index = np.minimum(place.astype(int), len(HEAT) - 2)
-    share = (place - index)[..., None]
+    position = np.clip((values - low) / max(high - low, 1e-12), 0, 1) * (len(HEAT) - 1)
+    index = np.minimum(position.astype(int), len(HEAT) - 2)
+    share = (position - index)[..., None]
     colors: np.ndarray = HEAT[index] * (1 - share) + HEAT[index + 1] * share
     return colors.round().astype(np.uint8)
 

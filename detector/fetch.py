@@ -33,15 +33,15 @@ def cached(url: str, name: str, sha256: str | None) -> Path:
     Every call verifies the checksum. `sha256` may have only the first digits, or be None if unknown.
     Raises ValueError if the download fails or the checksum does not match.
     """
-    place = Path(torch.hub.get_dir()) / "checkpoints" / name
-    if place.is_file():
-        require_sha256(place, sha256)
-        return place
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if path.is_file():
+        require_sha256(path, sha256)
+        return path
     try:
-        fetch(url, place, sha256)
+        fetch(url, path, sha256)
     except OSError as error:
-        raise ValueError(f"{error}. Put the file at {place}") from error
-    return place
+        raise ValueError(f"{error}. Put the file at {path}") from error
+    return path
 
 
 def fetch(url: str, path: Path, sha256: str | None = None) -> None:
@@ -83,23 +83,23 @@ def file_hash(path: Path, algorithm: str) -> str:
 
 
 def _download(url: str, part: Path, name: str) -> None:
-    have = part.stat().st_size
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    start = part.stat().st_size
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
         answer = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
-        if have and error.code == 416:  # the server has no further bytes: the part is complete
+        if start and error.code == 416:  # the server has no further bytes: the part is complete
             return
         raise
     with answer:
         resumed = getattr(answer, "status", None) == 206  # a server without ranges sends the whole file again
-        have = have if resumed else 0
+        start = start if resumed else 0
         rest = int(answer.headers.get("Content-Length") or 0)
         received = 0
         with (
             open(part, "ab" if resumed else "wb") as file,
-            tqdm(total=have + rest, initial=have, unit="B", unit_scale=True, desc=name, file=sys.stderr) as bar,
+            tqdm(total=start + rest, initial=start, unit="B", unit_scale=True, desc=name, file=sys.stderr) as bar,
         ):
             while chunk := answer.read(CHUNK):
                 file.write(chunk)

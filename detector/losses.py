@@ -23,8 +23,8 @@ def smooth_l1(error: Tensor, sigma: float) -> Tensor:
 
     Source: Fast R-CNN equation 3 (sigma 1); py-faster-rcnn `smooth_L1_loss_layer.cu` for sigma.
     """
-    size, turn = error.abs(), 1.0 / sigma**2
-    return torch.where(size < turn, 0.5 * sigma**2 * error.square(), size - 0.5 * turn)
+    magnitude, threshold = error.abs(), 1.0 / sigma**2
+    return torch.where(magnitude < threshold, 0.5 * sigma**2 * error.square(), magnitude - 0.5 * threshold)
 
 
 def roi_losses(predictions: RoIPredictions, targets: RoITargets, sigma: float) -> RoILosses:

@@ -89,7 +89,7 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def loss_normalizers(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the normalizers by which `forward` on the same batch divides its losses, without computing the losses.
+        """Return the normalizers of the losses of `forward` on the same batch, without computing these losses.
 
         They depend on boxes and seeds only. The backbone runs only for a proposal network. The head does not run.
         """

@@ -71,8 +71,8 @@ class RandomSampling:
         generator = torch.Generator().manual_seed(seed)
         key = torch.rand(len(labels), generator=generator).to(labels.device, non_blocking=True)
         is_foreground, is_background = labels > 0, labels == 0
-        most = round(self.foreground_fraction * self.rois_per_image)
-        foreground = is_foreground & (_rank(key, is_foreground) < most)
+        max_foreground = round(self.foreground_fraction * self.rois_per_image)
+        foreground = is_foreground & (_rank(key, is_foreground) < max_foreground)
         background = is_background & (_rank(key, is_background) < self.rois_per_image - foreground.sum())
         return torch.where(foreground, 2.0, torch.where(background, 1.0, 0.0))
 

@@ -81,10 +81,10 @@ def _merged(lateral: nn.ModuleList, maps: Sequence[Tensor]) -> Iterator[Tensor]:
     """Yield each map, the coarsest first, plus all coarser maps."""
     merged: Tensor | None = None
     for conv, features in zip(reversed(lateral), reversed(maps), strict=True):
-        here: Tensor = conv(features)
+        level: Tensor = conv(features)
         if merged is not None:
-            here = here + F.interpolate(merged, size=here.shape[2:], mode="nearest")
-        merged = here
+            level = level + F.interpolate(merged, size=level.shape[2:], mode="nearest")
+        merged = level
         yield merged
 
 

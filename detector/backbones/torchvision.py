@@ -215,15 +215,15 @@ class TorchvisionBackbone(nn.Module):
         small, large = (functional_call(self, state, torch.empty(1, 3, *size, device="meta")) for size in SIDES)
         measured: dict[str, list[tuple[int, int]]] = {kind: [] for kind in KINDS}
         for kind, found in measured.items():
-            for one, other in zip(getattr(small, kind), getattr(large, kind), strict=True):
-                grown = [b - a for a, b in zip(one.shape[2:], other.shape[2:], strict=True)]
-                if one.ndim != 4 or len(set(grown)) != 1 or grown[0] < 1:
+            for small_map, large_map in zip(getattr(small, kind), getattr(large, kind), strict=True):
+                growth = [b - a for a, b in zip(small_map.shape[2:], large_map.shape[2:], strict=True)]
+                if small_map.ndim != 4 or len(set(growth)) != 1 or growth[0] < 1:
                     raise ValueError(
                         f"expected the {kind} node of {name} to give maps [N, C, H, W] that grow with the image, got "
-                        f"{tuple(one.shape)} and {tuple(other.shape)} for images of {SIDES[0]} and {SIDES[1]} pixels; "
-                        "choose another node"
+                        f"{tuple(small_map.shape)} and {tuple(large_map.shape)} for images of {SIDES[0]} and "
+                        f"{SIDES[1]} pixels; choose another node"
                     )
-                found.append((256 // grown[0], one.shape[1]))
+                found.append((256 // growth[0], small_map.shape[1]))
         (head_stride, _), (proposal_stride, _) = (found[0] for found in measured.values())
         if head_stride != proposal_stride:
             raise ValueError(

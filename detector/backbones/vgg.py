@@ -48,13 +48,13 @@ class VGG16(nn.Module):
         for index, stage in enumerate(STAGES):
             if index:
                 layers.append(nn.MaxPool2d(2))
-            for wide in stage:
-                narrow = max(8, round(wide * width))
-                layers.append(nn.Conv2d(channels, narrow, 3, padding=1))
+            for full_width in stage:
+                out_channels = max(8, round(full_width * width))
+                layers.append(nn.Conv2d(channels, out_channels, 3, padding=1))
                 if norm is not None:
-                    layers.append(make_norm(norm, narrow))
+                    layers.append(make_norm(norm, out_channels))
                 layers.append(nn.ReLU(inplace=True))
-                channels = narrow
+                channels = out_channels
             stage_channels.append(channels)
             if index < frozen_stages:
                 last_frozen = len(layers)

@@ -113,24 +113,24 @@ def _resnet_state(layers: Layers) -> dict[str, Tensor]:
         elif layer in ("fc1000", "fc"):
             state["fc.weight"], state["fc.bias"] = blobs[0], blobs[1].reshape(-1)
         elif match := re.fullmatch(r"res(([2-5])([a-z])(\d*)_branch(1|2[abc]))", layer):
-            place, stage, letter, number, branch = match.groups()
+            suffix, stage, letter, number, branch = match.groups()
             index = int(number) if number else ord(letter) - ord("a")  # 3a, 3b, 3c; or 3a, 3b1, 3b2, ...
             block = f"layer{int(stage) - 1}.{index}"
             conv = f"{block}.{BRANCHES[branch]}"
             state[f"{conv}.weight"] = blobs[0]
             norm = f"{block}.downsample.1" if branch == "1" else conv.replace("conv", "bn")
-            state |= _norm(layers, place, norm, before=blobs[1] if len(blobs) > 1 else None)
+            state |= _norm(layers, suffix, norm, before=blobs[1] if len(blobs) > 1 else None)
     return state
 
 
-def _norm(layers: Layers, place: str, name: str, before: Tensor | None) -> dict[str, Tensor]:
+def _norm(layers: Layers, suffix: str, name: str, before: Tensor | None) -> dict[str, Tensor]:
     """Return the batch norm after a convolution. It includes the convolution's bias, `before`.
 
     Caffe stores sums: divide mean and variance by the third blob, a count (1 if they are already divided).
     """
-    prefix = "_" if place == "conv1" else ""
-    mean, variance, count = layers[f"bn{prefix}{place}"]
-    weight, bias = layers[f"scale{prefix}{place}"]
+    prefix = "_" if suffix == "conv1" else ""
+    mean, variance, count = layers[f"bn{prefix}{suffix}"]
+    weight, bias = layers[f"scale{prefix}{suffix}"]
     factor = 0.0 if float(count) == 0 else 1.0 / float(count)
     mean = mean.reshape(-1) * factor
     return {
