@@ -95,7 +95,7 @@ def test_topics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert find_page("RoI pooling", pages).stem == "roi-pooling"
     with pytest.raises(ValueError, match="did you mean troubleshooting"):
         find_page("troubelshooting", pages)
-    with pytest.raises(ValueError, match="part of the source tree"):
+    with pytest.raises(ValueError, match="read docs/ in the source tree"):
         page_paths(tmp_path)
     assert cli.run(["docs"]) == 0
     assert "index" in capsys.readouterr().out.splitlines()[0]
@@ -120,5 +120,5 @@ def test_notebooks_are_those_of_their_scripts() -> None:
 def test_text_of_a_script_is_in_comments() -> None:
     page = "# %% [markdown]\n# # Title\n#\n# text\n\n# %%\nx = 1\n"
     assert as_page(page) == "# Title\n\ntext\n\n```python\nx = 1\n```\n"
-    with pytest.raises(ValueError, match="expected comments in a cell of text, got 'text'"):
+    with pytest.raises(ValueError, match="expected comments in a markdown cell, got 'text'"):
         as_page("# %% [markdown]\ntext\n")

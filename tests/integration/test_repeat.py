@@ -43,9 +43,9 @@ def test_a_head_starts_anew_only_on_request(
     words = ["train", *settings, *SHORT, classes, f"weights={old}", f"output_dir={new}", "optimizer.lr=1e-9"]
     assert cli.run(words) == 1
     told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert told.startswith(f"error: {old} knows 6 classes (disc, ")
+    assert told.startswith(f"error: {old} has 6 classes (disc, ")
     assert "the dataset has 7" in told
-    assert "weights_skip=[head] starts a new head" in told
+    assert "start a new head with weights_skip=[head]" in told
     assert cli.run([*words, "weights_skip=[head]"]) == 0
     before, after = load_checkpoint(old)["model"], load_checkpoint(new)["model"]
     kept = [key for key in before if key.startswith("backbone.") and before[key].is_floating_point()]

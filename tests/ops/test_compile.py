@@ -17,10 +17,10 @@ def test_nvcc_and_torch_of_one_major_version_go_together(torch: str) -> None:
 @pytest.mark.parametrize(
     ("nvcc", "torch", "message"),
     [
-        (NVCC, "13.2", r"nvcc is of CUDA 12\.4 and torch of CUDA 13\.2; .* set CUDA_HOME"),
-        (NVCC, "1.2", r"nvcc is of CUDA 12\.4 and torch of CUDA 1\.2"),
+        (NVCC, "13.2", r"nvcc has CUDA 12\.4, torch has CUDA 13\.2; .* set CUDA_HOME"),
+        (NVCC, "1.2", r"nvcc has CUDA 12\.4, torch has CUDA 1\.2"),
         (NVCC, None, "the installed torch has no CUDA"),
-        ("command not found", "13.2", "names no release: 'command not found'"),
+        ("command not found", "13.2", "no release number in the output of nvcc --version: 'command not found'"),
     ],
 )
 def test_other_versions_are_refused(nvcc: str, torch: str | None, message: str) -> None:

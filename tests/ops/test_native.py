@@ -96,7 +96,7 @@ def test_a_missing_library_is_logged_in_one_line_with_its_reason(
     (folder / "native_build.json").write_text(json.dumps({"cpu": "no C++ compiler was found"}))
     _native.load()
     assert [record.getMessage() for record in caplog.records] == [
-        "PyTorch kernels serve the RoI operators on cpu: not built: no C++ compiler was found"
+        "the RoI operators run on PyTorch kernels on cpu: not built: no C++ compiler was found"
     ]
 
 
@@ -129,7 +129,7 @@ def test_a_broken_library_is_a_reason_and_an_error_only_where_it_was_demanded(
 def test_a_library_without_code_for_a_gpu_says_so(
     targets: str, capabilities: tuple[tuple[int, int], ...], reason: str
 ) -> None:
-    assert _native._uncovered(targets, capabilities) == reason
+    assert _native._unsupported_gpu(targets, capabilities) == reason
 
 
 def test_a_gpu_without_code_falls_back_before_the_library_is_loaded(

@@ -238,7 +238,9 @@ VOC = [
         r"ImageSets/Main/train\.txt lists",
     ),
     Fault(formats.voc, "empty list", put("ImageSets/Main/train.txt", "\n"), r"train\.txt: the image list is empty"),
-    Fault(formats.voc, "folder for a list", directory("ImageSets/Main/train.txt"), "1 pictures, .*nothing to divide"),
+    Fault(
+        formats.voc, "folder for a list", directory("ImageSets/Main/train.txt"), "1 pictures, .*expected two or more"
+    ),
     Fault(formats.voc, "list of numbers for names", put("ImageSets/Main/train.txt", "0\n1\n"), r"train\.txt lists"),
     Fault(
         formats.voc, "picture in both lists", put("ImageSets/Main/test.txt", "a\nd\n"), "in train and in test .first: a"
@@ -373,7 +375,7 @@ COCO = [
         formats.roboflow_coco,
         "no image of the annotation",
         as_json(TRAIN_COCO, _first("annotations", image_id=77)),
-        "annotation 0 is of image 77",
+        "annotation 0 is for image 77",
     ),
     Fault(
         formats.roboflow_coco,
@@ -623,13 +625,13 @@ TABLES = [
         formats.csv_of_sizes,
         "no class column",
         edit("boxes.csv", "Label", "Kind"),
-        r"boxes\.csv: no column names the classes",
+        r"boxes\.csv: no class column",
     ),
     Fault(
         formats.csv_of_sizes,
         "split with an unknown name",
         edit("boxes.csv", "train;", "holdout;", 0),
-        r"boxes\.csv: the split column has 'holdout' ",
+        r"boxes\.csv: lines with the unknown split 'holdout' ",
     ),
     Fault(
         formats.csv_of_sizes,
@@ -641,7 +643,7 @@ TABLES = [
         formats.csv_of_sizes,
         "head alone",
         put("boxes.csv", "Split;Label;X;Y;W;H;Image\n"),
-        "boxes.csv, but no picture with an annotation",
+        "boxes.csv, but no picture has an annotation",
     ),
     Fault(formats.csv_of_sizes, "NaN of pandas", edit("boxes.csv", ";10;6;", ";nan;6;"), r"boxes\.csv: line 2"),
     Fault(formats.csv_of_sizes, "thousands", edit("boxes.csv", ";10;6;", ";1.000,5;6;"), r"boxes\.csv: line 2"),

@@ -27,7 +27,7 @@ def opened(root: Path) -> Folder:
     folder = Folder(root)
     sides: list[FolderDataset] = [folder.train, folder.test]
     for side in sides:
-        require_readable(side, decode=False, keep_checks=False, skip=False, keep_places=False, where=str(root))
+        require_readable(side, decode=False, keep_checks=False, skip=False, keep_indices=False, where=str(root))
         for index in range(len(side.annotations)):
             side.image(index)
     return folder
@@ -47,7 +47,7 @@ def test_a_broken_folder(fault: broken.Fault, tmp_path: Path, caplog: pytest.Log
         if isinstance(error, FaultyDataError):
             assert all(str(root) in item.message for item in error.faults)  # noqa: PT017
     else:
-        said = "\n".join([*folder.told, *folder.odd, caplog.text])
+        said = "\n".join([*folder.summary, *folder.odd, caplog.text])
         if fault.said is None:
             truth = sorted((name, [*map(float, box)]) for rows in formats.TRUTH.values() for name, box in rows)
             assert objects(folder) == truth

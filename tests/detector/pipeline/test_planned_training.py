@@ -96,7 +96,7 @@ def test_a_budget_settles_the_steps(folder: Path, tmp_path: Path) -> None:
 
 
 def test_one_of_folder_and_resume() -> None:
-    with pytest.raises(ValueError, match="needs a folder"):
+    with pytest.raises(ValueError, match="expected a folder of photographs or resume=FOLDER of a run, got neither"):
         train()
 
 
@@ -116,8 +116,8 @@ def test_the_plan_command_trains_nothing(
     ("line", "expected"),
     [
         (["plan"], "plan needs data=FOLDER"),
-        (["train", "data=photos", "resume=runs/one"], "a saved run has its data"),
-        (["train", "data=photos", "--multirun"], "data= makes one plan"),
+        (["train", "data=photos", "resume=runs/one"], "a saved run has its own data"),
+        (["train", "data=photos", "--multirun"], "data= makes one plan, without --multirun"),
         (["train", "data=photos", "trainer.max_step=3"], "did you mean trainer.max_steps?"),
     ],
 )

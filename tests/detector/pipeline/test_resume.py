@@ -61,14 +61,14 @@ def test_auto_passes_over_what_is_damaged(tmp_path: Path, caplog: pytest.LogCapt
     start = find_start([f"output_dir={tmp_path}", "resume=auto"])
     assert start.checkpoint is not None
     assert f"skipped: {last} is damaged" in caplog.text
-    assert f"going on from {kept}, step 5" in caplog.text
+    assert f"resuming from {kept}, step 5" in caplog.text
 
 
 def test_auto_with_nothing_to_go_on_with_wants_to_know_what_to_train(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="no checkpoint in runs, and no dataset or experiment to start a run with"):
+    with pytest.raises(ConfigError, match="no checkpoint in runs; to start a new run, give dataset= or experiment="):
         find_start(["resume=auto"])
 
 
@@ -106,8 +106,8 @@ def test_a_saved_config_of_another_version_is_told_by_its_key(tmp_path: Path) ->
 
 
 def test_two_starts_at_once_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="two starts"):
+    with pytest.raises(ConfigError, match=r"expected resume= or config=, got both"):
         find_start(["resume=runs/a", "config=runs/b"])
     RunFolder(tmp_path).write_config(load_config(DEMO))
-    with pytest.raises(ConfigError, match="experiment=demo: a saved run has its settings"):
+    with pytest.raises(ConfigError, match="experiment=demo: a saved run already has settings"):
         find_start([f"config={tmp_path}", "experiment=demo"])

@@ -308,9 +308,9 @@ def require_same_proposals(rpn: Any, weights: dict[str, Tensor]) -> None:
         ("none.pth", None, [], 1, "no such file"),
         ("a.caffemodel", b"\xff" * 30, [], 1, "is damaged or not a .caffemodel"),
         ("a.pth", b"junk", [], 1, "cannot be read"),
-        ("a.pth", {"x": torch.zeros(1)}, [], 1, "neither Detectron2's R50-C4 nor a torchvision classifier's"),
-        ("a.pth", {"x": 1}, [], 1, "expected tensors by name"),
-        ("a.pth", nn.Linear(1, 1), [], 1, "it holds more than tensors and plain values"),
+        ("a.pth", {"x": torch.zeros(1)}, [], 1, "expected tensor names of Detectron2's R50-C4"),
+        ("a.pth", {"x": 1}, [], 1, "expected a dict of named tensors"),
+        ("a.pth", nn.Linear(1, 1), [], 1, "it contains more than tensors and plain values"),
         ("a.pkl", pickle.dumps({"model": Path("x")}), [], 1, "which could run code"),
     ],
 )

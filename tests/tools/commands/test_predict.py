@@ -113,10 +113,10 @@ def test_filters_pictures_and_crops(predict: Any, photos: Path) -> None:
         (["images=nothing/*.jpg"], 1, "found no picture"),
         (["images=nothing.txt"], 1, "no such list"),
         (["images={photos}/notes.md"], 1, "1 unreadable"),
-        (["images={photos}", "classes=[cat]"], 2, "predict.classes has cat; the model knows disc"),
+        (["images={photos}", "classes=[cat]"], 2, "predict.classes has cat; the model has disc"),
         (["images={photos}", "results=[xml]"], 2, "expected one of [json, csv, voc, coco]"),
         (["images={photos}", "batch_size=0"], 2, "predict.batch_size is 0"),
-        (["images={photos}", "output_dir={photos}"], 2, "would be overwritten"),
+        (["images={photos}", "output_dir={photos}"], 2, "would overwrite them"),
         (
             ["images={photos}/a.png", "proposals=file", "proposals.train=x", "proposals.test=x"],
             2,

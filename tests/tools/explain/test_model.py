@@ -70,10 +70,10 @@ def test_votes_are_the_heads(pooling: str, photo: Path, tmp_path: Path, capsys: 
 def test_faults_are_one_line(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = checkpoint(tmp_path, "head=fast_rcnn")
     assert cli.run(["explain", "ps_roi_pool", f"weights={path}", f"images={photo}"]) == 2
-    assert "only head=rfcn makes score maps" in capsys.readouterr().err
+    assert "only head=rfcn has score maps" in capsys.readouterr().err
     path = checkpoint(tmp_path, "head=rfcn", "head.channels=16", "postprocess.score_threshold=0.999")
     for word, said in (
-        ("class=cow", "class=cow: the model knows background, cat, dog"),
+        ("class=cow", "class=cow: the model has no such class; use one of background, cat, dog"),
         ("class=cat", "the model detects no cat there; give a box with box=x1,y1,x2,y2"),
     ):
         assert cli.run(["explain", "ps_roi_pool", f"weights={path}", f"images={photo}", word]) == 2

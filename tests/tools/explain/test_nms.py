@@ -80,8 +80,8 @@ def test_odd_boxes_are_drawn_too(boxes: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("boxes=0,0,1,1", "boxes= and scores= go together"),
-        ("scores=1", "boxes= and scores= go together"),
+        ("boxes=0,0,1,1", "give boxes= and scores= together"),
+        ("scores=1", "give boxes= and scores= together"),
         ("boxes=0,0,1 scores=1", "boxes=0,0,1: expected 4 numbers, x1,y1,x2,y2"),
         ("boxes=0,0,1,1 scores=1,2", "scores=1,2: expected 1 numbers, one per box"),
         ("boxes=0,0,1,1 scores=nan", "scores=nan: expected 1 numbers"),

@@ -77,7 +77,7 @@ def test_a_key_that_there_is_not_is_answered_with_the_nearest() -> None:
 @pytest.mark.parametrize("words", [[], ["explain"], ["explain", "trainer.seed=3"], ["tell", "trainer.seed"]])
 def test_config_wants_show_or_explain(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["config", *words]) == 2
-    assert "config takes: show [key=value ...], or explain KEY" in capsys.readouterr().err
+    assert "config takes show [key=value ...] or explain KEY" in capsys.readouterr().err
 
 
 def test_what_show_prints_repeats_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -126,7 +126,7 @@ def test_resume_auto_takes_up_each_run_in_its_folder(tmp_path: Path) -> None:
     assert [task.config.resume for task in tasks] == [None, str(tmp_path / "1")]
     assert tasks[1].checkpoint is not None
     assert tasks[1].checkpoint["step"] == 5
-    with pytest.raises(ConfigError, match="a sweep goes on with resume=auto"):
+    with pytest.raises(ConfigError, match="to continue a sweep, give resume=auto"):
         swept(train, tmp_path, "resume=runs/one")
 
 
