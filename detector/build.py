@@ -64,6 +64,7 @@ def build_detector(config: schema.Config, num_classes: int) -> Detector:
 
 
 def build_preprocess(config: schema.InputConfig, strides: Sequence[int]) -> Preprocess:
+    """Build the preprocessing for maps of these strides."""
     return Preprocess(
         max_side=config.max_side,
         mean=tuple(config.mean),
@@ -77,6 +78,7 @@ def build_preprocess(config: schema.InputConfig, strides: Sequence[int]) -> Prep
 
 
 def build_matcher(config: schema.SamplingConfig) -> Matcher:
+    """Build the matcher that labels RoIs."""
     return Matcher(
         foreground_iou=config.foreground_iou,
         background_iou_low=config.background_iou_low,
@@ -87,6 +89,7 @@ def build_matcher(config: schema.SamplingConfig) -> Matcher:
 
 
 def build_sampler(config: schema.SamplingConfig) -> Sampler:
+    """Build the sampler of RoIs."""
     match config:
         case schema.RandomSamplingConfig():
             return RandomSampling(rois_per_image=config.rois_per_image, foreground_fraction=config.foreground_fraction)
@@ -96,6 +99,7 @@ def build_sampler(config: schema.SamplingConfig) -> Sampler:
 
 
 def build_proposals(config: schema.ProposalConfig, backbone: Backbone, use_difficult: bool) -> ProposalModule:
+    """Build the source of proposals: an RPN, or boxes that the dataset brings."""
     match config:
         case schema.GridProposalsConfig() | schema.FileProposalsConfig() | schema.SelectiveSearchConfig():
             return GivenProposals()
@@ -123,6 +127,7 @@ def build_proposals(config: schema.ProposalConfig, backbone: Backbone, use_diffi
 
 
 def build_head(config: schema.HeadConfig, backbone: Backbone, num_classes: int) -> Head:
+    """Build the head for the maps of a backbone."""
     match config:
         case schema.FastRCNNConfig():
             assert backbone.tail is not None
@@ -274,6 +279,7 @@ def architecture(config: schema.BackboneConfig) -> str:
 
 
 def build_optimizer(config: schema.Config, detector: nn.Module) -> torch.optim.Optimizer:
+    """Build the optimizer with its parameter groups."""
     optimizer = config.optimizer
     # New layers, for which a classifier has no weights.
     tail = ("backbone.tail",) if config.backbone.tail is schema.Tail.fc else ()
@@ -296,6 +302,7 @@ def build_optimizer(config: schema.Config, detector: nn.Module) -> torch.optim.O
 
 
 def build_schedule(config: schema.Config, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
+    """Build the schedule of the learning rate."""
     return torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(config, config.trainer.max_steps))
 
 

@@ -75,6 +75,7 @@ def require_sha256(path: Path, sha256: str | None) -> None:
 
 
 def file_hash(path: Path, algorithm: str) -> str:
+    """Return the hash of a file as hexadecimal digits."""
     digest = hashlib.new(algorithm, usedforsecurity=False)
     with open(path, "rb") as file:
         while chunk := file.read(CHUNK):

@@ -29,6 +29,7 @@ class Frame(NamedTuple):
     scale_x: float
 
     def scale(self) -> float:
+        """Return the geometric mean of both scales."""
         return (self.scale_x * self.scale_y) ** 0.5  # type: ignore[no-any-return]
 
 

@@ -36,7 +36,10 @@ ScoreRoIs = Callable[[Sequence[Candidates]], list[Tensor]]
 
 
 class Sampler(Protocol):
-    def __call__(self, candidates: Sequence[Candidates], seeds: Sequence[int], score: ScoreRoIs) -> Sampled: ...
+    """Interface of a sampler of RoIs."""
+
+    def __call__(self, candidates: Sequence[Candidates], seeds: Sequence[int], score: ScoreRoIs) -> Sampled:
+        """Return the chosen RoIs of each image. A seed belongs to an image; `score` gives RoIs a loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class RandomSampling:
     foreground_fraction: float
 
     def __call__(self, candidates: Sequence[Candidates], seeds: Sequence[int], score: ScoreRoIs) -> Sampled:
+        """Return random RoIs of each image, drawn by its seed."""
         chosen = [self._choose(item, seed) for item, seed in zip(candidates, seeds, strict=True)]
         count = (torch.cat([item.labels for item in chosen]) >= 0).sum()
         return Sampled(
@@ -90,6 +94,7 @@ class HardExampleMining:
     _warned: bool = field(default=False, init=False, repr=False)
 
     def __call__(self, candidates: Sequence[Candidates], seeds: Sequence[int], score: ScoreRoIs) -> Sampled:
+        """Return the RoIs of each image with the largest losses."""
         self._warn_if_all_are_kept(candidates)
         losses = score(candidates)
         hardness = [

@@ -37,6 +37,7 @@ class Instances:
         return Instances(self.boxes[keep], self.labels[keep], self.difficult[keep])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Instances:
+        """Return a copy on the device."""
         return _move(self, device, non_blocking)
 
 
@@ -54,6 +55,7 @@ class Proposals:
         return Proposals(self.boxes[keep], self.scores[keep])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Proposals:
+        """Return a copy on the device."""
         return _move(self, device, non_blocking)
 
 
@@ -72,6 +74,7 @@ class Detections:
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Detections:
+        """Return a copy on the device."""
         return _move(self, device, non_blocking)
 
 
@@ -95,6 +98,7 @@ class Batch:
         return len(self.images)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Return a copy on the device."""
         return replace(
             self,
             images=[image.to(device, non_blocking=non_blocking) for image in self.images],
@@ -165,6 +169,7 @@ class Mean(NamedTuple):
     normalizer: Tensor  # scalar, the number of summed values; `value` divides by at least 1
 
     def value(self) -> Tensor:
+        """Return the mean; 0 for nothing."""
         return self.sum / self.normalizer.clamp(min=1)
 
 
@@ -181,6 +186,7 @@ class Losses(NamedTuple):
         return {name: mean.value() for name, mean in self.terms.items()}
 
     def total(self) -> Tensor:
+        """Return the sum of the terms, a scalar."""
         return torch.stack(list(self.parts.values())).sum()
 
     def loss_normalizers(self) -> dict[str, Tensor]:

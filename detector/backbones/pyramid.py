@@ -21,6 +21,8 @@ COARSEST, COARSEST_OF_HEAD = 64, 32  # strides of P6 and P5
 
 
 class Pyramid(nn.Module):
+    """A classifier with a feature pyramid over it."""
+
     def __init__(self, *, body: BottomUp, channels: int, tail: nn.Module | None, tail_channels: int) -> None:
         """`body` is the classifier, `channels` the width of every level, `tail` the layers that run on each pooled RoI.
 

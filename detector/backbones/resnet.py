@@ -62,6 +62,7 @@ class Block(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return relu(residual branch + shortcut) of x [N, C, H, W]."""
         out = F.relu(conv_norm(x, self.conv1, self.bn1), inplace=True)
         out = conv_norm(out, self.conv2, self.bn2)
         if self.bottleneck:
@@ -70,6 +71,8 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
+    """ResNet, cut after stage 4 or 5 (He et al. 2015)."""
+
     strides: tuple[int, ...] = (16,)
     proposal_strides: tuple[int, ...] = (16,)
     bottom_up_strides: tuple[int, ...] = (4, 8, 16, 32)

@@ -23,6 +23,8 @@ from detector.separable import conv3x3, pass_through
 
 
 class TopDown(nn.Module):
+    """Coarse maps, enlarged and added to the finest map."""
+
     def __init__(self, in_channels: Sequence[int], channels: int, *, separable: bool = False) -> None:
         """`in_channels` are the channels of the input maps, the finest first; `channels` are those of the output.
 
@@ -57,6 +59,8 @@ class TopDown(nn.Module):
 
 
 class FPN(nn.Module):
+    """The top-down pathway of a feature pyramid (Feature Pyramid Networks, 3)."""
+
     def __init__(self, in_channels: Sequence[int], channels: int, num_levels: int) -> None:
         """`in_channels` are the channels of the input maps, the finest first; `channels` are those of every level.
 

@@ -33,6 +33,8 @@ SIDES = ((224, 288), (480, 544))  # images to measure strides with; not square, 
 
 
 class TorchvisionBackbone(nn.Module):
+    """A classifier of torchvision, cut at named nodes."""
+
     def __init__(
         self,
         *,

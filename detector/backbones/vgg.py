@@ -20,6 +20,8 @@ STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 
 
 class VGG16(nn.Module):
+    """VGG16 up to conv5_3 (Simonyan and Zisserman 2014)."""
+
     strides: tuple[int, ...] = (16,)
     proposal_strides: tuple[int, ...] = (16,)
     bottom_up_strides: tuple[int, ...] = (4, 8, 16)

@@ -32,10 +32,12 @@ class DetectorGraph(nn.Module):
 
     @property
     def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs, in order."""
         return ("image",) if isinstance(self.detector.proposals, RPN) else ("image", "proposals")
 
     @property
     def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs, in order."""
         return ("boxes", "scores", "labels") if self.suppress else ("boxes", "scores")
 
     def forward(self, image: Tensor, proposals: Tensor | None = None) -> tuple[Tensor, ...]:

@@ -14,6 +14,8 @@ LevelMaps = list[tuple[Tensor, ...]]
 
 
 class Head(Protocol):
+    """Interface of a head (an nn.Module)."""
+
     def maps(self, features: Sequence[Tensor]) -> LevelMaps:
         """Compute the part that runs once per image, from features [N, C, H_i, W_i], the finest map first."""
         ...

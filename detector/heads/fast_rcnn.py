@@ -33,6 +33,8 @@ Distinct = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
 
 class FastRCNNHead(nn.Module):
+    """RoI pooling, the backbone's tail, and two linear layers (Fast R-CNN, figure 1)."""
+
     def __init__(
         self,
         *,

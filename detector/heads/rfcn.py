@@ -50,6 +50,8 @@ class PSPooling:
 
 
 class RFCNHead(nn.Module):
+    """Score maps, position-sensitive pooling and a vote (R-FCN, section 2)."""
+
     def __init__(
         self,
         *,

@@ -24,7 +24,8 @@ class ProposalModule(Protocol):
 
     reads_features: bool  # if False, `features` may be empty
 
-    def __call__(self, features: Sequence[Tensor], inputs: Inputs) -> ProposalOutput: ...
+    def __call__(self, features: Sequence[Tensor], inputs: Inputs) -> ProposalOutput:
+        """Return the proposals of each image, and in training the losses."""
 
 
 class GivenProposals(nn.Module):

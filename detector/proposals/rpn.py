@@ -52,6 +52,8 @@ FirstAnchors = Callable[[int, tuple[float, ...], tuple[float, ...]], Tensor]
 
 
 class RPN(nn.Module):
+    """The region proposal network over one map or several."""
+
     reads_features = True
     bases: Tensor  # [L, A, 4], the anchors of the first cell of each map
 
