@@ -53,7 +53,9 @@ def find_start(words: Sequence[str], search: Sequence[str] = ()) -> Start:
 
         folder = Path(resume)
         if folder.is_file():
-            raise ConfigError(f"resume={folder} is a file; give a run's folder, or start a new run with weights=FILE")
+            raise ConfigError(
+                f"resume={folder} is a file; give a run's folder (resume=FOLDER), or start a new run with weights=FILE"
+            )
         return _resume(folder, load_checkpoint(folder), overrides, search)
     if config_file is not None:
         saved = read_config(Path(config_file))
