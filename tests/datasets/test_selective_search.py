@@ -104,7 +104,7 @@ def test_workers_change_nothing(tiny: SyntheticDataset, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_worker_that_is_killed_ends_the_search(tiny: SyntheticDataset, tmp_path: Path) -> None:
     deadly: Any = SimpleNamespace(annotations=tiny.annotations, image=os._exit)
-    with pytest.raises(ChildProcessError, match=r"was killed.*Lower proposals\.workers"):
+    with pytest.raises(ChildProcessError, match=r"was killed.*lower proposals\.workers"):
         cached_search(deadly, tmp_path / "x.npz", FAST, 2)
     assert multiprocessing.active_children() == []
 
