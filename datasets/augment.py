@@ -13,7 +13,6 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2.functional import adjust_brightness, adjust_contrast, adjust_saturation
 
 from detector.datasets.sample import Dataset, Sample
 from detector.ops import boxes as box_ops
@@ -132,6 +131,9 @@ def recolored(image: Tensor, brightness: float, contrast: float, saturation: flo
 
     Source: the photometric distortions of SSD 2.2.
     """
+    # Loading torchvision takes seconds. Commands that train nothing do not need it.
+    from torchvision.transforms.v2.functional import adjust_brightness, adjust_contrast, adjust_saturation
+
     image = adjust_contrast(adjust_brightness(image, brightness), contrast)
     recolored: Tensor = adjust_saturation(image, saturation)
     return recolored

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ log = logging.getLogger("detector")
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+JPEG_END = b"\xff\xd9"
 ORIENTATION = 0x0112  # the EXIF tag
 ROTATED = (5, 6, 7, 8)  # the EXIF orientations that exchange width and height
 DEPTHS = (8, 10, 12, 14, 16)  # bit depths of cameras
@@ -29,6 +32,8 @@ def read_image(
 ) -> Tensor:
     """Return the picture [3, H, W] uint8 RGB with its pixels as stored, since annotated boxes refer to these.
 
+    In memory the channels come last.
+
     With `upright`, rotate it as EXIF says, for pictures outside of a dataset. Do the same if only the rotated picture
     has the `size` (width, height) of its annotation: then the annotation tool showed the picture rotated.
 
@@ -36,10 +41,13 @@ def read_image(
     naming the file if it is missing or damaged, MemoryError if memory is too small.
     """
     try:
-        with Image.open(path) as picture:
+        data = path.read_bytes()
+        with Image.open(BytesIO(data)) as picture:
             if size is not None and picture.size != size and picture.size[::-1] == size:
                 upright = upright or picture.getexif().get(ORIENTATION) in ROTATED
-            pixels = to_pixels(picture, upright=upright, bit_depth=bit_depth)
+            pixels = _decode_whole_jpeg(data, picture, upright=upright)
+            if pixels is None:
+                pixels = to_pixels(picture, upright=upright, bit_depth=bit_depth)
             deep = picture.mode.startswith(("I", "F"))
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such image; restore it or remove its id from the image list") from error
@@ -56,6 +64,27 @@ def read_image(
     return pixels
 
 
+def _decode_whole_jpeg(data: bytes, picture: Image.Image, *, upright: bool) -> Tensor | None:
+    """Decode an ordinary JPEG with torchvision: the same values as Pillow's in less than half of the time.
+
+    Return None if Pillow must decode it: another format, other colors, a rotation, or a file without its end. Pillow
+    refuses such a file, and torchvision fills the rest with grey. Return None too if torchvision is not loaded:
+    loading it takes as long as decoding 1,500 pictures, and commands that only read a data set do not need it.
+    """
+    is_plain = picture.format == "JPEG" and picture.mode in ("RGB", "L")
+    if "torchvision" not in sys.modules or not is_plain or not data.rstrip(b"\0\r\n ").endswith(JPEG_END):
+        return None
+    if upright and picture.getexif().get(ORIENTATION, 1) != 1:
+        return None
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    try:
+        pixels: Tensor = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+    except RuntimeError:  # Pillow finds the reason
+        return None
+    return pixels
+
+
 def to_pixels(picture: Image.Image, *, upright: bool = False, bit_depth: int | None = None) -> Tensor:
     """Return a PIL picture as [3, H, W] uint8 RGB, without transparency.
 
@@ -68,7 +97,7 @@ def to_pixels(picture: Image.Image, *, upright: bool = False, bit_depth: int | N
         picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith(("I", "F")):  # Pillow would cut values off at 255, so the picture would be almost white
         picture = Image.fromarray(_eight_bits(np.asarray(picture), bit_depth))
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
 
 
 def _eight_bits(values: npt.NDArray[Any], bit_depth: int | None) -> npt.NDArray[np.uint8]:

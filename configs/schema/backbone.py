@@ -11,6 +11,8 @@ from detector.configs.paths import path_setting
 
 
 class Norm(Enum):
+    """Normalization layers."""
+
     frozen_bn = "frozen_bn"  # batch norm with constant statistics, as published
     bn = "bn"  # batch norm with statistics of the batch
     gn = "gn"  # group norm: for training from scratch
@@ -25,6 +27,8 @@ class Tail(Enum):
 
 @dataclass
 class BackboneConfig:
+    """Settings of every backbone."""
+
     kind: str = MISSING
     weights: str | None = path_setting(None)  # imagenet: torchvision's weights; or a path, URL or name; None: random
     weights_sha256: str | None = None  # SHA-256 that the file must have; None: no check
@@ -36,6 +40,8 @@ class BackboneConfig:
 
 @dataclass
 class VGGConfig(BackboneConfig):
+    """VGG16 (Simonyan and Zisserman 2014)."""
+
     kind: str = "vgg"
     batch_norm: bool = False  # VGG16 with batch norm: torchvision's vgg16_bn
     norm: Norm = Norm.frozen_bn  # type of the normalization layers, with batch_norm=true
@@ -45,6 +51,8 @@ class VGGConfig(BackboneConfig):
 
 @dataclass
 class ResNetConfig(BackboneConfig):
+    """ResNet (He et al. 2015)."""
+
     kind: str = "resnet"
     depth: int = 50  # 18, 34, 50, 101 or 152
     norm: Norm = Norm.frozen_bn  # type of the normalization layers

@@ -35,6 +35,8 @@ class OnUnreadable(Enum):
 
 @dataclass
 class DatasetConfig:
+    """Settings of every dataset."""
+
     kind: str = MISSING
     train: str = MISSING  # split to train on
     test: str = MISSING  # split to evaluate on

@@ -9,6 +9,8 @@ from detector.configs.errors import require
 
 
 class COCODifficult(Enum):
+    """What VOC's difficult objects are for COCO's metric."""
+
     crowd = "crowd"  # crowd regions, which the metric ignores, as VOC ignores difficult objects
     object = "object"  # ordinary objects
 

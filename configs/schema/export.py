@@ -10,6 +10,8 @@ from detector.configs.paths import path_setting
 
 
 class ExportFormat(Enum):
+    """Forms of an exported model."""
+
     portable = "portable"  # one safetensors file that every command accepts as weights=FILE
     program = "program"  # torch.export's .pt2
     onnx = "onnx"

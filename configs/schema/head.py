@@ -10,11 +10,15 @@ from detector.configs.missing import MISSING
 
 
 class Pooling(Enum):
+    """RoI pooling layers of Fast R-CNN."""
+
     roi_pool = "roi_pool"
     roi_align = "roi_align"
 
 
 class PSPooling(Enum):
+    """Position-sensitive pooling layers of R-FCN."""
+
     mean = "mean"  # as in the R-FCN paper
     max = "max"
     align = "align"
@@ -22,12 +26,16 @@ class PSPooling(Enum):
 
 @dataclass
 class HeadConfig:
+    """Settings of every head."""
+
     kind: str = MISSING
     class_agnostic: bool = False  # one box regressor for all classes
 
 
 @dataclass
 class FastRCNNConfig(HeadConfig):
+    """The Fast R-CNN head (Girshick 2015)."""
+
     kind: str = "fast_rcnn"
     pooling: Pooling = Pooling.roi_pool  # RoI pooling as in the paper, or RoIAlign
     aligned: bool = True  # roi_align shifts RoIs by half a cell; false: no shift, as in torchvision's models
@@ -40,6 +48,8 @@ class FastRCNNConfig(HeadConfig):
 
 @dataclass
 class RFCNConfig(HeadConfig):
+    """The R-FCN head (Dai et al. 2016)."""
+
     kind: str = "rfcn"
     k: int = 7  # bins along each side; each class has k x k score maps
     channels: int = 1024  # channels after the 1x1 convolution that reduces the map

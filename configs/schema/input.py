@@ -9,10 +9,13 @@ from detector.configs.errors import require
 
 @dataclass
 class InputConfig:
+    """Resizing, augmentation and normalization."""
+
     short_sides: list[int] = field(default_factory=lambda: [600])  # pixels of the shorter side in training, at random
     test_short_side: int = 600  # pixels of the shorter side in testing
     max_side: int = 1000  # upper limit of the longer side in pixels; larger images are scaled down
     canvas_multiple: int | None = None  # pad sides to multiples of this (128 with compile); None: of the stride
+    antialias: bool = False  # shrink by averaging pixels, not by sampling four; fast for large photographs
     flip: bool = True  # flip half of the training images left to right
     flip_vertical: bool = False  # flip half of the training images upside down: for microscopes, satellites
     color_jitter: float = 0.0  # x: draw factors for brightness, contrast and saturation from 1 - x to 1 + x

@@ -10,6 +10,8 @@ from detector.configs.missing import MISSING
 
 @dataclass
 class NeckConfig:
+    """Settings of every neck."""
+
     kind: str = MISSING
 
 

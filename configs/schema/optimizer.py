@@ -10,6 +10,8 @@ from detector.configs.missing import MISSING
 
 @dataclass
 class OptimizerConfig:
+    """Settings of every optimizer."""
+
     kind: str = MISSING
     lr: float = 1e-3  # initial learning rate, after warm-up
     weight_decay: float = 5e-4  # weight decay of weights; of biases only with bias_decay; of norms never
@@ -21,12 +23,16 @@ class OptimizerConfig:
 
 @dataclass
 class SGDConfig(OptimizerConfig):
+    """Stochastic gradient descent with momentum."""
+
     kind: str = "sgd"
     momentum: float = 0.9  # factor of the previous update in the next update
 
 
 @dataclass
 class AdamWConfig(OptimizerConfig):
+    """AdamW (Loshchilov and Hutter 2017)."""
+
     kind: str = "adamw"
     lr: float = 1e-4  # initial learning rate, after warm-up
     weight_decay: float = 0.05  # weight decay of weights, decoupled from the gradient
@@ -35,12 +41,16 @@ class AdamWConfig(OptimizerConfig):
 
 
 class Decay(Enum):
+    """How the learning rate falls."""
+
     step = "step"
     cosine = "cosine"
 
 
 @dataclass
 class ScheduleConfig:
+    """The learning rate over the steps."""
+
     decay: Decay = Decay.step  # step: x gamma at each milestone; cosine: to 0 at max_steps
     milestones: list[float] = field(default_factory=lambda: [0.75])  # fractions of max_steps; 0.75: 30,000 of 40,000
     gamma: float = 0.1  # factor of the learning rate at each milestone, for decay=step

@@ -9,6 +9,8 @@ from detector.configs.errors import require
 
 
 class ResultFormat(Enum):
+    """Files of detections."""
+
     json = "json"
     csv = "csv"
     voc = "voc"  # comp4 text files

@@ -12,6 +12,8 @@ from detector.configs.paths import path_setting
 
 @dataclass
 class ProposalConfig:
+    """Settings of every source of proposals."""
+
     kind: str = MISSING
     top_k_train: int = 2000  # largest number of proposals per image in training; the best are kept
     top_k_test: int = 2000  # largest number of proposals per image in testing; the best are kept

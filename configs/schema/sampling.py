@@ -22,6 +22,8 @@ class SamplingConfig:
 
 @dataclass
 class RandomSamplingConfig(SamplingConfig):
+    """Random RoIs with a share of foreground (Fast R-CNN, 2.3)."""
+
     kind: str = "random"
     foreground_fraction: float = 0.25  # largest fraction of foreground among the RoIs
 

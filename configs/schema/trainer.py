@@ -18,6 +18,8 @@ class OnNonFinite(Enum):
 
 @dataclass
 class TrainerConfig:
+    """The training loop, its evaluations and its checkpoints."""
+
     max_steps: int = 40000  # length of training; one step is one update of the weights
     trained: list[str] | None = None  # modules to train, such as head or backbone.layer4; None: all that are not frozen
     max_minutes: float | None = None  # stop, evaluate and save after this many minutes; None: no limit

@@ -1,4 +1,4 @@
-"""Names that look like mistakes are named with their counts; those that are meant to differ are not."""
+"""Class names that look like mistakes are reported with their counts. Intentionally different names are not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from detector.datasets.class_names import nearest, odd_classes, unshared_classes
         (" dog", "dog"),
     ],
 )
-def test_near_names(name: str, other: str) -> None:
+def test_a_similar_name_is_found(name: str, other: str) -> None:
     assert nearest(name, ["zebra", other]) == other
 
 
@@ -28,11 +28,11 @@ def test_near_names(name: str, other: str) -> None:
     ("name", "other"),
     [("cat", "cow"), ("speed30", "speed50"), ("nine", "ten"), ("RBC", "WBC"), ("bus", "bug"), ("a", "b"), ("A1", "A2")],
 )
-def test_names_that_are_meant_to_differ(name: str, other: str) -> None:
+def test_intentionally_different_names_are_not_similar(name: str, other: str) -> None:
     assert nearest(name, [other]) is None
 
 
-def test_each_odd_name_has_one_line_with_its_count() -> None:
+def test_each_suspicious_name_has_one_line_with_its_count() -> None:
     lines = odd_classes({"cat": 5000, "catt": 1, "dog": 4000, "newt": 2, "__background__": 7, "Dog": 4000})
     assert lines == [
         "class 'catt' (1) is nearly 'cat' (5000): the same class, misspelt?",
@@ -42,14 +42,14 @@ def test_each_odd_name_has_one_line_with_its_count() -> None:
     ]
 
 
-def test_voc_itself_has_nothing_odd() -> None:
+def test_voc_classes_are_not_suspicious() -> None:
     from detector.datasets.voc import VOC_CLASSES
 
     assert odd_classes(dict.fromkeys(VOC_CLASSES, 100)) == []
     assert odd_classes({}) == []
 
 
-def test_classes_of_one_split_alone() -> None:
+def test_classes_of_only_one_split_are_reported() -> None:
     assert unshared_classes({"cat": 3, "dog": 1}, {"cat": 2, "dog": 0, "cow": 4}) == [
         "classes with objects in train but none in test: dog (1)",
         "classes with objects in test but none in train: cow (4)",
