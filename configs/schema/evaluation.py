@@ -9,7 +9,7 @@ from detector.configs.errors import require
 
 
 class COCODifficult(Enum):
-    """What VOC's difficult objects are for COCO's metric."""
+    """The meaning of VOC's difficult objects in COCO's metric."""
 
     crowd = "crowd"  # crowd regions, which the metric ignores, as VOC ignores difficult objects
     object = "object"  # ordinary objects
@@ -24,7 +24,7 @@ class EvaluationConfig:
     )  # protocols for `eval`; also voc_area_devkit, and coco for COCO's twelve numbers
     protocol: str = "voc_area"  # protocol for `analyze` and `compare`
     iou_threshold: float = 0.5  # lowest IoU of a correct detection, in the VOC protocols
-    coco_difficult: COCODifficult = COCODifficult.crowd  # what VOC's difficult objects are in COCO's metric
+    coco_difficult: COCODifficult = COCODifficult.crowd  # meaning of VOC's difficult objects in COCO's metric
     score_threshold: float = 0.5  # lowest score in the confusion matrix and in the worst images
     pictures: int = 12  # number of worst images that `analyze` draws, and of confident mistakes
     tensorboard: bool = False  # `analyze` also writes precision-recall curves and pictures for TensorBoard

@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class TargetStatistics(Enum):
-    """Where the mean and standard deviation of the box targets come from."""
+    """The source of the mean and standard deviation of the box targets."""
 
     measured = "measured"  # measured over all foreground RoIs before training, per class and coordinate (fast-rcnn)
     fixed = "fixed"  # deltas_mean and deltas_std (py-faster-rcnn, R-FCN)

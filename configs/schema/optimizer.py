@@ -41,7 +41,7 @@ class AdamWConfig(OptimizerConfig):
 
 
 class Decay(Enum):
-    """How the learning rate falls."""
+    """The kind of learning rate decay."""
 
     step = "step"
     cosine = "cosine"

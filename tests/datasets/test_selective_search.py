@@ -108,7 +108,7 @@ def test_the_number_of_workers_changes_no_box(tiny: SyntheticDataset, tmp_path: 
 @pytest.mark.slow
 def test_a_killed_worker_ends_the_search(tiny: SyntheticDataset, tmp_path: Path) -> None:
     deadly: Any = SimpleNamespace(annotations=tiny.annotations, image=os._exit)
-    with pytest.raises(ChildProcessError, match=r"was killed.*Lower proposals\.workers"):
+    with pytest.raises(ChildProcessError, match=r"was killed.*lower proposals\.workers"):
         cached_search(deadly, tmp_path / "x.npz", FAST, 2)
     assert multiprocessing.active_children() == []
 
