@@ -1,4 +1,4 @@
-"""The RoI operators and box arithmetic. `native_status()` says which kernels run them here."""
+"""The RoI operators and box arithmetic. `native_status()` lists the kernels that run them on this machine."""
 
 from detector.ops import _native
 from detector.ops._native import KernelStatus, native_status

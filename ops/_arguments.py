@@ -1,7 +1,7 @@
-"""What every RoI operator asks of its arguments, checked on the host before a kernel runs.
+"""Checks of the arguments that all RoI operators share, made on the host before a kernel runs.
 
-All errors are ValueErrors that say what was expected, what came and what to do. Nothing here waits for a GPU: the
-values of RoIs are only looked at on the CPU, or anywhere with DETECTOR_DEBUG=1 in the environment.
+All errors are ValueErrors with three parts: the expected value, the given value, the remedy. The checks do not wait for
+a GPU: values of RoIs are read on the CPU only, or on every device with DETECTOR_DEBUG=1 in the environment.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def edge_dtype(features: Tensor) -> torch.dtype:
 
 
 def output_pair(op: str, output_size: int | Sequence[int]) -> tuple[int, int]:
-    """Bins (height, width) of an output size given as an int or a pair; ValueError unless both are positive."""
+    """Bins (height, width) from an output size, an int or a pair. Raises ValueError unless both are positive."""
     pair = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
     if len(pair) != 2 or not all(isinstance(bins, int) and bins > 0 for bins in pair):
         raise ValueError(f"{op}: expected output_size as a positive int or a pair (height, width), got {output_size}")
@@ -35,8 +35,8 @@ def checked_rois(op: str, features: Tensor, rois: Tensor | Sequence[Tensor]) -> 
     """RoIs [R, 5] (image index, x1, y1, x2, y2) in the edge dtype, from [R, 5] or one tensor [R_i, 4] per image.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit, or (on the CPU, or with DETECTOR_DEBUG) an image index is
-            outside 0..N-1; elsewhere kernels treat such a RoI as empty.
+        ValueError: a wrong shape, dtype or device, or (on the CPU, or with DETECTOR_DEBUG) an image index outside
+            0..N-1; without this check, kernels treat such a RoI as empty.
     """
     if features.dim() != 4 or features.dtype not in FLOATS:
         raise ValueError(
@@ -51,7 +51,7 @@ def checked_rois(op: str, features: Tensor, rois: Tensor | Sequence[Tensor]) -> 
         if len(rois) != features.shape[0]:
             raise ValueError(
                 f"{op}: expected one tensor of boxes for each of {features.shape[0]} images, got {len(rois)}; "
-                "an image without boxes takes an empty [0, 4]"
+                "give an empty [0, 4] for an image without boxes"
             )
         for index, part in enumerate(rois):
             _check_rois(op, part, features, 4, f"boxes [R_i, 4] (x1, y1, x2, y2) as rois[{index}]")
@@ -78,7 +78,7 @@ def _check_image_index(op: str, images: Tensor, num_images: int) -> None:
     if not (low >= 0 and high < num_images):
         raise ValueError(
             f"{op}: expected image indices rois[:, 0] in 0..{num_images - 1} for {num_images} images, "
-            f"got values from {low} to {high}; rois count images from 0 within the batch"
+            f"got values from {low} to {high}; number the images of the batch from 0"
         )
 
 

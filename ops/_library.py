@@ -1,11 +1,11 @@
-"""Every operator's schema, in one table: the dispatcher knows them whether or not anything is compiled.
+"""The schemas of all operators, in one table. They are defined in the dispatcher even without compiled libraries.
 
 Each `ops/<name>.py` calls `register` with the PyTorch reference, which is the fallback kernel on every device
-(CompositeExplicitAutograd), the fake kernel and the autograd formula. The compiled libraries add CPU and CUDA kernels
-and nothing else. Public functions call what `register` returns, never a compiled module directly.
+(CompositeExplicitAutograd), the fake kernel and the autograd formula. The compiled libraries add only CPU and CUDA
+kernels. Public functions call the operator that `register` returns, never a compiled module directly.
 
-No operator has an autocast rule, on purpose: features are pooled in the dtype that they come in (maxima are exact in
-any dtype, sums are accumulated in float32 or better), and RoIs must never be cast down to half precision.
+No operator has an autocast rule, on purpose: features are pooled in their own dtype (maxima are exact in any dtype,
+sums are accumulated in float32 or better), and RoIs must never be cast to half precision.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 NAMESPACE = "fast_rfcn"
 
-# Sizes of the features come as SymInt[] where an operator makes their gradient, so that a gradient needs no features.
+# An operator that computes the gradient of the features takes their size (SymInt[] size), not the features.
 SCHEMAS: tuple[str, ...] = (
     "roi_pool(Tensor features, Tensor rois, int height, int width, float spatial_scale, str quantization,"
     " bool with_argmax) -> (Tensor pooled, Tensor argmax)",
@@ -50,7 +50,7 @@ SCHEMAS: tuple[str, ...] = (
     "nms(Tensor boxes, Tensor scores, Tensor? labels, float iou_threshold, int? max_output) -> Tensor",
 )
 
-CPU_ONLY = ("depthwise", "depthwise_weight_grad")  # on a GPU the library's own convolution is fast
+CPU_ONLY = ("depthwise", "depthwise_weight_grad")  # on a GPU PyTorch's own convolution is fast
 
 LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 for _schema in SCHEMAS:
@@ -58,11 +58,11 @@ for _schema in SCHEMAS:
 
 
 class Context(Protocol):
-    """What an autograd formula may keep between its two halves."""
+    """The context that `setup` fills and `backward` reads, see `register`."""
 
     needs_input_grad: tuple[bool, ...]
     saved_tensors: tuple[Tensor, ...]
-    options: tuple[Any, ...]  # whatever is no tensor
+    options: tuple[Any, ...]  # values that are not tensors
 
     def save_for_backward(self, *tensors: Tensor) -> None: ...
 
@@ -76,10 +76,10 @@ def register(
     setup: Callable[[Any, tuple[Any, ...], Any], None],
     backward: Callable[..., Any],
 ) -> Callable[..., Any]:
-    """The operator `name` of SCHEMAS, with its reference as the kernel of every device that has no compiled one.
+    """Return the operator `name` of SCHEMAS. `reference` is its kernel on every device without a compiled kernel.
 
-    `reference`, `fake` take the operator's arguments; `setup(ctx, inputs, output)` and `backward(ctx, *grads)` are the
-    halves of its gradient (see `torch.library.register_autograd`).
+    `reference` and `fake` take the operator's arguments. `setup(ctx, inputs, output)` and `backward(ctx, *grads)` are
+    the two halves of its gradient (see `torch.library.register_autograd`).
     """
     LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
     qualified = f"{NAMESPACE}::{name}"

@@ -1,8 +1,8 @@
-"""Score maps as position-sensitive operators read them, and the sparse sums that their PyTorch kernels are made of.
+"""The layout of position-sensitive score maps, and the sparse sums that the PyTorch kernels use on them.
 
 Channel (d * k + i) * k + j of [N, D * k * k, H, W] is the evidence for class d in bin (i, j), so all classes of one
-bin read the same cells. A `Taps` lists these cells once for every bin; a kernel gathers them for all D classes
-together. Only cells that a bin reads are ever touched: a NaN elsewhere stays elsewhere.
+bin read the same cells. `Taps` lists these cells once for each bin; a kernel gathers them for all D classes together.
+A kernel reads no other cells, so a NaN outside a bin does not change it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from detector.ops._arguments import checked_rois, output_pair
 
-# Bytes that the gathered cells of one group of RoIs may take in the PyTorch kernels.
+# Maximum size in bytes of the gathered cells of a group of RoIs in the PyTorch kernels.
 GROUP_BYTES = 64 << 20
 
 
 class Taps(NamedTuple):
-    """Cells read by the bins of some RoIs; T in all, sorted by RoI, then bin, then row-major cell."""
+    """The T cells that the bins of some RoIs read, sorted by RoI, then bin, then row-major cell."""
 
     bin: Tensor  # [T] int64, index into the flattened [R, k, k]
     cell: Tensor  # [T] int64, index into the flattened [N, k, k, H, W]
@@ -28,7 +28,7 @@ class Taps(NamedTuple):
 
 
 class Spans(NamedTuple):
-    """Rows (or columns) that each bin of each RoI reads, as a list padded to the longest."""
+    """Rows (or columns) that each bin of each RoI reads, padded to the longest list."""
 
     cells: Tensor  # [R, k, S] int64
     weights: Tensor  # [R, k, S] of the edge dtype
@@ -38,7 +38,7 @@ class Spans(NamedTuple):
 def checked_arguments(
     op: str, score_maps: Tensor, rois: Tensor | Sequence[Tensor], output_size: int | Sequence[int]
 ) -> tuple[Tensor, int]:
-    """RoIs [R, 5] in the edge dtype, and the bins k per side; ValueError unless the channels are D * k * k."""
+    """RoIs [R, 5] in the edge dtype, and k bins per side. Raises ValueError unless there are D * k * k channels."""
     height, width = output_pair(op, output_size)
     if height != width:
         raise ValueError(f"{op}: expected output_size as an int k or a pair (k, k), got {output_size}")
@@ -52,7 +52,7 @@ def checked_arguments(
 
 
 def by_bin(score_maps: Tensor, bins: int) -> Tensor:
-    """Score maps [N, D * k * k, H, W] as a view [N, k, k, H, W, D]: for every cell of every bin, its classes."""
+    """Score maps [N, D * k * k, H, W] as a view [N, k, k, H, W, D]: all classes of each cell of each bin."""
     num_images, channels, height, width = score_maps.shape
     shape = (num_images, channels // (bins * bins), bins, bins, height, width)
     maps: Tensor = score_maps.unflatten(1, shape[1:4])
@@ -62,8 +62,8 @@ def by_bin(score_maps: Tensor, bins: int) -> Tensor:
 def grouped_taps(images: Tensor, rows: Spans, columns: Spans, size: Sequence[int]) -> Iterator[tuple[slice, Taps]]:
     """Taps of the bins, in groups of RoIs whose gathered cells fit GROUP_BYTES.
 
-    `images` [R] int64 is the image of each RoI, -1 for none; `size` is that of the score maps, [N, D * k * k, H, W].
-    A tap's weight is the product of its row's and its column's. Bins count from the start of the group.
+    `images` [R] int64 is the image of each RoI, -1 for none. `size` [N, D * k * k, H, W] is the size of the score maps.
+    A tap's weight is its row's weight times its column's weight. Bins count from the start of the group.
     """
     bins, map_height, map_width = rows.cells.shape[1], size[2], size[3]
     classes = size[1] // (bins * bins)
@@ -84,13 +84,13 @@ def grouped_taps(images: Tensor, rows: Spans, columns: Spans, size: Sequence[int
 
 
 def gather(score_maps: Tensor, cell: Tensor, bins: int) -> Tensor:
-    """The classes [T, D] of cells of the flattened [N, k, k, H, W]."""
+    """The scores [T, D] of all classes in the given cells of the flattened [N, k, k, H, W]."""
     maps = by_bin(score_maps, bins)
     return maps[torch.unravel_index(cell, maps.shape[:-1])]
 
 
 def weighted_sums(score_maps: Tensor, images: Tensor, rows: Spans, columns: Spans) -> Tensor:
-    """For each bin the weighted sum [R, D, k, k] of its cells, in float32 or better."""
+    """The weighted sums [R, D, k, k] of each bin's cells, in float32 or better."""
     bins = rows.cells.shape[1]
     classes = score_maps.shape[1] // (bins * bins)
     sums = score_maps.new_zeros(
@@ -103,7 +103,7 @@ def weighted_sums(score_maps: Tensor, images: Tensor, rows: Spans, columns: Span
 
 
 def mean_backward(grad: Tensor, images: Tensor, rows: Spans, columns: Spans, size: Sequence[int]) -> Tensor:
-    """Adjoint of `weighted_sums`: grad [R, D, k, k] times the weights, added to cells, [N, D * k * k, H, W]."""
+    """The transpose of `weighted_sums`: adds grad [R, D, k, k] times the weights to cells [N, D * k * k, H, W]."""
     bins = rows.cells.shape[1]
     classes = size[1] // (bins * bins)
     dtype = torch.promote_types(grad.dtype, torch.float32)

@@ -1,8 +1,8 @@
 """Box arithmetic as pure functions: area, IoU, clip, encode, decode, flip, resize, RoI lists.
 
 All boxes are [..., 4] xyxy in pixels, continuous and half-open, so width is x2 - x1 and no formula has a "+1". Every
-function accepts empty inputs and returns new tensors. Box arithmetic stays in float32 (or float64 where given it),
-also under autocast.
+function accepts empty inputs and returns new tensors. Box arithmetic is float32 (float64 for float64 boxes), also under
+autocast.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 # Source: torchvision and Detectron2; the original Fast R-CNN has no clamp.
 DELTA_CLAMP = math.log(1000.0 / 16.0)
 
-# Bytes that one tile of an IoU matrix may take, temporaries included: bounds memory for many boxes (see `iou_tiles`).
+# Maximum size in bytes of a tile of an IoU matrix, with temporaries; limits the memory of `best_match`.
 TILE_BYTES = 64 << 20
 
 
@@ -28,7 +28,7 @@ def area(boxes: Tensor) -> Tensor:
 def iou(boxes: Tensor, others: Tensor) -> Tensor:
     """Intersection over union [N, M] of boxes [N, 4] with others [M, 4]; 0 where the union is empty.
 
-    Works coordinate by coordinate, so that the temporaries are [N, M] and never [N, M, 2].
+    Computes one coordinate at a time, so that the temporaries are [N, M] and never [N, M, 2].
     """
     left = torch.maximum(boxes[:, None, 0], others[None, :, 0])
     width = torch.minimum(boxes[:, None, 2], others[None, :, 2]).sub_(left).clamp_(min=0)
@@ -39,17 +39,17 @@ def iou(boxes: Tensor, others: Tensor) -> Tensor:
     return torch.where(union > 0, intersection / union, 0.0)
 
 
-def best_match(boxes: Tensor, truths: Tensor) -> tuple[Tensor, Tensor]:
-    """For each of boxes [N, 4], its largest IoU [N] with truths [G, 4] and that truth's index [N] int64.
+def best_match(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Largest IoU [N] of each of boxes [N, 4] with others [G, 4], and the index [N] int64 of the box that has it.
 
-    The first truth wins a tie, as `argmax` does. With no truth at all every IoU is 0 and every index is 0. The matrix
-    is made in tiles of at most TILE_BYTES, so that memory does not grow with N x G.
+    Of equal IoUs the first box wins, as in `argmax`. With G = 0, every IoU and every index is 0. The matrix is computed
+    in tiles of at most TILE_BYTES, so that memory does not grow with N x G.
     """
-    num_boxes, num_truths = boxes.shape[0], truths.shape[0]
-    if num_truths == 0 or num_boxes == 0:
+    num_boxes, num_others = boxes.shape[0], others.shape[0]
+    if num_others == 0 or num_boxes == 0:
         return boxes.new_zeros(num_boxes), torch.zeros(num_boxes, dtype=torch.int64, device=boxes.device)
-    rows = max(1, TILE_BYTES // (4 * boxes.element_size() * num_truths))
-    tiles = [iou(tile, truths).max(dim=1) for tile in boxes.split(rows)]
+    rows = max(1, TILE_BYTES // (4 * boxes.element_size() * num_others))
+    tiles = [iou(tile, others).max(dim=1) for tile in boxes.split(rows)]
     return torch.cat([tile.values for tile in tiles]), torch.cat([tile.indices for tile in tiles])
 
 
@@ -72,10 +72,10 @@ def flip_vertical(boxes: Tensor, height: float) -> Tensor:
 
 
 def encode(boxes: Tensor, references: Tensor) -> Tensor:
-    """Regression targets [..., 4] (tx, ty, tw, th) that take `references` to `boxes`, both [..., 4].
+    """Regression targets [..., 4] (tx, ty, tw, th) that map `references` to `boxes`, both [..., 4].
 
-    tx = (x - xr) / wr, ty likewise, tw = log(w / wr), th likewise, with x the centre. A reference or box thinner than
-    a thousandth of a pixel is taken as that thin, so the result is always finite.
+    tx = (x - xr) / wr, ty likewise, tw = log(w / wr), th likewise, with x the centre. Widths and heights are clamped to
+    at least a thousandth of a pixel, so the result is always finite.
     Source: R-CNN appendix C; Fast R-CNN 2.3.
     """
     x, y, w, h = _centres(boxes)
@@ -84,9 +84,9 @@ def encode(boxes: Tensor, references: Tensor) -> Tensor:
 
 
 def decode(deltas: Tensor, references: Tensor, clamp: float = DELTA_CLAMP) -> Tensor:
-    """Boxes [..., 4] that deltas [..., 4] make of references [..., 4] (broadcast): the inverse of `encode`.
+    """Apply deltas [..., 4] to references [..., 4] (broadcast) and return boxes [..., 4]: the inverse of `encode`.
 
-    tw and th are limited to at most `clamp`, so that a box grows at most exp(clamp) times.
+    tw and th are clamped to at most `clamp`, so that a box grows at most exp(clamp) times.
     """
     xr, yr, wr, hr = _centres(references)
     tx, ty, tw, th = deltas.to(references.dtype).unbind(-1)
@@ -96,10 +96,10 @@ def decode(deltas: Tensor, references: Tensor, clamp: float = DELTA_CLAMP) -> Te
 
 
 def to_rois(boxes: list[Tensor], *, inclusive: bool = False) -> Tensor:
-    """RoIs [R, 5] (image index, x1, y1, x2, y2) of a list of boxes [R_i, 4], one tensor per image.
+    """RoIs [R, 5] (image index, x1, y1, x2, y2) from a list of boxes [R_i, 4], one tensor per image.
 
-    With `inclusive`, 1 is subtracted from the maxima: the published pooling operators (`roi_pool` with the caffe
-    rule, `ps_roi_pool`) take the last pixel that belongs to a box, this project's boxes end where the next begins.
+    With `inclusive`, 1 is subtracted from x2 and y2. The published pooling operators (`roi_pool` with the caffe rule,
+    `ps_roi_pool`) expect the last pixel inside a box; this project's boxes end one pixel later.
     """
     rois = [
         torch.cat((part.new_full((part.shape[0], 1), float(index)), part), dim=1) for index, part in enumerate(boxes)
@@ -109,6 +109,6 @@ def to_rois(boxes: list[Tensor], *, inclusive: bool = False) -> Tensor:
 
 
 def _centres(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Centre x, centre y, width and height of boxes [..., 4], the sizes at least 1e-3."""
+    """Centre x, centre y, width and height of boxes [..., 4]; width and height are at least 1e-3."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     return (x1 + x2) * 0.5, (y1 + y2) * 0.5, (x2 - x1).clamp(min=1e-3), (y2 - y1).clamp(min=1e-3)

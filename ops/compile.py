@@ -1,9 +1,9 @@
-"""Compiles the kernels of `csrc` into plain shared libraries, by a C++ compiler or nvcc and torch's headers.
+"""Compile the kernels of `csrc` into plain shared libraries with a C++ compiler or nvcc, and with torch's headers.
 
-`setup.py` calls this, and `python ops/compile.py cuda` does the same in place where setuptools is missing or old. It
-imports nothing beyond the standard library, nor torch, which may not be importable where a build is isolated.
+`setup.py` calls this file. `python ops/compile.py cuda` does the same in place, if setuptools is missing or old. It
+imports the standard library only, since torch may not be importable in an isolated build.
 
-TORCH_CUDA_ARCH_LIST names the GPUs to build for, as torch spells them (`7.5;8.0;9.0+PTX`).
+TORCH_CUDA_ARCH_LIST names the GPUs to build for, in torch's notation (`7.5;8.0;9.0+PTX`).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 CSRC = FOLDER / "csrc"
 
-# torch 2.11 is the oldest that the libraries run on. A fused multiply-add would move bin edges; the other two let
-# comparisons become vectors without changing a result.
+# torch 2.11 is the oldest version that the libraries run on. -ffp-contract=off: a fused multiply-add would move bin
+# edges. -fno-math-errno and -fno-trapping-math let the compiler vectorize comparisons, and change no result.
 STABLE_ABI = ["-std=c++20", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-DTORCH_STABLE_ONLY"]
 HOST_FLAGS = [
     "-fPIC",
@@ -39,16 +39,16 @@ CUDA_ARCHITECTURES = "8.0;9.0+PTX"
 
 
 class CannotBuildError(Exception):
-    """Why a library cannot be built here."""
+    """The reason why a library cannot be built on this machine."""
 
 
 def library_name(device: str) -> str:
-    """The file name of the library of a device, "cpu" or "cuda"."""
+    """The file name of the library for a device, "cpu" or "cuda"."""
     return f"libfast_rfcn_{device}.so"
 
 
 def torch_folder() -> Path:
-    """Where torch is installed: in this interpreter, or beside it if the build is isolated. It is not imported."""
+    """Return the folder of torch, without an import: as this interpreter finds it, or in its site-packages."""
     spec = find_spec("torch")
     candidates = [Path(spec.origin).parent] if spec and spec.origin else []
     candidates += [Path(sysconfig.get_path(key), "torch") for key in ("purelib", "platlib")]
@@ -59,7 +59,7 @@ def torch_folder() -> Path:
 
 
 def host_compiler() -> str:
-    """The C++ compiler: $CXX, or the first of c++, g++, clang++."""
+    """The path of the C++ compiler: $CXX, or the first of c++, g++, clang++."""
     for name in filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++")):
         if path := shutil.which(name):
             return path
@@ -67,56 +67,56 @@ def host_compiler() -> str:
 
 
 def cuda_toolkit() -> Path:
-    """Folder of the CUDA toolkit itself: the one with nvvm/, not that of a wrapper script called nvcc."""
+    """The folder of the CUDA toolkit, which has nvvm/; a wrapper script called nvcc may be in another folder."""
     for variable in ("CUDA_HOME", "CUDA_PATH"):
         if os.environ.get(variable) and Path(os.environ[variable], "nvvm").is_dir():
             return Path(os.environ[variable])
     nvcc = shutil.which("nvcc")
     if nvcc is None:
-        raise CannotBuildError("no nvcc was found, on PATH or by CUDA_HOME")
+        raise CannotBuildError("no nvcc was found on PATH or in CUDA_HOME")
     plan = subprocess.run([nvcc, "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True).stderr
     here = re.search(r"_HERE_=(.+)", plan)
     folder = Path(here.group(1)).resolve().parent if here else Path(nvcc).resolve().parent.parent
     if not (folder / "nvvm").is_dir():
-        raise CannotBuildError(f"{folder} is no CUDA toolkit (no nvvm/ in it); set CUDA_HOME")
+        raise CannotBuildError(f"{folder} is not a CUDA toolkit (it has no nvvm/); set CUDA_HOME")
     return folder
 
 
 def check_versions(nvcc: str, torch: str | None) -> None:
-    """Whether code of one CUDA can live beside the other's: within a major version.
+    """Check that nvcc and torch have the same major version of CUDA; only then do their libraries work together.
 
     Args:
-        nvcc: what `nvcc --version` prints.
+        nvcc: the output of `nvcc --version`.
         torch: `torch.version.cuda`, None for a torch without CUDA.
 
     Raises:
-        CannotBuildError: torch has no CUDA, or another major version.
+        CannotBuildError: torch has no CUDA, or the major versions differ.
     """
     if torch is None:
         raise CannotBuildError("the installed torch has no CUDA")
     release = re.search(r"release (\d+)\.(\d+)", nvcc)
     if release is None:
-        raise CannotBuildError(f"nvcc --version names no release: {nvcc.strip()[:100]!r}")
+        raise CannotBuildError(f"no release number in the output of nvcc --version: {nvcc.strip()[:100]!r}")
     if release[1] != torch.partition(".")[0]:
         raise CannotBuildError(
-            f"nvcc is of CUDA {release[1]}.{release[2]} and torch of CUDA {torch}; "
+            f"nvcc has CUDA {release[1]}.{release[2]}, torch has CUDA {torch}; "
             f"expected the same major version: install the toolkit of CUDA {torch} or set CUDA_HOME to it"
         )
 
 
 def torch_cuda_version(torch: Path) -> str | None:
-    """`torch.version.cuda` of the torch in a folder, without importing it."""
+    """`torch.version.cuda` of the torch in a folder, without an import."""
     found = re.search(r"^cuda\b[^=\n]*= *['\"]([\d.]+)['\"]", (torch / "version.py").read_text(), re.MULTILINE)
     return found[1] if found else None
 
 
 def targets() -> list[str]:
-    """What to build for: `8.0` for a GPU's own code, `9.0+PTX` for that and for whatever comes later."""
+    """The GPUs to build for: `8.0` is machine code for this capability; `9.0+PTX` also serves newer GPUs."""
     return re.split(r"[;, ]+", os.environ.get("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES).strip("; "))
 
 
 def architecture_flags(entries: list[str]) -> list[str]:
-    """nvcc's words for these targets."""
+    """nvcc's options for these targets."""
     flags = []
     for entry in entries:
         number = entry.removesuffix("+PTX").replace(".", "")
@@ -127,10 +127,10 @@ def architecture_flags(entries: list[str]) -> list[str]:
 
 
 def build_library(device: str, target: Path, temporary: Path) -> dict[str, str]:
-    """Compiles the library of a device, its files in parallel; returns what to note in `native_build.json`.
+    """Compile the library for a device, its files in parallel. Return the record for `native_build.json`.
 
     Raises:
-        CannotBuildError: with the compiler's first error, or what is missing.
+        CannotBuildError: with the compiler's first error, or with the name of a missing tool.
     """
     torch = torch_folder()
     includes = ["-isystem", str(torch / "include"), "-isystem", str(torch / "include/torch/csrc/api/include")]
@@ -147,9 +147,9 @@ def build_library(device: str, target: Path, temporary: Path) -> dict[str, str]:
         flags = [*STABLE_ABI, *CUDA_FLAGS, "-Xcompiler", ",".join(HOST_FLAGS), *architecture_flags(targets())]
         linking = ["--cudart=static", *linking, "-ltorch_cuda"]
         notes["cuda_targets"] = ";".join(targets())
-        # A toolkit with a compiler but not every header borrows them from the pip packages.
-        borrowed = [str(path) for path in sorted(torch.parent.glob("nvidia/cu*/include"))]
-        environment["CPATH"] = os.pathsep.join(filter(None, [os.environ.get("CPATH"), *borrowed]))
+        # Some toolkits lack headers; the pip packages of CUDA have them.
+        pip_headers = [str(path) for path in sorted(torch.parent.glob("nvidia/cu*/include"))]
+        environment["CPATH"] = os.pathsep.join(filter(None, [os.environ.get("CPATH"), *pip_headers]))
     if not sources:
         raise CannotBuildError(f"there are no sources for {device}")
     objects = [temporary / device / f"{source.stem}.o" for source in sources]
@@ -167,7 +167,7 @@ def build_library(device: str, target: Path, temporary: Path) -> dict[str, str]:
 
 
 def run(command: list[str], environment: dict[str, str] | None = None) -> None:
-    """Runs a compiler; its first error becomes the reason."""
+    """Run a compiler. Raise CannotBuildError with its first error if it fails."""
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(environment or {})})
     if result.returncode != 0:
         sys.stderr.write(result.stderr)
@@ -176,7 +176,7 @@ def run(command: list[str], environment: dict[str, str] | None = None) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Builds in place; returns the exit code."""
+    """Build in place. Return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("devices", nargs="+", choices=("cpu", "cuda"))
     parser.add_argument("--temporary", type=Path, default=FOLDER.parent / "build" / "objects")

@@ -1,7 +1,7 @@
-"""Depthwise convolution with holes whose gradient is as fast on a CPU as that of a plain one.
+"""Dilated depthwise convolution with a fast gradient on CPUs.
 
-The sums are those of `F.conv2d` with `groups=C`, stride 1 and one dilation and padding both ways. The CPU kernel takes
-maps whose channels lie innermost and sums in float32 or better; the order of its sums is one, whatever the threads.
+It computes `F.conv2d` with `groups=C`, stride 1, and the same dilation and padding on both axes. The CPU kernel takes
+channels-last maps and sums in float32 or better. The order of its sums does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ def depthwise_conv(x: Tensor, kernel: Tensor, bias: Tensor | None, *, dilation: 
     H' is H + 2 padding - dilation (k - 1), W' likewise.
 
     Args:
-        x: maps; without copying where they are channels-last.
+        x: maps; channels-last maps are not copied.
         kernel: [C, 1, k, k] with k odd and at most LARGEST_KERNEL.
         bias: [C], or None for 0.
-        dilation: cells from tap to tap.
+        dilation: distance of neighbouring taps in cells.
         padding: cells of zeros around the map, at most dilation (k - 1).
 
     Raises:
-        ValueError: shapes or numbers that do not fit.
+        ValueError: a wrong shape, dilation or padding.
     """
     channels, k = x.shape[1], kernel.shape[-1]
     if kernel.shape != (channels, 1, k, k) or k % 2 == 0 or k > LARGEST_KERNEL:
@@ -53,7 +53,7 @@ def depthwise_conv(x: Tensor, kernel: Tensor, bias: Tensor | None, *, dilation: 
 
 
 def _reference(x: Tensor, kernel: Tensor, bias: Tensor, dilation: int, padding: int) -> Tensor:
-    """Maps [N, H', W', C] of x [N, H, W, C], kernel [k, k, C] and bias [C]."""
+    """The output [N, H', W', C] from x [N, H, W, C], kernel [k, k, C] and bias [C]."""
     maps, weight = x.permute(0, 3, 1, 2), kernel.permute(2, 0, 1)[:, None].to(x.dtype)
     out = F.conv2d(maps, weight, bias.to(x.dtype), 1, padding, dilation, maps.shape[1])
     return out.permute(0, 2, 3, 1).contiguous()
@@ -73,22 +73,22 @@ def _setup(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, kernel = ctx.saved_tensors
-    to_x = _spread(grad, kernel, *ctx.options) if ctx.needs_input_grad[0] else None
+    to_x = _input_grad(grad, kernel, *ctx.options) if ctx.needs_input_grad[0] else None
     to_kernel = _weight_grad(grad, x, kernel.shape[0], *ctx.options) if ctx.needs_input_grad[1] else None
     to_bias = grad.sum((0, 1, 2), dtype=kernel.dtype) if ctx.needs_input_grad[2] else None
     return to_x, to_kernel, to_bias, None, None
 
 
-def _spread(grad: Tensor, kernel: Tensor, dilation: int, padding: int) -> Tensor:
-    """The gradient of the maps: a convolution with the kernel turned by half a turn."""
-    turned = kernel.flip((0, 1))
+def _input_grad(grad: Tensor, kernel: Tensor, dilation: int, padding: int) -> Tensor:
+    """The gradient of the maps: a convolution with the kernel rotated by 180 degrees."""
+    rotated = kernel.flip((0, 1))
     mirrored = dilation * (kernel.shape[0] - 1) - padding
-    spread: Tensor = _depthwise(grad, turned, kernel.new_zeros(kernel.shape[2]), dilation, mirrored)
-    return spread
+    input_grad: Tensor = _depthwise(grad, rotated, kernel.new_zeros(kernel.shape[2]), dilation, mirrored)
+    return input_grad
 
 
 def _weights_reference(grad: Tensor, x: Tensor, k: int, dilation: int, padding: int) -> Tensor:
-    """The gradient [k, k, C] of the kernel, from those of the outputs [N, H', W', C] and from x [N, H, W, C]."""
+    """The gradient [k, k, C] of the kernel, from the output's gradient [N, H', W', C] and x [N, H, W, C]."""
     maps, sums = x.permute(0, 3, 1, 2), torch.float64 if x.dtype == torch.float64 else torch.float32
     size, channels = (maps.shape[1], 1, k, k), maps.shape[1]
     weights: Tensor = conv2d_weight(
@@ -110,7 +110,7 @@ def _weights_setup(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> Non
 def _weights_backward(ctx: Context, second: Tensor) -> tuple[Tensor | None, ...]:
     grad, x = ctx.saved_tensors
     to_grad = _depthwise(x, second, second.new_zeros(x.shape[3]), *ctx.options) if ctx.needs_input_grad[0] else None
-    to_x = _spread(grad, second, *ctx.options) if ctx.needs_input_grad[1] else None
+    to_x = _input_grad(grad, second, *ctx.options) if ctx.needs_input_grad[1] else None
     return to_grad, to_x, None, None, None
 
 

@@ -1,8 +1,8 @@
-"""Non-maximum suppression: of boxes that overlap much, the one of the highest score stays.
+"""Non-maximum suppression: of boxes that overlap much, only the box with the highest score is kept.
 
-Boxes are visited by falling score; one is dropped if its IoU with a box kept before it is over the threshold. One
-operator serves both forms: with labels, only boxes of the same label meet. No offset is ever added to coordinates, so
-suppression per label is as exact as without labels.
+Boxes are visited in order of falling score. A box is removed if its IoU with a kept box is above the threshold. With
+labels, only boxes of the same label are compared; no offset is added to coordinates, so suppression per label is as
+exact as without labels.
 Source: torchvision's convention (suppress where IoU > threshold, width = x2 - x1); Fast R-CNN's own counts x2 - x1 + 1.
 """
 
@@ -15,23 +15,23 @@ from torch import Tensor
 
 from detector.ops._library import LIBRARY, NAMESPACE
 
-# Boxes that the PyTorch kernel decides on at a time: a block is compared with all kept boxes, then with itself.
+# Boxes in a block of the PyTorch kernel: a block is compared with all kept boxes, then with itself.
 BLOCK = 1024
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, max_output: int | None = None) -> Tensor:
-    """Indices [K] int64 of the boxes that stay, by falling score; equal scores in the order of their index.
+    """Indices [K] int64 of the kept boxes, by falling score; equal scores are in the order of their index.
 
     Args:
         boxes: [N, 4] xyxy, continuous and half-open. IoU is computed in float32, in float64 for float64 boxes.
         scores: [N], of any floating dtype. A NaN counts as higher than every number.
-        iou_threshold: 0 to 1; a box goes where its IoU with a kept one is greater than this.
-        max_output: stop once so many are kept; the result is then the beginning of the full one, and costs less.
+        iou_threshold: 0 to 1; a box is removed if its IoU with a kept box is greater.
+        max_output: stop after this many kept boxes; the result is the beginning of the full result and costs less.
 
-    A box that is empty, inverted or has a NaN meets no other: it stays.
+    An empty or inverted box, or a box with a NaN, overlaps no other box, so it is kept.
 
     Raises:
-        ValueError: shapes, dtypes, devices or numbers that do not fit.
+        ValueError: a wrong shape, dtype, device or number.
     """
     _check("nms", boxes, scores, iou_threshold, max_output)
     kept: Tensor = _nms(boxes, scores, None, iou_threshold, max_output)
@@ -41,15 +41,15 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, max_output: int 
 def batched_nms(
     boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, *, max_output: int | None = None
 ) -> Tensor:
-    """Indices [K] int64 of the boxes that stay, by falling score over all labels; only boxes of one label are compared.
+    """Indices [K] int64 of the kept boxes, by falling score over all labels; only boxes of one label are compared.
 
     Args:
-        labels: [N] of an integer dtype: class, or image, or both in one number; any values.
+        labels: [N] of an integer dtype: the class, the image, or both in one number; all values are allowed.
 
-    The rest is as in `nms`; `max_output` counts the boxes of all labels together.
+    The other arguments are as in `nms`; `max_output` counts the boxes of all labels together.
 
     Raises:
-        ValueError: shapes, dtypes, devices or numbers that do not fit.
+        ValueError: a wrong shape, dtype, device or number.
     """
     _check("batched_nms", boxes, scores, iou_threshold, max_output)
     if labels.shape != scores.shape or labels.is_floating_point() or labels.device != boxes.device:
@@ -83,7 +83,7 @@ def _check(op: str, boxes: Tensor, scores: Tensor, iou_threshold: float, max_out
 def _reference(
     boxes: Tensor, scores: Tensor, labels: Tensor | None, iou_threshold: float, max_output: int | None
 ) -> Tensor:
-    """Greedy suppression in blocks of sorted boxes: memory is BLOCK x K and no step is per box."""
+    """Greedy suppression in blocks of sorted boxes: memory is BLOCK x K, and there is no loop over single boxes."""
     order = scores.argsort(descending=True, stable=True)
     limit = len(order) if max_output is None else min(max_output, len(order))
     boxes = boxes if boxes.dtype == torch.float64 else boxes.to(torch.float32)
@@ -96,24 +96,24 @@ def _reference(
         for part in kept:
             alive &= ~_suppresses(boxes, labels, part, block, threshold).any(dim=0)
         block = block[alive]
-        # Within the block: a box stays if no box before it that stays suppresses it. Starting from "all stay", each
-        # round decides at least one more box from the front; when a round changes nothing, the result is final.
-        meets = _suppresses(boxes, labels, block, block, threshold).triu(diagonal=1)
+        # Within the block, a box is kept if no kept box before it suppresses it. At first all boxes count as kept. Each
+        # round finds the final state of at least one more box, from the front. A round without a change is the last.
+        suppresses = _suppresses(boxes, labels, block, block, threshold).triu(diagonal=1)
         stays = torch.ones_like(block, dtype=torch.bool)
         while True:
-            settled = ~(meets & stays[:, None]).any(dim=0)
-            if torch.equal(settled, stays):
+            updated = ~(suppresses & stays[:, None]).any(dim=0)
+            if torch.equal(updated, stays):
                 break
-            stays = settled
+            stays = updated
         kept.append(block[stays])
         num_kept += len(kept[-1])
     return torch.cat(kept)[:limit]
 
 
 def _suppresses(boxes: Tensor, labels: Tensor | None, kept: Tensor, others: Tensor, threshold: float) -> Tensor:
-    """Whether each kept box suppresses each other box, [len(kept), len(others)] bool.
+    """Return whether each kept box suppresses each other box, [len(kept), len(others)] bool.
 
-    Areas are as they come, without a clamp: an inverted box intersects nothing, so its area decides nothing.
+    Areas are not clamped: the area of an inverted box may be negative, but its intersection with any box is 0.
     """
     x1, y1, x2, y2 = boxes[kept, :, None].unbind(1)
     u1, v1, u2, v2 = boxes[others].unbind(1)
@@ -125,7 +125,7 @@ def _suppresses(boxes: Tensor, labels: Tensor | None, kept: Tensor, others: Tens
 
 
 def _rounded_down(threshold: float, dtype: torch.dtype) -> float:
-    """The largest number of the dtype up to the threshold, so that comparing there is as comparing in float64."""
+    """The largest number of the dtype up to `threshold`; a comparison with it equals a comparison in float64."""
     rounded = torch.tensor(threshold, dtype=dtype)
     if rounded.item() > threshold:
         rounded = torch.nextafter(rounded, torch.tensor(-math.inf, dtype=dtype))

@@ -1,6 +1,6 @@
-"""Position-sensitive RoIAlign: bin (i, j) of a class averages bilinear samples of that bin's own score map.
+"""Position-sensitive RoIAlign: bin (i, j) of a class averages bilinear samples of score map (i, j) of that class.
 
-Nothing is rounded. It is torchvision's operator, not the layer that R-FCN published (`ps_roi_pool`).
+Coordinates are not rounded. This is torchvision's operator, not the layer that R-FCN published (`ps_roi_pool`).
 Source: torchvision `ps_roi_align`; R-FCN eq. 1 for the maps, Mask R-CNN 3 for the samples.
 """
 
@@ -16,10 +16,10 @@ from detector.ops._library import Context, register
 from detector.ops._score_maps import Spans, checked_arguments, mean_backward, weighted_sums
 from detector.ops.roi_pool import image_index
 
-# Samples per bin and axis are no more than this, however large the RoI.
-MOST = 1 << 15
+# Maximum number of samples per bin and axis, for a RoI of any size.
+MAX_SAMPLES = 1 << 15
 
-# Spare samples at either end of the window of samples that may lie on the map, against rounding.
+# Extra samples at each end of the window of samples that may lie on the map, because of rounding errors.
 MARGIN = 2
 
 
@@ -42,13 +42,13 @@ def ps_roi_align(
         spatial_scale: cells per input pixel, such as 1/16.
         sampling_ratio: samples per bin and axis; 0 takes the height (width) of the bin in cells, rounded up.
 
-    Corners are scaled, then shifted by half a cell, with no least size. Samples stand at (i + 0.5) / n of the bin. One
-    further than a cell outside the map counts as 0, others outside are moved to the border. A bin without samples
-    (adaptive sampling of an empty RoI) gives 0. Sums are accumulated in float32 or better, coordinates computed in
-    float32, in float64 for float64 score maps. RoIs get no gradient.
+    Corners are scaled, then shifted by half a cell; there is no minimum size. Samples are at (i + 0.5) / n of the bin.
+    A sample more than one cell outside the map counts as 0; other samples outside are moved to the border. A bin
+    without samples (adaptive sampling of an empty RoI) gives 0. Sums are accumulated in float32 or better. Coordinates
+    are computed in float32, in float64 for float64 score maps. RoIs get no gradient.
 
     Raises:
-        ValueError: shapes, dtypes, devices, image indices or options that do not fit.
+        ValueError: a wrong shape, dtype, device, image index or option.
     """
     rois, bins = checked_arguments("ps_roi_align", score_maps, rois, output_size)
     if sampling_ratio < 0:
@@ -63,14 +63,14 @@ def samples(
     """Cells with bilinear weights that the samples of each bin read along one axis, and samples per bin [R].
 
     `low` and `high` [R] are the RoIs' ends in input pixels. Only samples near the map are listed, so that a huge RoI
-    costs no more than one of the map's size; the count is that of all samples.
+    costs no more than a RoI of the map's size. The number of samples per bin counts all samples.
     """
     start, end = low * spatial_scale - 0.5, high * spatial_scale - 0.5
-    known = low.isfinite() & high.isfinite()
-    start, end = start.where(known, 0), end.where(known, 0)
+    finite = low.isfinite() & high.isfinite()
+    start, end = start.where(finite, 0), end.where(finite, 0)
     bin_size = (end - start) / low.new_full((), bins)
-    count = torch.full_like(low, sampling_ratio) if sampling_ratio > 0 else bin_size.ceil().clamp(0, MOST)
-    count = count.where(known, 0)[:, None]
+    count = torch.full_like(low, sampling_ratio) if sampling_ratio > 0 else bin_size.ceil().clamp(0, MAX_SAMPLES)
+    count = count.where(finite, 0)[:, None]
     bin_size = bin_size[:, None]
     position = torch.arange(bins, dtype=low.dtype, device=low.device)
     bin_start = position * bin_size + start[:, None]  # [R, k]
@@ -94,7 +94,7 @@ def samples(
 def _rows_and_columns(
     rois: Tensor, bins: int, spatial_scale: float, sampling_ratio: int, size: Sequence[int]
 ) -> tuple[Spans, Spans, Tensor]:
-    """Samples by rows and by columns, and how many each bin has, [R, 1, 1, 1], at least 1."""
+    """Samples along rows and along columns, and the number of samples per bin [R, 1, 1, 1], at least 1."""
     rows, down = samples(rois[:, 2], rois[:, 4], bins, spatial_scale, sampling_ratio, size[2])
     columns, across = samples(rois[:, 1], rois[:, 3], bins, spatial_scale, sampling_ratio, size[3])
     return rows, columns, (down * across).clamp(min=1)[:, None, None, None]

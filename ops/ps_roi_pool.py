@@ -1,7 +1,7 @@
-"""Position-sensitive RoI pooling and the vote: bin (i, j) of a class pools only that bin's own score map.
+"""Position-sensitive RoI pooling and the vote: bin (i, j) of a class pools only score map (i, j) of that class.
 
-This is the layer that R-FCN published. `torchvision.ops.ps_roi_pool` is another one: it rounds after scaling, never
-reads the last row and column, and its gradient does not belong to its forward pass.
+This is the layer that R-FCN published. `torchvision.ops.ps_roi_pool` differs: it rounds after scaling, never reads the
+last row and column, and its gradient does not match its forward pass.
 Source: R-FCN eq. 1 and its Caffe layer (psroi_pooling_layer.cu) for the arithmetic.
 """
 
@@ -26,8 +26,8 @@ from detector.ops.roi_pool import argmax_dtype, image_index
 
 REDUCTIONS = ("mean", "max")
 
-# A RoI is at least this wide and high on the map, in cells, as published.
-SMALLEST = 0.1
+# The minimum width and height of a RoI on the map, in cells, as published.
+MIN_SIZE = 0.1
 
 
 def ps_roi_pool(
@@ -49,13 +49,13 @@ def ps_roi_pool(
         spatial_scale: cells per input pixel, such as 1/16.
         reduction: "mean" over the cells of a bin, as published, or "max".
 
-    Corners are rounded half away from zero, 1 is added to the end, and only then all is scaled; a RoI is at least 0.1
-    cells wide and high. A bin takes every cell that it touches, cut at the border of the map; an empty bin gives 0.
-    Sums are accumulated in float32 or better. A NaN in a bin propagates; of equal maxima the first in row-major order
-    gets the gradient. RoIs get no gradient. Edges are computed in float32, in float64 for float64 score maps.
+    Corners are rounded half away from zero, 1 is added to the end, and then they are scaled. A RoI is at least 0.1
+    cells wide and high. A bin covers every cell that it touches and is cut at the border of the map; an empty bin gives
+    0. Sums are accumulated in float32 or better. A NaN in a bin propagates. Of equal maxima, the first in row-major
+    order gets the gradient. RoIs get no gradient. Edges are computed in float32, in float64 for float64 score maps.
 
     Raises:
-        ValueError: shapes, dtypes, devices, image indices or options that do not fit.
+        ValueError: a wrong shape, dtype, device, image index or option.
 
     Source: R-FCN eq. 1.
     """
@@ -75,14 +75,14 @@ def ps_roi_vote(
     *,
     reduction: str = "mean",
 ) -> Tensor:
-    """Votes [R, D]: the mean over all k x k bins of `ps_roi_pool`, without writing the bins out.
+    """Votes [R, D]: the mean over all k x k bins of `ps_roi_pool`. The bins are not stored.
 
-    Arguments and rules are those of `ps_roi_pool`; an empty bin votes 0.
+    Arguments and rules are the same as for `ps_roi_pool`; an empty bin votes 0.
 
     Raises:
-        ValueError: shapes, dtypes, devices, image indices or options that do not fit.
+        ValueError: a wrong shape, dtype, device, image index or option.
 
-    Source: R-FCN 2.2, "voting"; the paper's formula is a sum, its text and its code take the average.
+    Source: R-FCN 2.2, "voting"; the paper's formula is a sum, but its text and its code use the mean.
     """
     rois, bins = checked_arguments("ps_roi_vote", score_maps, rois, output_size)
     if not _is_max("ps_roi_vote", reduction):
@@ -95,18 +95,18 @@ def ps_roi_vote(
 def bin_edges(low: Tensor, high: Tensor, bins: int, spatial_scale: float, size: int) -> tuple[Tensor, Tensor]:
     """First cell and end cell (excluded) of each bin along one axis, both [R, k] int64 in 0..size.
 
-    `low` and `high` [R] are the RoIs' first and last pixels; the order of operations is the published one, in their
-    dtype. A bin is empty where its end is not after its start, as are all bins of a RoI that is not finite.
+    `low` and `high` [R] are the RoIs' first and last pixels. The order of operations is the published one, in the dtype
+    of `low`. A bin is empty if its end is not after its start. All bins of a RoI that is not finite are empty.
     """
     start = _round(low) * spatial_scale
-    extent = ((_round(high) + 1) * spatial_scale - start).clamp(min=SMALLEST)
-    # Divide by a tensor: dividing by a number may multiply by its reciprocal, which moves edges.
+    extent = ((_round(high) + 1) * spatial_scale - start).clamp(min=MIN_SIZE)
+    # Divide by a tensor: torch may turn division by a number into multiplication by 1 / number, which moves edges.
     bin_size = (extent / low.new_full((), bins))[:, None]
     position = torch.arange(bins, dtype=low.dtype, device=low.device)
     first = (position * bin_size + start[:, None]).floor()
     end = ((position + 1) * bin_size + start[:, None]).ceil()
-    known = (low.isfinite() & high.isfinite())[:, None]
-    first, end = (edge.where(known, 0).clamp(0, size).to(torch.int64) for edge in (first, end))
+    finite = (low.isfinite() & high.isfinite())[:, None]
+    first, end = (edge.where(finite, 0).clamp(0, size).to(torch.int64) for edge in (first, end))
     return first, end
 
 
@@ -117,18 +117,18 @@ def _is_max(op: str, reduction: str) -> bool:
 
 
 def _wants_argmax(score_maps: Tensor) -> bool:
-    """Whether to write where the maxima are: training needs it, an export may be without, see `_max_gradient`."""
+    """Return whether to store the argmax: training needs it, an export does not (see `_max_gradient`)."""
     return torch.is_grad_enabled() and score_maps.requires_grad and not torch.compiler.is_exporting()
 
 
 def _round(value: Tensor) -> Tensor:
-    """Rounded half away from zero, as C does; torch rounds half to even."""
+    """Round half away from zero, as C does; torch rounds half to even."""
     whole = value.trunc()
     return whole + torch.where((value - whole).abs() >= 0.5, value.sign(), 0.0)
 
 
 def _spans(first: Tensor, end: Tensor) -> Spans:
-    """The cells from first to end [R, k], each of weight 1."""
+    """The cells from first to end [R, k], each with weight 1."""
     longest = int((end - first).max().clamp(min=0)) if first.numel() else 0
     cells = first[..., None] + torch.arange(longest, device=first.device)
     valid = cells < end[..., None]
@@ -142,13 +142,13 @@ def _rows_and_columns(rois: Tensor, bins: int, spatial_scale: float, size: Seque
 
 
 def _cell_counts(rows: Spans, columns: Spans) -> Tensor:
-    """Cells of each bin, [R, 1, k, k], at least 1."""
+    """Number of cells of each bin, [R, 1, k, k], at least 1."""
     counts = rows.valid.sum(dim=-1)[:, :, None] * columns.valid.sum(dim=-1)[:, None, :]
     return counts.clamp(min=1)[:, None]
 
 
 def _mean(score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: float) -> Tensor:
-    """Means [R, D, k, k] in the dtype of accumulation."""
+    """Means [R, D, k, k], in float32 or better."""
     rows, columns = _rows_and_columns(rois, bins, spatial_scale, score_maps.shape)
     sums = weighted_sums(score_maps, image_index(rois, score_maps.shape[0]), rows, columns)
     return sums / _cell_counts(rows, columns)
@@ -174,7 +174,7 @@ def _pool_gradient(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _backward_reference(grad: Tensor, rois: Tensor, size: Sequence[int], spatial_scale: float) -> Tensor:
-    """Gradient [N, D * k * k, H, W] of the score maps: each bin's, shared equally by its cells."""
+    """Gradient [N, D * k * k, H, W] of the score maps: the gradient of each bin, divided equally among its cells."""
     rows, columns = _rows_and_columns(rois, grad.shape[-1], spatial_scale, size)
     shares = grad.to(torch.promote_types(grad.dtype, torch.float32)) / _cell_counts(rows, columns)
     return mean_backward(shares, image_index(rois, size[0]), rows, columns, size).to(grad.dtype)
@@ -208,14 +208,14 @@ def _vote_gradient(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _to_bins(grad: Tensor, bins: int) -> Tensor:
-    """The gradient of votes [R, D] as that of the bins [R, D, k, k], a view of stride 0."""
+    """The gradient of the bins [R, D, k, k], a view of stride 0, from the gradient of the votes [R, D]."""
     return (grad / (bins * bins))[:, :, None, None].expand(-1, -1, bins, bins)
 
 
 def _max_reference(
     score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: float, with_argmax: bool
 ) -> tuple[Tensor, Tensor]:
-    """Maxima [R, D, k, k] and, if wanted, their cells y * W + x in the dtype and with the mark of `roi_pool`."""
+    """Maxima [R, D, k, k] and, with `with_argmax`, their cells y * W + x, stored as in `roi_pool`."""
     (num_images, channels, map_height, map_width), num_rois = score_maps.shape, rois.shape[0]
     classes = channels // (bins * bins)
     pooled = score_maps.new_zeros((num_rois, bins, bins, classes))
@@ -251,7 +251,7 @@ def _max_setup(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 
 def _max_gradient(ctx: Context, grad: Tensor, _grad_argmax: Tensor) -> tuple[Tensor | None, ...]:
-    """Scatters to the maxima, as `roi_pool` does: here every output has a channel of its own."""
+    """Add each gradient at its maximum, with the scatter of `roi_pool`: each output reads another channel."""
     rois, saved = ctx.saved_tensors
     size, (bins, spatial_scale), with_argmax = ctx.options
     argmax = saved if with_argmax else _ps_roi_pool_max(saved.detach(), rois, bins, spatial_scale, True)[1]

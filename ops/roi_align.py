@@ -1,9 +1,9 @@
-"""RoIAlign: bilinear samples on a regular grid in each bin, averaged, or their largest; nothing is rounded.
+"""RoIAlign: the mean or the maximum of bilinear samples on a regular grid in each bin, without rounding.
 
-The mean is linear in the features: its second order is the operator itself. The maximum keeps the index of the winning
-sample, and the gradient goes to that sample's four neighbours only. Where the samples are is in `sample_grid.py`.
+The mean is linear in the features, so its second-order gradient is the operator itself. The maximum keeps the index of
+the winning sample; the gradient goes to that sample's four neighbours only. `sample_grid.py` computes the positions.
 
-All functions below take `options`: spatial_scale, sampling_ratio, aligned and inner, as the schemas list them.
+`options` below are spatial_scale, sampling_ratio, aligned and inner, in the order of the schemas.
 Source: Mask R-CNN 3; torchvision for the border rule.
 """
 
@@ -19,7 +19,7 @@ from detector.ops._arguments import checked_rois, output_pair
 from detector.ops._library import Context, register
 from detector.ops.sample_grid import Corners, Grid, make_grid
 
-# Entries (sample, corner) that the PyTorch kernels expand at once, and bytes of gathered features.
+# Maximum number of entries (sample, corner) that the PyTorch kernels expand at once, and bytes of gathered features.
 CHUNK_ENTRIES = 1 << 20
 CHUNK_BYTES = 64 << 20
 
@@ -43,18 +43,18 @@ def roi_align(
         output_size: bins per RoI, an int or a pair (height, width).
         spatial_scale: feature cells per input pixel, such as 1/16.
         sampling_ratio: samples per bin along each axis; 0 takes ceil(bin size in cells), per RoI and axis.
-        aligned: shift by half a cell, so that a cell's value stands at its centre, and allow RoIs of any size. False
-            is the older rule: no shift, and a RoI is at least one cell wide and high.
+        aligned: shift by half a cell, so that a cell's value is at its centre, and allow RoIs of any size. False is
+            the older rule: no shift, and a RoI is at least one cell wide and high.
         reduction: "mean" or "max" over the samples of a bin.
         sample_grid: of n samples, "centers" puts sample i at (i + 0.5) / n of the bin, "inner" at (i + 1) / (n + 1).
 
-    A sample more than one cell outside the map has the value 0 and counts; a bin without samples gives 0. RoIs get no
-    gradient (`roi_warp` gives them one). Coordinates are computed in float32, in float64 for float64 features.
+    A sample more than one cell outside the map counts as 0; a bin without samples gives 0. RoIs get no gradient
+    (`roi_warp` gives them one). Coordinates are computed in float32, in float64 for float64 features.
 
     Raises:
-        ValueError: shapes, dtypes, devices, image indices or options that do not fit.
+        ValueError: a wrong shape, dtype, device, image index or option.
 
-    Source: Mask R-CNN 3; `max` is named there and worked by hand in lecture slides with the `inner` grid.
+    Source: Mask R-CNN 3, which mentions `max`; lecture slides with a worked example of `max` on the `inner` grid.
     """
     height, width = output_pair("roi_align", output_size)
     if reduction not in {"mean", "max"}:
@@ -74,7 +74,7 @@ def roi_align(
 
 
 class Entries(NamedTuple):
-    """Corner reads of some samples: output row o takes weights[i] x cell cells[i] for i in bounds[o]..bounds[o + 1]."""
+    """Corner reads of some samples: output row o sums weights[i] x cell cells[i], i in bounds[o]..bounds[o + 1]."""
 
     rows: Tensor  # [E] int64, output row (roi, bin row, bin column) of each entry
     bounds: Tensor  # [rows of the chunk] int64, first entry of each output row
@@ -83,7 +83,7 @@ class Entries(NamedTuple):
 
 
 def _mean_entries(grid: Grid) -> Iterator[Entries]:
-    """Every corner read of the mean, in chunks of whole RoIs that bound memory."""
+    """All corner reads of the mean, in chunks of whole RoIs to limit memory."""
     per_bin = grid.counts
     bins = grid.height * grid.width
     total = (per_bin * bins * 4).cumsum(0)
@@ -99,15 +99,14 @@ def _mean_entries(grid: Grid) -> Iterator[Entries]:
         corners = grid.samples(rows + start * bins, sample)
         weights = corners.weights / counts[rows, None].to(corners.weights.dtype)
         rows, cells, weights = (each[corners.inside] for each in (rows, corners.cells, weights))
-        read = rows.bincount(minlength=counts.shape[0]) * 4
-        yield Entries(
-            (rows + start * bins).repeat_interleave(4), read.cumsum(0) - read, cells.flatten(), weights.flatten()
-        )
+        num_entries = rows.bincount(minlength=counts.shape[0]) * 4
+        bounds = num_entries.cumsum(0) - num_entries
+        yield Entries((rows + start * bins).repeat_interleave(4), bounds, cells.flatten(), weights.flatten())
         start = end
 
 
 def _channel_slices(features: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of channels with the features as rows [N * H * W, c], in float32 or better, CHUNK_BYTES at most each."""
+    """Slices of channels, and their features as rows [N * H * W, c] in float32 or better, at most CHUNK_BYTES each."""
     dtype = torch.promote_types(features.dtype, torch.float32)
     per_channel = max(1, features[:, :1].numel()) * 8
     step = max(1, CHUNK_BYTES // per_channel)
@@ -126,7 +125,7 @@ def _mean_reference(features: Tensor, rois: Tensor, height: int, width: int, *op
     for part, table in _channel_slices(features):
         start = 0
         for entries in _mean_entries(grid):
-            # An embedding bag is just this sum: weighted rows of a table, in bags of any length, in order.
+            # embedding_bag computes exactly this sum: weighted rows of a table, in bags of any length, in order.
             rows = torch.nn.functional.embedding_bag(
                 entries.cells, table, entries.bounds, mode="sum", per_sample_weights=entries.weights.to(table.dtype)
             )
@@ -189,7 +188,7 @@ _mean_grad = register(
 
 
 def _max_reference(features: Tensor, rois: Tensor, height: int, width: int, *options: Any) -> tuple[Tensor, Tensor]:
-    """Largest sample of each bin and its number (row-major within the bin), -1 in a bin without samples."""
+    """The largest sample of each bin and its index (row-major within the bin), -1 in a bin without samples."""
     num_rois, channels = rois.shape[0], features.shape[1]
     pooled = features.new_zeros((num_rois, channels, height, width))
     argmax = features.new_full(pooled.shape, -1, dtype=torch.int32)
@@ -216,7 +215,7 @@ def _max_reference(features: Tensor, rois: Tensor, height: int, width: int, *opt
 
 
 def _sample_values(table: Tensor, corners: Corners) -> Tensor:
-    """Values [S, c] of samples, 0 outside the map."""
+    """Values [S, c] of samples; 0 outside the map."""
     weights = corners.weights.to(table.dtype)
     value = torch.nn.functional.embedding_bag(corners.cells, table, mode="sum", per_sample_weights=weights)
     return value.masked_fill(~corners.inside[:, None], 0)
@@ -240,7 +239,7 @@ def _max_backward(ctx: Context, grad: Tensor, _grad_argmax: Tensor) -> tuple[Ten
 
 
 def _winning_corners(rois: Tensor, argmax: Tensor, size: Sequence[int], options: Any) -> Corners:
-    """Corners of the winning samples, [R * h * w * C] of them, as cells of the flattened channels-last features."""
+    """Corners of the R * h * w * C winning samples, as cells of the flattened channels-last features."""
     num_rois, channels, height, width = argmax.shape
     grid = make_grid(rois, size, height, width, *options)
     winner = argmax.permute(0, 2, 3, 1).flatten()
@@ -253,7 +252,7 @@ def _winning_corners(rois: Tensor, argmax: Tensor, size: Sequence[int], options:
 
 
 def _max_scatter_reference(grad: Tensor, rois: Tensor, argmax: Tensor, size: Sequence[int], *options: Any) -> Tensor:
-    """Gradient [N, C, H, W] of the features: each output's gradient, on the corners of its winning sample."""
+    """Gradient [N, C, H, W] of the features: each output's gradient is added to the corners of its winning sample."""
     num_images, channels, map_height, map_width = size
     total = grad.new_zeros(
         (num_images, map_height, map_width, channels), dtype=torch.promote_types(grad.dtype, torch.float32)
@@ -268,7 +267,7 @@ def _max_scatter_reference(grad: Tensor, rois: Tensor, argmax: Tensor, size: Seq
 
 
 def _roi_chunks(shape: Sequence[int]) -> Iterator[slice]:
-    """Slices of RoIs whose outputs [R, C, h, w] have at most CHUNK_ENTRIES elements, or one RoI."""
+    """Slices of RoIs whose outputs [R, C, h, w] have at most CHUNK_ENTRIES elements; at least one RoI each."""
     step = max(1, CHUNK_ENTRIES // max(1, shape[1] * shape[2] * shape[3]))
     for start in range(0, shape[0], step):
         yield slice(start, min(start + step, shape[0]))
@@ -289,7 +288,7 @@ def _max_scatter_backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ..
 
 
 def _max_gather_reference(features: Tensor, rois: Tensor, argmax: Tensor, *options: Any) -> Tensor:
-    """Values [R, C, h, w] of given samples, 0 where the number is -1: the derivative of `_max_scatter`."""
+    """Values [R, C, h, w] of the samples in `argmax`, 0 where it is -1: the derivative of `_max_scatter`."""
     picked = features.new_zeros(argmax.shape)
     if features.numel() > 0:
         flat = features.permute(0, 2, 3, 1).reshape(-1)

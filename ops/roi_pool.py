@@ -1,7 +1,7 @@
-"""RoI max pooling: each RoI is cut into bins, each bin gives its largest cell, and that cell gets the gradient.
+"""RoI max pooling: each RoI is divided into bins, each bin gives its largest cell, and that cell gets the gradient.
 
-Four rules of cutting exist under this one name; `ops/README.md` compares them. The kernel keeps the position of each
-maximum (argmax); the backward pass adds each output's gradient there, and the second order gathers from there.
+There are four rules for the edges of the bins; `ops/README.md` compares them. The kernel keeps the position of each
+maximum (argmax). The backward pass adds each output's gradient there; the second order gathers from there.
 Source: Fast R-CNN 2.1, and its Caffe layer for the arithmetic.
 """
 
@@ -18,13 +18,13 @@ from detector.ops._library import Context, register
 
 QUANTIZATIONS = ("caffe", "floor", "split", "outer")
 
-# Bytes that the temporaries of one slice of channels may take in the PyTorch kernels.
+# Maximum size in bytes of the temporaries of one slice of channels in the PyTorch kernels.
 SLICE_BYTES = 64 << 20
 
-# The mark of an empty bin: -1, in either width.
+# The mark of an empty bin in the argmax: -1, in each dtype.
 EMPTY = {torch.uint16: 65535, torch.int32: -1}
 
-# RoIs far outside any map are moved here before they become integers; the bins of such a RoI are empty either way.
+# Cell positions are clamped to +-FAR before they become integers. The bins of such a RoI are empty with any clamp.
 FAR = float(1 << 24)
 
 
@@ -44,17 +44,17 @@ def roi_pool(
         output_size: bins per RoI, an int or a pair (height, width).
         spatial_scale: feature cells per input pixel, such as 1/16.
         quantization: "caffe" rounds the scaled corners half away from zero, counts both end cells as inside, takes at
-            least one cell, and lets neighbouring bins share a cell. "floor" takes the floor of x, y, width and height,
-            and bins of one size, so a remainder is dropped. "split" rounds the corners as caffe, but the box ends
+            least one cell, and lets neighbouring bins share a cell. "floor" takes the floor of x, y, width and height.
+            All bins have one size; remaining cells are dropped. "split" rounds the corners as caffe, but the box ends
             before its end cell and bins do not overlap. "outer" takes the floor of the start and the ceiling of the
             end, and adaptive bins.
 
-    A bin is cut at the border of the map; an empty one gives 0 and no gradient. Of equal maxima the first in
-    row-major order wins, and a NaN wins over every number. RoIs get no gradient. Edges are computed in float32 in the
+    A bin is cut at the border of the map; an empty bin gives 0 and no gradient. Of equal maxima, the first in
+    row-major order wins; a NaN wins over every number. RoIs get no gradient. Edges are computed in float32 in the
     published order, in float64 for float64 features.
 
     Raises:
-        ValueError: shapes, dtypes, devices, image indices or options that do not fit.
+        ValueError: a wrong shape, dtype, device, image index or option.
 
     Source: Fast R-CNN 2.1; `outer` is `adaptive_max_pool2d` of the RoI's cells.
     """
@@ -62,8 +62,8 @@ def roi_pool(
     if quantization not in QUANTIZATIONS:
         raise ValueError(f"roi_pool: expected quantization to be one of {QUANTIZATIONS}, got {quantization!r}")
     rois = checked_rois("roi_pool", features, rois)
-    # The argmax costs memory traffic, so it is written for training only. An exported program may be without: the
-    # backward pass then finds the maxima again.
+    # The argmax costs memory traffic, so it is written for training only. An exported program does not store it; its
+    # backward pass computes the maxima again.
     with_argmax = torch.is_grad_enabled() and features.requires_grad and not torch.compiler.is_exporting()
     pooled: Tensor = _roi_pool(features, rois, height, width, spatial_scale, quantization, with_argmax)[0]
     return pooled
@@ -74,13 +74,13 @@ def bin_edges(
 ) -> tuple[Tensor, Tensor]:
     """First cell and end cell (excluded) of each bin along one axis, both [R, bins] int64 in 0..size.
 
-    `low` and `high` [R] are the RoIs' ends in input pixels; the order of operations is the published one, in their
-    dtype. A bin is empty where its end is not after its start.
+    `low` and `high` [R] are the RoIs' ends in input pixels. The order of operations is the published one, in the dtype
+    of `low`. A bin is empty if its end is not after its start.
     """
     position = torch.arange(bins, dtype=low.dtype, device=low.device)
     start, extent = whole_cells(low, high, spatial_scale, quantization)
     if quantization == "caffe":
-        # Divide by a tensor: dividing by a number may multiply by its reciprocal, which moves edges.
+        # Divide by a tensor: torch may turn division by a number into multiplication by 1 / number, which moves edges.
         bin_size = (extent + 1).clamp(min=1) / low.new_full((), bins)
         first, end = (position * bin_size[:, None]).floor(), ((position + 1) * bin_size[:, None]).ceil()
         first, end = _integer(first), _integer(end)
@@ -94,13 +94,13 @@ def bin_edges(
             end = (index + 1) * cells + (bins - 1 if quantization == "outer" else 0)
             end = end.div(bins, rounding_mode="floor")
     origin = _integer(start)[:, None]
-    known = (low.isfinite() & high.isfinite())[:, None]
+    finite = (low.isfinite() & high.isfinite())[:, None]
     first, end = (first + origin).clamp(0, size), (end + origin).clamp(0, size)
-    return first, torch.where(known, end, first)
+    return first, torch.where(finite, end, first)
 
 
 def whole_cells(low: Tensor, high: Tensor, spatial_scale: float, quantization: str) -> tuple[Tensor, Tensor]:
-    """First cell of each RoI along one axis, and how far its last (caffe) or its end lies from it; both [R], whole."""
+    """First cell of each RoI along one axis, and the distance to its last cell (caffe) or its end; both [R], whole."""
     if quantization == "floor":
         return (low * spatial_scale).floor(), ((high - low) * spatial_scale).floor()
     if quantization == "outer":
@@ -111,7 +111,7 @@ def whole_cells(low: Tensor, high: Tensor, spatial_scale: float, quantization: s
 
 
 def _round(value: Tensor) -> Tensor:
-    """Rounded half away from zero, as C does; torch rounds half to even, and floor(v + 0.5) errs just below a half."""
+    """Round half away from zero, as C does; torch rounds half to even, and floor(v + 0.5) fails just below 0.5."""
     whole = value.trunc()
     return whole + torch.where((value - whole).abs() >= 0.5, value.sign(), 0.0)
 
@@ -121,7 +121,7 @@ def _integer(value: Tensor) -> Tensor:
 
 
 def argmax_dtype(size: Sequence[int]) -> torch.dtype:
-    """uint16 where it holds every cell of a map [..., H, W] and the mark of an empty bin: half the bytes to move."""
+    """uint16 if it can hold every cell of a map [..., H, W] and the EMPTY mark, to halve the traffic; else int32."""
     return torch.uint16 if size[-2] * size[-1] < 65535 else torch.int32
 
 
@@ -134,7 +134,7 @@ def _reference(
     quantization: str,
     with_argmax: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Pooling by range-maximum queries: a table holds the maxima of all windows whose sides are powers of two.
+    """Pool with range-maximum queries: a table has the maxima of all windows whose sides are powers of two.
 
     Each bin is the union of four such windows, so its cost does not depend on its size.
     """
@@ -148,7 +148,7 @@ def _reference(
     top, bottom = bin_edges(rois[:, 2], rois[:, 4], height, spatial_scale, map_height, quantization)
     left, right = bin_edges(rois[:, 1], rois[:, 3], width, spatial_scale, map_width, quantization)
     empty = ((bottom <= top)[:, :, None] | (right <= left)[:, None, :]) | (images < 0)[:, None, None]  # [R, h, w]
-    # On every axis a bin is covered by two windows of the largest power of two that fits, one at either end.
+    # On each axis two windows cover a bin, one at each end. Their size is the largest power of two that fits.
     rows, row_levels = _windows(top, bottom)  # [2, R, h]
     columns, column_levels = _windows(left, right)  # [2, R, w]
     num_rows, num_columns = int(row_levels.max()) + 1, int(column_levels.max()) + 1
@@ -163,7 +163,7 @@ def _reference(
         if not with_argmax:
             best = _query(_table(cells, num_rows, num_columns, torch.maximum), corners, torch.maximum)
         else:
-            # Pool the ranks: they are unique, so that a tie has one winner, and NaN ranks first.
+            # Pool ranks, not values: ranks are unique, so a tie has one winner, and NaN ranks first.
             flat = features[:, part].flatten(2)  # [N, c, H * W]
             order = flat.argsort(dim=2, descending=True, stable=True)
             places = torch.arange(flat.shape[2], dtype=torch.int32, device=flat.device).expand_as(order)
@@ -181,7 +181,7 @@ def _reference(
 
 
 def image_index(rois: Tensor, num_images: int) -> Tensor:
-    """Image of each RoI [R] int64, -1 where there is no such image."""
+    """The image [R] int64 of each RoI; -1 if its index is not in 0..num_images - 1."""
     images = rois[:, 0].nan_to_num(nan=-1.0).clamp(-1, num_images).to(torch.int64)
     return images.masked_fill(images >= num_images, -1)
 
@@ -194,7 +194,7 @@ def _windows(first: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _table(cells: Tensor, num_rows: int, num_columns: int, combine: Any) -> Tensor:
-    """The best of every window of 2^i x 2^j cells, [i, j, image, top, left] by c; windows stay inside the map."""
+    """The best value of every window of 2^i x 2^j cells inside the map: rows (i, j, image, top, left), columns c."""
     table = [cells]
     for i in range(num_rows):
         if i > 0:
@@ -205,7 +205,7 @@ def _table(cells: Tensor, num_rows: int, num_columns: int, combine: Any) -> Tens
 
 
 def _doubled(cells: Tensor, dim: int, step: int, combine: Any) -> Tensor:
-    """Best of windows twice as long along `dim`; those that would cross the border of the map are not needed."""
+    """The best value of windows twice as long along `dim`. No bin uses a window that crosses the border of the map."""
     length = cells.shape[dim] - step
     doubled = cells.clone()
     doubled.narrow(dim, 0, length).copy_(combine(cells.narrow(dim, 0, length), cells.narrow(dim, step, length)))
@@ -213,7 +213,7 @@ def _doubled(cells: Tensor, dim: int, step: int, combine: Any) -> Tensor:
 
 
 def _query(table: Tensor, corners: Tensor, combine: Any) -> Tensor:
-    """Best of the four windows of each bin, [R * h * w, c]."""
+    """The best value of the four windows of each bin, [R * h * w, c]."""
     best = table[corners[0]]
     for rows in corners[1:]:
         best = combine(best, table[rows])
@@ -250,7 +250,7 @@ def _backward(ctx: Context, grad: Tensor, _grad_argmax: Tensor) -> tuple[Tensor 
 
 
 def _cell_index(rois: Tensor, argmax: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Index of each output's cell in the flattened features, and where there is none; both flat, [R * C * h * w]."""
+    """Each output's cell as an index into the flattened features, and a mask of empty outputs, both [R * C * h * w]."""
     num_images, channels, height, width = size
     cell = argmax.to(torch.int64)
     images = image_index(rois, num_images)
@@ -263,7 +263,7 @@ def _cell_index(rois: Tensor, argmax: Tensor, size: Sequence[int]) -> tuple[Tens
 
 
 def _scatter_reference(grad: Tensor, rois: Tensor, argmax: Tensor, size: Sequence[int]) -> Tensor:
-    """Gradient [N, C, H, W] of the features: each output's gradient, added at its argmax in float32 or better."""
+    """Gradient [N, C, H, W] of the features: each output's gradient is added at its argmax, in float32 or better."""
     total = grad.new_zeros(size, dtype=torch.promote_types(grad.dtype, torch.float32))
     if grad.numel() == 0 or total.numel() == 0:
         return total.to(grad.dtype)
@@ -285,7 +285,7 @@ def _scatter_backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _gather_reference(features: Tensor, rois: Tensor, argmax: Tensor) -> Tensor:
-    """Cells of the features at the argmax, 0 for empty bins, shaped as the argmax: the derivative of `_scatter`."""
+    """Values of the features at the argmax, in its shape, 0 for empty bins: the derivative of `_scatter`."""
     if argmax.numel() == 0 or features.numel() == 0:
         return features.new_zeros(argmax.shape)
     index, empty = _cell_index(rois, argmax, features.shape)

@@ -1,9 +1,9 @@
-"""RoIWarp: each RoI cropped and warped to a fixed grid, with a gradient to the features and to the RoI's corners.
+"""RoIWarp: crop each RoI and warp it to a fixed grid, with gradients for the features and for the RoI's corners.
 
-This is the continuous form that the paper wants, not its released kernel: that one rounds the corners, takes maxima
-of several samples, and its coordinate gradient does not match its forward pass. Here output (p, q) is one bilinear
-sample at the centre of bin (p, q): RoIAlign with `aligned=True` and one sample. The paper's cascade warps to 14 x 14
-and max-pools that to 7 x 7.
+This is the continuous form that the paper describes, not its released kernel. The released kernel rounds the corners,
+takes maxima of several samples, and its coordinate gradient does not match its forward pass. Here output (p, q) is one
+bilinear sample at the centre of bin (p, q): RoIAlign with `aligned=True` and one sample. The paper's cascade warps to
+14 x 14, then max-pools to 7 x 7.
 Source: Instance-aware Semantic Segmentation via Multi-task Network Cascades (MNC) 3.2.
 """
 
@@ -34,13 +34,13 @@ def roi_warp(
         output_size: samples per RoI, an int or a pair (height, width).
         spatial_scale: feature cells per input pixel, such as 1/16.
 
-    A sample more than one cell outside the map is 0. The gradient of the coordinates is that of the bilinear surface:
-    it jumps at cell centres, and is 0 along an axis where the sample is held to the border.
+    A sample more than one cell outside the map is 0. The gradient of the coordinates is the slope of the bilinear
+    surface: it jumps at cell centres, and is 0 along an axis on which the sample is clamped to the border.
 
     Raises:
-        ValueError: shapes, dtypes, devices or image indices that do not fit.
+        ValueError: a wrong shape, dtype, device or image index.
 
-    Source: MNC 3.2, in its continuous form (see the module's text).
+    Source: MNC 3.2, in its continuous form (see the module's docstring).
     """
     height, width = output_pair("roi_warp", output_size)
     warped: Tensor = _warp(features, checked_rois("roi_warp", features, rois), height, width, spatial_scale)
@@ -78,7 +78,7 @@ def _grads_reference(grad: Tensor, features: Tensor, rois: Tensor, spatial_scale
 
 
 def _roi_gradient(grad: Tensor, features: Tensor, rois: Tensor, spatial_scale: float) -> Tensor:
-    """Gradient [R, 5] of the RoIs, made of differentiable steps; linear in grad and in features."""
+    """Gradient [R, 5] of the RoIs, computed with differentiable operations; linear in grad and in features."""
     num_rois, _, height, width = grad.shape
     if grad.numel() == 0 or features.numel() == 0:
         return torch.zeros_like(rois)
@@ -90,11 +90,11 @@ def _roi_gradient(grad: Tensor, features: Tensor, rois: Tensor, spatial_scale: f
     top, bottom, weight_top, weight_bottom = neighbours(y, size[2])
     left, right, weight_left, weight_right = neighbours(x, size[3])
     known = (grid.images >= 0)[:, None]
-    follows_y, follows_x = _follows(y, size[2]) & known, _follows(x, size[3]) & known
+    moves_y, moves_x = _not_clamped(y, size[2]) & known, _not_clamped(x, size[3]) & known
     inside = (weight_top + weight_bottom)[:, :, None] * (weight_left + weight_right)[:, None, :] > 0
     table = features.permute(0, 2, 3, 1)  # [N, H, W, C]
     image = grid.images.clamp(min=0)[:, None, None]
-    sums = []  # of grad x corner over the channels, [R, h, w] each
+    sums = []  # sums of grad x corner over the channels, [R, h, w] each
     for row in (top, bottom):
         for column in (left, right):
             corner = table[image, row[:, :, None], column[:, None, :]].to(rois.dtype)  # [R, h, w, C]
@@ -104,16 +104,16 @@ def _roi_gradient(grad: Tensor, features: Tensor, rois: Tensor, spatial_scale: f
     on_top, on_bottom = weight_top[:, :, None], weight_bottom[:, :, None]
     down = (on_left * (bottom_left - top_left) + on_right * (bottom_right - top_right)).sum(2)
     right = (on_top * (top_right - top_left) + on_bottom * (bottom_right - bottom_left)).sum(1)
-    grad_y, grad_x = down.where(follows_y, 0), right.where(follows_x, 0)
-    # A sample at fraction f of the way between the corners moves by 1 - f with the first and by f with the second.
+    grad_y, grad_x = down.where(moves_y, 0), right.where(moves_x, 0)
+    # A sample at fraction f from the first corner moves by 1 - f per unit of the first and by f per unit of the second.
     part_y = (torch.arange(height, device=rois.device, dtype=rois.dtype) + 0.5) / height
     part_x = (torch.arange(width, device=rois.device, dtype=rois.dtype) + 0.5) / width
     moved = ((grad_x * (1 - part_x)), (grad_y * (1 - part_y)), (grad_x * part_x), (grad_y * part_y))
     return torch.stack((torch.zeros_like(rois[:, 0]), *(part.sum(1) * spatial_scale for part in moved)), dim=1)
 
 
-def _follows(position: Tensor, size: int) -> Tensor:
-    """Whether a sample follows its position: it is neither outside nor held to the border."""
+def _not_clamped(position: Tensor, size: int) -> Tensor:
+    """Return whether a sample is neither outside the map nor clamped to the border."""
     return (position >= 0) & (position < size - 1)
 
 
@@ -135,7 +135,7 @@ def _grads_backward(ctx: Context, second_features: Tensor, second_rois: Tensor) 
         to_grad, to_features, to_rois = torch.autograd.grad(
             gradient, inputs, second_rois, allow_unused=True, materialize_grads=True
         )
-    # The gradient of the features is linear in grad, with the RoIs' weights: transposed, it is the operator itself.
+    # The gradient of the features is linear in grad, with the RoIs' weights. Its transpose is the operator itself.
     to_grad = to_grad + _warp(second_features, rois, grad.shape[2], grad.shape[3], *ctx.options)
     to_rois = to_rois + _roi_gradient(grad, second_features, rois, *ctx.options)
     return to_grad, to_features, to_rois, None

@@ -1,6 +1,6 @@
-"""Where RoIAlign and RoIWarp take their samples, and which cells of the map a sample reads with which weights.
+"""The sample positions of RoIAlign and RoIWarp, and the cells and bilinear weights of each sample.
 
-The samples of one axis do not depend on the other axis, so a RoI's samples are the product of its rows and its columns.
+The positions on one axis do not depend on the other axis, so a RoI's samples are the product of its rows and columns.
 Source: Mask R-CNN 3; torchvision for the border rule.
 """
 
@@ -16,7 +16,7 @@ from detector.ops.roi_pool import image_index
 
 
 class Axis(NamedTuple):
-    """Sample i of bin p stands at start + p * size + (i + shift) * size / divisions along one axis."""
+    """Samples along one axis: sample i of bin p is at start + p * size + (i + shift) * size / divisions."""
 
     start: Tensor  # [R] in cells
     size: Tensor  # [R] size of a bin in cells
@@ -25,7 +25,7 @@ class Axis(NamedTuple):
     shift: float
 
     def at(self, roi: Tensor, bin_index: Tensor, sample: Tensor) -> Tensor:
-        """Positions in cells of the given samples (index tensors of one shape or that broadcast)."""
+        """Positions of the given samples, in cells. The three index tensors broadcast."""
         start, size = self.start[roi], self.size[roi]
         within = (sample.to(start.dtype) + self.shift) * size / self.divisions[roi]
         return start + bin_index.to(start.dtype) * size + within
@@ -34,7 +34,7 @@ class Axis(NamedTuple):
 def sample_axis(
     low: Tensor, high: Tensor, bins: int, spatial_scale: float, sampling_ratio: int, aligned: bool, inner: bool
 ) -> Axis:
-    """Where the samples of RoIs with ends `low`, `high` [R] (input pixels) stand along one axis, in feature cells."""
+    """Samples along one axis, in feature cells, of RoIs with ends `low`, `high` [R] in input pixels."""
     offset = 0.5 if aligned else 0.0
     start = low * spatial_scale - offset
     extent = high * spatial_scale - offset - start
@@ -52,19 +52,19 @@ def sample_axis(
 def neighbours(position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Lower and upper cell (int64) of positions on an axis of `size` cells, and their bilinear weights.
 
-    Outside [-1, size] both weights are 0; within, positions are held to [0, size - 1].
+    Outside [-1, size] both weights are 0. Inside, positions are clamped to [0, size - 1].
     """
     inside = (position >= -1) & (position <= size)
-    held = position.where(inside, 0).clamp(min=0)
-    lower = held.to(torch.int64).clamp(max=size - 1)
+    clamped = position.where(inside, 0).clamp(min=0)
+    lower = clamped.to(torch.int64).clamp(max=size - 1)
     upper = (lower + 1).clamp(max=size - 1)
-    fraction = torch.where(lower < size - 1, held - lower.to(held.dtype), 0)
-    weight = inside.to(held.dtype)
+    fraction = torch.where(lower < size - 1, clamped - lower.to(clamped.dtype), 0)
+    weight = inside.to(clamped.dtype)
     return lower, upper, (1 - fraction) * weight, fraction * weight
 
 
 class Corners(NamedTuple):
-    """What samples read: four cells each, with bilinear weights. A sample outside the map reads nothing."""
+    """The four cells that each sample reads, with bilinear weights. A sample outside the map has weights 0."""
 
     cells: Tensor  # [S, 4] int64, rows of the features as [N * H * W, C]
     weights: Tensor  # [S, 4]
@@ -72,7 +72,7 @@ class Corners(NamedTuple):
 
 
 def _corners(y: Tensor, x: Tensor, images: Tensor, map_height: int, map_width: int) -> Corners:
-    """The corners of samples at y, x [S]."""
+    """The corners of samples at positions y, x [S]."""
     top, bottom, weight_top, weight_bottom = neighbours(y, map_height)
     left, right, weight_left, weight_right = neighbours(x, map_width)
     row = images * map_height
@@ -104,7 +104,7 @@ class Grid(NamedTuple):
         return (self.rows.per_bin * self.columns.per_bin).masked_fill(self.images < 0, 0)
 
     def samples(self, bins: Tensor, sample: Tensor) -> Corners:
-        """Corners of sample numbers [S] in bins [S], numbered (roi, row, column)."""
+        """Corners of samples [S] (indices within the bin) in bins [S] (flattened indices of (roi, row, column))."""
         roi = bins.div(self.height * self.width, rounding_mode="floor")
         in_roi = bins % (self.height * self.width)
         columns = self.columns.per_bin[roi].clamp(min=1)
@@ -123,7 +123,7 @@ def make_grid(
     aligned: bool,
     inner: bool,
 ) -> Grid:
-    """Where each of rois [R, 5] is sampled on features of the given size [N, C, H, W]."""
+    """The samples of rois [R, 5] on features of the given size [N, C, H, W]."""
     options = (spatial_scale, sampling_ratio, aligned, inner)
     rows = sample_axis(rois[:, 2], rois[:, 4], height, *options)
     columns = sample_axis(rois[:, 1], rois[:, 3], width, *options)

@@ -1,4 +1,4 @@
-"""The rule of CONTRIBUTING.md: who may import whom, which folder is which room, and no circles between files."""
+"""The rules of CONTRIBUTING.md: allowed imports between packages, the rooms of `tools`, and no import cycles."""
 
 import ast
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("detector", "ops", "datasets", "configs", "tools")
-# `pipeline` is the top of the library: it joins data sets, detector and configs. Nothing below it knows it.
+# `pipeline` is the top of the library: it joins data sets, detector and configs. Nothing below imports it.
 MAY_IMPORT = {
     "ops": {"ops"},
     "configs": {"configs"},
@@ -17,12 +17,12 @@ MAY_IMPORT = {
     "tools": {"tools", "pipeline", "detector", "datasets", "ops", "configs"},
 }
 MAY_READ_CONFIGS = {"build.py"}
-FRONT_DOOR = ROOT / "detector" / "__init__.py"  # it names what the pipeline offers
+FRONT_DOOR = ROOT / "detector" / "__init__.py"  # it exports names of the pipeline
 TOOLS_ROOMS = {"commands", "settings", "explain", "bench", "report", "prediction", "docs"}
 
 
 def python_files(package: str) -> list[Path]:
-    """The files of one package. The links from `detector/` to the other packages are not followed."""
+    """Return the files of one package. The links from `detector/` to the other packages are not followed."""
     links = {path for path in (ROOT / package).iterdir() if path.is_symlink()}
     return sorted(
         path for path in (ROOT / package).rglob("*.py") if not links.intersection(path.parents) and path not in links
@@ -33,7 +33,7 @@ FILES = [path for package in PACKAGES for path in python_files(package)]
 
 
 def module_of(path: Path) -> str:
-    """The import name of a file."""
+    """Return the import name of a file."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     name = ".".join(parts if parts[0] == "detector" else ("detector", *parts))
     return name.removesuffix(".__init__")
@@ -43,7 +43,7 @@ MODULES = {module_of(path): path for path in FILES}
 
 
 def imported_modules(nodes: list[ast.AST]) -> set[str]:
-    """Dotted names that the nodes import, `from detector import ops` counted as detector.ops."""
+    """Return the dotted names that the nodes import. `from detector import ops` counts as detector.ops."""
     names = set()
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -58,7 +58,7 @@ def all_imports(path: Path) -> set[str]:
 
 
 def imports_at_load(path: Path) -> set[str]:
-    """Names imported when the file is loaded: not those inside functions or under TYPE_CHECKING."""
+    """Return the names imported when the file is loaded, without those in functions or under TYPE_CHECKING."""
     tree = ast.parse(path.read_text())
     nodes: list[ast.AST] = []
     for statement in tree.body:
@@ -93,12 +93,12 @@ def test_imports_follow_the_rule(path: Path) -> None:
         assert not {name for name in modules if name.split(".")[0] == "omegaconf"}
 
 
-def test_structures_import_nothing_of_ours() -> None:
+def test_structures_import_nothing_of_this_project() -> None:
     assert not {name for name in all_imports(ROOT / "detector/structures.py") if name.startswith("detector")}
 
 
-def test_tools_hold_the_program_and_rooms() -> None:
-    """Beside the program itself everything in `tools` lies in a room, and no room holds another."""
+def test_tools_holds_only_the_program_and_rooms() -> None:
+    """Except for the program, every file of `tools` lies in a room, and no room holds another."""
     flat = {path.name for path in (ROOT / "tools").glob("*.py")}
     assert flat == {"__init__.py", "__main__.py", "cli.py"}
     rooms = {path.parent.name for path in python_files("tools")} - {"tools"}
@@ -107,7 +107,7 @@ def test_tools_hold_the_program_and_rooms() -> None:
 
 
 def test_rooms_do_not_use_commands() -> None:
-    """Commands use the rooms; only a command, the program and the checks of the whole program use a command."""
+    """Commands use the rooms. Only commands, the program and the checks of the whole program use a command."""
     for path in python_files("tools"):
         if path.parent.name in {"settings", "explain", "report", "prediction", "docs"}:
             used = {name for name in all_imports(path) if name.startswith("detector.tools.commands")}

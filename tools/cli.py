@@ -1,4 +1,4 @@
-"""`detector <command> key=value ...`: reads the words, answers errors in one line, and sets the exit code.
+"""`detector <command> key=value ...`: read the words, run the command, print an error in one line, set the exit code.
 
 Exit codes: 0 done, 1 failed while running, 2 wrong usage or settings, 3 stopped by a signal after saving,
 4 the loss is not finite.
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from detector.configs.errors import ConfigError
 from detector.configs.paths import plain_text
-from detector.tools.settings.exit_codes import DONE, FAILED, FORESEEN, INTERRUPTED, USAGE, exit_code, say
+from detector.tools.settings.exit_codes import DONE, EXPECTED_ERRORS, FAILED, INTERRUPTED, USAGE, exit_code, print_error
 
 if TYPE_CHECKING:
     from detector.configs.schema import Config
@@ -30,58 +30,58 @@ usage: detector COMMAND [key=value ...]
 
 commands
   train      train a detector                     detector train experiment=demo
-  plan       what train data=FOLDER would do      detector plan data=my_photos
+  plan       print the plan without training      detector plan data=my_photos
   alternate  train RPN and head in four steps     detector alternate experiment=faster_rcnn_resnet50_voc0712
   eval       score a model or its detections      detector eval weights=runs/demo
-  analyze    why it fails, as one HTML page       detector analyze detections=runs/demo
-  compare    two runs, or two protocols           detector compare a=runs/one b=runs/two
-  benchmark  time and memory by part and by way   detector benchmark experiment=rfcn_resnet50_voc0712_ohem
+  analyze    show all errors on one HTML page     detector analyze detections=runs/demo
+  compare    compare two runs or two protocols    detector compare a=runs/one b=runs/two
+  benchmark  time and memory by part and backend  detector benchmark experiment=rfcn_resnet50_voc0712_ohem
   predict    detect in pictures or a video        detector predict images=photos/ weights=runs/demo
-  export     write a model for use elsewhere      detector export weights=runs/demo output=model.safetensors
-  convert    released Caffe, Detectron2 weights   detector convert source=FILE output=model.safetensors
-  compress   fewer weights per RoI, by SVD        detector compress weights=runs/vgg ranks=[1024,256] output=small
-  inspect    what is wrong or odd about data      detector inspect data=photos output=report
-  dataset    write data anew as VOC, COCO, YOLO   detector dataset source=photos output=photos_voc format=voc
+  export     write a model for other programs     detector export weights=runs/demo output=model.safetensors
+  convert    convert Caffe, Detectron2 weights    detector convert source=FILE output=model.safetensors
+  compress   shrink the layers per RoI by SVD     detector compress weights=runs/vgg ranks=[1024,256] output=small
+  inspect    find faults and oddities in data     detector inspect data=photos output=report
+  dataset    convert data to VOC, COCO or YOLO    detector dataset source=photos output=photos_voc format=voc
   proposals  compute or check proposals           detector proposals dataset.root=VOCdevkit
   download   fetch Pascal VOC                     detector download root=VOCdevkit years=2007,2012
   explain    draw what an operator does           detector explain roi_pool
-  config     settings, and where one comes from   detector config explain trainer.max_steps experiment=demo
-  info       versions, kernels, choices           detector info
-  docs       where the pages of the manual are    detector docs troubleshooting
-  completion words completed in the shell         detector completion bash
+  config     show settings and their sources      detector config explain trainer.max_steps experiment=demo
+  info       show versions, kernels, choices      detector info
+  docs       print the path of a manual page      detector docs troubleshooting
+  completion print a shell's completion script    detector completion bash
 
-train on your own photographs, on Pascal VOC, go on with a run, sweep:
-  detector train data=my_photos                   plans, says how long it takes, trains, reports
+train on your own photographs or on Pascal VOC, resume a run, sweep:
+  detector train data=my_photos                   plan, print the expected time, train, report
   detector train data=my_photos trainer.max_minutes=20
   detector train experiment=fast_rcnn_vgg16_voc07 dataset.root=VOCdevkit
-  detector train resume=runs/demo                 its last checkpoint
-  detector train experiment=demo output_dir=runs/demo resume=auto      the newest whole one, or a new run
-  detector train config=runs/demo/config.yaml     the same run once more, in a new folder
+  detector train resume=runs/demo                 from its last checkpoint
+  detector train experiment=demo output_dir=runs/demo resume=auto      from the newest intact one, or a new run
+  detector train config=runs/demo/config.yaml     repeat a run in a new folder
   detector train --multirun experiment=demo trainer.seed=1,2,3
   detector train --config-dir my_configs experiment=mine          my_configs/experiment/mine.yaml
-  detector train experiment=demo --cfg job        the settings, without a run; --info: where they come from
+  detector train experiment=demo --cfg job        print the settings, do not train; --info: their sources
 
 groups (group=NAME picks one, group.key=value changes it)
 {groups}
 
 detector COMMAND --help shows a command's settings with their values.
-completion of words: eval "$(detector completion bash)"
+completion in the shell: eval "$(detector completion bash)"
 exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 stopped by a signal after saving, 4 loss not finite
 """
 
 
 def main() -> None:
-    """The `detector` program."""
+    """Run the `detector` program."""
     sys.exit(run(sys.argv[1:]))
 
 
 def run(words: list[str]) -> int:
-    """Runs one command line and returns its exit code. Bugs keep their traceback; everything foreseen is one line."""
+    """Run one command line and return its exit code. An expected error prints one line; a bug keeps its traceback."""
     try:
         return _dispatch(words)
-    except FORESEEN as error:
+    except EXPECTED_ERRORS as error:
         log.debug("failed", exc_info=True)
-        say(error)
+        print_error(error)
         return exit_code(error)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -124,13 +124,13 @@ def _dispatch(words: list[str]) -> int:
         raise ConfigError(f"{name}: no such command; known: {', '.join(commands)}")
     unknown = [word for word in rest if word.startswith("-") and word not in ("-h", "--help")]
     if unknown and name not in ("train", "alternate"):
-        raise ConfigError(f"{unknown[0]}: no such option; settings are given as key=value, the option is --help")
+        raise ConfigError(f"{unknown[0]}: no such option; write settings as key=value; the only option is --help")
     _warn_of_unread(name, rest)
     return commands[name](rest)
 
 
 def _warn_of_unread(command: str, words: list[str]) -> None:
-    """Prints one line for each setting that the command does not read; of several processes, the first prints."""
+    """Print one line for each setting that the command does not read. Of several processes, only the first prints."""
     if {"-h", "--help"} & set(words) or int(os.environ.get("RANK", 0)) != 0:
         return
     from detector.tools.settings.unread import unread
@@ -148,10 +148,10 @@ def _help() -> str:
 
 
 def _wants_help(words: list[str], own: tuple[str, ...] = ()) -> bool:
-    """Prints the settings that the overrides make, where --help is asked for.
+    """If --help is among the words, print the help and the settings with the overrides, and return True.
 
-    Raises ConfigError for a wrong key, before Hydra and torch are loaded. `own` are keys of the command that are no
-    settings.
+    `own` lists the keys of the command that are not settings. Raises ConfigError for a wrong key, before Hydra and
+    torch are loaded.
     """
     from detector.configs.keys import check_words
 
@@ -177,7 +177,7 @@ def _train(words: list[str]) -> int:
         return DONE
     if _is_planned(line.overrides):
         return _train_planned(line)
-    line = replace(line, overrides=_with_folder(line.overrides))
+    line = replace(line, overrides=_with_data_settings(line.overrides))
     if line.multirun:
         from detector.tools.commands.train import train
         from detector.tools.settings.sweep import run_sweep
@@ -193,24 +193,24 @@ def _train(words: list[str]) -> int:
 
 
 def _is_planned(words: list[str]) -> bool:
-    """Whether the words ask for a plan: a folder of photographs, and neither a recipe nor a run to go on with."""
+    """Return True if the words ask for a plan: they name a folder of photographs, but no recipe and no saved run."""
     keys = {word.partition("=")[0] for word in words}
     return "data" in keys and not keys & {"experiment", "resume", "config"}
 
 
-def _with_folder(words: list[str]) -> list[str]:
-    """The words of a recipe's training on the folder `data=`, where it is given. Raises ConfigError for a saved run."""
+def _with_data_settings(words: list[str]) -> list[str]:
+    """Replace `data=FOLDER`, if given, by the settings that read FOLDER. Raises ConfigError for a saved run."""
     rest, own = _split_words(words, ("data",))
     if not own["data"]:
         return words
     saved = [word for word in words if word.startswith(("resume=", "config="))]
     if saved:
-        raise ConfigError(f"{saved[0]}: a saved run has its data; leave data= out, or start anew without {saved[0]}")
+        raise ConfigError(f"{saved[0]}: a saved run has its own data; remove data=, or start a run without {saved[0]}")
     return ["dataset=auto", f"dataset.root={own['data']}", *rest]
 
 
 def _plan(words: list[str]) -> int:
-    """`data` is plan's own word; the rest are settings of the training."""
+    """Run `plan`. The command reads `data`; the other words are settings of the training."""
     rest, own = _split_words(words, ("data",))
     if _wants_help(rest):
         return DONE
@@ -225,7 +225,7 @@ def _plan(words: list[str]) -> int:
 def _train_planned(line: CommandLine) -> int:
     started = time.monotonic()
     if line.multirun:
-        raise ConfigError("data= makes one plan; sweep over the settings of a plan with config=RUN/config.yaml")
+        raise ConfigError("data= makes one plan, without --multirun; to sweep over it, give config=RUN/config.yaml")
     from detector.engine.trainer import Outcome
     from detector.pipeline.planned_training import run_planned_training
     from detector.tools.commands.train import finish_run
@@ -242,7 +242,7 @@ def _alternate(words: list[str]) -> int:
     if _wants_help([*line.overrides, *line.help]):
         return DONE
     if any(word.startswith("resume=") for word in line.overrides):
-        raise ConfigError("resume=: alternate goes on by itself; give the output_dir= that it began in")
+        raise ConfigError("resume=: alternate resumes without it; give the output_dir= of the first start")
     if line.multirun:
         from detector.tools.commands.alternate import alternate
         from detector.tools.settings.sweep import run_sweep
@@ -259,9 +259,9 @@ def _alternate(words: list[str]) -> int:
 
 
 def _model_config(overrides: list[str], *, predicting: bool = False) -> Config:
-    """The config of the model in weights=..., with the overrides; without a model, the shipped defaults.
+    """Return the config of the model in weights=..., with the overrides; without a model, the shipped defaults.
 
-    Where it only predicts, the model computes in fp32 unless an override says otherwise.
+    With `predicting`, the model computes in fp32 unless an override changes it.
     """
     from detector.configs.compose import load_config, override_config
     from detector.pipeline.resume import value_of
@@ -276,7 +276,10 @@ def _model_config(overrides: list[str], *, predicting: bool = False) -> Config:
 
 
 def _scoring_config(overrides: list[str], path: str | None = None) -> Config:
-    """The config of the run that `path` or detections=... lies in, with the overrides; without one, the model's."""
+    """Return the config of the run that holds `path` or detections=..., with the overrides.
+
+    Without such a run, return the model's config.
+    """
     from detector.pipeline.resume import value_of
 
     path = path or value_of("detections", overrides)
@@ -317,7 +320,7 @@ def _analyze(words: list[str]) -> int:
 
 
 def _compare(words: list[str]) -> int:
-    """`a`, `b` and `protocols` are compare's own words; the rest are settings, on top of those of the run in `a`."""
+    """Run `compare`. The command reads `a`, `b` and `protocols`; the other words change settings of the run in `a`."""
     overrides, own = _split_words(words, ("a", "b", "protocols"))
     if _wants_help(overrides):
         return DONE
@@ -337,7 +340,7 @@ def _compare(words: list[str]) -> int:
 
 
 def _split_words(words: list[str], keys: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
-    """The words that are settings, and the values of a command's own keys, empty where not given."""
+    """Return the words that are settings, and the values of the command's own `keys` (empty if not given)."""
     own = dict.fromkeys(keys, "")
     rest = []
     for word in words:
@@ -393,7 +396,7 @@ def _export(words: list[str]) -> int:
 
 
 def _convert(words: list[str]) -> int:
-    """`source`, `output` and `classes` are convert's own words; the rest are settings."""
+    """Run `convert`. The command reads `source`, `output` and `classes`; the other words are settings."""
     from detector.configs.keys import check_words
 
     overrides, own = _split_words(words, ("source", "output", "classes"))
@@ -412,7 +415,7 @@ def _convert(words: list[str]) -> int:
 
 
 def _inspect(words: list[str]) -> int:
-    """`data`, `output`, `fix`, `augment` and `stride` are inspect's own words; the rest are settings."""
+    """Run `inspect`. It reads `data`, `output`, `fix`, `augment` and `stride`; the other words are settings."""
     from detector.pipeline.run_folder import logging_to
     from detector.tools.commands import inspect
 
@@ -425,7 +428,7 @@ def _inspect(words: list[str]) -> int:
         raise ConfigError("inspect needs data=FOLDER; stride=N is a whole number of pixels, 1 or more")
     augment = own["augment"].lower() or "false"
     if augment not in ("true", "false") or (augment == "true" and not own["output"]):
-        raise ConfigError("augment=true draws on the page of output=FOLDER: give both; without it, augment=false")
+        raise ConfigError("augment is true or false; augment=true draws on the page, so it needs output=FOLDER")
     output, fix = (Path(own[key]) if own[key] else None for key in ("output", "fix"))
     with logging_to(None):
         faulty = inspect.run_inspect(
@@ -435,7 +438,7 @@ def _inspect(words: list[str]) -> int:
 
 
 def _dataset(words: list[str]) -> int:
-    """`source`, `output` and `format` are dataset's own words; the rest are settings."""
+    """Run `dataset`. The command reads `source`, `output` and `format`; the other words are settings."""
     from detector.pipeline.run_folder import logging_to
     from detector.tools.commands import dataset
 
@@ -451,7 +454,7 @@ def _dataset(words: list[str]) -> int:
 
 
 def _with_group(words: list[str], group: str, schema: type) -> list[str]:
-    """The words, those that begin with a key of the command's own group as keys of that group."""
+    """Return the words, with the prefix `group.` before each key that is a setting of that group."""
     own = {field.name for field in fields(schema)}
     return [f"{group}.{word}" if word.partition("=")[0] in own else word for word in words]
 
@@ -521,7 +524,7 @@ def _explain(words: list[str]) -> int:
 
 
 def _config(words: list[str]) -> int:
-    """`config show` prints settings as config=FILE reads them; `config explain KEY` tells where a value comes from."""
+    """Run `config show` (prints settings, for config=FILE) or `config explain KEY` (prints the source of a value)."""
     from detector.configs.keys import check_words
 
     rest, own = _split_words(words, ("config",))
@@ -538,7 +541,9 @@ def _config(words: list[str]) -> int:
         print(OmegaConf.to_yaml(OmegaConf.create(to_plain(config))), end="")
         return DONE
     if len(rest) < 2 or rest[0] != "explain" or "=" in rest[1]:
-        raise ConfigError("config takes: show [key=value ...], or explain KEY [key=value ...]; config=FILE for a run's")
+        raise ConfigError(
+            "config takes show [key=value ...] or explain KEY [key=value ...]; add config=FILE for a run's settings"
+        )
     print(explain(rest[1], rest[2:], saved))
     return DONE
 
@@ -561,7 +566,7 @@ def _docs(words: list[str]) -> int:
 
 
 def _completion(words: list[str]) -> int:
-    """Prints what a shell runs to complete words."""
+    """Print the script with which a shell completes words."""
     from detector.tools.settings import completion
 
     if {"-h", "--help"} & set(words):
@@ -570,6 +575,6 @@ def _completion(words: list[str]) -> int:
     if len(words) != 1 or words[0] not in completion.SHELLS:
         raise ConfigError(f"completion: expected one of {', '.join(completion.SHELLS)}, got {' '.join(words)!r}")
     if words[0] == "zsh":
-        print("autoload -Uz bashcompinit && bashcompinit")  # Hydra's script for zsh is that for bash
+        print("autoload -Uz bashcompinit && bashcompinit")  # zsh runs the script of bash
     completion.complete([f"install={words[0]}"], [])
     return DONE

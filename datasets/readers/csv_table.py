@@ -1,7 +1,7 @@
-"""CSV with one object a line: picture, class and corners under names that many tools use, or that options give.
+"""Reads CSV with one object per line. Columns have names that many tools use, or names from dataset.columns.
 
-A table without a head is taken for keras-retinanet's: path, x1, y1, x2, y2, class; a line without corners is a picture
-without objects.
+A table without a header is read as keras-retinanet's: path, x1, y1, x2, y2, class. There, a line without corners is a
+picture without objects.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ NAMES = {
 HEADLESS = ("picture", "x1", "y1", "x2", "y2", "class")
 
 
-class _Place(NamedTuple):
-    """In which column each part of an object is."""
+class _Layout(NamedTuple):
+    """The columns of a table."""
 
-    of: dict[str, int]
-    comma: bool = False  # decimal commas: the cells are divided by something else
+    of: dict[str, int]  # part of an object -> column
+    comma: bool = False  # numbers may have decimal commas, since another delimiter separates the cells
 
     def cell(self, cells: Sequence[str], part: str) -> str:
-        place = self.of.get(part)
-        return "" if place is None or place >= len(cells) else cells[place]
+        index = self.of.get(part)
+        return "" if index is None or index >= len(cells) else cells[index]
 
 
 def find(tree: Tree, columns: Mapping[str, str]) -> list[str]:
-    """The tables that have columns for a picture and for a box."""
+    """Return the tables that have columns for a picture and for a box."""
     files = tree.having(".csv", ".tsv")
     return [
         path for path in files if not open_images.is_boxes(columns_of(tree.head(path))) and _usable(tree, path, columns)
@@ -60,14 +60,14 @@ def _usable(tree: Tree, path: str, columns: Mapping[str, str]) -> bool:
     if _is_headless(tree.head(path)):
         return True
     head = columns_of(tree.head(path))
-    place = _places(head, columns).of
-    return "picture" in place and any(
-        set(group) <= place.keys() for group in (("x1", "y1", "x2", "y2"), "xywh", ("box",))
+    parts = _layout_of(head, columns).of
+    return "picture" in parts and any(
+        set(group) <= parts.keys() for group in (("x1", "y1", "x2", "y2"), "xywh", ("box",))
     )
 
 
 def _is_headless(head: bytes) -> bool:
-    """Whether the first line is a row, or most of the next ones are: a first row may be faulty."""
+    """Return True if the first line is a row, or if most of the first lines are: the first row may be faulty."""
     rows = [_is_row(cells) for cells in first_lines(head, 10)]
     return bool(rows) and (rows[0] or 2 * sum(rows) > len(rows))
 
@@ -84,21 +84,21 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _places(head: Sequence[str], columns: Mapping[str, str]) -> _Place:
-    """The columns by the options, then by the names that tools use."""
-    by_name = {cell.strip().lower(): place for place, cell in reversed(list(enumerate(head)))}
-    place = {part: by_name[name] for part, names in NAMES.items() for name in names[::-1] if name in by_name}
-    place |= {part: by_name[name.strip().lower()] for part, name in columns.items() if name.strip().lower() in by_name}
-    if "x1" not in place and {"x", "y", "width", "height"} <= place.keys() and "w" not in place:
-        place |= {"w": place.pop("width"), "h": place.pop("height")}
-    return _Place(place)
+def _layout_of(head: Sequence[str], columns: Mapping[str, str]) -> _Layout:
+    """Return the columns by dataset.columns, else by the names that tools use."""
+    by_name = {cell.strip().lower(): index for index, cell in reversed(list(enumerate(head)))}
+    layout = {part: by_name[name] for part, names in NAMES.items() for name in names[::-1] if name in by_name}
+    layout |= {part: by_name[name.strip().lower()] for part, name in columns.items() if name.strip().lower() in by_name}
+    if "x1" not in layout and {"x", "y", "width", "height"} <= layout.keys() and "w" not in layout:
+        layout |= {"w": layout.pop("width"), "h": layout.pop("height")}
+    return _Layout(layout)
 
 
 def read(tree: Tree, files: list[str], columns: Mapping[str, str]) -> Reading:
-    """Raises ValueError for an option that names no column, and for a table without classes."""
+    """Read the tables. Raises ValueError for a missing class column, or a missing column of dataset.columns."""
     unknown = sorted(columns.keys() - NAMES.keys())
     if unknown:
-        raise ValueError(f"dataset.columns has the key {unknown[0]!r}; expected some of {', '.join(NAMES)}")
+        raise ValueError(f"dataset.columns has the key {unknown[0]!r}; expected keys from {', '.join(NAMES)}")
     found = Collection(tree)
     pictures: dict[str, tuple[str, list[MarkedObject], set[str]]] = {}
     for path in files:
@@ -108,7 +108,7 @@ def read(tree: Tree, files: list[str], columns: Mapping[str, str]) -> Reading:
         found.add(
             picture, tree.full(path), None, objects, frozenset(splits) or split_of_list(path) or split_of(picture)
         )
-    found.tell_left_out("are in no table")
+    found.note_left_out("are in no table")
     return found.reading(f"CSV: {len(found)} pictures, {', '.join(files[:4])}")
 
 
@@ -122,24 +122,24 @@ def _read_one(
     full = tree.full(path)
     headless = _is_headless(tree.head(path))
     table = read_table(full, has_head=not headless)
-    place = _Place({part: at for at, part in enumerate(HEADLESS)}) if headless else _places(table.columns, columns)
-    place = place._replace(comma=table.delimiter != ",")
+    layout = _Layout({part: at for at, part in enumerate(HEADLESS)}) if headless else _layout_of(table.columns, columns)
+    layout = layout._replace(comma=table.delimiter != ",")
     width = len(HEADLESS) if headless else len(table.columns)
     for part, name in columns.items():
         if not headless and name.strip().lower() not in {column.lower() for column in table.columns}:
             raise ValueError(
                 f"{full}: dataset.columns.{part}={name}: no such column; it has {', '.join(table.columns)}"
             )
-    if "class" not in place.of:
+    if "class" not in layout.of:
         raise ValueError(
-            f"{full}: no column names the classes; it has {', '.join(table.columns)}; say which with "
+            f"{full}: no class column; it has {', '.join(table.columns)}; name the class column with "
             "dataset.columns.class=NAME"
         )
     split = split_of_list(path)
     known: dict[str, str] = {}
-    unknown: Counter[str] = Counter()  # names of splits
+    unknown: Counter[str] = Counter()  # unknown names of splits
     for line, cells in table.rows:
-        name = place.cell(cells, "picture")
+        name = layout.cell(cells, "picture")
         where = f"{full}: line {line}"
         try:
             if any(cells[width:]):
@@ -147,40 +147,40 @@ def _read_one(
             if name not in known:
                 known[name] = find_picture(tree, name, path, split, where=where)
             _, objects, splits = pictures.setdefault(known[name], (path, [], set()))
-            named = place.cell(cells, "split")
+            named = layout.cell(cells, "split")
             if named:
                 splits |= split_of(f"{named}/x")
                 unknown[named] += not split_of(f"{named}/x")
-            marked = _object(place, cells, where)
+            marked = _object(layout, cells, where)
         except ValueError as error:
             found.fault(name or where, error)
         else:
             objects += [] if marked is None else [marked]
     if +unknown:
-        told = ", ".join(f"{name!r} ({count})" for name, count in (+unknown).items())
-        found.notes.append(f"{full}: the split column has {told}; known: {', '.join(SPLITS)}; those lines have none")
+        names = ", ".join(f"{name!r} ({count})" for name, count in (+unknown).items())
+        found.notes.append(f"{full}: lines with the unknown split {names} have no split; known: {', '.join(SPLITS)}")
 
 
-def _object(place: _Place, cells: Sequence[str], where: str) -> MarkedObject | None:
-    """The object of a line; None if the line only names a picture."""
+def _object(layout: _Layout, cells: Sequence[str], where: str) -> MarkedObject | None:
+    """Return the object of a line; None if the line only names a picture."""
     parts = next(
-        (parts for parts in (("x1", "y1", "x2", "y2"), ("x", "y", "w", "h")) if set(parts) <= place.of.keys()), None
+        (parts for parts in (("x1", "y1", "x2", "y2"), ("x", "y", "w", "h")) if set(parts) <= layout.of.keys()), None
     )
     texts = (
-        [place.cell(cells, part) for part in parts] if parts else place.cell(cells, "box").strip("[](){}").split(",")
+        [layout.cell(cells, part) for part in parts] if parts else layout.cell(cells, "box").strip("[](){}").split(",")
     )
-    name = place.cell(cells, "class")
+    name = layout.cell(cells, "class")
     if not any(text.strip() for text in texts):
         return None
     try:
-        a, b, c, d = (float(_with_point(text) if place.comma else text) for text in texts)
+        a, b, c, d = (float(_with_point(text) if layout.comma else text) for text in texts)
     except ValueError as error:
         raise ValueError(f"{where} has the box {texts}; expected four numbers; correct or remove the line") from error
     if not name:
-        raise ValueError(f"{where} has a box and no class; name it or remove the line")
+        raise ValueError(f"{where} has a box but no class; add the class or remove the line")
     corners = parts == ("x1", "y1", "x2", "y2")
-    told = f"({', '.join(parts or ('x', 'y', 'w', 'h'))}) = ({a:g}, {b:g}, {c:g}, {d:g})"
-    return MarkedObject(name, (a, b, c, d) if corners else (a, b, a + c, b + d), where, told)
+    box_text = f"({', '.join(parts or ('x', 'y', 'w', 'h'))}) = ({a:g}, {b:g}, {c:g}, {d:g})"
+    return MarkedObject(name, (a, b, c, d) if corners else (a, b, a + c, b + d), where, box_text)
 
 
 def _with_point(text: str) -> str:
@@ -190,7 +190,7 @@ def _with_point(text: str) -> str:
 def _scale_fractions(
     tree: Tree, pictures: dict[str, tuple[str, list[MarkedObject], set[str]]], found: Collection
 ) -> None:
-    """Boxes of which none leaves the first pixel are fractions of their pictures."""
+    """Scale the boxes to pixels if they are fractions: if no number is above 1."""
     boxes = [item.box for _, objects, _ in pictures.values() for item in objects]
     if not boxes or max(max(box) for box in boxes) > 1.001:
         return
@@ -199,4 +199,4 @@ def _scale_fractions(
         for at, item in enumerate(objects):
             x1, y1, x2, y2 = item.box
             objects[at] = item._replace(box=(x1 * width, y1 * height, x2 * width, y2 * height))
-    found.notes.append("boxes taken for fractions of their pictures: none of their numbers is above 1")
+    found.notes.append("boxes are read as fractions of their pictures, since no number is above 1")

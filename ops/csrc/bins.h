@@ -1,5 +1,5 @@
-// The bins of every operator behind one interface, and what a bin owes to a cell, for the CUDA kernels. Host-device, so
-// that tests on a CPU compare them with the PyTorch kernels.
+// The bins of every operator behind one interface, and the weights of their cells, for the CUDA kernels. The code also
+// compiles for the host, so that tests on a CPU can compare it with the PyTorch kernels.
 #pragma once
 
 #include "ps_rois.h"
@@ -56,8 +56,8 @@ struct SampledBins {
   FAST_RFCN_HD Entry entry(const T* roi, bool vertical, int bin) const { return {axis(roi, vertical), bin}; }
 };
 
-// Along one axis, the cells that a bin averages and the weight that each has in the average; a bin's weight for a cell
-// of the map is the product of those for its row and its column. Here the bin averages the cells of a span.
+// The cells that a bin averages along one axis, and their weights in the average. The weight of a cell of the map is
+// its row's weight times its column's weight. In SpanWeights, the bin averages the cells of a span.
 template <typename T>
 struct SpanWeights {
   PsPoolAxis<T> edges;
@@ -69,12 +69,12 @@ struct SpanWeights {
   }
 };
 
-// And here it averages bilinear samples.
+// The same for a bin that averages bilinear samples.
 template <typename T>
 struct SampleWeights {
   SampleAxis<T> samples;
 
-  // Between the ends, with a cell to spare against rounding.
+  // The cells between the first and the last sample, and one cell more at each end because of rounding errors.
   FAST_RFCN_HD Span touched(int bin, int64_t size) const {
     const T one = samples.at(bin, 0), other = samples.at(bin, samples.per_bin - 1);
     const T low = smaller(one, other), high = larger(one, other);

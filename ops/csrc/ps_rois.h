@@ -1,12 +1,12 @@
-// Where the bins of position-sensitive RoI pooling lie on a score map, for the CPU and CUDA kernels alike. It mirrors
-// ops/ps_roi_pool.py operation by operation. ps_roi_align samples as roi_align does, see SampleAxis in rois.h.
+// The bins of position-sensitive RoI pooling on a score map, for the CPU and CUDA kernels. The operations are those of
+// ops/ps_roi_pool.py, in the same order. ps_roi_align samples like roi_align, see SampleAxis in rois.h.
 #pragma once
 
 #include "rois.h"
 
 namespace fast_rfcn {
 
-// One axis of a RoI in ps_roi_pool: corners are rounded in input pixels, 1 is added to the end, and then all is scaled.
+// One axis of a RoI in ps_roi_pool: corners are rounded in input pixels, 1 is added to the end, then both are scaled.
 template <typename T>
 struct PsPoolAxis {
   T start;

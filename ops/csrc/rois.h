@@ -1,6 +1,7 @@
-// Where RoIs, bins and samples lie on a feature map: all index and weight arithmetic, for the CPU and CUDA kernels
-// alike. It mirrors ops/roi_pool.py and ops/roi_align.py operation by operation, in T = float (double for double
-// features). Compile without fused multiply-add (-ffp-contract=off, --fmad=false), which would move bin edges.
+// The positions of RoIs, bins and samples on a feature map: all index and weight arithmetic of the CPU and CUDA
+// kernels. The operations are those of ops/roi_pool.py and ops/roi_align.py, in the same order, with T = float (double
+// for double features). Compile without fused multiply-add (-ffp-contract=off, --fmad=false), which would move bin
+// edges.
 #pragma once
 
 #include <cmath>
@@ -18,7 +19,7 @@ namespace fast_rfcn {
 constexpr int kRoiColumns = 5;
 enum RoiColumn { kImage = 0, kX1 = 1, kY1 = 2, kX2 = 3, kY2 = 4 };
 
-// RoIs far outside any map are moved here before they become integers; their bins are empty either way.
+// Cell positions are clamped to +-kFar before they become integers. The bins of such a RoI are empty with any clamp.
 constexpr int kFar = 1 << 24;
 
 template <typename T>
@@ -31,7 +32,7 @@ FAST_RFCN_HD T larger(T a, T b) {
   return a < b ? b : a;
 }
 
-// Half away from zero, as C rounds.
+// Rounds half away from zero, as C does.
 template <typename T>
 FAST_RFCN_HD T round_away(T value) {
   return static_cast<T>(::round(value));
@@ -52,20 +53,20 @@ FAST_RFCN_HD int64_t floor_divide(int64_t a, int64_t b) {
   return a / b - (a % b != 0 && (a < 0) != (b < 0));
 }
 
-// Image of a RoI, -1 where there is no such image (the kernels treat such a RoI as empty).
+// The image of a RoI, or -1 if there is no such image (the kernels treat such a RoI as empty).
 template <typename T>
 FAST_RFCN_HD int64_t image_of(const T* roi, int64_t num_images) {
   const T index = roi[kImage];
   return index > -1 && index < static_cast<T>(num_images) ? static_cast<int64_t>(index) : -1;
 }
 
-// Cells first..end - 1 along one axis; none where end <= first.
+// Cells first..end - 1 along one axis; none if end <= first.
 struct Span {
   int32_t first;
   int32_t end;
 };
 
-// The same numbers as the strings of ops/roi_pool.py.
+// In the order of QUANTIZATIONS in ops/roi_pool.py.
 enum class Quantization : int { caffe, floor, split, outer };
 
 // One axis of a RoI in roi_pool.
@@ -88,7 +89,7 @@ struct PoolAxis {
     }
   }
 
-  // Cells of one of `bins` bins on a map of `size` cells.
+  // The cells of one of `bins` bins on a map of `size` cells.
   FAST_RFCN_HD Span bin(int index, int bins, int64_t size, Quantization rule) const {
     int64_t first, end;
     if (rule == Quantization::caffe) {
@@ -113,7 +114,7 @@ struct PoolAxis {
   }
 };
 
-// One axis of a RoI in roi_align: sample i of bin p stands at start + p * size + (i + shift) * size / divisions.
+// One axis of a RoI in roi_align: sample i of bin p is at start + p * size + (i + shift) * size / divisions.
 template <typename T>
 struct SampleAxis {
   T start;
@@ -142,8 +143,8 @@ struct SampleAxis {
 };
 
 // The two cells that a position on an axis of `size` cells reads, and their bilinear weights. Outside [-1, size] both
-// weights are 0; within, positions are held to [0, size - 1]. `follows`: the value moves with the position. Nothing is to
-// be read outside: the cells there may hold NaN.
+// weights are 0; inside, positions are clamped to [0, size - 1]. `follows`: the position is not clamped, so the value
+// changes with it. If `inside` is false, do not read the cells: they may be NaN.
 template <typename T>
 struct Neighbours {
   int32_t lower;

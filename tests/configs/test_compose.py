@@ -1,4 +1,4 @@
-"""Overrides to configs: what is refused is refused in one line that names the key and the nearest right one."""
+"""Overrides to configs: a refusal is one line that names the key and the nearest valid one."""
 
 import dataclasses
 
@@ -14,9 +14,9 @@ from detector.configs.groups import to_plain
 def refusal(*overrides: str) -> str:
     with pytest.raises(ConfigError) as caught:
         load_config(overrides)
-    told = str(caught.value)
-    assert "\n" not in told
-    return told
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
 
 
 @pytest.mark.parametrize(
@@ -42,10 +42,10 @@ def refusal(*overrides: str) -> str:
         ("trainer.max_steps", ["trainer.max_steps", "key=value"]),
     ],
 )
-def test_what_cannot_be_meant_is_named(override: str, parts: list[str]) -> None:
-    told = refusal(override)
+def test_invalid_overrides_are_named(override: str, parts: list[str]) -> None:
+    message = refusal(override)
     for part in parts:
-        assert part in told
+        assert part in message
 
 
 @pytest.mark.parametrize(
@@ -63,12 +63,12 @@ def test_what_cannot_be_meant_is_named(override: str, parts: list[str]) -> None:
     ],
 )
 def test_impossible_combinations_are_named_before_anything_is_built(overrides: list[str], parts: list[str]) -> None:
-    told = refusal(*overrides)
+    message = refusal(*overrides)
     for part in parts:
-        assert part in told
+        assert part in message
 
 
-def test_overrides_of_a_saved_config_are_checked_too() -> None:
+def test_overrides_of_a_saved_config_are_also_checked() -> None:
     saved = to_plain(load_config(["experiment=demo"]))
     assert override_config(saved, ["trainer.max_steps=7"]).trainer.max_steps == 7
     with pytest.raises(ConfigError, match="did you mean trainer.max_steps"):
@@ -91,7 +91,7 @@ def test_a_saved_config_without_overrides_is_the_same_config() -> None:
     assert override_config(to_plain(config), []) == config
 
 
-def test_the_order_of_overrides_does_not_matter_between_groups_and_values() -> None:
+def test_groups_and_values_can_be_given_in_any_order() -> None:
     assert load_config(["head=rfcn", "head.k=3"]) == load_config(["head.k=3", "head=rfcn"])
 
 
@@ -116,7 +116,7 @@ def test_choices_are_the_files_of_a_group() -> None:
     assert "demo" in choices("experiment")
 
 
-def test_composing_twice_in_a_process_gives_equal_configs_that_share_nothing() -> None:
+def test_composing_twice_gives_equal_configs_without_shared_objects() -> None:
     first, second = load_config(["experiment=demo"]), load_config(["experiment=demo"])
     assert first == second
     first.input.short_sides.append(1)

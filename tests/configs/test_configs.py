@@ -1,4 +1,4 @@
-"""Every shipped choice composes, the defaults are the published ones, and a config survives being saved."""
+"""Every shipped choice composes, the defaults are the published ones, and a saved config loads unchanged."""
 
 import itertools
 from pathlib import Path
@@ -13,7 +13,7 @@ from detector.configs.compose import load_config
 from detector.configs.errors import ConfigError
 from detector.configs.groups import GROUPS, structured, to_config, to_plain
 
-# What has no default because only the user knows it.
+# Settings without a default: only the user knows their values.
 NEEDED = {
     "neck=fpn": ["backbone.tail=fc"],
     "proposals=file": ["proposals.train=a.npz", "proposals.test=b.npz"],
@@ -25,12 +25,12 @@ CHOICES = [f"{group}={name}" for group in GROUPS for name in choices(group)]
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_of_every_group_composes(choice: str) -> None:
     group, _ = choice.split("=")
-    made = getattr(load_config([choice, *NEEDED.get(choice, [])]), group)
-    assert GROUPS[group][made.kind] is type(made)
+    chosen = getattr(load_config([choice, *NEEDED.get(choice, [])]), group)
+    assert GROUPS[group][chosen.kind] is type(chosen)
 
 
 @pytest.mark.parametrize("name", choices("experiment"))
-def test_every_experiment_composes_and_states_how_to_run_it_and_what_to_expect(name: str) -> None:
+def test_every_experiment_composes_and_states_its_command_and_expected_result(name: str) -> None:
     load_config([f"experiment={name}"])
     text = (CONFIG_FOLDER / "experiment" / f"{name}.yaml").read_text()
     assert f"experiment={name}" in text
@@ -48,7 +48,7 @@ def test_every_experiment_composes_and_states_how_to_run_it_and_what_to_expect(n
         ],
     ],
 )
-def test_a_config_survives_plain_values_and_yaml(overrides: list[str]) -> None:
+def test_a_config_converts_to_plain_values_and_yaml_and_back(overrides: list[str]) -> None:
     config = load_config(overrides)
     plain = to_plain(config)
     assert to_config(structured(plain)) == config
@@ -56,26 +56,26 @@ def test_a_config_survives_plain_values_and_yaml(overrides: list[str]) -> None:
     assert to_config(structured(yaml.safe_load(text))) == config
 
 
-def test_a_config_saved_before_there_were_necks_has_none() -> None:
+def test_an_old_config_without_a_neck_loads_with_none() -> None:
     plain = to_plain(load_config([]))
     del plain["neck"]
     assert to_config(structured(plain)).neck == schema.NoNeckConfig()
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["backbone=resnet50"], "backbone.tail=native: .* set backbone.tail=fc"),
         (["backbone=resnet50", "head=rfcn", "backbone.dilated_c5=true"], "backbone.dilated_c5=true: neck=fpn reads"),
         (["backbone=mobilenet_v2", "backbone.max_stride=16"], "neck=fpn reads backbone.node and backbone.deeper_nodes"),
     ],
 )
-def test_a_pyramid_refuses_what_it_cannot_read(words: list[str], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_a_pyramid_refuses_what_it_cannot_read(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         load_config(["neck=fpn", *words])
 
 
-def test_plain_values_are_what_a_checkpoint_may_hold() -> None:
+def test_plain_values_have_only_the_types_that_checkpoints_allow() -> None:
     def walk(value: object) -> None:
         if isinstance(value, dict):
             for key, item in value.items():
@@ -90,7 +90,7 @@ def test_plain_values_are_what_a_checkpoint_may_hold() -> None:
     walk(to_plain(load_config(["experiment=demo", "proposals=rpn"])))
 
 
-def test_the_defaults_are_fast_rcnn_as_published() -> None:
+def test_the_defaults_are_those_of_the_published_fast_rcnn() -> None:
     config = load_config([])
     assert isinstance(config.sampling, schema.RandomSamplingConfig)
     assert (config.sampling.rois_per_image, config.sampling.foreground_fraction) == (64, 0.25)
@@ -113,7 +113,7 @@ def test_hard_example_mining_takes_background_from_zero() -> None:
     assert (sampling.rois_per_image, sampling.background_iou_low) == (128, 0.0)
 
 
-def test_the_proposal_network_is_as_published() -> None:
+def test_the_proposal_network_has_the_published_settings() -> None:
     rpn = load_config(["proposals=rpn"]).proposals
     assert isinstance(rpn, schema.RPNConfig)
     assert (rpn.scales, rpn.aspects) == ([8, 16, 32], [0.5, 1, 2])

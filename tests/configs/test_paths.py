@@ -1,4 +1,4 @@
-"""Paths on the command line: the name of a folder is given as it is, whatever characters it holds."""
+"""Paths on the command line: a folder name needs no quoting, whatever characters it has."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -38,7 +38,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_folder_is_given_as_it_is_named(name: str, tmp_path: Path) -> None:
+def test_a_folder_name_needs_no_quoting(name: str, tmp_path: Path) -> None:
     folder = tmp_path / name
     for exists in (False, True):
         if exists:
@@ -49,7 +49,7 @@ def test_a_folder_is_given_as_it_is_named(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_same_holds_for_a_saved_run_and_what_it_saves(name: str, tmp_path: Path) -> None:
+def test_folder_names_of_saved_runs_need_no_quoting(name: str, tmp_path: Path) -> None:
     saved = to_plain(load_config(["experiment=demo"]))
     config = override_config(saved, [f"output_dir={tmp_path / name}", f"weights={name}"])
     assert (config.output_dir, config.weights) == (str(tmp_path / name), name.replace("'quoted'", "quoted"))
@@ -60,7 +60,7 @@ def test_the_same_holds_for_a_saved_run_and_what_it_saves(name: str, tmp_path: P
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_existing_folder_is_no_list_in_a_sweep(name: str, tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_a_list_in_a_sweep(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
     jobs = sweep([f"dataset.root={tmp_path / name}", "trainer.seed=1,2", f"output_dir={tmp_path / 'runs' / name}"])
     assert len(jobs) == 2
@@ -82,7 +82,7 @@ def test_a_comma_between_paths_is_a_list_in_a_sweep() -> None:
 
 
 @pytest.mark.parametrize("value", ["'my photos'", '"my photos"', "my photos"])
-def test_a_value_in_hydras_quotes_stays_accepted(value: str) -> None:
+def test_a_value_in_hydras_quotes_is_accepted(value: str) -> None:
     assert load_config([f"output_dir={value}"]).output_dir == "my photos"
     assert value_of("output_dir", [f"output_dir={value}"]) == "my photos"
 
@@ -95,7 +95,7 @@ def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert plain_text(value) == f"{tmp_path}/VOC, all"
     assert load_config(["output_dir=~"]).output_dir == str(tmp_path)
     (tmp_path / "~").mkdir()
-    assert load_config(["output_dir=~"]).output_dir == "~"  # a name that exists stands for itself
+    assert load_config(["output_dir=~"]).output_dir == "~"  # an existing name is used literally
 
 
 def test_null_and_interpolations_keep_their_meaning(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,13 +105,13 @@ def test_null_and_interpolations_keep_their_meaning(monkeypatch: pytest.MonkeyPa
     assert load_config(["output_dir=${oc.env:PLACE}"]).output_dir == "over there"
 
 
-def test_other_settings_are_read_as_before() -> None:
+def test_other_settings_are_not_quoted() -> None:
     assert hydra_word("trainer.seed=1,2") == "trainer.seed=1,2"
     assert hydra_word("input.short_sides=[480,600]") == "input.short_sides=[480,600]"
 
 
 @given(st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1).filter(lambda t: "${" not in t))
-def test_hydra_reads_back_what_was_quoted(text: str) -> None:
+def test_hydra_reads_quoted_text_back(text: str) -> None:
     if text.lower() == "null":
         return
     value = hydra_value("weights", text)
@@ -121,12 +121,12 @@ def test_hydra_reads_back_what_was_quoted(text: str) -> None:
     assert plain_text(value) == parsed
 
 
-def test_changes_tell_words_as_they_were_written() -> None:
+def test_changes_keep_words_as_written() -> None:
     assert changes(["output_dir=a, b"]) == [("output_dir=a, b", "output_dir", "a, b")]
 
 
 def test_every_setting_that_names_a_file_or_folder_is_marked() -> None:
-    """A new text setting must be marked as a path, or be listed here as none."""
+    """A new text setting must be marked as a path, or be listed here."""
     no_path = {
         *(f"{group}.kind" for group in GROUPS),
         "backbone.weights_sha256",

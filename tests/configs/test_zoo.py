@@ -1,4 +1,4 @@
-"""The table of weights: well-formed, true to torchvision, and what a name leads to."""
+"""The table of weights: valid entries, equal to torchvision's, and loading by name."""
 
 import hashlib
 import re
@@ -20,7 +20,7 @@ from detector.export.portable import PortableModel, write_portable
 NARROW = ["dataset=synthetic", "proposals=grid", "backbone=resnet18_narrow", "backbone.width=0.125"]
 
 
-def test_every_entry_is_whole() -> None:
+def test_every_entry_is_complete() -> None:
     urls = {weight.url for name in models.list_models(module=models) for weight in models.get_model_weights(name)}
     names = [(name, kind) for kind in KINDS for name in zoo_names(kind)]
     assert names
@@ -33,8 +33,8 @@ def test_every_entry_is_whole() -> None:
             assert entry.sha256 in entry.url
 
 
-def test_a_name_of_another_kind_says_which_key_takes_it() -> None:
-    with pytest.raises(ConfigError, match="weights=resnet50_v2: .* give it as backbone.weights=resnet50_v2"):
+def test_a_name_of_another_kind_is_refused_with_its_key() -> None:
+    with pytest.raises(ConfigError, match="weights=resnet50_v2: .* write backbone.weights=resnet50_v2"):
         zoo_entry("resnet50_v2", "model")
     assert zoo_entry("nothing", "model") is None
 
@@ -58,7 +58,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_names_stand_for_weights_everywhere(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_can_be_given_by_name_and_are_cached(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(table / "hub" if (table / "hub").is_dir() else "/")
     assert load_detector("d", device="cpu").classes == ("cat", "dog")
     config = load_config(["dataset=synthetic", "proposals=grid", "backbone=resnet18", "backbone.weights=c"])
@@ -72,9 +72,9 @@ def test_names_stand_for_weights_everywhere(table: Path, monkeypatch: pytest.Mon
     assert len(list((table / "hub" / "checkpoints").iterdir())) == 2
 
 
-def test_an_unknown_name_is_told_with_the_known_ones(table: Path) -> None:
+def test_an_unknown_name_is_refused_with_the_known_ones(table: Path) -> None:
     config = load_config(["dataset=synthetic", "proposals=grid", "backbone=resnet18", "backbone.weights=e"])
-    with pytest.raises(ValueError, match="no such file; give .* or a name of the table: c"):
+    with pytest.raises(ValueError, match="no such file; give .* or one of the names c"):
         load_backbone_weights(config.backbone, build_detector(config, 2).backbone)
     with pytest.raises(ValueError, match="no such file"):
         load_detector("e")

@@ -36,7 +36,7 @@ class VOCFolder:
         suffix: str = ".png",
         image_size: tuple[int, int] = (40, 30),
     ) -> Path:
-        """Adds an image and its annotation (boxes xmin ymin xmax ymax as in the file); returns the annotation."""
+        """Add an image and its annotation (boxes xmin ymin xmax ymax as in the file). Return the annotation file."""
         for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         stated = "" if size is None else f"<size><width>{size[0]}</width><height>{size[1]}</height></size>"
@@ -67,7 +67,7 @@ def voc_folder() -> type[VOCFolder]:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real data beside the repository; tests that need it skip where it is missing."""
+    """The folder of real data beside the repository. Tests that need it are skipped if it is missing."""
     for folder in (ROOT.parent, ROOT.parent.parent):
         if (folder / "shared" / "data").is_dir():
             return folder / "shared" / "data"

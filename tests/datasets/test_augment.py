@@ -1,4 +1,4 @@
-"""Views of a dataset: a sample is a function of (seed, epoch, index), and a flip moves everything together."""
+"""Views of a dataset: a sample is a function of (seed, epoch, index), and a flip mirrors image and boxes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def same(a: Sample, b: Sample) -> bool:
     )
 
 
-def test_a_sample_depends_on_seed_epoch_and_index_alone() -> None:
+def test_a_sample_depends_only_on_seed_epoch_and_index() -> None:
     keys = [(epoch, index) for epoch in range(4) for index in range(6)]
     forwards = {key: view()[key] for key in keys}
     again = view()
@@ -43,11 +43,11 @@ def test_half_of_the_samples_are_flipped() -> None:
     plain = view(flip=False)
     keys = [(epoch, index) for epoch in range(50) for index in range(6)]
     share = sum(not torch.equal(view()[key].image, plain[key].image) for key in keys) / len(keys)
-    assert 0.4 < share < 0.6, "300 coins"
+    assert 0.4 < share < 0.6, "300 coin flips"
     assert all(torch.equal(plain[key].image, DATASET.image(key[1])) for key in keys[:6])
 
 
-def test_a_flip_by_hand() -> None:
+def test_a_flip_gives_hand_computed_boxes() -> None:
     sample = EvaluationView(DATASET, GRID, short_side=48)[0]
     boxes = torch.tensor([[0.0, 2.0, 10.0, 12.0]])
     sample = replace(sample, annotation=replace(sample.annotation, boxes=boxes), proposals=boxes + 1)
@@ -61,7 +61,7 @@ def test_a_flip_by_hand() -> None:
     assert sample.annotation.boxes is boxes, "nothing is changed in place"
 
 
-def test_a_vertical_flip_by_hand() -> None:
+def test_a_vertical_flip_gives_hand_computed_boxes() -> None:
     sample = EvaluationView(DATASET, GRID, short_side=48)[0]
     boxes = torch.tensor([[0.0, 2.0, 10.0, 12.0]])
     sample = replace(sample, annotation=replace(sample.annotation, boxes=boxes), proposals=boxes + 1)
@@ -80,25 +80,25 @@ def test_a_quarter_of_the_samples_is_flipped_both_ways() -> None:
     seen = [
         next(axes for axes in kinds if torch.equal(both[key].image, turn(DATASET.image(key[1]), axes))) for key in keys
     ]
-    assert all(0.15 < seen.count(axes) / len(keys) < 0.35 for axes in kinds), "300 throws of two coins"
+    assert all(0.15 < seen.count(axes) / len(keys) < 0.35 for axes in kinds), "300 flips of two coins"
 
 
 def turn(image: torch.Tensor, axes: tuple[int | None, ...]) -> torch.Tensor:
     return image if axes == (None,) else image.flip(axes)  # type: ignore[arg-type]
 
 
-def test_colors_are_drawn_for_each_sample_and_nothing_else_changes() -> None:
+def test_color_jitter_changes_only_the_colors() -> None:
     keys = [(epoch, index) for epoch in range(3) for index in range(6)]
     plain, colored = view(flip=False), view(flip=False, color_jitter=0.4)
     for key in keys:
         one, other = plain[key], colored[key]
         assert not torch.equal(one.image, other.image)
-        assert (one.seed, one.short_side) == (other.seed, other.short_side), "the draws before are not disturbed"
+        assert (one.seed, one.short_side) == (other.seed, other.short_side), "the earlier random draws are unchanged"
         assert torch.equal(one.annotation.boxes, other.annotation.boxes)
         assert same(other, view(flip=False, color_jitter=0.4)[key])
 
 
-def test_colors_by_hand() -> None:
+def test_colors_equal_hand_computed_values() -> None:
     image = torch.tensor([[[100, 40]], [[50, 40]], [[0, 40]]], dtype=torch.uint8)  # orange, gray
     assert torch.equal(recolored(image, 1.0, 1.0, 1.0), image)
     assert recolored(image, 0.5, 1.0, 1.0)[:, 0, 0].tolist() == [50, 25, 0]
@@ -107,16 +107,16 @@ def test_colors_by_hand() -> None:
     assert torch.equal(gray[0], gray[1])
     assert torch.equal(gray[1], gray[2])
     flat = recolored(image, 1.0, 0.0, 1.0)
-    assert flat.unique().numel() == 1, "without contrast one gray is left"
+    assert flat.unique().numel() == 1, "without contrast only one gray is left"
 
 
-def test_evaluation_sees_the_image_as_it_is() -> None:
+def test_evaluation_does_not_change_the_image() -> None:
     sample = EvaluationView(DATASET, None, short_side=600)[2]
     assert torch.equal(sample.image, DATASET.image(2))
     assert (sample.proposals, sample.short_side, sample.annotation) == (None, 600, DATASET.annotations[2])
 
 
-def test_an_image_without_objects() -> None:
+def test_an_image_without_objects_can_be_flipped() -> None:
     sample = EvaluationView(DATASET, None, short_side=48)[0]
     empty = replace(sample, annotation=replace(sample.annotation, boxes=torch.zeros(0, 4)))
     assert flipped(empty).annotation.boxes.shape == (0, 4)

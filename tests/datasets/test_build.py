@@ -1,4 +1,4 @@
-"""From config classes to datasets and proposals."""
+"""Datasets and proposals built from config classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SYNTHETIC = schema.SyntheticDatasetConfig(train="3", test="2", height=48, width=
 COARSE = schema.GridProposalsConfig(scales=[0.4], aspects=[1.0], overlap=0.5)
 
 
-def test_voc_pair_shares_its_classes(voc: Any) -> None:
+def test_both_voc_splits_share_their_classes(voc: Any) -> None:
     voc.add("train", "a", [("amoeba", (1, 1, 9, 9))])
     voc.add("test", "b", [("cell", (1, 1, 9, 9))])
     config = schema.VOCDatasetConfig(root=str(voc.root), train="train", test="test")
@@ -26,13 +26,13 @@ def test_voc_pair_shares_its_classes(voc: Any) -> None:
     assert (train.annotations[0].image_id, test.annotations[0].image_id) == ("a", "b")
 
 
-def test_synthetic_splits_are_counts() -> None:
+def test_synthetic_splits_are_given_as_counts() -> None:
     assert [len(build_dataset(SYNTHETIC, role).annotations) for role in ("train", "test")] == [3, 2]
     with pytest.raises(ConfigError, match=r"dataset.test is 'many'"):
         build_dataset(schema.SyntheticDatasetConfig(test="many"), "test")
 
 
-def test_grid_of_a_dataset_and_of_any_picture() -> None:
+def test_the_grid_of_a_dataset_equals_the_grid_of_its_picture() -> None:
     dataset = build_dataset(SYNTHETIC, "train")
     source = build_proposals(COARSE, dataset, "train")
     assert source is not None
@@ -44,7 +44,7 @@ def test_grid_of_a_dataset_and_of_any_picture() -> None:
         build_proposals(short, dataset, "test")
 
 
-def test_file_proposals_are_cut(tmp_path: Path) -> None:
+def test_file_proposals_are_limited_to_top_k(tmp_path: Path) -> None:
     dataset = build_dataset(SYNTHETIC, "test")
     ids = [item.image_id for item in dataset.annotations]
     boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 9], [0, 0, 1, 9], [2, 2, 9, 9]])
@@ -57,7 +57,7 @@ def test_file_proposals_are_cut(tmp_path: Path) -> None:
         propose(config, dataset.image(0))
 
 
-def test_a_network_proposes() -> None:
+def test_with_an_rpn_no_proposals_are_built() -> None:
     dataset = build_dataset(SYNTHETIC, "test")
     assert build_proposals(schema.RPNConfig(), dataset, "test") is None
     assert propose(schema.RPNConfig(), dataset.image(0)) is None

@@ -1,4 +1,4 @@
-"""What a check found is kept as long as the file stays as it was, and never believed when it does not."""
+"""The result of a check is kept as long as its file is unchanged, and never used after a change."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Sizes = dict[str, int]
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the test alone; files count as settled at once."""
+    """A cache for one test. Files count as settled at once."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(check_cache, "SETTLED", 0.0)
+    monkeypatch.setattr(check_cache, "MIN_AGE_S", 0.0)
     return tmp_path / "cache" / "detector" / "checks"
 
 
@@ -37,59 +37,59 @@ def make_files(folder: Path, count: int = 3) -> list[Path]:
     return files
 
 
-class Counted:
-    """A check that notes the files it was asked for."""
+class CountedCheck:
+    """A check that records the files it checks."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.checked: list[str] = []
 
     def __call__(self, files: Sequence[Path]) -> list[int]:
-        self.asked += [path.name for path in files]
+        self.checked += [path.name for path in files]
         return [path.stat().st_size for path in files]
 
 
-def results(files: Sequence[Path], check: Counted, version: str = "1") -> list[int]:
+def results(files: Sequence[Path], check: CountedCheck, version: str = "1") -> list[int]:
     return cached_results("size", files, check, version=version, to_json=lambda value: value or None, from_json=int)
 
 
 def test_a_file_is_checked_once(tmp_path: Path) -> None:
-    files, check = make_files(tmp_path / "data"), Counted()
+    files, check = make_files(tmp_path / "data"), CountedCheck()
     assert results(files, check) == [10, 11, 12]
     assert results(files[::-1], check) == [12, 11, 10]
-    assert check.asked == ["0.bin", "1.bin", "2.bin"]
+    assert check.checked == ["0.bin", "1.bin", "2.bin"]
 
 
 def test_a_file_that_changes_is_checked_again(tmp_path: Path) -> None:
-    files, check = make_files(tmp_path / "data"), Counted()
+    files, check = make_files(tmp_path / "data"), CountedCheck()
     results(files, check)
     times = files[1].stat()
-    files[1].write_bytes(bytes(11))  # same size, same time of change: the time of the entry tells
+    files[1].write_bytes(bytes(11))  # same size and modification time: only the inode's change time differs
     os.utime(files[1], ns=(times.st_atime_ns, times.st_mtime_ns))
     files[2].write_bytes(bytes(50))
     assert results(files, check) == [10, 11, 50]
-    assert check.asked[3:] == ["1.bin", "2.bin"]
+    assert check.checked[3:] == ["1.bin", "2.bin"]
 
 
-def test_young_files_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files, check = make_files(tmp_path / "data"), Counted()
-    monkeypatch.setattr(check_cache, "SETTLED", 3600.0)
+def test_results_of_recently_changed_files_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, check = make_files(tmp_path / "data"), CountedCheck()
+    monkeypatch.setattr(check_cache, "MIN_AGE_S", 3600.0)
     results(files, check)
     results(files, check)
-    assert len(check.asked) == 6
+    assert len(check.checked) == 6
 
 
-def test_another_version_does_not_count(tmp_path: Path) -> None:
-    files, check = make_files(tmp_path / "data"), Counted()
+def test_results_of_another_version_are_not_used(tmp_path: Path) -> None:
+    files, check = make_files(tmp_path / "data"), CountedCheck()
     results(files, check)
     results(files, check, version="2")
-    assert len(check.asked) == 6
+    assert len(check.checked) == 6
 
 
 def test_results_without_a_value_are_not_kept(tmp_path: Path) -> None:
-    files, check = make_files(tmp_path / "data"), Counted()
+    files, check = make_files(tmp_path / "data"), CountedCheck()
     files[0].write_bytes(b"")
     assert results(files, check) == results(files, check) == [0, 11, 12]
-    assert check.asked[3:] == ["0.bin"]
+    assert check.checked[3:] == ["0.bin"]
 
 
 @pytest.mark.parametrize(
@@ -99,60 +99,60 @@ def test_results_without_a_value_are_not_kept(tmp_path: Path) -> None:
         *(b"\xff\xfe", b"[" * 10_000),
     ],
 )
-def test_a_damaged_cache_is_made_anew(tmp_path: Path, own_cache: Path, damage: bytes) -> None:
-    files, check = make_files(tmp_path / "data"), Counted()
+def test_a_damaged_cache_is_rebuilt(tmp_path: Path, own_cache: Path, damage: bytes) -> None:
+    files, check = make_files(tmp_path / "data"), CountedCheck()
     results(files, check)
-    (place,) = own_cache.iterdir()
-    place.write_bytes(damage)
+    (cache_file,) = own_cache.iterdir()
+    cache_file.write_bytes(damage)
     assert results(files, check) == [10, 11, 12]
     assert results(files, check) == [10, 11, 12]
-    assert len(check.asked) == 6
+    assert len(check.checked) == 6
 
 
 @pytest.mark.parametrize("entry", [None, 3, [], ["x"], [10, 0], {"a": 1}])
-def test_damaged_entries_do_not_count(tmp_path: Path, own_cache: Path, entry: Any) -> None:
-    files, check = make_files(tmp_path / "data"), Counted()
+def test_damaged_entries_are_not_used(tmp_path: Path, own_cache: Path, entry: Any) -> None:
+    files, check = make_files(tmp_path / "data"), CountedCheck()
     results(files, check)
-    (place,) = own_cache.iterdir()
-    content = json.loads(place.read_bytes())
+    (cache_file,) = own_cache.iterdir()
+    content = json.loads(cache_file.read_bytes())
     content["files"] = dict.fromkeys(content["files"], entry)
     content["files"][str(files[2])] = [*content["files"].get("x", []), None]
-    place.write_text(json.dumps(content))
+    cache_file.write_text(json.dumps(content))
     assert results(files, check) == [10, 11, 12]
-    assert len(check.asked) == 6
+    assert len(check.checked) == 6
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(
+def test_a_cache_that_cannot_be_written_is_not_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    files, check = make_files(tmp_path / "data"), Counted()
+    files, check = make_files(tmp_path / "data"), CountedCheck()
     with caplog.at_level("INFO", "detector"):
         assert results(files, check) == [10, 11, 12]
-    assert "are not kept for the next run" in caplog.text
+    assert "cannot be stored for the next run" in caplog.text
 
 
-def test_what_is_gone_is_forgotten(tmp_path: Path, own_cache: Path) -> None:
-    files, check = make_files(tmp_path / "data"), Counted()
+def test_entries_of_missing_files_are_removed(tmp_path: Path, own_cache: Path) -> None:
+    files, check = make_files(tmp_path / "data"), CountedCheck()
     results(files, check)
     files[0].unlink()
     files[1].write_bytes(bytes(99))
     results(files[1:], check)
-    (place,) = own_cache.iterdir()
-    assert list(json.loads(place.read_bytes())["files"]) == [str(path) for path in files[1:]]
+    (cache_file,) = own_cache.iterdir()
+    assert list(json.loads(cache_file.read_bytes())["files"]) == [str(path) for path in files[1:]]
 
 
-def test_many_at_once_leave_a_whole_cache(tmp_path: Path, own_cache: Path) -> None:
+def test_parallel_checks_leave_an_intact_cache(tmp_path: Path, own_cache: Path) -> None:
     files = make_files(tmp_path / "data", 40)
     with ThreadPoolExecutor(8) as pool:
-        for found in pool.map(lambda start: results(files[start:], Counted()), range(30)):
+        for found in pool.map(lambda start: results(files[start:], CountedCheck()), range(30)):
             assert found[-1] == 49
-    (place,) = own_cache.iterdir()  # and no temporary files
-    json.loads(place.read_bytes())
+    (cache_file,) = own_cache.iterdir()  # there are no temporary files
+    json.loads(cache_file.read_bytes())
 
 
-def test_the_folder_is_that_of_xdg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_folder_follows_xdg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_folder() == tmp_path / "cache" / "detector" / "checks"
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for stated in ("", "relative/folder"):
@@ -184,7 +184,7 @@ def test_a_second_start_opens_no_picture(voc: Any, monkeypatch: pytest.MonkeyPat
     build_datasets(config)
     readable_dataset(config, "test")
     assert len(opened) == 6
-    config.check = schema.PictureCheck.decode  # headers do not answer for pixels
+    config.check = schema.PictureCheck.decode  # results for headers are not valid for pixels
     build_datasets(config)
     assert len(opened) == 12
     config.keep_checks = False
@@ -192,7 +192,7 @@ def test_a_second_start_opens_no_picture(voc: Any, monkeypatch: pytest.MonkeyPat
     assert len(opened) == 18
 
 
-def test_no_check_opens_none(voc: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_check_no_picture_is_opened(voc: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = count_opened(monkeypatch)
     build_datasets(pair(voc, check=schema.PictureCheck.none))
     assert not opened
@@ -202,7 +202,7 @@ def test_only_decoding_finds_damage_in_the_middle(voc: Any) -> None:
     config = pair(voc)
     path = voc.folder / "JPEGImages/test_a.png"
     (voc.folder / "JPEGImages/test_a.jpg").unlink()
-    voc.add("other", "test_a", [("cell", (1, 1, 20, 15))])  # a PNG: its rows are checked by a sum
+    voc.add("other", "test_a", [("cell", (1, 1, 20, 15))])  # a PNG: it has checksums of its rows
     content = bytearray(path.read_bytes())
     content[200:300] = bytes(100)
     path.write_bytes(content)
@@ -212,7 +212,7 @@ def test_only_decoding_finds_damage_in_the_middle(voc: Any) -> None:
         build_datasets(config)
 
 
-def test_a_repaired_picture_is_found_good(voc: Any) -> None:
+def test_a_repaired_picture_passes_the_check(voc: Any) -> None:
     config = pair(voc)
     path = voc.folder / "JPEGImages/test_a.jpg"
     whole = path.read_bytes()

@@ -1,4 +1,4 @@
-"""COCO-format files: what is read, and every fault with the annotation that has it."""
+"""COCO-format files: reading, and every fault reported with its annotation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from detector.datasets.faults import FaultyDataError
 
 
 def content(*boxes: list[float], **changed: Any) -> dict[str, Any]:
-    """Two images of 40x30; the boxes are on the first, of category 7."""
+    """Return two images of 40x30. The boxes are on the first, of category 7."""
     annotations = [
         {"id": number, "image_id": 12, "category_id": 7, "bbox": box, "iscrowd": 0}
         for number, box in enumerate(boxes, start=100)
@@ -33,18 +33,18 @@ def content(*boxes: list[float], **changed: Any) -> dict[str, Any]:
     }
 
 
-def load(folder: Path, what: Any) -> COCODataset:
+def load(folder: Path, document: Any) -> COCODataset:
     (folder / "images" / "deep").mkdir(parents=True, exist_ok=True)
     for name in ("b.png", "deep/a.png"):
         Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(folder / "images" / name)
-    (folder / "train.json").write_text(what if isinstance(what, str) else json.dumps(what))
+    (folder / "train.json").write_text(document if isinstance(document, str) else json.dumps(document))
     return COCODataset(folder / "train.json", folder / "images")
 
 
-def test_boxes_labels_and_crowds(tmp_path: Path) -> None:
-    what = content([1.5, 2, 10, 20], [0, 0, 40.4, 30])
-    what["annotations"][1] |= {"iscrowd": 1, "category_id": 2}
-    dataset = load(tmp_path, what)
+def test_boxes_labels_and_crowds_are_read(tmp_path: Path) -> None:
+    document = content([1.5, 2, 10, 20], [0, 0, 40.4, 30])
+    document["annotations"][1] |= {"iscrowd": 1, "category_id": 2}
+    dataset = load(tmp_path, document)
     assert dataset.classes == ("amoeba", "cell")
     first, second = dataset.annotations
     assert (first.image_id, second.image_id) == ("12", "3")
@@ -57,7 +57,7 @@ def test_boxes_labels_and_crowds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("box", "changed", "said"),
+    ("box", "changed", "message"),
     [
         ([5, 5, -2, 9], {}, "has an inverted box"),
         ([5, 5, 50, 9], {}, "lies outside the image of 40x30"),
@@ -72,15 +72,15 @@ def test_boxes_labels_and_crowds(tmp_path: Path) -> None:
         ([5, 5, 7, 9], {"category_id": None}, "has a category_id that is None; expected a whole number or text"),
         ([5, 5, 7, 9], {"image_id": [12]}, "has an image_id that is [12]; expected a whole number or text"),
         ([5, 5, 7, 9], {"category_id": 8}, "has the unknown category 8; known: 2, 7"),
-        ([5, 5, 7, 9], {"image_id": 99}, "is of image 99, which `images` has not"),
+        ([5, 5, 7, 9], {"image_id": 99}, "is for image 99, which is not in `images`"),
     ],
 )
-def test_a_bad_annotation_is_named(tmp_path: Path, box: list[float], changed: dict[str, int], said: str) -> None:
-    what = content([1, 1, 5, 5], box)
-    what["annotations"][1] |= changed
+def test_a_bad_annotation_is_named(tmp_path: Path, box: list[float], changed: dict[str, int], message: str) -> None:
+    document = content([1, 1, 5, 5], box)
+    document["annotations"][1] |= changed
     with pytest.raises(FaultyDataError) as error:
-        load(tmp_path, what)
-    assert str(error.value).startswith(f"{tmp_path / 'train.json'}: annotation 101 {said}")
+        load(tmp_path, document)
+    assert str(error.value).startswith(f"{tmp_path / 'train.json'}: annotation 101 {message}")
 
 
 def test_boxes_without_area_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -90,28 +90,28 @@ def test_boxes_without_area_are_left_out(tmp_path: Path, caplog: pytest.LogCaptu
     assert "1 boxes without area are left out" in caplog.text
 
 
-def test_missing_image(tmp_path: Path) -> None:
-    what = content([1, 1, 5, 5])
-    what["images"].append({"id": 4, "file_name": "gone.png", "width": 4, "height": 4})
+def test_a_missing_image_is_refused(tmp_path: Path) -> None:
+    document = content([1, 1, 5, 5])
+    document["images"].append({"id": 4, "file_name": "gone.png", "width": 4, "height": 4})
     with pytest.raises(ValueError, match="gone.png: no such image"):
-        load(tmp_path, what)
+        load(tmp_path, document)
 
 
-def test_result_files_are_scored_without_pictures(tmp_path: Path) -> None:
+def test_annotations_can_be_read_without_pictures(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text(json.dumps(content([1, 1, 5, 5])))
     dataset = COCODataset(tmp_path / "train.json", tmp_path / "absent", need_images=False)
     assert [len(item.boxes) for item in dataset.annotations] == [1, 0]
 
 
-def test_an_image_of_another_size(tmp_path: Path) -> None:
-    what = content([1, 1, 5, 5])
-    what["images"][0]["width"] = 50
+def test_an_image_of_another_size_is_refused(tmp_path: Path) -> None:
+    document = content([1, 1, 5, 5])
+    document["images"][0]["width"] = 50
     with pytest.raises(ValueError, match="the image is 40x30, its annotation says 50x30"):
-        load(tmp_path, what).image(0)
+        load(tmp_path, document).image(0)
 
 
 @pytest.mark.parametrize(
-    ("what", "said"),
+    ("document", "message"),
     [
         ("{", "not readable as JSON"),
         ("[]", "expected an object with a list of objects under 'categories', but it is list"),
@@ -133,23 +133,23 @@ def test_an_image_of_another_size(tmp_path: Path) -> None:
         ),
         (
             content(images=[{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "a.png"}]),
-            "image 2: its file a.png is that of image 1 too",
+            "image 2: image 1 has the same file a.png",
         ),
     ],
 )
-def test_other_files(tmp_path: Path, what: Any, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        load(tmp_path, what)
+def test_files_of_another_structure_are_refused(tmp_path: Path, document: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, document)
 
 
-def test_every_other_fault_names_the_file(tmp_path: Path) -> None:
+def test_a_fault_in_a_box_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError) as error:
         load(tmp_path, content([1, 1, "x", 5]))
     assert str(error.value).startswith(str(tmp_path / "train.json"))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
-def test_other_encodings(tmp_path: Path, encoding: str) -> None:
+def test_other_encodings_are_read(tmp_path: Path, encoding: str) -> None:
     load(tmp_path, content([1, 1, 5, 5]))
     text = (tmp_path / "train.json").read_text().replace("cell", "Zelle \u00e4")
     (tmp_path / "train.json").write_bytes(text.encode(encoding))
@@ -157,30 +157,30 @@ def test_other_encodings(tmp_path: Path, encoding: str) -> None:
 
 
 def test_ids_may_be_text(tmp_path: Path) -> None:
-    what = content([1, 1, 5, 5], [2, 2, 5, 5])
-    what["images"][0]["id"] = "img-12"
-    what["categories"][0]["id"], what["categories"][1]["id"] = "10", "9"
-    for item, category in zip(what["annotations"], ("10", 9), strict=True):
+    document = content([1, 1, 5, 5], [2, 2, 5, 5])
+    document["images"][0]["id"] = "img-12"
+    document["categories"][0]["id"], document["categories"][1]["id"] = "10", "9"
+    for item, category in zip(document["annotations"], ("10", 9), strict=True):
         item |= {"image_id": "img-12", "category_id": category}
-    dataset = load(tmp_path, what)
-    assert dataset.classes == ("amoeba", "cell"), "numbers in their order: 9 before 10"
+    dataset = load(tmp_path, document)
+    assert dataset.classes == ("amoeba", "cell"), "in numeric order: 9 before 10"
     assert dataset.annotations[0].image_id == "img-12"
     assert dataset.annotations[0].labels.tolist() == [2, 1]
 
 
-def test_without_sizes_the_pictures_tell(tmp_path: Path) -> None:
-    what = content([1, 1, 5, 5])
-    for item in what["images"]:
+def test_missing_sizes_are_read_from_the_pictures(tmp_path: Path) -> None:
+    document = content([1, 1, 5, 5])
+    for item in document["images"]:
         del item["width"], item["height"]
-    assert (load(tmp_path, what).annotations[0].width, load(tmp_path, what).annotations[0].height) == (40, 30)
+    assert (load(tmp_path, document).annotations[0].width, load(tmp_path, document).annotations[0].height) == (40, 30)
 
 
 def test_a_box_that_is_mostly_inside_is_clipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "detector"):
         dataset = load(tmp_path, content([20, 5, 22, 9]))
     assert dataset.annotations[0].boxes.tolist() == [[20, 5, 40, 14]]
-    assert "1 boxes reach over the edge" in caplog.text
-    with pytest.raises(FaultyDataError, match="reaches over the edge"):
+    assert "1 boxes extend beyond the edge" in caplog.text
+    with pytest.raises(FaultyDataError, match="extends beyond the edge"):
         COCODataset(tmp_path / "train.json", tmp_path / "images", strict=True)
 
 
@@ -192,7 +192,7 @@ def pair(tmp_path: Path, test_categories: list[dict[str, Any]]) -> schema.COCODa
     return schema.COCODatasetConfig(**places, train_images=images, test_images=images)
 
 
-def test_the_training_file_numbers_the_classes_of_both(tmp_path: Path) -> None:
+def test_the_training_file_sets_the_class_numbers_of_both_splits(tmp_path: Path) -> None:
     config = pair(tmp_path, [{"id": 1, "name": "cell"}, {"id": 2, "name": "amoeba"}])
     assert build_dataset(config, "test").classes == ("amoeba", "cell")
 
@@ -203,6 +203,6 @@ def test_categories_of_another_file_are_refused(tmp_path: Path) -> None:
         build_dataset(config, "test")
 
 
-def test_no_file(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such annotation file"):
         COCODataset(tmp_path / "x.json", tmp_path)

@@ -14,7 +14,7 @@ from detector.datasets.voc import VOCDataset
 BOX = (1, 1, 20, 15)
 
 
-def test_all_faults_then_a_clean_list(voc: Any) -> None:
+def test_every_fault_is_listed_and_the_clean_list_has_none(voc: Any) -> None:
     for number in range(14):
         box = (9, 9, 2, 2) if number % 2 else BOX
         voc.add("train", f"i{number}", [("cell", box), ("cell", (5, 5, 90, 9))] if number == 2 else [("cell", box)])
@@ -29,7 +29,7 @@ def test_all_faults_then_a_clean_list(voc: Any) -> None:
         write_clean_list(voc.root, "train+test", faults, "new")
 
 
-def test_images_and_proposals(voc: Any) -> None:
+def test_images_and_proposals_are_checked(voc: Any) -> None:
     for name in ("whole", "broken", "other_size"):
         voc.add("train", name, [("cell", BOX)], image_size=(30, 40) if name == "other_size" else (40, 30))
     path = voc.folder / "JPEGImages/broken.png"

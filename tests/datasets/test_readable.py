@@ -1,4 +1,4 @@
-"""Pictures that cannot be read are found before training, by their headers and ends, in every format."""
+"""Unreadable pictures of every format are found before training, by their headers and ends."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def save(path: Path, size: tuple[int, int] = (200, 150), **options: object) -> b
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tif", ".webp"])
-def test_whole_pictures_are_fine(tmp_path: Path, suffix: str) -> None:
+def test_intact_pictures_pass(tmp_path: Path, suffix: str) -> None:
     save(tmp_path / f"a{suffix}")
     assert check_picture(tmp_path / f"a{suffix}") == ((200, 150), 1, None)
 
@@ -42,7 +42,7 @@ def test_a_missing_end_is_found(tmp_path: Path, suffix: str, missing: int) -> No
     path = tmp_path / f"a{suffix}"
     path.write_bytes(save(path)[:-missing])
     problem = check_picture(path).problem
-    if (suffix, missing) == (".png", 20):  # the end mark alone: every pixel is there
+    if (suffix, missing) == (".png", 20):  # only the end mark is missing: every pixel is there
         assert problem is None
         assert read_image(path).shape == (3, 150, 200)
         return
@@ -54,7 +54,7 @@ def test_a_missing_end_is_found(tmp_path: Path, suffix: str, missing: int) -> No
 
 @settings(max_examples=30)
 @given(st.integers(0, 30_000))
-def test_a_jpeg_of_any_length_is_told_from_the_whole(tmp_path_factory: pytest.TempPathFactory, length: int) -> None:
+def test_a_jpeg_cut_at_any_length_is_found(tmp_path_factory: pytest.TempPathFactory, length: int) -> None:
     path = tmp_path_factory.getbasetemp() / "cut.jpg"
     whole = save(path, exif=thumbnail())
     path.write_bytes(whole[: min(length, len(whole) - 3)])
@@ -62,27 +62,27 @@ def test_a_jpeg_of_any_length_is_told_from_the_whole(tmp_path_factory: pytest.Te
 
 
 def thumbnail() -> Image.Exif:
-    """EXIF that holds a whole small JPEG, with an end of its own."""
+    """Return EXIF data that holds a small JPEG with its own end mark."""
     exif = Image.Exif()
     exif[0x010E] = "\u00ff\u00d9" * 50
     exif[0x927C] = b"\xff\xd8\xff\xd9" * 20
     return exif
 
 
-@pytest.mark.parametrize("behind", [False, True])
-def test_exif_of_a_png_is_found_before_and_behind_its_pixels(tmp_path: Path, behind: bool) -> None:
+@pytest.mark.parametrize("after_pixels", [False, True])
+def test_exif_of_a_png_is_found_before_and_after_its_pixels(tmp_path: Path, after_pixels: bool) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     path = tmp_path / "a.png"
     content = save(path, exif=exif)
     start = content.index(b"eXIf") - 4
     end = start + 12 + int.from_bytes(content[start : start + 4], "big")
-    if behind:
+    if after_pixels:
         path.write_bytes(content[:start] + content[end:-12] + content[start:end] + content[-12:])
     assert check_picture(path) == ((200, 150), 6, None)
 
 
-def test_notes_after_the_end_do_no_harm(tmp_path: Path) -> None:
+def test_bytes_after_the_end_of_a_jpeg_are_ignored(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(save(path) + b"made by a camera" * 30)
     assert check_picture(path).problem is None
@@ -90,11 +90,11 @@ def test_notes_after_the_end_do_no_harm(tmp_path: Path) -> None:
     assert check_picture(path).problem is None
 
 
-@pytest.mark.parametrize(("content", "said"), [(b"", "it is empty"), (b"no picture" * 9, "cannot identify")])
-def test_files_that_are_no_pictures(tmp_path: Path, content: bytes, said: str) -> None:
+@pytest.mark.parametrize(("content", "message"), [(b"", "it is empty"), (b"no picture" * 9, "cannot identify")])
+def test_files_that_are_not_pictures_are_found(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "a.jpg").write_bytes(content)
     found = check_pictures([tmp_path / "a.jpg", tmp_path / "gone.jpg"])
-    assert said in str(found[0].problem)
+    assert message in str(found[0].problem)
     assert "no such image" in str(found[1].problem)
 
 
@@ -108,20 +108,20 @@ def broken(voc: Any, where: tuple[str, ...] = ("b", "dddd")) -> schema.VOCDatase
     return schema.VOCDatasetConfig(root=str(voc.root), train="train", test="test")
 
 
-def test_training_stops_before_it_starts_with_all_of_them(voc: Any) -> None:
+def test_building_datasets_lists_every_unreadable_picture(voc: Any) -> None:
     with pytest.raises(FaultyDataError, match="on_unreadable=skip") as error:
         build_datasets(broken(voc))
     assert [fault.image_id for fault in error.value.faults] == ["train_b", "train_dddd"]
 
 
-def test_a_size_that_differs_is_found_too(voc: Any) -> None:
+def test_a_wrong_size_is_also_found(voc: Any) -> None:
     config = broken(voc, where=())
     save(voc.folder / "JPEGImages/test_ccc.jpg", size=(30, 40))
     with pytest.raises(FaultyDataError, match="the image is 30x40, its annotation says 40x30"):
         build_datasets(config)
 
 
-def test_skipped_pictures_are_told_and_others_take_their_place(voc: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_skipped_pictures_are_reported_and_replaced_by_others(voc: Any, caplog: pytest.LogCaptureFixture) -> None:
     config = broken(voc)
     config.on_unreadable = schema.OnUnreadable.skip
     with caplog.at_level(logging.WARNING, "detector"):
@@ -137,7 +137,7 @@ def test_skipped_pictures_are_told_and_others_take_their_place(voc: Any, caplog:
     ids = {sample.annotation.image_id for sample in seen}
     assert ids == {"train_a", "train_ccc", "train_eeeee"}
     again = make()
-    for epoch in reversed(range(40)):  # whatever came before
+    for epoch in reversed(range(40)):  # independent of earlier samples
         other = again[epoch, 1]
         assert torch.equal(other.image, seen[epoch].image)
         assert other.annotation.image_id == seen[epoch].annotation.image_id
@@ -146,7 +146,7 @@ def test_skipped_pictures_are_told_and_others_take_their_place(voc: Any, caplog:
         TrainingView(train, None, flip=True, short_sides=(30,), seed=1)[0, 1]
 
 
-def test_pictures_that_are_skipped_need_no_proposals(voc: Any) -> None:
+def test_skipped_pictures_need_no_proposals(voc: Any) -> None:
     config = broken(voc)
     config.on_unreadable = schema.OnUnreadable.skip
     train, _ = build_datasets(config)
@@ -159,7 +159,7 @@ def test_pictures_that_are_skipped_need_no_proposals(voc: Any) -> None:
     assert [item.image_id for item in readable.annotations] == ["train_a", "train_ccc", "train_eeeee"]
 
 
-def test_readable_images_are_drawn_as_without_skipping(voc: Any) -> None:
+def test_skipping_does_not_change_samples_of_readable_pictures(voc: Any) -> None:
     train, _ = build_datasets(broken(voc, where=()))
     views = [
         TrainingView(train, None, flip=True, short_sides=(30, 40), seed=1, skip_unreadable=s) for s in (False, True)
@@ -170,14 +170,14 @@ def test_readable_images_are_drawn_as_without_skipping(voc: Any) -> None:
         assert (one.seed, one.short_side) == (other.seed, other.short_side)
 
 
-def test_nothing_left_is_an_error(voc: Any) -> None:
+def test_a_split_without_readable_pictures_is_refused(voc: Any) -> None:
     config = broken(voc, where=("a", "b", "ccc", "dddd", "eeeee"))
     config.on_unreadable = schema.OnUnreadable.skip
     with pytest.raises(FaultyDataError):
         build_datasets(config)
 
 
-def test_turned_pictures_are_told(voc: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_pictures_rotated_by_exif_are_reported(voc: Any, caplog: pytest.LogCaptureFixture) -> None:
     config = broken(voc, where=())
     path = voc.folder / "JPEGImages/train_a.jpg"
     exif = Image.Exif()
@@ -185,5 +185,5 @@ def test_turned_pictures_are_told(voc: Any, caplog: pytest.LogCaptureFixture) ->
     save(path, size=(30, 40), exif=exif)
     with caplog.at_level(logging.INFO, "detector"):
         train, _ = build_datasets(config)
-    assert "1 pictures are turned upright by EXIF" in caplog.text
+    assert "1 pictures are rotated by EXIF" in caplog.text
     assert train.image(0).shape == (3, 30, 40)

@@ -1,4 +1,4 @@
-"""The synthetic dataset: a function of (seed, split, index), with what a detection dataset must have."""
+"""The synthetic dataset: a function of (seed, split, index), with the properties of a detection dataset."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_splits_share_no_image() -> None:
     assert len({picture.numpy().tobytes() for picture in pictures}) == 80
 
 
-def test_it_has_what_a_detection_dataset_has() -> None:
+def test_it_has_the_properties_of_a_detection_dataset() -> None:
     dataset = make(num_images=200)
     assert len(CLASSES) >= 5
     boxes = torch.cat([item.boxes for item in dataset.annotations])
@@ -37,17 +37,17 @@ def test_it_has_what_a_detection_dataset_has() -> None:
     assert all(1 <= len(item.labels) <= 4 for item in dataset.annotations)
     assert 0.01 < difficult.float().mean() < 0.25
     assert 0.02 < occluded.float().mean() < 0.5
-    assert 0.02 < (short < 14).float().mean() < 0.35, "small objects, not many"
+    assert 0.02 < (short < 14).float().mean() < 0.35, "some small objects, but few"
     assert (boxes >= 0).all()
     assert (boxes[:, 2] <= 128).all()
     assert (boxes[:, 3] <= 96).all()
     assert dataset.image(0).shape == (3, 96, 128)
     assert dataset.image(0).dtype == torch.uint8
-    assert (short[difficult] < 10).logical_or(occluded[difficult]).all(), "difficult is tiny or hidden"
+    assert (short[difficult] < 10).logical_or(occluded[difficult]).all(), "difficult objects are tiny or occluded"
 
 
 @pytest.mark.parametrize(("height", "width"), [(24, 200), (64, 64)])
-def test_any_size(height: int, width: int) -> None:
+def test_images_can_have_any_size(height: int, width: int) -> None:
     dataset = SyntheticDataset("train", num_images=20, height=height, width=width, seed=0)
     assert (torch.cat([item.boxes for item in dataset.annotations])[:, 2:] <= torch.tensor([width, height])).all()
     assert dataset.image(0).shape == (3, height, width)

@@ -1,4 +1,4 @@
-"""VOC folders: what is read, what is refused, and that every fault is told with its file."""
+"""VOC folders: reading, refusals, and every fault reported with its file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_boxes_are_half_open_and_labels_start_at_one(voc: Any) -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(*[st.integers(1, 500)] * 4), max_size=5), st.sampled_from([0, 1]))
-def test_corners_survive_the_way_to_boxes_and_back(corners: list[tuple[int, ...]], base: int) -> None:
+def test_converting_corners_to_boxes_is_reversible(corners: list[tuple[int, ...]], base: int) -> None:
     inclusive = torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)
     boxes = half_open(inclusive, base)
     first, last = boxes[:, :2] + base, boxes[:, 2:] - 1 + base
@@ -46,31 +46,31 @@ def test_corners_survive_the_way_to_boxes_and_back(corners: list[tuple[int, ...]
 
 
 @pytest.mark.parametrize("year", ["2007", "2012"])
-def test_voc_itself_has_vocs_classes_in_their_order(voc_folder: Any, tmp_path: Path, year: str) -> None:
+def test_the_voc_data_set_has_the_voc_classes_in_order(voc_folder: Any, tmp_path: Path, year: str) -> None:
     voc_folder(tmp_path, year).add("train", "a", [("person", BOX), ("dog", BOX)])
     assert VOCDataset(tmp_path, f"{year}_train", classes=None).classes == VOC_CLASSES
 
 
-def test_names_of_voc_alone_make_no_voc(voc: Any) -> None:
+def test_voc_class_names_in_another_folder_do_not_make_it_voc(voc: Any) -> None:
     voc.add("train", "a", [("person", BOX), ("dog", BOX)])
     assert load(voc).classes == ("dog", "person")
 
 
-def test_union_of_years_keeps_the_lists_order(voc_folder: Any, tmp_path: Path) -> None:
+def test_a_union_of_years_keeps_the_order_of_the_lists(voc_folder: Any, tmp_path: Path) -> None:
     voc_folder(tmp_path, "2007").add("trainval", "000005", [("dog", BOX)])
     voc_folder(tmp_path, "2012").add("trainval", "2008_000002", [("cat", BOX)])
     dataset = VOCDataset(tmp_path, "2012_trainval+2007_trainval", classes=None)
     assert [item.image_id for item in dataset.annotations] == ["2008_000002", "000005"]
 
 
-def test_an_id_of_two_folders_is_refused(voc_folder: Any, tmp_path: Path) -> None:
+def test_an_id_in_two_folders_is_refused(voc_folder: Any, tmp_path: Path) -> None:
     voc_folder(tmp_path, "2007").add("train", "a", [("dog", BOX)])
     voc_folder(tmp_path, "2012").add("train", "a", [("dog", BOX)])
     with pytest.raises(ValueError, match=r"image a is listed twice.*VOC2007.*VOC2012"):
         VOCDataset(tmp_path, "2007_train+2012_train", classes=None)
 
 
-def test_list_of_one_class_gives_its_images(voc: Any) -> None:
+def test_the_list_of_a_class_gives_its_images(voc: Any) -> None:
     for name in ("a", "b", "c"):
         voc.add("train", name, [("cell", BOX)])
     (voc.folder / "ImageSets/Main/cell_train.txt").write_text("a  1\nb -1\nc  0\n")
@@ -96,12 +96,12 @@ def test_classes_are_those_of_both_splits(voc: Any) -> None:
     )
 
 
-def test_an_image_in_both_splits_is_told(voc: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_image_in_both_splits_gives_a_warning(voc: Any, caplog: pytest.LogCaptureFixture) -> None:
     voc.add("train", "a", [("cell", BOX)])
     voc.add("test", "a", [("cell", BOX)])
     with caplog.at_level(logging.WARNING, "detector"):
         load(voc, "train", sibling="test")
-    assert "1 images are both in train and in test" in caplog.text
+    assert "1 images are in both train and test" in caplog.text
 
 
 def test_missing_tags_have_defaults_and_one_line(voc: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -123,7 +123,7 @@ def test_flags_are_read(voc: Any) -> None:
     assert (item.difficult.item(), item.truncated.item(), item.occluded.item()) == (True, False, True)
 
 
-def test_an_image_without_objects_is_legal(voc: Any) -> None:
+def test_an_image_without_objects_is_valid(voc: Any) -> None:
     voc.add("train", "a")
     voc.add("train", "b", [("cell", BOX)])
     item = load(voc).annotations[0]
@@ -136,23 +136,23 @@ def test_base_is_decided_over_both_splits(voc: Any, caplog: pytest.LogCaptureFix
     voc.add("test", "b", [("cell", (5, 5, 9, 9))])
     with caplog.at_level(logging.INFO, "detector"):
         assert load(voc, "test", sibling="train").annotations[0].boxes.tolist() == [[5, 5, 10, 10]]
-    assert "count from 0 (2 begin at 0, 0 at 1, 0 end at the image's size)" in caplog.text
+    assert "count from 0 (2 start at 0, 0 at 1, 0 end at the image's size)" in caplog.text
     assert load(voc, "train").annotations[0].boxes[0].tolist() == [0, 0, 40, 30]
     assert load(voc, "test", box_base="one").annotations[0].boxes.tolist() == [[4, 4, 9, 9]]
 
 
-def test_a_stray_zero_in_a_set_that_counts_from_one(voc: Any) -> None:
+def test_a_single_zero_in_a_set_that_counts_from_1_is_clipped(voc: Any) -> None:
     voc.add("train", "a", [("cell", (1, 1, 40, 30)), ("cell", (1, 4, 9, 9))])
     path = voc.add("train", "b", [("cell", BOX), ("cell", (0, 4, 9, 9))])
-    told = "object 1, (xmin, ymin, xmax, ymax) = (0, 4, 9, 9)"
-    with pytest.raises(ValueError, match="reaches over the edge") as error:
+    message = "object 1, (xmin, ymin, xmax, ymax) = (0, 4, 9, 9)"
+    with pytest.raises(ValueError, match="extends beyond the edge") as error:
         load(voc, strict=True)
-    assert f"{path}: {told}" in str(error.value)
+    assert f"{path}: {message}" in str(error.value)
     assert load(voc).annotations[1].boxes[1].tolist() == [0, 3, 9, 9]
 
 
 @pytest.mark.parametrize(
-    ("box", "said"),
+    ("box", "message"),
     [
         ((5, 5, 5, 9), "object 1 has no area or is inverted"),
         ((9, 5, 5, 9), "object 1 has no area or is inverted"),
@@ -161,35 +161,37 @@ def test_a_stray_zero_in_a_set_that_counts_from_one(voc: Any) -> None:
         ((5, 5, "-Infinity", 9), "object 1 has a box that is not finite"),
         ((5, 5, 46, 9), "object 1 lies outside the image of 40x30"),
         ((5, 5, 9, 36), "object 1 lies outside the image of 40x30"),
-        ((-3, 5, 9, 9), "object 1 begins before pixel 1"),
+        ((-3, 5, 9, 9), "object 1 starts before pixel 1"),
         ((50, 40, 60, 50), "object 1 lies outside the image of 40x30"),
         (("left", 5, 9, 9), "object 1 has no <bndbox> with four numbers"),
         (("", 5, 9, 9), "object 1 has no <bndbox> with four numbers"),
     ],
 )
-def test_a_bad_box_is_one_error(voc: Any, box: tuple[float, ...], said: str) -> None:
+def test_a_bad_box_gives_one_error(voc: Any, box: tuple[float, ...], message: str) -> None:
     path = voc.add("train", "a", [("cell", BOX), ("cell", box)])
     with pytest.raises(ValueError) as error:
         load(voc)
-    assert str(error.value).startswith(f"{path}: {said}")
+    assert str(error.value).startswith(f"{path}: {message}")
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("base", ["one", "zero"])
-def test_a_box_that_is_mostly_inside_is_clipped_and_told(voc: Any, caplog: pytest.LogCaptureFixture, base: str) -> None:
+def test_a_box_that_is_mostly_inside_is_clipped_with_a_warning(
+    voc: Any, caplog: pytest.LogCaptureFixture, base: str
+) -> None:
     path = voc.add("train", "a", [("cell", BOX), ("cell", (10, 5, 42, 9)), ("cell", (10, 5, 20, 31))])
     with caplog.at_level(logging.WARNING, "detector"):
         annotation = load(voc, box_base=base).annotations[0]
     assert annotation.boxes[1:, 2:].tolist() == [[40, 10 - (base == "one")], [21 - (base == "one"), 30]]
     (line,) = [record.getMessage() for record in caplog.records]
-    assert "2 boxes reach over the edge of their image and are clipped" in line
+    assert "2 boxes extend beyond the edge of their image and are clipped" in line
     assert f"first: {path}: object 1, (xmin, ymin, xmax, ymax) = (10, 5, 42, 9) in 40x30" in line
     with pytest.raises(FaultyDataError) as error:
         load(voc, box_base=base, strict=True)
     assert len(error.value.faults) == 2
 
 
-def test_an_unknown_class_has_its_nearest_name(voc: Any) -> None:
+def test_an_unknown_class_is_refused_with_the_nearest_name(voc: Any) -> None:
     path = voc.add("train", "a", [("aeroplan", BOX)])
     with pytest.raises(ValueError, match="did you mean 'aeroplane'") as error:
         load(voc, classes=VOC_CLASSES)
@@ -203,7 +205,7 @@ def test_a_namespace_changes_nothing(voc: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("was", "now", "said"),
+    ("was", "now", "message"),
     [
         ("object>", "Object>", "unknown element <Object> with <bndbox>; expected <object>"),
         ("object>", "objects>", "unknown element <objects> with <bndbox>"),
@@ -214,22 +216,22 @@ def test_a_namespace_changes_nothing(voc: Any) -> None:
         ("</bndbox>", "</bndbox><bndbox/>", "object 0 has 2 <bndbox>"),
     ],
 )
-def test_elements_that_would_be_passed_over(voc: Any, was: str, now: str, said: str) -> None:
+def test_unknown_elements_with_boxes_are_refused(voc: Any, was: str, now: str, message: str) -> None:
     path = voc.add("train", "a", [("cell", BOX)])
     path.write_text(path.read_text().replace(was, now))
     with pytest.raises(ValueError) as error:
         load(voc, classes=["cell"])
-    assert str(error.value).startswith(f"{path}: {said}")
+    assert str(error.value).startswith(f"{path}: {message}")
 
 
-def test_objects_wrapped_in_another_element(voc: Any) -> None:
+def test_objects_inside_another_element_are_refused(voc: Any) -> None:
     path = voc.add("train", "a", [("cell", BOX)])
     path.write_text(path.read_text().replace("<object>", "<all><object>").replace("</object>", "</object></all>"))
     with pytest.raises(ValueError, match="unknown element <all> with <bndbox>"):
         load(voc, classes=["cell"])
 
 
-def test_elements_without_boxes_do_not_matter(voc: Any) -> None:
+def test_unknown_elements_without_boxes_are_ignored(voc: Any) -> None:
     path = voc.add("train", "a", [("cell", BOX)])
     path.write_text(path.read_text().replace("<size>", "<weather>rain</weather><size>"))
     assert len(load(voc).annotations[0].boxes) == 1
@@ -249,7 +251,7 @@ def test_elements_without_boxes_do_not_matter(voc: Any) -> None:
         ("", "utf-8-sig", "Br\u00f6tchen"),
     ],
 )
-def test_xml_in_other_encodings(voc: Any, head: str, encoding: str, name: str) -> None:
+def test_xml_in_other_encodings_is_read(voc: Any, head: str, encoding: str, name: str) -> None:
     path = voc.add("train", "a", [("cell", BOX)])
     path.write_bytes((head + path.read_text().replace("cell", name)).encode(encoding))
     dataset = load(voc)
@@ -258,7 +260,7 @@ def test_xml_in_other_encodings(voc: Any, head: str, encoding: str, name: str) -
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-8-sig", "latin-1"])
-def test_image_lists_in_other_encodings(voc: Any, encoding: str) -> None:
+def test_image_lists_in_other_encodings_are_read(voc: Any, encoding: str) -> None:
     voc.add("train", "br\u00f6tchen", [("cell", BOX)])
     path = voc.folder / "ImageSets/Main/train.txt"
     path.write_bytes(path.read_text().encode(encoding))
@@ -266,13 +268,13 @@ def test_image_lists_in_other_encodings(voc: Any, encoding: str) -> None:
 
 
 @pytest.mark.parametrize("line", ["im0.jpg", "JPEGImages/im0.jpg", "data\\JPEGImages\\im0.JPG", "im0.xml", "im0  1"])
-def test_ids_written_with_suffix_or_folder(voc: Any, line: str) -> None:
+def test_ids_with_suffix_or_folder_are_found(voc: Any, line: str) -> None:
     voc.add("train", "im0", [("cell", BOX)])
     (voc.folder / "ImageSets/Main/train.txt").write_text(f"{line}\n")
     assert [item.image_id for item in load(voc).annotations] == ["im0"]
 
 
-def test_ids_with_blanks_are_told_from_flags(voc: Any) -> None:
+def test_ids_with_spaces_are_distinguished_from_flags(voc: Any) -> None:
     for name in ("image 1", "image -1", "image"):
         voc.add("train", name, [("cell", BOX)])
     (voc.folder / "ImageSets/Main/train.txt").write_text("image 1\nimage -1\n")
@@ -282,12 +284,12 @@ def test_ids_with_blanks_are_told_from_flags(voc: Any) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".bmp", ".webp", ".tif", ".tiff", ".TIF"])
-def test_other_picture_formats(voc: Any, suffix: str) -> None:
+def test_other_picture_formats_are_read(voc: Any, suffix: str) -> None:
     voc.add("train", "a", [("cell", BOX)], suffix=suffix)
     assert load(voc).image(0).shape == (3, 30, 40)
 
 
-def test_broken_xml(voc: Any) -> None:
+def test_broken_xml_is_refused(voc: Any) -> None:
     path = voc.add("train", "a", [("cell", BOX)])
     path.write_text(path.read_text()[:80])
     with pytest.raises(ValueError, match="not readable as XML") as error:
@@ -295,13 +297,13 @@ def test_broken_xml(voc: Any) -> None:
     assert str(error.value).startswith(str(path))
 
 
-def test_broken_size(voc: Any) -> None:
+def test_a_broken_size_is_refused(voc: Any) -> None:
     voc.add("train", "a", [("cell", BOX)], size=("wide", 30))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"<size> has width and height \('wide', '30'\)"):
         load(voc)
 
 
-def test_missing_files(voc: Any) -> None:
+def test_missing_files_are_listed(voc: Any) -> None:
     voc.add("train", "a", [("cell", BOX)])
     voc.add("train", "b", [("cell", BOX)])
     (voc.folder / "JPEGImages/a.png").unlink()
@@ -323,7 +325,7 @@ def test_faults_are_listed_together(voc: Any) -> None:
     assert len(error.value.faults) == 13
 
 
-def test_a_missing_list_names_what_there_is(voc: Any) -> None:
+def test_a_missing_list_is_refused_with_the_existing_ones(voc: Any) -> None:
     voc.add("trainval", "a", [("cell", BOX)])
     with pytest.raises(ValueError, match=r"split train: expected the image list .*found ImageSets/Main/trainval.txt"):
         load(voc)
@@ -336,7 +338,7 @@ def test_an_empty_list_is_refused(voc: Any) -> None:
         load(voc)
 
 
-def test_truncated_jpeg(voc: Any) -> None:
+def test_a_truncated_jpeg_is_refused(voc: Any) -> None:
     voc.add("train", "a", [("cell", BOX)], suffix=".jpg")
     path = voc.folder / "JPEGImages/a.jpg"
     path.write_bytes(path.read_bytes()[:-200])
@@ -346,7 +348,7 @@ def test_truncated_jpeg(voc: Any) -> None:
     assert str(path) in str(error.value)
 
 
-def test_an_image_of_another_size(voc: Any) -> None:
+def test_an_image_of_another_size_is_refused(voc: Any) -> None:
     voc.add("train", "a", [("cell", BOX)], image_size=(30, 40))
     with pytest.raises(ValueError, match="the image is 30x40, its annotation says 40x30"):
         load(voc).image(0)
@@ -365,13 +367,13 @@ def test_exif_does_not_rotate(voc: Any) -> None:
     path = voc.folder / "JPEGImages/a.jpg"
     with Image.open(path) as picture:
         exif = picture.getexif()
-        exif[0x0112] = 6  # turn by 90 degrees to view
+        exif[0x0112] = 6  # rotate by 90 degrees for display
         picture.copy().save(path, exif=exif)
     assert load(voc).image(0).shape == (3, 30, 40)
 
 
-def test_boxes_of_the_upright_picture_turn_it(voc: Any) -> None:
-    """The tool has shown the picture upright: <size> says so. Where it fits the stored pixels they stay."""
+def test_a_size_of_the_rotated_picture_rotates_the_pixels(voc: Any) -> None:
+    """If <size> fits the upright picture, the tool showed it so. If it fits the stored pixels, they stay unrotated."""
     voc.add("train", "a", [("cell", (1, 1, 20, 15))], suffix=".jpg", size=(30, 40))
     path = voc.folder / "JPEGImages/a.jpg"
     with Image.open(path) as picture:
@@ -386,7 +388,7 @@ def test_boxes_of_the_upright_picture_turn_it(voc: Any) -> None:
     assert (turned.float() - torch.rot90(stored, 1, (1, 2)).float()).abs().mean() > 60
 
 
-def test_odd_class_names_are_told(voc: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_suspicious_class_names_give_a_warning(voc: Any, caplog: pytest.LogCaptureFixture) -> None:
     voc.add("train", "a", [("cell", BOX), ("cell", BOX), ("Cell", BOX), ("background", BOX)])
     with caplog.at_level(logging.WARNING, "detector"):
         load(voc)
@@ -394,7 +396,7 @@ def test_odd_class_names_are_told(voc: Any, caplog: pytest.LogCaptureFixture) ->
     assert "class 'background' (1): background needs no boxes" in caplog.text
 
 
-def test_bccd(shared_data: Path) -> None:
+def test_the_bccd_folder_is_read(shared_data: Path) -> None:
     pair = ("2007_trainval", "2007_test")
     sets = [VOCDataset(shared_data / "bccd", a, classes=None, sibling=b) for a, b in (pair, pair[::-1])]
     assert [len(item.annotations) for item in sets] == [292, 72]
@@ -402,7 +404,7 @@ def test_bccd(shared_data: Path) -> None:
     assert sets[1].image(71).shape == (3, 480, 640)
 
 
-def test_all_of_voc_2007_test(shared_data: Path, tmp_path: Path) -> None:
+def test_all_of_voc_2007_test_is_read(shared_data: Path, tmp_path: Path) -> None:
     with tarfile.open(shared_data / "voc2007_annotations.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     (tmp_path / "VOC2007/JPEGImages").mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Truncated SVD of a tail and folded norms: what must stay the same, and what may change how much."""
+"""Truncated SVD of a tail and folded norms: equal outputs, or a bounded error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_full_rank_changes_nothing() -> None:
     torch.testing.assert_close(tail(x), expected)
 
 
-def test_the_error_is_that_of_the_dropped_singular_values() -> None:
+def test_the_error_equals_the_dropped_singular_values() -> None:
     tail, _ = tail_and_input()
     weight = tail[1].weight.detach().clone()
     SVD(tail).truncate(tail, (3, 0))
@@ -37,8 +37,8 @@ def test_the_error_is_that_of_the_dropped_singular_values() -> None:
     assert sum(value.numel() for value in tail[1].parameters()) == 3 * 12 + 3 * 8 + 8
 
 
-@pytest.mark.parametrize(("ranks", "message"), [((4,), "one rank for each"), ((9, 1), "0 .as it is. to 8, got 9")])
-def test_ranks_that_do_not_fit(ranks: tuple[int, ...], message: str) -> None:
+@pytest.mark.parametrize(("ranks", "message"), [((4,), "one rank for each"), ((9, 1), "0 .unchanged. to 8 .* got 9")])
+def test_ranks_that_do_not_fit_are_refused(ranks: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         factorize(tail_and_input()[0], ranks)
 

@@ -1,4 +1,4 @@
-"""The picture of score maps and votes: sizes, where colours land, and what it refuses."""
+"""The picture of score maps and votes: sizes, positions of colours, and refusals."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_every_map_shows_its_bin(k: int) -> None:
     assert count(picture, BIN_COLOR) > 8 * k * k
 
 
-def test_a_map_is_drawn_where_it_lies_on_the_image() -> None:
+def test_a_map_is_drawn_at_its_position_on_the_image() -> None:
     maps = torch.zeros(1, 4, 6)  # 64 x 96 px: the last column is padding beyond the image of 80 px
     maps[0, 0, 0] = 1
     outside = maps.clone()
@@ -33,15 +33,15 @@ def test_a_map_is_drawn_where_it_lies_on_the_image() -> None:
     hot = heat_colors(np.array([1.0]), 0, 1)[0] * (0.7 + 0.3 * 128 / 255)
     close = np.abs(first.astype(float) - hot).max(axis=-1) < 2
     share = close.sum() / (16 * 600 / 80) ** 2
-    assert 0.8 < share < 1.3  # one cell of 16 x 16 px of an image that is drawn 600 px wide
+    assert 0.8 < share < 1.3  # one cell of 16 x 16 px, in an image that is drawn 600 px wide
 
 
-def test_extremes_and_nan_do_not_stop_it() -> None:
+def test_extreme_boxes_and_nan_can_be_drawn() -> None:
     maps = torch.full((4, 3, 3), float("nan"))
     draw_score_maps(IMAGE, maps, torch.tensor((-100.0, 70, 500, 20)), torch.full((2, 2), float("inf")), cell_size=20.0)
 
 
 @pytest.mark.parametrize(("maps", "bins"), [((9, 4, 4), (2, 2)), ((4, 4), (2, 2)), ((6, 4, 4), (2, 3))])
-def test_maps_of_another_number_are_refused(maps: tuple[int, ...], bins: tuple[int, ...]) -> None:
+def test_maps_of_a_wrong_shape_are_refused(maps: tuple[int, ...], bins: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="select one class and one RoI"):
         draw_score_maps(IMAGE, torch.zeros(maps), BOX, torch.zeros(bins), cell_size=16.0)

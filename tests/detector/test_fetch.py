@@ -1,4 +1,4 @@
-"""Downloads: resumed, atomic, checked, refused offline; from file addresses and a server of the test's own."""
+"""Downloads: resumed, atomic, verified, refused offline; from file URLs and from a local test server."""
 
 import hashlib
 import threading
@@ -17,18 +17,18 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, list[str | None]]]:
-    """Serves CONTENT with ranges, at /plain without, at /short only half of what it announces; notes the ranges."""
+    """A server of CONTENT, and the list of requested ranges. /plain ignores ranges, /short ends after half."""
     ranges: list[str | None] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked = None if self.path == "/plain" else self.headers.get("Range")
+            requested = None if self.path == "/plain" else self.headers.get("Range")
             ranges.append(self.headers.get("Range"))
-            start = int(asked[6:-1]) if asked else 0
+            start = int(requested[6:-1]) if requested else 0
             if start >= len(CONTENT) or self.path == "/none":
-                self.send_error(416 if asked else 404)
+                self.send_error(416 if requested else 404)
                 return
-            self.send_response(206 if asked else 200)
+            self.send_response(206 if requested else 200)
             self.send_header("Content-Length", str(len(CONTENT) - start))
             self.end_headers()
             self.wfile.write(CONTENT[start : len(CONTENT) // 2 if self.path == "/short" else None])
@@ -50,7 +50,7 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("have", [0, 1000, len(CONTENT)])
-def test_an_interrupted_download_goes_on(server: tuple[str, list[str | None]], tmp_path: Path, have: int) -> None:
+def test_an_interrupted_download_is_resumed(server: tuple[str, list[str | None]], tmp_path: Path, have: int) -> None:
     if have:
         (tmp_path / "a.bin.part").write_bytes(CONTENT[:have])
     fetch(f"{server[0]}/a.bin", tmp_path / "a.bin", SHA256)
@@ -59,13 +59,13 @@ def test_an_interrupted_download_goes_on(server: tuple[str, list[str | None]], t
     assert server[1] == [f"bytes={have}-" if have else None]
 
 
-def test_a_server_without_ranges_sends_the_whole_again(server: tuple[str, list[str | None]], tmp_path: Path) -> None:
+def test_without_ranges_the_whole_file_is_fetched_again(server: tuple[str, list[str | None]], tmp_path: Path) -> None:
     (tmp_path / "a.bin.part").write_bytes(b"x" * 1000)
     fetch(f"{server[0]}/plain", tmp_path / "a.bin", SHA256[:8])
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
 
 
-def test_a_broken_connection_leaves_a_part_to_go_on_from(server: tuple[str, list[str | None]], tmp_path: Path) -> None:
+def test_after_a_broken_connection_the_rest_is_fetched(server: tuple[str, list[str | None]], tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"the connection ended after 5120 of 10240 bytes"):
         fetch(f"{server[0]}/short", tmp_path / "a.bin", SHA256)
     assert (tmp_path / "a.bin.part").read_bytes() == CONTENT[:5120]
@@ -74,24 +74,24 @@ def test_a_broken_connection_leaves_a_part_to_go_on_from(server: tuple[str, list
 
 
 @pytest.mark.parametrize(
-    ("path", "sha256", "said"),
+    ("path", "sha256", "message"),
     [
         ("/none", None, "Not Found"),
         ("/a", "0" * 64, "expected 000"),
         ("/a", "ABCD", f"has sha256 {SHA256}, expected ABCD"),
     ],
 )
-def test_what_goes_wrong_leaves_nothing(
-    server: tuple[str, list[str | None]], tmp_path: Path, path: str, sha256: str | None, said: str
+def test_a_failed_download_leaves_no_file(
+    server: tuple[str, list[str | None]], tmp_path: Path, path: str, sha256: str | None, message: str
 ) -> None:
-    with pytest.raises(OSError, match="cannot fetch http") as error:
+    with pytest.raises(OSError, match="cannot download http") as error:
         fetch(f"{server[0]}{path}", tmp_path / "a.bin", sha256)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert names(tmp_path) == []
 
 
-def test_several_at_once_fetch_once(server: tuple[str, list[str | None]], tmp_path: Path) -> None:
+def test_parallel_requests_fetch_once(server: tuple[str, list[str | None]], tmp_path: Path) -> None:
     threads = [threading.Thread(target=fetch, args=(f"{server[0]}/a", tmp_path / "a", SHA256)) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -101,28 +101,28 @@ def test_several_at_once_fetch_once(server: tuple[str, list[str | None]], tmp_pa
     assert (len(server[1]), names(tmp_path)) == (1, ["a"])
 
 
-def test_offline_uses_the_cache_and_nothing_else(
+def test_offline_only_the_cache_is_used(
     server: tuple[str, list[str | None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    place = cached(f"{server[0]}/a", "a.bin", SHA256)
-    assert place == tmp_path / "checkpoints" / "a.bin"
+    path = cached(f"{server[0]}/a", "a.bin", SHA256)
+    assert path == tmp_path / "checkpoints" / "a.bin"
     monkeypatch.setenv("DETECTOR_OFFLINE", "1")
-    assert cached(f"{server[0]}/a", "a.bin", SHA256) == place
-    with pytest.raises(ValueError, match=r"cannot fetch .*DETECTOR_OFFLINE is set.*Put the file at .*b.bin"):
+    assert cached(f"{server[0]}/a", "a.bin", SHA256) == path
+    with pytest.raises(ValueError, match=r"cannot download .*DETECTOR_OFFLINE is set.*Put the file at .*b.bin"):
         cached(f"{server[0]}/a", "b.bin", SHA256)
     assert len(server[1]) == 1
-    place.write_bytes(b"changed")
-    with pytest.raises(ValueError, match="delete it and fetch it again"):
+    path.write_bytes(b"changed")
+    with pytest.raises(ValueError, match="delete the file and download it again"):
         cached(f"{server[0]}/a", "a.bin", SHA256)
 
 
-def test_file_addresses(tmp_path: Path) -> None:
+def test_file_urls_are_fetched(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(CONTENT)
     fetch((tmp_path / "source").as_uri(), tmp_path / "there" / "a.bin", SHA256)
     assert file_hash(tmp_path / "there" / "a.bin", "md5") == hashlib.md5(CONTENT).hexdigest()
-    with pytest.raises(OSError, match="cannot fetch"):
+    with pytest.raises(OSError, match="cannot download"):
         fetch((tmp_path / "missing").as_uri(), tmp_path / "b.bin")
-    with pytest.raises(OSError, match="cannot fetch nonsense"):
+    with pytest.raises(OSError, match="cannot download nonsense"):
         fetch("nonsense", tmp_path / "b.bin")
     assert names(tmp_path / "there") == ["a.bin"]

@@ -1,4 +1,4 @@
-"""The multi-task loss against a loop in float64, and its gradient where nothing is to be learnt."""
+"""The multi-task loss against a loop in float64, and its zero gradients for background and ignored RoIs."""
 
 import math
 
@@ -53,7 +53,7 @@ def test_losses_of_each_roi_equal_a_loop(rois: int, classes: int, agnostic: bool
 
 
 @pytest.mark.parametrize("sigma", [1.0, 3.0])
-def test_smooth_l1_turns_linear_at_one_over_sigma_squared(sigma: float) -> None:
+def test_smooth_l1_becomes_linear_at_one_over_sigma_squared(sigma: float) -> None:
     turn = 1 / sigma**2
     x = torch.tensor([0.0, turn / 2, turn - 1e-4, turn + 1e-4, 5.0], dtype=torch.float64, requires_grad=True)
     value = smooth_l1(x, sigma)
@@ -66,7 +66,7 @@ def test_smooth_l1_turns_linear_at_one_over_sigma_squared(sigma: float) -> None:
     assert torch.autograd.gradcheck(lambda v: smooth_l1(v, sigma), (x.detach()[1:2].requires_grad_(),))
 
 
-def test_only_the_true_class_learns_its_box() -> None:
+def test_only_the_true_class_gets_a_box_gradient() -> None:
     deltas = torch.zeros(3, 4, 4, requires_grad=True)
     labels = torch.tensor([2, 0, -1])
     losses = roi_losses(RoIPredictions(torch.zeros(3, 5), deltas), RoITargets(labels, torch.full((3, 4), 0.5)), 1.0)
@@ -77,7 +77,7 @@ def test_only_the_true_class_learns_its_box() -> None:
     assert (deltas.grad == 0).all()
 
 
-def test_ignored_rois_give_exact_zeros_that_are_connected_to_the_graph() -> None:
+def test_ignored_rois_give_exact_zero_losses_and_zero_gradients() -> None:
     logits, deltas = torch.randn(4, 3, requires_grad=True), torch.randn(4, 2, 4, requires_grad=True)
     targets = RoITargets(torch.full((4,), -1), torch.zeros(4, 4))
     losses = roi_losses(RoIPredictions(logits, deltas), targets, 1.0)
@@ -90,7 +90,7 @@ def test_ignored_rois_give_exact_zeros_that_are_connected_to_the_graph() -> None
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_losses_are_float32_whatever_the_predictions_are(dtype: torch.dtype) -> None:
+def test_losses_are_float32_for_predictions_of_any_type(dtype: torch.dtype) -> None:
     predictions, targets = case(6, 3, 3, 0)
     low = RoIPredictions(*(tensor.to(dtype) for tensor in predictions))
     exact = RoIPredictions(*(tensor.float() for tensor in low))

@@ -1,4 +1,4 @@
-"""The whole flow on small networks: its losses against parts put together by hand, and images with nothing in them."""
+"""The whole detector on small networks: losses against its parts joined by hand, and images without objects."""
 
 import itertools
 
@@ -44,7 +44,7 @@ def image_boxes(count: int, seed: int) -> Tensor:
 
 
 def make_batch(objects: list[int], proposals: list[int], seed: int = 0) -> Batch:
-    """Images of 64 x 96 with so many objects and so many proposals each; half of the proposals near an object."""
+    """Return images of 64 x 96 with the given numbers of objects and proposals. Half the proposals are near objects."""
     generator = torch.Generator().manual_seed(seed)
     count = len(objects)
     instances, given = [], []
@@ -71,7 +71,7 @@ COMBINATIONS = list(itertools.product(HEADS, SOURCES, SAMPLERS))
 def test_losses_are_finite_and_every_parameter_has_a_gradient(
     head: str, source: str, sampler: str, objects: list[int], proposals: list[int]
 ) -> None:
-    """Also without objects or proposals: a process whose parameters get no gradient would stop all others."""
+    """Also without objects or proposals: a process whose parameters get no gradient would block all others."""
     detector = make_detector(head, source, sampler).train()
     losses = detector(make_batch(objects, proposals))
     assert isinstance(losses, Losses)
@@ -83,12 +83,12 @@ def test_losses_are_finite_and_every_parameter_has_a_gradient(
             assert torch.isfinite(parameter.grad).all(), name
     if sum(objects) == 0:
         assert losses.parts["loss_box"].item() == 0
-        if source == "given" and sampler == "random":  # an overlap of 0 is no background for Fast R-CNN
+        if source == "given" and sampler == "random":  # an overlap of 0 is not background for Fast R-CNN
             assert losses.total().item() == 0
 
 
-def test_the_losses_are_those_of_the_parts() -> None:
-    """Both divided by the number of sampled RoIs, foreground and background alike."""
+def test_the_losses_equal_those_of_the_parts() -> None:
+    """Both losses are divided by the number of sampled RoIs, foreground and background."""
     detector = make_detector().train()
     batch = make_batch([2, 3], [60, 50])
     losses = detector(batch)
@@ -100,7 +100,7 @@ def test_the_losses_are_those_of_the_parts() -> None:
         sampled = detector.sampler(candidates, inputs.seeds, lambda _: [])
         labels = torch.cat(sampled.labels)
         boxes = torch.cat(sampled.boxes)
-        deltas = detector.coder.encode(boxes, torch.cat(sampled.truths), labels)
+        deltas = detector.coder.encode(boxes, torch.cat(sampled.gt_boxes), labels)
         predictions = detector.head(detector.head.maps(features.head), sampled.boxes)
         by_roi = roi_losses(predictions, RoITargets(labels, deltas), 1.0)
     count = int((labels >= 0).sum())
@@ -112,7 +112,7 @@ def test_the_losses_are_those_of_the_parts() -> None:
     assert losses.counts["rois_background"] == (labels == 0).sum()
 
 
-def test_the_weight_of_the_box_loss() -> None:
+def test_the_box_loss_is_multiplied_by_its_weight() -> None:
     batch = make_batch([2, 3], [60, 50])
     once, twice = (
         make_detector("fast_rcnn", "given", "random", f"loss.box_weight={weight}")(batch) for weight in (1, 2)
@@ -133,7 +133,7 @@ def test_mining_trains_on_the_largest_losses_and_divides_the_box_loss_by_a_const
         for index, pair in enumerate(zip(inputs.proposals, inputs.instances, strict=True)):
             item = detector.matcher(*pair)
             of_image = tuple(part[index : index + 1] for part in maps)
-            deltas = detector.coder.encode(item.boxes, item.truths, item.labels)
+            deltas = detector.coder.encode(item.boxes, item.gt_boxes, item.labels)
             by_roi = roi_losses(detector.head([of_image], [item.boxes]), RoITargets(item.labels, deltas), 1.0)
             hardest = (by_roi.classification + by_roi.box).argsort(descending=True)[:16]
             classification.append(by_roi.classification[hardest])
@@ -157,7 +157,7 @@ def test_detections_are_inside_their_images_and_best_first(head: str, source: st
         assert (item.boxes[:, 3] <= 64 + 1e-3).all()
 
 
-def test_an_image_without_proposals_has_no_detections_beside_one_that_has() -> None:
+def test_an_image_without_proposals_has_no_detections_in_a_mixed_batch() -> None:
     detector = make_detector("fast_rcnn", "given", "random", "postprocess.score_threshold=0.0").eval()
     first, second = detector.detect(make_batch([0, 0], [0, 20]))
     assert len(first) == 0
@@ -165,7 +165,7 @@ def test_an_image_without_proposals_has_no_detections_beside_one_that_has() -> N
     assert [len(item) for item in detector.detect(make_batch([0, 0], [0, 0]))] == [0, 0]
 
 
-def test_detections_do_not_depend_on_what_else_is_in_the_batch() -> None:
+def test_detections_do_not_depend_on_the_other_images_of_the_batch() -> None:
     detector = make_detector("fast_rcnn", "given", "random", "postprocess.score_threshold=0.0").eval()
     batch = make_batch([0, 0], [20, 25])
     assert batch.proposals is not None
@@ -178,14 +178,14 @@ def test_detections_do_not_depend_on_what_else_is_in_the_batch() -> None:
 
 
 class _FlatBackbone(nn.Module):
-    """The mean of each 16 x 16 cell: a backbone in five lines."""
+    """A backbone that averages each 16 x 16 cell."""
 
     def forward(self, images: Tensor) -> FeatureMaps:
         maps = nn.functional.avg_pool2d(images, 16)
         return FeatureMaps([maps], [maps])
 
 
-def test_parts_of_ones_own_are_joined_by_keeping_the_protocols() -> None:
+def test_custom_parts_that_follow_the_protocols_can_be_joined() -> None:
     ready = make_detector()
     parts = {
         name: getattr(ready, name) for name in ("preprocess", "proposals", "matcher", "sampler", "coder", "postprocess")
@@ -198,7 +198,7 @@ def test_parts_of_ones_own_are_joined_by_keeping_the_protocols() -> None:
     assert torch.isfinite(detector(make_batch([1, 1], [20, 20])).total())
 
 
-def test_preparing_for_another_number_of_classes_changes_only_the_last_layers() -> None:
+def test_the_number_of_classes_changes_only_the_last_layers() -> None:
     config = load_config([*SMALL, *HEADS["fast_rcnn"]])
     three, five = (build_detector(config, count).state_dict() for count in (3, 5))
     changed = {key for key in three if three[key].shape != five[key].shape}

@@ -18,7 +18,7 @@ UNIT = {"mean": (0.0, 0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0, 1.0)}
 
 
 def logits_of(*scores: list[float]) -> torch.Tensor:
-    """Logits whose softmax gives these probabilities of the foreground classes, the rest for the background."""
+    """Return logits whose softmax gives these foreground probabilities. The background gets the rest."""
     foreground = torch.tensor(scores)
     return torch.cat((1 - foreground.sum(dim=1, keepdim=True), foreground), dim=1).log()
 
@@ -26,7 +26,7 @@ def logits_of(*scores: list[float]) -> torch.Tensor:
 def loop_detections(
     predictions: RoIPredictions, boxes: torch.Tensor, coder: BoxCoder, protocol: Postprocess
 ) -> list[tuple[float, int, list[float]]]:
-    """Class by class: score floor, decode, clip, NMS; then the best of the image."""
+    """For each class: score threshold, decode, clip, NMS. Then the best of the image."""
     scores = predictions.logits.softmax(dim=1)
     found = []
     for label in range(1, scores.shape[1]):
@@ -71,18 +71,18 @@ def detect(scores: list[list[float]], boxes: list[list[float]], protocol: Postpr
     return protocol(predictions, torch.tensor(boxes), BoxCoder(rows=classes, **UNIT), FRAME)
 
 
-def test_one_roi_may_be_several_classes_and_a_class_suppresses_only_itself() -> None:
+def test_one_roi_can_give_several_classes_and_nms_is_per_class() -> None:
     found = detect([[0.5, 0.4], [0.3, 0.1]], [[10, 10, 50, 50], [11, 10, 50, 50]])
     assert found.labels.tolist() == [1, 2]
     torch.testing.assert_close(found.scores, torch.tensor([0.5, 0.4]))
 
 
-def test_scores_at_the_floor_are_dropped() -> None:
+def test_scores_below_the_threshold_are_dropped() -> None:
     found = detect([[0.049], [0.06]], [[10, 10, 50, 50], [100, 100, 150, 150]])
     torch.testing.assert_close(found.scores, torch.tensor([0.06]))
 
 
-def test_boxes_are_cut_to_the_image_and_those_outside_it_dropped() -> None:
+def test_boxes_are_clipped_to_the_image_and_boxes_outside_are_dropped() -> None:
     found = detect([[0.9], [0.8], [0.7]], [[-20, -20, 50, 50], [250, 150, 400, 400], [310, 10, 350, 50]])
     assert found.boxes.tolist() == [[0, 0, 50, 50], [250, 150, 300, 200]]
 
@@ -92,7 +92,7 @@ def test_background_is_never_detected() -> None:
 
 
 @pytest.mark.parametrize("most", [1, 2, 100])
-def test_the_best_of_an_image_over_all_classes_are_kept(most: int) -> None:
+def test_the_best_detections_of_all_classes_are_kept(most: int) -> None:
     scores = [[0.9, 0.05], [0.1, 0.7], [0.3, 0.2]]
     boxes = [[0.0, 0, 50, 50], [60, 60, 120, 120], [130, 130, 190, 190]]
     protocol = Postprocess(score_threshold=0.15, nms_iou=0.3, max_per_image=most)
@@ -100,7 +100,7 @@ def test_the_best_of_an_image_over_all_classes_are_kept(most: int) -> None:
     torch.testing.assert_close(detect(scores, boxes, protocol).scores, torch.tensor(expected))
 
 
-def test_no_rois_are_no_detections() -> None:
+def test_no_rois_give_no_detections() -> None:
     predictions = RoIPredictions(torch.zeros(0, 4), torch.zeros(0, 3, 4))
     found = PROTOCOL(predictions, torch.zeros(0, 4), BoxCoder(rows=3, **UNIT), FRAME)
     empty = empty_detections(torch.device("cpu"))

@@ -1,12 +1,14 @@
-"""Resizing by the 600/1000 rule, normalising, padding, and boxes there and back."""
+"""Resizing by the 600/1000 rule, normalising, padding, and scaling boxes to the input and back."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch.nn import functional as F
 
-from detector.preprocess import Frame, Preprocess, resized_size, to_input, to_original
+from detector.preprocess import Frame, Preprocess, resize_antialiased, resized_size, to_input, to_original
 from detector.structures import Batch, Detections, Instances, Proposals
 
 RGB = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "bgr_255": False}
@@ -39,25 +41,25 @@ def picture(height: int, width: int, seed: int = 0) -> torch.Tensor:
         ((333, 500), (600, 901)),
         ((200, 500), (400, 1000)),  # 600 would make the longer side 1500
         ((600, 1000), (600, 1000)),
-        ((599, 999), (600, 1000)),  # 600 / 599 makes the longer 1000.67, which rounds to 1001 > 1000
+        ((599, 999), (600, 1000)),  # 600 / 599 makes the longer side 1000.67, which rounds to 1001 > 1000
         ((1, 5000), (1, 1000)),
     ],
 )
-def test_the_shorter_side_is_600_unless_the_longer_passes_1000(
+def test_the_shorter_side_is_600_unless_the_longer_side_exceeds_1000(
     size: tuple[int, int], expected: tuple[int, int]
 ) -> None:
     assert resized_size(*size, 600, 1000) == expected
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(32, 1200), st.integers(32, 2000))
-def test_resized_sides_keep_their_limits(height: int, width: int, short: int, longest: int) -> None:
-    made = resized_size(height, width, short, longest)
-    assert max(made) <= max(longest, 1)
-    assert min(made) <= short
-    assert min(made) >= 1
+def test_resized_sides_are_within_their_limits(height: int, width: int, short: int, longest: int) -> None:
+    found = resized_size(height, width, short, longest)
+    assert max(found) <= max(longest, 1)
+    assert min(found) <= short
+    assert min(found) >= 1
 
 
-def test_images_are_normalised_padded_with_zeros_and_their_sides_multiples_of_the_stride() -> None:
+def test_images_are_normalised_and_padded_with_zeros_to_multiples_of_the_stride() -> None:
     first, second = picture(40, 60), picture(50, 45)
     preprocess = Preprocess(max_side=1000, stride=16, **RGB)
     inputs = preprocess(Batch([first, second], *_no_boxes(2), ["a", "b"], [0, 1], [40, 45]))
@@ -75,7 +77,7 @@ def _no_boxes(count: int) -> tuple[list[Instances], None]:
     return [nothing] * count, None
 
 
-def test_a_batch_gives_each_image_what_it_would_get_alone() -> None:
+def test_each_image_of_a_batch_is_processed_as_if_alone() -> None:
     images = [picture(30, 50, seed=1), picture(60, 33, seed=2)]
     preprocess = Preprocess(max_side=120, stride=16, **RGB)
     together = preprocess(batch_of(*images, short_side=48))
@@ -88,21 +90,55 @@ def test_a_batch_gives_each_image_what_it_would_get_alone() -> None:
         )
 
 
-def test_caffe_wants_bgr_in_0_to_255() -> None:
+def test_caffe_input_is_bgr_from_0_to_255() -> None:
     image = picture(16, 16)
     mean = (102.9801, 115.9465, 122.7717)
     preprocess = Preprocess(max_side=1000, stride=16, mean=mean, std=(1.0, 1.0, 1.0), bgr_255=True)
-    made = preprocess(batch_of(image, short_side=16)).images[0]
-    torch.testing.assert_close(made[0], image[2].float() - mean[0])
-    torch.testing.assert_close(made[2], image[0].float() - mean[2])
+    found = preprocess(batch_of(image, short_side=16)).images[0]
+    torch.testing.assert_close(found[0], image[2].float() - mean[0])
+    torch.testing.assert_close(found[2], image[0].float() - mean[2])
 
 
 def test_resizing_is_bilinear_on_half_pixel_centres() -> None:
     image = picture(20, 30)
     preprocess = Preprocess(max_side=1000, stride=1, **RGB)
-    made = preprocess(batch_of(image, short_side=33)).images
+    found = preprocess(batch_of(image, short_side=33)).images
     alone = preprocess(batch_of(image, short_side=20)).images
-    torch.testing.assert_close(made, F.interpolate(alone, (33, 50), mode="bilinear", align_corners=False))
+    torch.testing.assert_close(found, F.interpolate(alone, (33, 50), mode="bilinear", align_corners=False))
+
+
+def test_antialias_is_the_bilinear_filter_of_pillow() -> None:
+    image = picture(301, 417)
+    small = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((83, 60), Image.Resampling.BILINEAR)
+    expected = torch.from_numpy(np.array(small)).permute(2, 0, 1)
+    found = resize_antialiased(image, (60, 83))
+    assert found.dtype == torch.uint8
+    assert (found.int() - expected.int()).abs().max() <= 1, "a tie may be rounded the other way"
+    exact = F.interpolate(image[None].float(), (60, 83), mode="bilinear", antialias=True)[0]
+    assert (found - exact).abs().max() < 1
+
+
+def test_antialias_takes_every_pixel_of_a_large_image() -> None:
+    """One of ten columns is bright: a tenth of its value remains. Four samples miss it."""
+    columns = torch.zeros(3, 400, 400, dtype=torch.uint8)
+    columns[:, :, ::10] = 200
+    exact = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3, "bgr_255": False}
+    means, samples = (
+        Preprocess(max_side=1000, stride=1, antialias=antialias, **exact).normalised(columns, Frame(40, 40, 0.1, 0.1))
+        for antialias in (True, False)
+    )
+    assert ((means - 20).abs() <= 8).all(), "the edges weigh less of it"
+    assert (samples == 0).all()
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+def test_an_image_that_grows_is_interpolated_either_way(antialias: bool) -> None:
+    image = picture(30, 40)
+    preprocess = Preprocess(max_side=1000, stride=1, antialias=antialias, **RGB)
+    found = preprocess.normalised(image, Frame(60, 80, 2.0, 2.0))
+    mean, std = torch.tensor(RGB["mean"])[:, None, None], torch.tensor(RGB["std"])[:, None, None]
+    expected = (F.interpolate(image[None] / 255.0, (60, 80), mode="bilinear")[0] - mean) / std
+    assert (found - expected).abs().max() <= (1.01 / 255 / 0.224 if antialias else 1e-5)
 
 
 def test_boxes_and_proposals_follow_the_image_there_and_back() -> None:
@@ -118,7 +154,7 @@ def test_boxes_and_proposals_follow_the_image_there_and_back() -> None:
     torch.testing.assert_close(to_original(found, frame).boxes, boxes)
 
 
-def test_the_scale_of_a_frame_is_between_those_of_its_axes() -> None:
+def test_the_scale_of_a_frame_lies_between_the_scales_of_its_axes() -> None:
     frame = Frame(33, 50, 33 / 20, 50 / 30)
     assert 33 / 20 <= frame.scale() <= 50 / 30
 

@@ -1,4 +1,4 @@
-"""Layers in int8 against the same layers in float32."""
+"""int8 layers against the same layers in float32."""
 
 import copy
 
@@ -10,7 +10,7 @@ from detector.backbones.tail import fc_tail
 from detector.quantize import Int8Linear, quantize_layers
 
 
-def test_the_product_is_the_rounded_one_by_hand() -> None:
+def test_the_product_equals_the_hand_rounded_product() -> None:
     layer = nn.Linear(3, 2)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[127.0, -64, 1.2], [0.254, 0.0009, 0.002]]))
@@ -21,7 +21,7 @@ def test_the_product_is_the_rounded_one_by_hand() -> None:
     torch.testing.assert_close(Int8Linear(layer)(features), expected, atol=1e-3, rtol=1e-5)
 
 
-def test_a_tail_is_the_same_to_the_rounding() -> None:
+def test_a_quantized_tail_equals_the_original_up_to_rounding() -> None:
     torch.manual_seed(0)
     tail = fc_tail(16, 7, 64).eval()
     pooled = torch.randn(50, 16, 7, 7).relu()
@@ -32,7 +32,7 @@ def test_a_tail_is_the_same_to_the_rounding() -> None:
     assert [type(layer) for layer in twin] == [nn.Flatten, Int8Linear, nn.ReLU, Int8Linear, nn.ReLU]
     assert 0 < (found - expected).norm() < 0.02 * expected.norm()  # two roundings of about 0.7 % each
     assert twin(pooled[:0]).shape == (0, 64)
-    assert torch.equal(tail(pooled), expected), "the layers that it was made of stay"
+    assert torch.equal(tail(pooled), expected), "the original layers are unchanged"
 
 
 def test_zeros_stay_zeros() -> None:
@@ -43,6 +43,6 @@ def test_zeros_stay_zeros() -> None:
     assert (Int8Linear(layer)(features) == 0).all()
 
 
-def test_what_has_no_layers_is_refused() -> None:
-    with pytest.raises(ValueError, match="fully connected layers per RoI"):
+def test_a_module_without_linear_layers_is_refused() -> None:
+    with pytest.raises(ValueError, match="head with fully connected layers"):
         quantize_layers(nn.Sequential(nn.Conv2d(3, 3, 1)))

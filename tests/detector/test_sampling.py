@@ -1,4 +1,4 @@
-"""Random and hard-example sampling: counts, laws, and what the choice depends on."""
+"""Random and hard-example sampling: counts, properties, and the dependence on the seed."""
 
 import logging
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ FAST_RCNN = RandomSampling(rois_per_image=64, foreground_fraction=0.25)
 
 
 def candidates(foreground: int, background: int, ignored: int = 0, seed: int = 0) -> Candidates:
-    """Candidates in random order; a box's first coordinate is its number from 1, so that choices can be told apart."""
+    """Return candidates in random order. The first coordinate of a box is its number from 1, to identify it."""
     labels = torch.tensor([3] * foreground + [0] * background + [-1] * ignored, dtype=torch.int64)
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
     number = torch.arange(1.0, len(labels) + 1)
@@ -32,31 +32,31 @@ def no_score(_: Sequence[Candidates]) -> list[Tensor]:
     ("available", "expected"),
     [
         ((100, 1000), (16, 48)),  # the paper's 25 % of 64
-        ((5, 1000), (5, 59)),  # background fills up
-        ((100, 20), (16, 20)),  # foreground does not
+        ((5, 1000), (5, 59)),  # background fills the rest
+        ((100, 20), (16, 20)),  # foreground does not fill the rest
         ((0, 1000), (0, 64)),
         ((100, 0), (16, 0)),
         ((0, 0), (0, 0)),
     ],
 )
-def test_a_quarter_is_foreground_where_there_is_enough(available: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_a_quarter_is_foreground_if_there_is_enough(available: tuple[int, int], expected: tuple[int, int]) -> None:
     sampled = FAST_RCNN([candidates(*available, ignored=30)], [0], no_score)
     (labels,) = sampled.labels
     assert ((labels > 0).sum(), (labels == 0).sum()) == expected
-    assert len(labels) == len(sampled.boxes[0]) == len(sampled.truths[0]) == 64
+    assert len(labels) == len(sampled.boxes[0]) == len(sampled.gt_boxes[0]) == 64
     assert sampled.box_normalizer.item() == sum(expected)
 
 
 @given(st.integers(0, 40), st.integers(0, 80), st.integers(0, 10), st.integers(0, 2**62))
-def test_choices_are_distinct_members_with_their_own_labels(fg: int, bg: int, ignored: int, seed: int) -> None:
+def test_chosen_candidates_are_distinct_and_keep_their_labels(fg: int, bg: int, ignored: int, seed: int) -> None:
     item = candidates(fg, bg, ignored)
     sampled = FAST_RCNN([item], [seed], no_score)
-    labels, boxes, truths = sampled.labels[0], sampled.boxes[0], sampled.truths[0]
+    labels, boxes, truths = sampled.labels[0], sampled.boxes[0], sampled.gt_boxes[0]
     chosen = labels >= 0
     numbers = boxes[chosen, 0].long() - 1
     assert len(set(numbers.tolist())) == int(chosen.sum())
     assert torch.equal(item.labels[numbers], labels[chosen])
-    assert torch.equal(item.truths[numbers], truths[chosen])
+    assert torch.equal(item.gt_boxes[numbers], truths[chosen])
     assert int((labels > 0).sum()) == min(fg, 16)
     assert int((labels == 0).sum()) == min(bg, 64 - min(fg, 16))
 
@@ -67,12 +67,12 @@ def test_every_candidate_is_chosen_equally_often() -> None:
     for seed in range(400):
         sampled = FAST_RCNN([item], [seed], no_score)
         times[sampled.boxes[0][sampled.labels[0] >= 0, 0].long()] += 1
-    shares = times[1:] / 400  # expected one half; the deviation of one is 0.025
+    shares = times[1:] / 400  # expected one half; the standard deviation of each share is 0.025
     assert shares.min() > 0.35
     assert shares.max() < 0.65
 
 
-def test_the_choice_is_keyed_on_the_image_not_on_its_place_in_the_batch() -> None:
+def test_the_choice_depends_on_the_image_not_on_its_position_in_the_batch() -> None:
     first, second = candidates(30, 200, seed=1), candidates(30, 200, seed=2)
     together = FAST_RCNN([first, second], [11, 12], no_score)
     swapped = FAST_RCNN([second, first], [12, 11], no_score)
@@ -81,7 +81,7 @@ def test_the_choice_is_keyed_on_the_image_not_on_its_place_in_the_batch() -> Non
     assert not torch.equal(FAST_RCNN([first], [13], no_score).boxes[0], together.boxes[0])
 
 
-def test_sampling_leaves_the_global_generator_alone() -> None:
+def test_sampling_does_not_change_the_global_generator() -> None:
     before = torch.get_rng_state()
     FAST_RCNN([candidates(30, 200)], [5], no_score)
     assert torch.equal(torch.get_rng_state(), before)
@@ -101,7 +101,7 @@ def test_mining_keeps_the_largest_losses_of_each_image() -> None:
         assert torch.equal(labels, item.labels[expected - 1])
 
 
-def test_mining_ignores_candidates_that_are_neither_and_takes_those_of_zero_loss() -> None:
+def test_mining_never_takes_ignored_candidates_but_takes_those_of_zero_loss() -> None:
     item = candidates(2, 5, ignored=4)
     loss = torch.where(item.labels < 0, 100.0, 0.0)
     sampled = HardExampleMining(rois_per_image=16)([item], [0], score_with(loss))
@@ -111,7 +111,7 @@ def test_mining_ignores_candidates_that_are_neither_and_takes_those_of_zero_loss
 
 
 def test_mining_divides_the_box_loss_by_a_constant() -> None:
-    """As `box_annotator_ohem_layer.cu`: B for each image, however few there are."""
+    """As in `box_annotator_ohem_layer.cu`: B per image, even if the image has fewer RoIs."""
     sampled = HardExampleMining(rois_per_image=128)(
         [candidates(1, 3), candidates(0, 0)], [0, 0], score_with(torch.ones(4), torch.zeros(0))
     )
@@ -132,7 +132,7 @@ def test_mining_logs_the_mean_loss_of_the_mined_rois() -> None:
 
 
 @pytest.mark.parametrize(("available", "warnings"), [(9, 0), (8, 1), (3, 1)])
-def test_mining_warns_once_where_it_keeps_every_roi(
+def test_mining_warns_once_if_it_keeps_every_roi(
     available: int, warnings: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     mining = HardExampleMining(rois_per_image=8)
@@ -145,13 +145,13 @@ def test_mining_warns_once_where_it_keeps_every_roi(
         assert f"only {available} RoIs and sampling.rois_per_image is 8" in caplog.text
 
 
-def test_mining_does_not_hide_a_loss_that_is_not_a_number() -> None:
-    """The hardest of all: ignoring it would report a loss of zero while the weights are ruined."""
+def test_mining_takes_rois_with_a_nan_loss() -> None:
+    """Without them the reported loss would be zero, although the weights are already NaN."""
     item = candidates(2, 6)
     sampled = HardExampleMining(rois_per_image=4)([item], [0], score_with(torch.full((8,), torch.nan)))
     assert (sampled.labels[0] >= 0).all()
 
 
-def test_equal_priorities_are_taken_in_order() -> None:
+def test_candidates_of_equal_priority_are_taken_in_order() -> None:
     kept = take_best(candidates(0, 50), torch.ones(50), 10)
     assert kept.boxes[:, 0].tolist() == list(range(1, 11))

@@ -1,4 +1,4 @@
-"""A separable convolution is a dense one of a special weight, and starts with the same variance."""
+"""A separable convolution equals a dense one with a product weight, and starts with the same variance."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from detector.separable import SeparableConv2d, conv3x3
 
 
-def test_it_equals_the_dense_convolution_of_the_product_of_its_weights() -> None:
+def test_a_separable_convolution_equals_the_dense_one_with_the_product_weight() -> None:
     torch.manual_seed(0)
     layer = SeparableConv2d(4, 6).double()
     depthwise, pointwise = layer
@@ -18,7 +18,7 @@ def test_it_equals_the_dense_convolution_of_the_product_of_its_weights() -> None
     torch.testing.assert_close(layer(maps), F.conv2d(maps, dense, pointwise.bias, padding=1))
 
 
-def test_it_keeps_the_variance_of_its_input_at_the_start() -> None:
+def test_initial_weights_keep_the_variance_of_the_input() -> None:
     torch.manual_seed(0)
     out = SeparableConv2d(128, 128)(torch.randn(2, 128, 32, 32))
     assert 0.7 < out.std().item() < 1.3

@@ -1,4 +1,4 @@
-"""The values that flow: selection, moving and sums."""
+"""Batches, boxes and losses: selection, moving to a device, and sums."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def test_selection_by_mask_and_by_index_keeps_the_fields_together() -> None:
     assert (len(item), len(found), len(proposals)) == (5, 3, 4)
 
 
-def test_moving_reaches_every_tensor() -> None:
+def test_every_tensor_is_moved() -> None:
     batch = Batch(
         [torch.zeros(3, 4, 5, dtype=torch.uint8)],
         [instances(2)],
@@ -41,12 +41,12 @@ def test_moving_reaches_every_tensor() -> None:
     assert (moved.image_ids, moved.seeds, moved.short_sides, len(moved)) == (["a"], [7], [600], 1)
 
 
-def test_a_batch_without_proposals_stays_without() -> None:
+def test_a_moved_batch_without_proposals_has_none() -> None:
     batch = Batch([torch.zeros(3, 4, 5, dtype=torch.uint8)], [instances(0)], None, ["a"], [0], [600])
     assert batch.to("cpu").proposals is None
 
 
-def test_total_is_the_sum_of_the_parts_and_carries_their_gradient() -> None:
+def test_the_total_is_the_sum_of_the_parts_with_their_gradients() -> None:
     a, b = torch.tensor(1.5, requires_grad=True), torch.tensor(2.0, requires_grad=True)
     four, nothing = torch.tensor(4), torch.tensor(0)
     total = Losses({"a": Mean(4 * a, four), "b": Mean(b * 3, nothing)}, {}, {"count": torch.tensor(100)}).total()
@@ -55,7 +55,7 @@ def test_total_is_the_sum_of_the_parts_and_carries_their_gradient() -> None:
     assert (a.grad, b.grad) == (torch.tensor(1.0), torch.tensor(3.0))
 
 
-def test_shares_of_a_batch_add_up_to_the_whole() -> None:
+def test_losses_of_shares_add_up_to_the_loss_of_the_batch() -> None:
     """Means of 3 and of 1 numbers: the mean of all four is not the mean of the means."""
     shares = [
         Losses({"a": Mean(torch.tensor(total), count)}, {"m": Mean(torch.tensor(1.0), count)}, {"c": count})
@@ -77,5 +77,5 @@ def test_a_batch_is_split_in_order() -> None:
     assert (first.image_ids, first.seeds, first.short_sides) == (["a", "b"], [5, 6], [1, 2])
     assert second.proposals is not None
     assert [len(item) for item in second.proposals] == [2, 3]
-    with pytest.raises(ValueError, match="3 divides, got 4"):
+    with pytest.raises(ValueError, match="multiple of 3, got 4"):
         batch.split(3)

@@ -34,7 +34,7 @@ def truths(*boxes: list[float], labels: list[int] | None = None, difficult: list
 
 
 def strip(overlap: float) -> list[float]:
-    """A box whose IoU with (0, 0, 100, 10) is `overlap`: a part of it."""
+    """Return a box inside (0, 0, 100, 10) whose IoU with it is `overlap`."""
     return [0, 0, 100 * overlap, 10]
 
 
@@ -45,33 +45,33 @@ def test_labels_follow_the_published_thresholds() -> None:
     assert candidates.labels.tolist() == [7, 0, 0, -1, -1]
 
 
-def test_hard_example_mining_takes_everything_below_as_background() -> None:
+def test_with_a_lower_threshold_of_0_every_low_overlap_is_background() -> None:
     matcher = replace(PAPER, append_truths=False, background_iou_low=0.0)
     candidates = matcher(proposals(strip(0.5), strip(0.09), [500, 500, 600, 600]), truths([0, 0, 100, 10], labels=[7]))
     assert candidates.labels.tolist() == [7, 0, 0]
 
 
-def test_a_gap_between_background_and_foreground_is_ignored() -> None:
+def test_overlaps_between_background_and_foreground_are_ignored() -> None:
     matcher = replace(PAPER, append_truths=False, background_iou_high=0.3)
     labels = matcher(proposals(strip(0.4), strip(0.29)), truths([0, 0, 100, 10])).labels
     assert labels.tolist() == [-1, 0]
 
 
-def test_the_label_is_that_of_the_truth_with_the_largest_overlap() -> None:
+def test_the_label_comes_from_the_object_with_the_largest_overlap() -> None:
     first, second = [0.0, 0, 100, 10], [40.0, 0, 140, 10]
     candidates = PAPER(proposals([30, 0, 130, 10], [10, 0, 110, 10]), truths(first, second, labels=[3, 5]))
-    assert candidates.labels.tolist() == [5, 3, 3, 5]  # two proposals, then the two truths
+    assert candidates.labels.tolist() == [5, 3, 3, 5]  # two proposals, then the two objects
     assert candidates.truths.tolist() == [second, first, first, second]
 
 
-def test_truths_are_appended_only_when_asked() -> None:
+def test_ground_truth_boxes_are_appended_only_if_set() -> None:
     boxes, objects = proposals([0, 0, 5, 5]), truths([20, 20, 40, 40])
     assert len(PAPER(boxes, objects).boxes) == 2
     assert PAPER(boxes, objects).labels.tolist() == [-1, 1]
     assert len(replace(PAPER, append_truths=False)(boxes, objects).boxes) == 1
 
 
-def test_difficult_objects_are_left_out_by_policy() -> None:
+def test_difficult_objects_are_used_only_if_use_difficult_is_set() -> None:
     boxes = proposals([0, 0, 100, 10])
     objects = truths([0, 0, 100, 10], [50, 50, 90, 90], difficult=[True, False])
     assert PAPER(boxes, objects).labels.tolist() == [1, 1, 2]
@@ -80,17 +80,17 @@ def test_difficult_objects_are_left_out_by_policy() -> None:
 
 
 @pytest.mark.parametrize("low", [0.0, 0.1])
-def test_an_image_without_objects_has_background_only_where_zero_overlap_is_background(low: float) -> None:
+def test_an_image_without_objects_has_background_only_if_zero_overlap_is_background(low: float) -> None:
     candidates = replace(PAPER, background_iou_low=low)(proposals([0, 0, 5, 5], [1, 1, 9, 9]), truths())
     assert candidates.labels.tolist() == [0 if low == 0 else -1] * 2
-    assert torch.equal(candidates.truths, candidates.boxes)
+    assert torch.equal(candidates.gt_boxes, candidates.boxes)
 
 
 @pytest.mark.parametrize("objects", [truths(), truths([3, 3, 9, 9])])
-def test_an_image_without_proposals(objects: Instances) -> None:
+def test_an_image_without_proposals_has_only_its_objects(objects: Instances) -> None:
     candidates = PAPER(proposals(), objects)
     assert candidates.labels.tolist() == objects.labels.tolist()
-    assert candidates.boxes.shape == candidates.truths.shape == (len(objects), 4)
+    assert candidates.boxes.shape == candidates.gt_boxes.shape == (len(objects), 4)
 
 
 def random_boxes(count: int, seed: int) -> Tensor:
@@ -100,7 +100,7 @@ def random_boxes(count: int, seed: int) -> Tensor:
 
 
 @given(st.integers(0, 1000), st.booleans())
-def test_coding_and_decoding_return_the_truth(seed: int, class_agnostic: bool) -> None:
+def test_encoding_and_decoding_restore_the_box(seed: int, class_agnostic: bool) -> None:
     boxes, target = random_boxes(8, seed), random_boxes(8, seed + 5000)
     coder = BoxCoder(rows=1 if class_agnostic else 3, mean=(0.1, -0.2, 0.3, 0.0), std=(0.1, 0.2, 0.3, 0.4))
     labels = torch.tensor([1, 2, 3, 1, 2, 3, 1, 2])
@@ -125,7 +125,7 @@ def test_targets_of_padding_are_zero() -> None:
 def loop_statistics(
     images: list[tuple[Proposals, Instances]], rows: int, flip: bool, flip_vertical: bool
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """Every foreground RoI's deltas, one by one in Python's floats; population variance."""
+    """Return mean and population deviation of the deltas of every foreground RoI, computed in Python floats."""
     deltas: dict[int, list[list[float]]] = {row: [] for row in range(rows)}
     for item, objects in images:
         for box in torch.cat((item.boxes, objects.boxes)).double().tolist():
@@ -170,7 +170,7 @@ def test_statistics_equal_a_loop(rows: int, flip: bool, flip_vertical: bool) -> 
         assert mean[:, 1].abs().max() < 1e-6
 
 
-def test_a_class_without_examples_keeps_deviation_one() -> None:
+def test_a_class_without_examples_keeps_a_standard_deviation_of_1() -> None:
     mean, std = measure_statistics([(proposals([0, 0, 9, 9]), truths([0, 0, 9, 9]))], PAPER, rows=3, flip=False)
     assert torch.isfinite(mean).all()
     assert torch.equal(std, torch.ones(3, 4))  # class 1 has only perfect boxes, 2 and 3 have none
@@ -186,12 +186,12 @@ def test_normalised_targets_have_zero_mean_and_unit_deviation() -> None:
     coder.mean.copy_(mean)
     coder.std.copy_(std)
     candidates = PAPER(item, labelled)
-    deltas = coder.encode(candidates.boxes, candidates.truths, candidates.labels)
+    deltas = coder.encode(candidates.boxes, candidates.gt_boxes, candidates.labels)
     for label in (1, 2):
         of_class = deltas[candidates.labels == label]
         torch.testing.assert_close(of_class.mean(dim=0), torch.zeros(4), rtol=0, atol=1e-4)
         torch.testing.assert_close(of_class.std(dim=0, correction=0), torch.ones(4), rtol=1e-3, atol=0)
 
 
-def test_statistics_are_part_of_the_state() -> None:
+def test_target_statistics_are_in_the_state_dict() -> None:
     assert set(BoxCoder(rows=2, mean=(0.0, 0, 0, 0), std=(1.0, 1, 1, 1)).state_dict()) == {"mean", "std"}

@@ -1,4 +1,4 @@
-"""The documentation: generated pages are complete, pages are in the site's menu, links lead somewhere."""
+"""The documentation: generated pages are complete, every page is in the menu, links have targets."""
 
 import re
 from pathlib import Path
@@ -26,7 +26,7 @@ GENERATED = {
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors of a page's headings, as mkdocs makes them."""
+    """Return the anchors of a page's headings, as mkdocs makes them."""
     text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower() for heading in headings)
@@ -34,7 +34,7 @@ def anchors(text: str) -> set[str]:
 
 
 def text_of(path: Path) -> str | None:
-    """The text behind a link: a file of the repository, or a page that is generated."""
+    """Return the text of a link's target: a file of the repository, or a generated page."""
     if path.is_file():
         return path.read_text(errors="replace")
     name = path.relative_to(DOCS).as_posix() if path.is_relative_to(DOCS) else ""
@@ -63,7 +63,7 @@ def test_every_command_is_described() -> None:
 
 
 def test_every_page_is_in_the_menu() -> None:
-    # mkdocs.yml holds no tags but plain values.
+    # mkdocs.yml holds only plain values, no tags.
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
 
     def names(entry: object) -> list[str]:
@@ -77,38 +77,38 @@ def test_every_page_is_in_the_menu() -> None:
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md", ROOT / "ops" / "README.md"], ids=lambda path: path.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if target.startswith(("http://", "https://")):
             continue
         name, _, anchor = target.partition("#")
-        aim = (page.parent / name).resolve() if name else page
-        found = text_of(aim)
+        path = (page.parent / name).resolve() if name else page
+        found = text_of(path)
         assert found is not None, f"{page.name}: {target}: no such file"
         assert not anchor or anchor in anchors(found), f"{page.name}: {target}: no such heading"
 
 
-def test_topics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pages_are_found_by_topic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pages = page_paths()
     assert find_page("troubleshooting", pages).stem == "troubleshooting"
     assert find_page("RoI pooling", pages).stem == "roi-pooling"
     with pytest.raises(ValueError, match="did you mean troubleshooting"):
         find_page("troubelshooting", pages)
-    with pytest.raises(ValueError, match="part of the source tree"):
+    with pytest.raises(ValueError, match="read docs/ in the source tree"):
         page_paths(tmp_path)
     assert cli.run(["docs"]) == 0
     assert "index" in capsys.readouterr().out.splitlines()[0]
 
 
-@pytest.mark.parametrize(("shell", "said"), [("bash", "complete "), ("zsh", "bashcompinit"), ("fish", "complete -c")])
-def test_completion_scripts(shell: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("shell", "text"), [("bash", "complete "), ("zsh", "bashcompinit"), ("fish", "complete -c")])
+def test_completion_scripts_are_printed(shell: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["completion", shell]) == 0
-    assert said in capsys.readouterr().out
+    assert text in capsys.readouterr().out
     assert cli.run(["completion", "tcsh"]) == 2
 
 
-def test_notebooks_are_those_of_their_scripts() -> None:
+def test_notebooks_match_their_scripts() -> None:
     scripts = sorted((DOCS / "tutorials").glob("*.py"))
     assert scripts
     for script in scripts:
@@ -117,8 +117,8 @@ def test_notebooks_are_those_of_their_scripts() -> None:
         )
 
 
-def test_text_of_a_script_is_in_comments() -> None:
+def test_the_text_of_a_script_is_read_from_comments() -> None:
     page = "# %% [markdown]\n# # Title\n#\n# text\n\n# %%\nx = 1\n"
     assert as_page(page) == "# Title\n\ntext\n\n```python\nx = 1\n```\n"
-    with pytest.raises(ValueError, match="expected comments in a cell of text, got 'text'"):
+    with pytest.raises(ValueError, match="expected comments in a markdown cell, got 'text'"):
         as_page("# %% [markdown]\ntext\n")

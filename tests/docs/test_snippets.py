@@ -1,9 +1,10 @@
-"""What the README and the documentation show runs: commands, their output where it is stated, and Python.
+"""The examples in the README and the documentation run: commands, with the stated output, and Python.
 
-A block of ```bash is a list of command lines. A block of ```text right after it is the output of its last command;
-a line "..." stands for any lines. Python blocks run in a namespace of their own, and their output is compared likewise.
-Commands that train, read a data set or load a model are only read here: their words must be known settings that fit
-together. tests/integration runs some of them on a small data set, and test_tutorials.py what a tutorial changes.
+A block of ```bash is a list of command lines. A block of ```text right after it is the output of its last command.
+A line "..." in it stands for any lines. Each Python block runs in a new namespace; its output is compared in the same
+way.
+Commands that train, read a data set or load a model are only parsed here: their words must be known settings that fit
+together. tests/integration runs some of them on a small data set. test_tutorials.py runs the changes of tutorials.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ SOURCES = [
     *sorted((ROOT / "docs" / "tutorials").glob("*.py")),
 ]
 FENCE = re.compile(r"^( *)```(\w*)(?: title=\"[^\"]*\")?\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
-RUN_HERE = {"explain", "config", "docs", "completion"}  # quick, and need no data
+RUN_HERE = {"explain", "config", "docs", "completion"}  # fast, without data
 OTHER_PROGRAMS = {"make", "pip", "source", "eval", "tensorboard", "torchrun", "python", "docker", "tail", "export"}
 # Python that needs a trained model or a folder of photographs is only compiled.
 NEEDS_A_MODEL = re.compile(r"load_detector|import train|quantize_layers|run\.|detect\(|train\(|sys\.argv")
@@ -37,11 +38,11 @@ class Block(NamedTuple):
     name: str  # file and line
     language: str
     text: str
-    output: str | None  # the ```text block that follows with nothing between, or None
+    output: str | None  # the ```text block directly after it, or None
 
 
 def text_of(path: Path) -> str:
-    """A page's text, or that of a tutorial's script. A page that changes the source is test_tutorials.py's."""
+    """Return the text of a page or of a tutorial's script. test_tutorials.py tests pages that change the source."""
     text = path.read_text()
     if path.suffix == ".py":
         return as_page(text)
@@ -49,7 +50,7 @@ def text_of(path: Path) -> str:
 
 
 def blocks_of(path: Path) -> list[Block]:
-    """The fenced blocks of a page, each with the output that is stated for it."""
+    """Return the fenced blocks of a page, each with its stated output."""
     text = text_of(path)
     found = list(FENCE.finditer(text))
     blocks = []
@@ -67,19 +68,19 @@ BLOCKS = [block for path in SOURCES for block in blocks_of(path)]
 
 
 def commands_of(text: str) -> list[list[str]]:
-    """The command lines of a block, as words; a backslash joins lines."""
+    """Return the command lines of a block, split into words. A backslash joins lines."""
     lines = text.replace("\\\n", " ").splitlines()
-    # What stands behind a pipe is another program's.
+    # Text after a pipe is another program.
     return [words for words in (shlex.split(line.partition(" | ")[0], comments=True) for line in lines) if words]
 
 
 def indented_commands() -> list[tuple[str, list[str]]]:
-    """`detector ...` lines of blocks that are indented by four spaces and not fenced."""
+    """Return the `detector ...` lines of blocks that are indented by four spaces and not fenced."""
     found = []
     for path in SOURCES:
         text = FENCE.sub("", text_of(path)).replace("\\\n", " ")
         lines = re.findall(r"^    (?:torchrun .* -m detector\.tools |detector )(.+)$", text, re.MULTILINE)
-        # Not lines with words left out, nor tables of commands and their meaning.
+        # Skip lines with omitted words, and tables of commands with their meaning.
         whole = [line for line in lines if not re.search(r"\.\.\.|\[key=value|=NAME\b| {3,}[A-Za-z]", line)]
         found += [(f"{path.relative_to(ROOT).as_posix()}: {line[:60]}", shlex.split(line)) for line in whole]
     return found
@@ -96,7 +97,7 @@ PYTHON = [block for block in BLOCKS if block.language == "python"]
 
 
 def assert_output(block: Block, shown: str) -> None:
-    """The stated output is the shown one, lines of "..." standing for any lines."""
+    """Require that the stated output equals the shown one. A line "..." stands for any lines."""
     assert block.output is not None
     parts = [re.escape(part.strip("\n")) for part in re.split(r"^\.\.\.$", block.output, flags=re.MULTILINE)]
     pattern = r"(?:.*\n)*?".join(part + r"\n" if part else "" for part in parts)
@@ -112,8 +113,8 @@ def test_blocks_are_found() -> None:
 
 
 def test_programs_are_known() -> None:
-    strange = {words[0] for _, words in SHELL if words[0].rpartition("/")[2] not in {"detector", *OTHER_PROGRAMS}}
-    assert not strange
+    unknown = {words[0] for _, words in SHELL if words[0].rpartition("/")[2] not in {"detector", *OTHER_PROGRAMS}}
+    assert not unknown
     makefile = (ROOT / "Makefile").read_text()
     for block, words in SHELL:
         if words[0] == "make":

@@ -1,7 +1,7 @@
-"""The tutorials that change the source: their changes fit, and what they add works and passes its own tests.
+"""The tutorials that change the source: their changes fit, and the added code works and passes its tests.
 
-A page's fenced blocks are followed in their order. A block with a title is a file to write, or as a diff a change of
-one. Blocks of bash are command lines.
+The fenced blocks of a page are followed in order. A block with a title is a new file, or, as a diff, a change of a
+file. Blocks of bash are command lines.
 """
 
 import os
@@ -33,7 +33,7 @@ QUICK = (
 
 
 def changed(text: str, diff: str, where: str) -> str:
-    """The text after a diff without line numbers: its lines without + must be in the text once, in a row."""
+    """Apply a diff without line numbers. Its lines without + must occur once in the text, together."""
     lines = diff.splitlines(keepends=True)
     before = "".join(line[1:] for line in lines if line[0] in " -")
     after = "".join(line[1:] for line in lines if line[0] in " +")
@@ -41,7 +41,7 @@ def changed(text: str, diff: str, where: str) -> str:
     return text.replace(before, after)
 
 
-def test_changes_fit() -> None:
+def test_a_diff_is_applied_only_where_it_fits() -> None:
     assert changed("a\nb\nc\n", " a\n-b\n+d\n", "x") == "a\nd\nc\n"
     with pytest.raises(AssertionError, match="in the file 0 times"):
         changed("a\nb\nc\n", "-b\n+d\n a\n", "x")
@@ -49,7 +49,7 @@ def test_changes_fit() -> None:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The source in a folder of its own, imported as a checkout is: by the links in detector/."""
+    """A copy of the source, imported as a checkout is: through the links in detector/."""
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
@@ -73,7 +73,7 @@ def run(copy: Path) -> Callable[[list[str]], None]:
 
 
 def follow(page: str, copy: Path, run: Callable[[list[str]], None], photographs: Path | None = None) -> None:
-    """Does what a page says."""
+    """Follow the steps of a page."""
     blocks = FENCE.findall((TUTORIALS / page).read_text())
     assert sum(bool(title) for _, title, _ in blocks) >= 3
     for language, title, text in blocks:
@@ -91,10 +91,10 @@ def follow(page: str, copy: Path, run: Callable[[list[str]], None], photographs:
                 elif words[0] == "python":
                     run(words[1:])
                 elif words[1] == "train":
-                    own = {word.partition("=")[0] for word in words}
-                    # A plan settles these itself from the photographs.
+                    given = {word.partition("=")[0] for word in words}
+                    # With data= the plan sets these from the photographs.
                     quick = QUICK[:2] + QUICK[4:] if any(word.startswith("data=") for word in words) else QUICK
-                    extra = [word for word in quick if word.partition("=")[0] not in own]
+                    extra = [word for word in quick if word.partition("=")[0] not in given]
                     run(["-m", "detector.tools", *words[1:], *extra])
                 else:
                     run(["-m", "detector.tools", *words[1:]])
@@ -114,12 +114,12 @@ def test_the_changes_of_a_page_fit_the_source(page: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_new_head(copy: Path, run: Callable[[list[str]], None]) -> None:
+def test_the_tutorial_for_a_new_head_works(copy: Path, run: Callable[[list[str]], None]) -> None:
     follow("new_head.md", copy, run)
 
 
 @pytest.mark.slow
-def test_a_new_reader(copy: Path, run: Callable[[list[str]], None]) -> None:
+def test_the_tutorial_for_a_new_reader_works(copy: Path, run: Callable[[list[str]], None]) -> None:
     photographs = copy / "photographs"
     data = SyntheticDataset("train", num_images=6, height=96, width=128, seed=0)
     write_voc(photographs, data, range(6))
@@ -136,5 +136,5 @@ def test_a_new_reader(copy: Path, run: Callable[[list[str]], None]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here")
-def test_a_new_operator(copy: Path, run: Callable[[list[str]], None]) -> None:
+def test_the_tutorial_for_a_new_operator_works(copy: Path, run: Callable[[list[str]], None]) -> None:
     follow("new_operator.md", copy, run)

@@ -1,4 +1,4 @@
-"""A small VOC-format folder of synthetic pictures, and the settings of a network that learns it by heart in seconds."""
+"""A small VOC-format folder of synthetic pictures, and the settings of a network that overfits it in seconds."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ NUM_IMAGES = 6
 
 
 def write_voc(root: Path, dataset: SyntheticDataset, indices: Iterable[int]) -> None:
-    """Those pictures of the dataset as PNG and XML (1-based, inclusive) with the split `all`."""
+    """Write the pictures `indices` of the dataset as PNG and XML (1-based, inclusive), with the split `all`."""
     ids = []
     for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def settings(pictures: Path) -> list[str]:
-    """Overrides of a narrow network from scratch that trains and is scored on those pictures."""
+    """Overrides that train a narrow network from scratch on these pictures and evaluate it on them."""
     return [
         "dataset=voc",
         f"dataset.root={pictures}",
@@ -76,7 +76,7 @@ def settings(pictures: Path) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def _threads_as_before() -> Iterator[None]:
+def _restore_threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -84,7 +84,7 @@ def _threads_as_before() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def overfitted(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that ended well: 300 steps, about 10 seconds of one core."""
+    """The folder of a finished run: 300 steps, about 10 seconds of one core."""
     folder = tmp_path_factory.mktemp("runs") / "overfitted"
     assert cli.run(["train", *settings, f"output_dir={folder}"]) == 0
     return folder

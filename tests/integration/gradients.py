@@ -1,6 +1,6 @@
-"""A program, not a test: writes the gradients of one step of several detectors; `test_distributed.py` starts it.
+"""A program, not a test. It writes the gradients of one step of several detectors. `test_distributed.py` starts it.
 
-One process takes the whole batch; N processes, started with torchrun's environment variables, take a share each.
+One process takes the whole batch. N processes, started with torchrun's environment variables, take one share each.
 """
 
 import os
@@ -36,7 +36,7 @@ BATCH_NORM = {"batch_norm": [*SMALL, "backbone.norm=bn"]}
 
 
 def make_batch() -> Batch:
-    """Four images of 64 x 96, of which the last two have no object: those of the second of two processes."""
+    """Return four images of 64 x 96. The last two, which the second of two processes gets, have no objects."""
     generator = torch.Generator().manual_seed(0)
 
     def boxes(count: int) -> Tensor:
@@ -46,16 +46,16 @@ def make_batch() -> Batch:
     images, instances, proposals = [], [], []
     for objects, candidates in ((2, 40), (3, 30), (0, 20), (0, 0)):
         images.append(torch.randint(256, (3, 64, 96), dtype=torch.uint8, generator=generator))
-        truths = boxes(objects)
-        instances.append(Instances(truths, 1 + torch.arange(objects) % 3, torch.zeros(objects, dtype=torch.bool)))
-        near = truths.repeat(6, 1) + 2
+        ground_truth = boxes(objects)
+        instances.append(Instances(ground_truth, 1 + torch.arange(objects) % 3, torch.zeros(objects, dtype=torch.bool)))
+        near = ground_truth.repeat(6, 1) + 2
         proposals.append(Proposals(torch.cat((near, boxes(candidates))), torch.zeros(len(near) + candidates)))
     return Batch(images, instances, proposals, list("abcd"), [1, 2, 3, 4], [64] * 4)
 
 
 def gradients(overrides: list[str], micro_batches: int) -> dict[str, Tensor]:
-    """The gradient of every parameter, and the losses summed over the processes."""
-    torch.manual_seed(1)  # seeds whose maps have a value within rounding of 0 let a ReLU flip
+    """Return the gradient of every parameter, and the losses summed over the processes."""
+    torch.manual_seed(1)  # not a seed with a map value near 0: rounding would flip a ReLU
     detector = build_detector(load_config(overrides), num_classes=3).train()
     if world_size() > 1:
         synchronise_norms(detector)

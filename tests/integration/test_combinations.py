@@ -1,8 +1,8 @@
-"""Two heads x three sources of proposals x mining or not x three families of backbones: all join, all learn.
+"""Two heads x three proposal sources x two samplers x three backbone families: every combination learns.
 
-The ordinary suite trains three of the 36 rows, in which every choice occurs. The slow tests train the rest. A row has
-learned its six pictures when at most one object is missed: processors round differently, and so trainings differ. No
-object is smaller than two cells of the map: boxes of a grid that round to the same cells are one to the pooling.
+The ordinary suite trains three of the 36 rows, which together use every choice. The slow tests train the rest. A row
+passes if it misses at most one object of six pictures: processors round differently, so trainings differ. No object is
+smaller than two cells of the map: the pooling cannot distinguish grid boxes that round to the same cells.
 """
 
 import itertools
@@ -52,12 +52,12 @@ SOURCES = {
         "proposals.top_k_test=100",
     ],
 }
-# R-FCN starts slowly from scratch: two layers of deviation 0.01 stand between its scores and the features.
+# R-FCN learns slowly at first: two layers with initial standard deviation 0.01 lie between features and scores.
 HEADS = {
     "fast_rcnn": ["head=fast_rcnn", "trainer.max_steps=450", "optimizer.lr=0.001"],
     "rfcn": ["head=rfcn", "head.channels=128", "head.k=3", "trainer.max_steps=800", "optimizer.lr=0.002"],
 }
-# Background of every overlap is learned from: one that never was would be the last false positive.
+# Sample background of every overlap: an overlap that is never sampled would leave a false positive.
 COMMON = ["optimizer=adamw", "schedule.decay=cosine", "sampling.background_iou_low=0"]
 SAMPLERS = {
     "random": ["sampling=random", "sampling.rois_per_image=128"],
@@ -73,14 +73,14 @@ ORDINARY = [
 LEARNED = 0.9  # mAP
 
 
-def test_the_ordinary_rows_hold_every_choice() -> None:
+def test_the_ordinary_rows_use_every_choice() -> None:
     for column in range(4):
         assert {row[column] for row in ORDINARY} == {row[column] for row in EVERY}
 
 
 @pytest.fixture(scope="session")
 def settings(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The suite's, on the first six pictures of several objects of which none is small or covered."""
+    """The settings of the suite, with the first six pictures that have several objects, none small or occluded."""
     root = tmp_path_factory.mktemp("large")
     dataset = SyntheticDataset("train", num_images=200, height=96, width=128, seed=0)
     fit = [
@@ -94,7 +94,7 @@ def settings(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> l
 
 @pytest.fixture(scope="session")
 def proposal_file(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Boxes about the objects of the six pictures and boxes anywhere, in a file."""
+    """A file with boxes near the objects of the six pictures and random boxes."""
     dataset = build_dataset(load_config(settings).dataset, "train")
     generator = torch.Generator().manual_seed(0)
     boxes = []
@@ -121,7 +121,7 @@ def overrides(row: tuple[str, str, str, str], settings: list[str], proposal_file
 @pytest.mark.parametrize(
     "row", [pytest.param(row, id="-".join(row), marks=[] if row in ORDINARY else pytest.mark.slow) for row in EVERY]
 )
-def test_six_pictures_are_learnt_by_heart(
+def test_every_combination_overfits_six_pictures(
     row: tuple[str, str, str, str], settings: list[str], proposal_file: Path, tmp_path: Path
 ) -> None:
     assert cli.run(["train", *overrides(row, settings, proposal_file), f"output_dir={tmp_path}"]) == 0

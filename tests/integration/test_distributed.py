@@ -1,4 +1,4 @@
-"""Two processes over gloo do what one does: gradients, whole runs, evaluations; and what happens when one is lost."""
+"""Two processes over gloo give the results of one: gradients, runs, evaluations. The loss of one ends the run."""
 
 import os
 import runpy
@@ -25,7 +25,7 @@ RELATIVE_TOLERANCE = 2e-5  # float32, sums in another order
 
 
 def start(words: Sequence[str], count: int = 2) -> list[subprocess.Popen[str]]:
-    """`python words` in `count` processes with torchrun's environment."""
+    """Start `python words` in `count` processes with torchrun's environment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -43,7 +43,7 @@ def start(words: Sequence[str], count: int = 2) -> list[subprocess.Popen[str]]:
 
 
 def finish(processes: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]]:
-    """Exit codes and outputs."""
+    """Wait for the processes. Return their exit codes and outputs."""
     try:
         outputs = [process.communicate(timeout=300)[0] for process in processes]
     finally:
@@ -53,7 +53,7 @@ def finish(processes: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]
 
 
 @pytest.fixture(scope="module")
-def by_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
+def two_process_gradients(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
     path = tmp_path_factory.mktemp("gradients") / "two.pt"
     codes, outputs = finish(start([str(PROGRAM), str(path)]))
     assert codes == [0, 0], outputs
@@ -74,24 +74,24 @@ def program() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", ["fast_rcnn/given/random", "fast_rcnn/rpn/ohem", "rfcn/given/ohem", "rfcn/rpn/random"])
-def test_gradients_of_processes_and_of_micro_batches_are_those_of_the_whole_batch(
-    case: str, by_two: dict[str, dict[str, Tensor]], program: dict[str, Any]
+def test_gradients_of_two_processes_and_of_micro_batches_equal_those_of_the_whole_batch(
+    case: str, two_process_gradients: dict[str, dict[str, Tensor]], program: dict[str, Any]
 ) -> None:
-    """The second process has no object in any image: of random sampling it keeps no RoI at all."""
+    """The second process has no object in any image, so random sampling gives it no RoI."""
     whole = program["gradients"](program["CASES"][case], 1)
-    assert_same(by_two[f"{case}/1"], whole)
-    assert_same(by_two[f"{case}/2"], whole)
+    assert_same(two_process_gradients[f"{case}/1"], whole)
+    assert_same(two_process_gradients[f"{case}/2"], whole)
     assert_same(program["gradients"](program["CASES"][case], 2), whole)
 
 
 def test_batch_norm_has_the_statistics_of_all_processes(
-    by_two: dict[str, dict[str, Tensor]], program: dict[str, Any]
+    two_process_gradients: dict[str, dict[str, Tensor]], program: dict[str, Any]
 ) -> None:
-    assert_same(by_two["batch_norm/1"], program["gradients"](program["BATCH_NORM"]["batch_norm"], 1))
+    assert_same(two_process_gradients["batch_norm/1"], program["gradients"](program["BATCH_NORM"]["batch_norm"], 1))
 
 
-def test_a_run_and_its_evaluation_are_those_of_one_process(settings: list[str], tmp_path: Path) -> None:
-    """Splits that no number of processes divides; what is found is gathered once, in the order of the images."""
+def test_two_processes_train_and_evaluate_like_one(settings: list[str], tmp_path: Path) -> None:
+    """The split sizes are odd. Each detection is gathered once, in the order of the images."""
     words = [
         "train", *settings, "dataset=synthetic", "dataset.train=7", "dataset.test=5", "trainer.max_steps=4",
         "postprocess.score_threshold=0.0", "trainer.ema_decay=0.9",
@@ -117,7 +117,7 @@ def test_a_run_and_its_evaluation_are_those_of_one_process(settings: list[str], 
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_process_stops_and_saves_all(settings: list[str], tmp_path: Path) -> None:
+def test_a_signal_to_one_process_stops_all_and_saves(settings: list[str], tmp_path: Path) -> None:
     words = ["train", *settings, f"output_dir={tmp_path}", "trainer.checkpoint_every=2", "trainer.max_steps=100000"]
     processes = start(["-m", "detector.tools", *words])
     while not (tmp_path / "checkpoints" / "last.pt").is_file():
@@ -145,7 +145,7 @@ with process_group(torch.device("cpu"), 600.0), watchdog(2.0):
 
 
 @pytest.mark.slow
-def test_a_process_that_is_stuck_ends_all_and_every_stack_is_printed() -> None:
+def test_a_stuck_process_ends_the_run_and_all_stacks_are_printed() -> None:
     codes, outputs = finish(start(["-c", STUCK]))
     assert 0 not in codes
     assert "process 1 of 2 made no progress for 2 s" in outputs[1]
@@ -169,7 +169,7 @@ except ConnectionError as error:
 """
 
 
-def test_a_process_that_is_lost_is_told_in_one_line() -> None:
+def test_a_lost_process_is_reported_in_one_line() -> None:
     codes, outputs = finish(start(["-c", LOST]))
     assert codes == [1, 9]
     assert outputs[0].startswith("another process of this run was lost; read its output for the cause (")

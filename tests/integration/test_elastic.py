@@ -1,4 +1,4 @@
-"""torchrun starts a run anew that lost a process: it goes on from its checkpoint and ends with the same bytes."""
+"""torchrun restarts a run that lost a process. The run continues from its checkpoint and ends with the same bytes."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def torchrun(folder: Path) -> subprocess.Popen[str]:
 
 
 def workers(agent: int) -> dict[int, int]:
-    """The process of each rank that torchrun, the process `agent`, has started."""
+    """Return rank -> process id of the processes that torchrun (process id `agent`) started."""
     found = {}
     for child in Path(f"/proc/{agent}/task/{agent}/children").read_text().split():
         variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
@@ -44,7 +44,7 @@ def workers(agent: int) -> dict[int, int]:
 
 
 def starts(folder: Path) -> Sequence[int]:
-    """The steps at which the run was started."""
+    """Return the steps at which the run was started."""
     return [start["step"] for start in json.loads((folder / "history.json").read_text())["starts"]]
 
 
@@ -74,7 +74,7 @@ def test_a_run_that_loses_a_process_ends_with_the_bytes_of_an_undisturbed_one(
         os.kill(workers(process.pid)[victim], signal.SIGKILL)
         output, _ = process.communicate(timeout=600)
     finally:
-        process.terminate()  # torchrun takes its processes along
+        process.terminate()  # torchrun also ends its processes
         process.wait()
     assert process.returncode == 0, output
     first, second = starts(tmp_path)

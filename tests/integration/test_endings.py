@@ -1,6 +1,6 @@
-"""Every way in which a run ends: soon, with its exit code, in one line, and leaving no process behind.
+"""Every way a run can end: in bounded time, with the right exit code, in one line, and without leftover processes.
 
-Each is a process of the command line, in a session of its own: what is left of the session was left behind.
+Each run is a command-line process in its own session. A process that remains in the session is a leftover.
 """
 
 import os
@@ -23,10 +23,10 @@ from detector.datasets.synthetic import SyntheticDataset
 from detector.tools import cli
 from tests.integration.conftest import write_voc
 
-BOUND_S = 20.0  # from what ends a run to the end of its last process
-TRAINED, TESTED = slice(0, 6), slice(6, 8)  # of the pictures
+BOUND_S = 20.0  # from the event that ends the run to the end of its last process
+TRAINED, TESTED = slice(0, 6), slice(6, 8)  # slices of the pictures
 
-# Longer than any fault takes to strike; the minutes are for a fault that never does.
+# Longer than any fault needs to occur. max_minutes ends a run whose fault never occurs.
 ENDLESS = ("trainer.max_steps=1000000", "trainer.max_minutes=4")
 SHORT = ("trainer.max_steps=4", "trainer.eval_every=2")
 
@@ -38,19 +38,19 @@ def show_results(*args): raise RuntimeError("a bug")
 periodic_evaluation.show_results = show_results
 main()
 """
-# Samples that whoever reads them waits for, as pictures on a file server that is gone.
-THAT_WAITS = """
+# Samples that block their reader, like pictures on a file server that is gone.
+WITH_BLOCKED_SAMPLES = """
 from detector.datasets.augment import {view}
 from detector.tools.cli import main
 {view}.__getitem__ = lambda *args: open("never").read()
 main()
 """
-WAITS_IN_TRAINING = ("-c", THAT_WAITS.format(view="TrainingView"))
-WAITS_IN_EVALUATION = ("-c", THAT_WAITS.format(view="EvaluationView"))
+WAITS_IN_TRAINING = ("-c", WITH_BLOCKED_SAMPLES.format(view="TrainingView"))
+WAITS_IN_EVALUATION = ("-c", WITH_BLOCKED_SAMPLES.format(view="EvaluationView"))
 
 
 class Run:
-    """A process of the command line, its output, and the files that it is made to wait for."""
+    """A command-line process, its output, and the pipe that it may wait for."""
 
     def __init__(self, root: Path, folder: Path, words: list[str], program: tuple[str, ...] = PROGRAM) -> None:
         self.root, self.folder = root, folder
@@ -68,34 +68,34 @@ class Run:
                 start_new_session=True,
             )
 
-    def said(self) -> str:
+    def printed(self) -> str:
         return self.output.read_text(errors="replace")
 
     def alive(self) -> list[int]:
-        """The processes of its session, zombies apart."""
+        """Return the processes of its session, without zombies."""
         found = []
         for path in Path("/proc").iterdir():
             if path.name.isdecimal():
-                with suppress(OSError):  # it has just ended
+                with suppress(OSError):  # the process has just ended
                     state, _, _, session = (path / "stat").read_text().rpartition(")")[2].split()[:4]
                     if int(session) == self.process.pid and state != "Z":
                         found.append(int(path.name))
         return found
 
     def until(self, ready: Callable[[], object]) -> None:
-        """Waits for it, or for the end of the process."""
+        """Wait until `ready()` is true or the process ends."""
         while self.process.poll() is None and not ready():
             time.sleep(0.02)
 
     def waits(self) -> bool:
-        """Whether it has come to a sample that never comes."""
-        with suppress(OSError):  # nobody is at the other end
+        """Return True if the process waits for a blocked sample."""
+        with suppress(OSError):  # no process reads the pipe
             self.held.callback(os.close, os.open(self.root.parent / "never", os.O_WRONLY | os.O_NONBLOCK))
             return True
         return False
 
     def end(self) -> tuple[int, list[int]]:
-        """The exit code, and the processes that are there when time is over."""
+        """Return the exit code, and the processes that still run after BOUND_S."""
         deadline = time.monotonic() + BOUND_S
         code = self.process.wait(BOUND_S)
         while self.alive() and time.monotonic() < deadline:
@@ -110,13 +110,13 @@ class Run:
         self.held.close()
 
 
-def of_the_split(root: Path, part: slice) -> list[Path]:
+def split_pictures(root: Path, part: slice) -> list[Path]:
     return sorted((root / "JPEGImages").iterdir())[part]
 
 
 def cut_off(root: Path, part: slice) -> None:
-    """A JPEG that lacks its second half, as an interrupted copy leaves it."""
-    path = of_the_split(root, part)[-1]
+    """Replace the last picture by a JPEG without its second half, as after an interrupted copy."""
+    path = split_pictures(root, part)[-1]
     picture = path.with_suffix(".jpg")
     Image.open(path).save(picture)
     picture.write_bytes(picture.read_bytes()[: picture.stat().st_size // 2])
@@ -124,22 +124,22 @@ def cut_off(root: Path, part: slice) -> None:
 
 
 def damage(root: Path, part: slice) -> None:
-    """A PNG with the right beginning and the right end, and noise between them: only a decoder finds it."""
-    path = of_the_split(root, part)[-1]
+    """Zero the middle of the last PNG. Its start and its end stay valid, so that only a decoder notices."""
+    path = split_pictures(root, part)[-1]
     content = path.read_bytes()
     start = content.index(b"IDAT") + 16
     path.write_bytes(content[:start] + bytes(len(content) - start - 64) + content[-64:])
 
 
-def saved(run: Run) -> None:
+def wait_for_checkpoint(run: Run) -> None:
     run.until((run.folder / "checkpoints" / "last.pt").is_file)
 
 
 def signalled(*names: str) -> Callable[[Run], None]:
-    """After the first checkpoint the whole process group gets it, as from a terminal or a scheduler."""
+    """Send the signals to the whole process group after the first checkpoint, as a terminal or a scheduler does."""
 
     def strike(run: Run) -> None:
-        saved(run)
+        wait_for_checkpoint(run)
         for name in names:
             os.killpg(run.process.pid, getattr(signal, name))
 
@@ -150,11 +150,11 @@ def interrupted_twice(run: Run) -> None:
     run.until(run.waits)
     for _ in range(2):
         os.killpg(run.process.pid, signal.SIGINT)
-        time.sleep(0.5)  # two at once are one
+        time.sleep(0.5)  # two signals at the same time count as one
 
 
 def killed(run: Run) -> None:
-    saved(run)
+    wait_for_checkpoint(run)
     run.process.kill()
 
 
@@ -164,35 +164,35 @@ def killed_while_it_waits(run: Run) -> None:
 
 
 def fills_the_disk(run: Run) -> None:
-    """No file can become longer than a checkpoint's beginning."""
-    saved(run)
+    """Limit the file size, so that no further checkpoint fits."""
+    wait_for_checkpoint(run)
     resource.prlimit(run.process.pid, resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
 
 
 def loses_a_worker(run: Run) -> None:
-    saved(run)
+    wait_for_checkpoint(run)
     os.kill(next(process for process in run.alive() if process != run.process.pid), signal.SIGKILL)
 
 
-def speaks(run: Run) -> None:
-    """Nothing is done: the run ends by itself once it has said so."""
-    run.until(lambda: re.search(r"^(\w*[Ee]rror: |done at step )", run.said(), re.MULTILINE))
+def wait_for_last_line(run: Run) -> None:
+    """Cause no fault. Wait until the run prints its last line."""
+    run.until(lambda: re.search(r"^(\w*[Ee]rror: |done at step )", run.printed(), re.MULTILINE))
 
 
 @dataclass(frozen=True)
 class Ending:
     code: int
-    says: str  # a line of the output, the last one where the run failed
+    says: str  # a line of the output; the last line if the run failed
     words: tuple[str, ...] = SHORT
-    spoil: Callable[[Path], object] = lambda root: None  # the data, before the start
-    spoil_run: Callable[[Path], object] = lambda folder: None  # the run's folder
-    strike: Callable[[Run], None] = speaks
+    spoil: Callable[[Path], object] = lambda root: None  # changes the data before the start
+    spoil_run: Callable[[Path], object] = lambda folder: None  # changes the run's folder before the start
+    strike: Callable[[Run], None] = wait_for_last_line
     workers: tuple[int, ...] = (0, 1, 2)
     program: tuple[str, ...] = PROGRAM
 
 
-CANNOT_DECODE = r"error: .*/JPEGImages/train_0000\d\.\w+: cannot decode this image .*; replace it or take it out of.*"
-CANNOT_READ = r"error: .*/JPEGImages/train_0000\d\.jpg: cannot be read \(.*\); replace it or take it out"
+CANNOT_DECODE = r"error: .*/JPEGImages/train_0000\d\.\w+: cannot decode this image .*; replace it or remove it from.*"
+CANNOT_READ = r"error: .*/JPEGImages/train_0000\d\.jpg: cannot be read \(.*\); replace it or remove it from the dataset"
 SAVED = ": saved step \\d+ to .*last.pt"
 
 ENDINGS = {
@@ -246,19 +246,19 @@ def eight_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("voc")
     write_voc(root, SyntheticDataset("train", num_images=8, height=48, width=64, seed=0), range(8))
     for split, part in (("train", TRAINED), ("test", TESTED)):
-        ids = [path.stem for path in of_the_split(root, part)]
+        ids = [path.stem for path in split_pictures(root, part)]
         (root / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(ids))
     return root
 
 
 @pytest.fixture
 def root(eight_pictures: Path, tmp_path: Path) -> Path:
-    """A copy that a test may spoil."""
+    """A copy of the pictures that a test may damage."""
     return Path(shutil.copytree(eight_pictures, tmp_path / "voc"))
 
 
 def settings(root: Path, workers: int) -> list[str]:
-    """Overrides of a network that takes a moment for a step."""
+    """Return overrides for a network whose steps take a moment."""
     return [
         "dataset=voc",
         f"dataset.root={root}",
@@ -295,9 +295,9 @@ def start() -> Iterator[Callable[..., Run]]:
 
 
 def check(run: Run, code: int, says: str) -> None:
-    """It ended so, in one line unless it is a bug, and nothing is left of it."""
+    """Check the exit code, the message (one line, except for a bug) and that no process is left."""
     found, left = run.end()
-    output = run.said()
+    output = run.printed()
     assert left == [], output
     assert found == code, output
     assert ("Traceback" in output) == says.startswith("RuntimeError: "), output
@@ -310,7 +310,9 @@ def check(run: Run, code: int, says: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "workers"), CASES)
-def test_a_training_ends(name: str, workers: int, root: Path, tmp_path: Path, start: Callable[..., Run]) -> None:
+def test_a_training_ends_cleanly(
+    name: str, workers: int, root: Path, tmp_path: Path, start: Callable[..., Run]
+) -> None:
     ending, folder = ENDINGS[name], tmp_path / "run"
     folder.mkdir()
     ending.spoil(root)
@@ -322,10 +324,12 @@ def test_a_training_ends(name: str, workers: int, root: Path, tmp_path: Path, st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_an_evaluation_ends(workers: int, root: Path, tmp_path: Path, start: Callable[..., Run]) -> None:
+def test_an_evaluation_with_an_undecodable_picture_ends_cleanly(
+    workers: int, root: Path, tmp_path: Path, start: Callable[..., Run]
+) -> None:
     assert cli.run(["train", *settings(root, 0), "trainer.max_steps=1", f"output_dir={tmp_path / 'trained'}"]) == 0
     cut_off(root, TESTED)
     words = ["eval", f"weights={tmp_path / 'trained'}", f"dataset.root={root}", f"trainer.workers={workers}"]
     run = start(root, tmp_path / "run", words)
-    speaks(run)
+    wait_for_last_line(run)
     check(run, 1, CANNOT_DECODE)

@@ -1,4 +1,4 @@
-"""What goes wrong around a run: each fault is one clear line and an exit code, and the last checkpoint stays whole."""
+"""Faults from outside a run: each gives one clear line and an exit code, and the last checkpoint stays intact."""
 
 import contextlib
 import os
@@ -17,19 +17,19 @@ from detector.engine.checkpoint import load_checkpoint
 from detector.pipeline.resume import value_of
 from detector.tools import cli
 
-# Longer than any fault takes to strike; the minutes are for a fault that never does.
+# Longer than any fault needs to occur. max_minutes ends a run whose fault never occurs.
 ENDLESS = ["trainer.max_steps=1000000", "trainer.max_minutes=4", "trainer.checkpoint_every=2"]
 
 
 def train_while(words: list[str], strike: Callable[[], object]) -> int:
-    """Exit code of a training during which `strike` is called, once its first checkpoint is there."""
+    """Train, call `strike` after the first checkpoint, and return the exit code."""
     last = Path(value_of("output_dir", words) or "") / "checkpoints" / "last.pt"
     ended = threading.Event()
 
     def wait_and_strike() -> None:
         while not last.is_file() and not ended.is_set():
             time.sleep(0.02)
-        if not ended.is_set():  # or a signal would reach the test itself
+        if not ended.is_set():  # otherwise a signal would reach the test itself
             strike()
 
     thread = threading.Thread(target=wait_and_strike)
@@ -42,7 +42,7 @@ def train_while(words: list[str], strike: Callable[[], object]) -> int:
 
 
 def the_error(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that a fault was answered with, the last of all."""
+    """Return the only error line, which must end the output."""
     output = capsys.readouterr().err
     assert "Traceback" not in output
     (line,) = re.findall(r"^error: (.*)$", output, re.MULTILINE)
@@ -52,7 +52,7 @@ def the_error(capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 MiB of its own."""
+    """A separate file system of 64 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
@@ -64,27 +64,31 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def own_pictures(settings: list[str], tmp_path: Path) -> Path:
-    """A copy of the pictures that a test may spoil."""
+    """A copy of the pictures that a test may change."""
     return Path(shutil.copytree(value_of("dataset.root", settings) or "", tmp_path / "voc"))
 
 
-def test_a_full_disk(settings: list[str], disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Checkpoints kept at every step fill it."""
+def test_a_full_disk_is_reported_in_one_line(
+    settings: list[str], disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The checkpoints of every step fill the disk."""
     assert cli.run(["train", *settings, *ENDLESS, "trainer.keep_every=1", f"output_dir={disk}"]) == 1
-    told = the_error(capsys)
-    assert told.startswith(f"cannot write the checkpoint {disk}")
-    assert told.endswith("No space left on device; the previous checkpoint is intact")
+    message = the_error(capsys)
+    assert message.startswith(f"cannot write the checkpoint {disk}")
+    assert message.endswith("No space left on device; the previous checkpoint is intact")
     assert load_checkpoint(disk)["step"] >= 1
     assert not list((disk / "checkpoints").glob(".*"))
 
 
-def test_a_disk_that_others_filled(settings: list[str], disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Not one byte is left: the log and TensorBoard cannot write either."""
+def test_a_disk_filled_by_others_is_reported_in_one_line(
+    settings: list[str], disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The disk has no byte left, so the log and TensorBoard cannot write either."""
     ended = threading.Event()
 
     def fill() -> None:
         with open(disk / "others", "wb", buffering=0) as file:
-            while not ended.is_set():  # a checkpoint that takes another's place makes room once more
+            while not ended.is_set():  # replacing a checkpoint frees space again
                 with contextlib.suppress(OSError):
                     file.write(bytes(1 << 16))
 
@@ -99,7 +103,7 @@ def test_a_disk_that_others_filled(settings: list[str], disk: Path, capsys: pyte
     load_checkpoint(disk)
 
 
-def test_a_folder_that_may_only_be_read(
+def test_a_read_only_folder_is_refused_in_one_line(
     settings: list[str], disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.run(["train", *settings, "trainer.max_steps=2", f"output_dir={tmp_path / 'run'}"]) == 0
@@ -108,27 +112,27 @@ def test_a_folder_that_may_only_be_read(
     capsys.readouterr()
     for words in (["train", f"resume={disk}"], ["train", *settings, f"output_dir={disk / 'other'}"]):
         assert cli.run(words) == 1
-        told = the_error(capsys)
-        assert "Read-only file system" in told
-        assert str(disk) in told
+        message = the_error(capsys)
+        assert "Read-only file system" in message
+        assert str(disk) in message
     assert load_checkpoint(disk)["step"] == 2
 
 
-def test_a_picture_that_vanishes_in_mid_run(
+def test_a_picture_deleted_during_the_run_is_named(
     settings: list[str], own_pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gone = sorted((own_pictures / "JPEGImages").iterdir())[0]
     folder = tmp_path / "run"
     words = [*settings, *ENDLESS, f"dataset.root={own_pictures}", "trainer.workers=1", f"output_dir={folder}"]
     assert train_while(words, gone.unlink) == 1
-    assert the_error(capsys) == f"{gone}: no such image; restore it or take its id out of the image list"
+    assert the_error(capsys) == f"{gone}: no such image; restore it or remove its id from the image list"
     load_checkpoint(folder)
 
 
-def test_a_loader_worker_that_is_killed(
+def test_a_killed_loader_worker_is_reported_in_one_line(
     settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As the kernel does it when memory runs out."""
+    """SIGKILL, as from the kernel when memory runs out."""
     children = Path(f"/proc/{os.getpid()}/task/{threading.get_native_id()}/children")
     if not children.is_file():
         pytest.skip("the system does not list a process's children")
@@ -138,9 +142,9 @@ def test_a_loader_worker_that_is_killed(
         os.kill(int(max(set(children.read_text().split()) - before, key=int)), signal.SIGKILL)
 
     assert train_while([*settings, *ENDLESS, "trainer.workers=2", f"output_dir={tmp_path}"], kill_one) == 1
-    told = the_error(capsys)
-    assert "a loader worker was killed by signal: Killed" in told or "a loader worker exited unexpectedly" in told
-    assert "Lower trainer.workers" in told
+    message = the_error(capsys)
+    assert "a loader worker was killed by signal: Killed" in message or "a loader worker exited unexpectedly" in message
+    assert "Lower trainer.workers" in message
     load_checkpoint(tmp_path)
 
 
@@ -157,7 +161,7 @@ def test_a_signal_saves_and_exits_with_code_3(
 def test_a_second_interrupt_stops_at_once(
     settings: list[str], own_pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A picture that never arrives: the first interrupt waits for the step to end, which is for ever."""
+    """A picture blocks its reader, so the step whose end the first interrupt waits for never ends."""
     picture = sorted((own_pictures / "JPEGImages").iterdir())[0]
     folder = tmp_path / "run"
 

@@ -1,4 +1,4 @@
-"""From pictures to mAP 1.0, and everything that a run leaves behind, by the commands alone."""
+"""Training to mAP 1.0, and all files of a run, through the commands only."""
 
 import json
 import shutil
@@ -16,16 +16,16 @@ from detector.tools import cli
 PROTOCOLS = ("voc07_11point", "voc_area")
 
 
-def figures(folder: Path) -> dict[str, Any]:
+def metrics_of(folder: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
     return content
 
 
-def test_six_pictures_are_learnt_by_heart(overfitted: Path) -> None:
-    assert figures(overfitted)["voc07_11point"]["mAP"] >= 0.99
+def test_training_overfits_six_pictures(overfitted: Path) -> None:
+    assert metrics_of(overfitted)["voc07_11point"]["mAP"] >= 0.99
 
 
-def test_a_run_leaves_what_it_promises(overfitted: Path) -> None:
+def test_a_run_writes_all_its_files(overfitted: Path) -> None:
     names = {path.relative_to(overfitted).as_posix() for path in overfitted.rglob("*") if path.is_file()}
     assert {"config.yaml", "log.txt", "metrics.json", "checkpoints/last.pt", "checkpoints/best.pt"} <= names
     assert any(name.startswith("tensorboard/events") for name in names)
@@ -35,7 +35,7 @@ def test_a_run_leaves_what_it_promises(overfitted: Path) -> None:
 
 
 def test_metrics_name_their_protocols_and_their_step(overfitted: Path) -> None:
-    found = figures(overfitted)
+    found = metrics_of(overfitted)
     assert found["step"] == 300
     for protocol in PROTOCOLS:
         assert set(found[protocol]) >= {"mAP", "AP", "classes"}
@@ -55,17 +55,17 @@ def test_the_log_holds_losses_of_logging_steps(overfitted: Path) -> None:
     assert "lr 0.02" in log
 
 
-def test_evaluating_the_checkpoint_gives_the_same_figures(overfitted: Path, tmp_path: Path) -> None:
+def test_evaluating_the_checkpoint_gives_the_same_scores(overfitted: Path, tmp_path: Path) -> None:
     assert cli.run(["eval", f"weights={overfitted}", f"output_dir={tmp_path}", "trainer.images_per_step=1"]) == 0
     for protocol in PROTOCOLS:
-        assert figures(tmp_path)[protocol] == figures(overfitted)[protocol]
+        assert metrics_of(tmp_path)[protocol] == metrics_of(overfitted)[protocol]
 
 
-def test_scoring_the_result_files_gives_the_same_figures(overfitted: Path, tmp_path: Path, settings: list[str]) -> None:
-    """Scores and boxes are rounded in the files; objects this easy are not near any threshold."""
+def test_scoring_the_result_files_gives_the_same_scores(overfitted: Path, tmp_path: Path, settings: list[str]) -> None:
+    """The files hold rounded scores and boxes. The objects are easy, so no match is near a threshold."""
     words = ["eval", *settings, f"detections={overfitted / 'detections'}", f"output_dir={tmp_path}"]
     assert cli.run(words) == 0
-    assert figures(tmp_path)["voc07_11point"]["mAP"] == pytest.approx(figures(overfitted)["voc07_11point"]["mAP"])
+    assert metrics_of(tmp_path)["voc07_11point"]["mAP"] == pytest.approx(metrics_of(overfitted)["voc07_11point"]["mAP"])
 
 
 def test_predicting_writes_pictures_and_boxes(overfitted: Path, pictures: Path, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_predicting_writes_pictures_and_boxes(overfitted: Path, pictures: Path, 
         drawn = np.asarray(Image.open(tmp_path / "out" / f"{Path(name).stem}.jpg"), dtype=int)
         original = np.asarray(Image.open(tmp_path / "photos" / name).convert("RGB"), dtype=int)
         assert drawn.shape == original.shape
-        assert np.abs(drawn - original).max() > 60  # boxes are on it; JPEG alone changes less
+        assert np.abs(drawn - original).max() > 60  # boxes are drawn; JPEG alone changes pixels less
         for row in rows:
             assert set(row) == {"class", "score", "box"}
             assert 0 <= row["score"] <= 1
@@ -87,7 +87,7 @@ def test_predicting_writes_pictures_and_boxes(overfitted: Path, pictures: Path, 
             assert 0 <= y1 < y2 <= 96.01
 
 
-def test_an_unreadable_picture_is_skipped_and_told(overfitted: Path, pictures: Path, tmp_path: Path) -> None:
+def test_an_unreadable_picture_is_skipped_with_exit_code_1(overfitted: Path, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     shutil.copy(next((pictures / "JPEGImages").iterdir()), tmp_path / "photos" / "good.png")
     (tmp_path / "photos" / "bad.jpg").write_text("no picture")
@@ -107,7 +107,7 @@ def test_predictions_never_overwrite_the_photographs(
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
     out = tmp_path / "out"
     assert cli.run(["predict", f"weights={overfitted}", f"images={tmp_path}", f"output_dir={out}"]) == 0
-    assert len(list(out.glob("*.jpg"))) == 2  # a.png and a.jpg each have their picture
+    assert len(list(out.glob("*.jpg"))) == 2  # one for a.png, one for a.jpg
 
 
 def test_weights_of_other_classes_are_refused(
@@ -118,4 +118,4 @@ def test_weights_of_other_classes_are_refused(
     more = "dataset.classes=[disc,square,triangle,cross,diamond,ring,star]"
     assert cli.run(["eval", f"weights={overfitted}", more, f"output_dir={tmp_path}"]) == 1
     told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert told.startswith("error: the model knows 6 classes")
+    assert told.startswith("error: the model has 6 classes")

@@ -1,4 +1,4 @@
-"""The README's commands run: on a small folder, with a narrow network and two steps where they would take hours."""
+"""The README's commands run, on a small folder, with a narrow network and two steps."""
 
 import re
 import shlex
@@ -27,7 +27,9 @@ def test_make_targets_exist() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_own_photographs(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_for_own_photographs_run(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "mine"
     photos = str(pictures / "JPEGImages")
     named = {"MORE_PHOTOS": photos, "data=PHOTOS": f"data={pictures}", "runs/mine": str(run)}

@@ -1,6 +1,6 @@
-"""What is released: sdist and wheel hold every package file once, with and without links, and the program runs.
+"""Release files: sdist and wheel hold every package file once, with and without links, and the program runs.
 
-A checkout on Windows may have small text files in place of links, as git writes them without the right to make links.
+A checkout on Windows may have small text files in place of links: git writes them if it may not create links.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def run(*words: str | Path, folder: Path, **environment: str) -> str:
 
 def tracked() -> list[str]:
     if not (ROOT / ".git").exists():
-        pytest.skip("not a git checkout: what belongs to a release is not known")
+        pytest.skip("not a git checkout: the files of a release are not known")
     return run("git", "ls-files", folder=ROOT).splitlines()
 
 
 def checkout(folder: Path, *, links: bool) -> Path:
-    """The tracked files; without `links` a link is a text file that holds its target."""
+    """Copy the tracked files to `folder`. Without `links`, a link becomes a text file that holds its target."""
     for name in tracked():
         source, target = ROOT / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def built(folder: Path, kind: str) -> Path:
 
 
 def package_files() -> set[str]:
-    """Every Python module and config file of the five packages, by its place in the wheel."""
+    """Return the paths in the wheel of every Python module and config file of the five packages."""
     found = set()
     for name in tracked():
         top, _, rest = name.partition("/")

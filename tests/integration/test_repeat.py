@@ -1,4 +1,4 @@
-"""A run's folder holds what repeats it, and another training can start from its weights."""
+"""A run can be repeated from its folder, and another training can start from its weights."""
 
 import json
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ SHORT = ["trainer.max_steps=3", "trainer.deterministic=true", "input.flip=true",
 
 
 @pytest.fixture(autouse=True)
-def _algorithms_as_before() -> Iterator[None]:
+def _restore_algorithms() -> Iterator[None]:
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     yield
     torch.use_deterministic_algorithms(before[0])
     torch.backends.cudnn.benchmark = before[1]
 
 
-def test_a_run_is_repeated_from_its_config_to_the_same_bytes(settings: list[str], tmp_path: Path) -> None:
+def test_a_run_repeated_from_its_config_gives_the_same_bytes(settings: list[str], tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     assert cli.run(["train", *settings, *SHORT, f"output_dir={first}"]) == 0
     torch.manual_seed(99)
@@ -33,7 +33,7 @@ def test_a_run_is_repeated_from_its_config_to_the_same_bytes(settings: list[str]
     assert {"commit", "torch", "cpu", "gpu", "command", "date"} <= start.keys()
 
 
-def test_a_head_starts_anew_only_on_request(
+def test_a_new_head_is_started_only_on_request(
     settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
@@ -43,9 +43,9 @@ def test_a_head_starts_anew_only_on_request(
     words = ["train", *settings, *SHORT, classes, f"weights={old}", f"output_dir={new}", "optimizer.lr=1e-9"]
     assert cli.run(words) == 1
     told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert told.startswith(f"error: {old} knows 6 classes (disc, ")
+    assert told.startswith(f"error: {old} has 6 classes (disc, ")
     assert "the dataset has 7" in told
-    assert "weights_skip=[head] starts a new head" in told
+    assert "start a new head with weights_skip=[head]" in told
     assert cli.run([*words, "weights_skip=[head]"]) == 0
     before, after = load_checkpoint(old)["model"], load_checkpoint(new)["model"]
     kept = [key for key in before if key.startswith("backbone.") and before[key].is_floating_point()]
@@ -56,7 +56,7 @@ def test_a_head_starts_anew_only_on_request(
 def test_other_classes_of_the_same_number_are_refused(
     settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every tensor would fit: a resumption and a warm start compare the names, in their order."""
+    """Every tensor would fit, so resuming and warm starts compare the class names, with their order."""
     old = tmp_path / "old"
     words = ["train", *settings, *SHORT]
     assert cli.run([*words, f"output_dir={old}"]) == 0
@@ -71,8 +71,8 @@ def test_other_classes_of_the_same_number_are_refused(
     ):
         capsys.readouterr()
         assert cli.run(start) == 1, start
-        told = capsys.readouterr().err.strip().splitlines()[-1]
-        assert told.startswith("error: ")
+        message = capsys.readouterr().err.strip().splitlines()[-1]
+        assert message.startswith("error: ")
         for part in (
             "6 classes (disc, square, ",
             "6 (square, disc, ",
@@ -80,7 +80,7 @@ def test_other_classes_of_the_same_number_are_refused(
             "weights_skip=[head]",
             "dataset.classes",
         ):
-            assert part in told, told
+            assert part in message, message
     assert (old / "checkpoints" / "last.pt").read_bytes() == before
 
     new = [*others, f"weights={old}", f"output_dir={tmp_path / 'new'}", "optimizer.lr=1e-9"]

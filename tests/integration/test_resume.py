@@ -1,4 +1,4 @@
-"""An interrupted run ends where an uninterrupted one does, bit for bit, whatever interrupted it."""
+"""A run that was interrupted and resumed ends with the same bits as an uninterrupted one."""
 
 import random
 import shutil
@@ -15,7 +15,7 @@ import torch
 from detector.engine.checkpoint import load_checkpoint
 from detector.tools import cli
 
-# A network with running statistics and dropout, scales and flips: everything that carries state or draws numbers.
+# Everything that has state or draws random numbers: running statistics, dropout, scales, flips.
 STATEFUL = [
     "backbone=vgg16_bn",
     "backbone.weights=null",
@@ -32,7 +32,7 @@ RPN = ["proposals=rpn", "proposals.scales=[1,2,4]", "proposals.channels=16", "pr
 
 
 def differences(first: Any, second: Any, where: str = "") -> list[str]:
-    """Paths at which two checkpoints' contents are not the same bits."""
+    """Return the paths at which the contents of two checkpoints differ."""
     if isinstance(first, torch.Tensor):
         return [] if torch.equal(first, second) else [where]
     if isinstance(first, dict):
@@ -67,9 +67,7 @@ def state(folder: Path) -> dict[str, Any]:
         ["sampling=ohem", "sampling.rois_per_image=32", "head=rfcn", "head.k=3", "trainer.ema_decay=0.9"],
     ],
 )
-def test_2n_steps_equal_n_steps_a_resumption_and_n_steps(
-    changes: list[str], settings: list[str], tmp_path: Path
-) -> None:
+def test_2n_steps_equal_n_steps_and_n_resumed_steps(changes: list[str], settings: list[str], tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     words = ["train", *settings, *STATEFUL, *changes]
     assert cli.run([*words, f"output_dir={whole}", "trainer.keep_every=4"]) == 0
@@ -80,9 +78,7 @@ def test_2n_steps_equal_n_steps_a_resumption_and_n_steps(
     assert differences(state(whole), state(parts)) == []
 
 
-def test_a_finished_run_that_was_killed_before_its_evaluation_is_evaluated_on_resumption(
-    settings: list[str], tmp_path: Path
-) -> None:
+def test_resuming_a_finished_run_without_metrics_evaluates_it(settings: list[str], tmp_path: Path) -> None:
     words = ["train", *settings, *STATEFUL, "trainer.max_steps=2", f"output_dir={tmp_path}"]
     assert cli.run(words) == 0
     (tmp_path / "metrics.json").unlink()
@@ -103,7 +99,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_leaves_a_whole_checkpoint_and_goes_on(settings: list[str], tmp_path: Path) -> None:
+def test_a_killed_run_leaves_an_intact_checkpoint_and_can_resume(settings: list[str], tmp_path: Path) -> None:
     words = ["train", *settings, f"output_dir={tmp_path}", "trainer.checkpoint_every=1", "trainer.max_steps=10000"]
     step = 0
     for attempt in range(2):

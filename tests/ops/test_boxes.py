@@ -1,4 +1,4 @@
-"""Box arithmetic against its laws, plain loops and hand-made truths."""
+"""Box arithmetic against its properties, plain loops and hand-computed values."""
 
 import math
 import resource
@@ -13,13 +13,13 @@ from torch import Tensor
 
 from detector.ops import boxes as box_ops
 
-# float32 keeps 24 bits: coordinates up to 2000 are good to about 1e-4, and encode divides by sides of 1 pixel or more.
+# float32 has 24 bits: coordinates up to 2000 are good to about 1e-4, and encode divides by sides of at least 1 pixel.
 ROUNDING = {"rtol": 1e-4, "atol": 2e-2}
 
 
 @st.composite
 def box_lists(draw: st.DrawFn, smallest: int = 0, side: float = 1.0) -> Tensor:
-    """Boxes [N, 4] float32 with sides of at least `side`, N from `smallest`."""
+    """Draw boxes [N, 4] float32 with sides of at least `side` and N of at least `smallest`."""
     count = draw(st.integers(smallest, 12))
     corners = arrays("float32", (count, 2), elements=st.floats(-500, 1500, width=32))
     sizes = arrays("float32", (count, 2), elements=st.floats(side, 900, width=32))
@@ -34,18 +34,18 @@ def loop_iou(a: list[float], b: list[float]) -> float:
     return width * height / union if union > 0 else 0.0
 
 
-def test_area_counts_half_open_pixels_and_no_inverted_box() -> None:
+def test_area_counts_half_open_pixels_and_is_0_for_inverted_boxes() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 5], [3, 3, 3, 9], [8, 8, 2, 2], [8, 2, 2, 8]])
     assert box_ops.area(boxes).tolist() == [50, 0, 0, 0]
 
 
-def test_iou_of_boxes_on_paper() -> None:
+def test_iou_equals_hand_computed_values() -> None:
     box = torch.tensor([[0.0, 0, 10, 10]])
     others = torch.tensor([[0.0, 0, 10, 10], [5, 0, 15, 10], [10, 0, 20, 10], [2, 2, 7, 7], [4, 4, 4, 4]])
     torch.testing.assert_close(box_ops.iou(box, others), torch.tensor([[1, 1 / 3, 0, 0.25, 0]]))
 
 
-def test_iou_of_nothing_with_nothing_is_zero() -> None:
+def test_iou_of_empty_boxes_is_zero() -> None:
     point = torch.tensor([[4.0, 4, 4, 4]])
     assert box_ops.iou(point, point).item() == 0
     assert box_ops.iou(torch.zeros(0, 4), point).shape == (0, 1)
@@ -73,7 +73,7 @@ def test_decode_inverts_encode(boxes: Tensor, data: st.DataObject) -> None:
     torch.testing.assert_close(decoded, boxes, **ROUNDING)
 
 
-def test_encode_is_the_published_parametrisation() -> None:
+def test_encode_follows_the_published_parametrisation() -> None:
     reference, box = torch.tensor([10.0, 20, 30, 60]), torch.tensor([20.0, 10, 60, 30])
     # centres (20, 40) -> (40, 20), sizes (20, 40) -> (40, 20)
     expected = torch.tensor([20 / 20, -20 / 40, math.log(2), -math.log(2)])
@@ -93,7 +93,7 @@ def test_encode_of_degenerate_boxes_is_finite() -> None:
 
 
 @given(box_lists(), st.integers(1, 1000), st.integers(1, 1000))
-def test_clip_stays_inside_and_is_idempotent(boxes: Tensor, height: int, width: int) -> None:
+def test_clipped_boxes_are_inside_and_clipping_is_idempotent(boxes: Tensor, height: int, width: int) -> None:
     clipped = box_ops.clip(boxes, height, width)
     assert ((clipped >= 0) & (clipped <= torch.tensor([width, height, width, height]))).all()
     assert torch.equal(box_ops.clip(clipped, height, width), clipped)
@@ -115,12 +115,14 @@ def test_flip_mirrors_pixels() -> None:
 
 
 @given(box_lists(), box_lists(), st.sampled_from([1, 64, 1 << 20]))
-def test_best_match_equals_the_full_matrix_whatever_the_tile(boxes: Tensor, truths: Tensor, tile_bytes: int) -> None:
+def test_best_match_equals_the_full_matrix_for_any_tile_size(
+    boxes: Tensor, ground_truth: Tensor, tile_bytes: int
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(box_ops, "TILE_BYTES", tile_bytes)
-        overlaps, best = box_ops.best_match(boxes, truths)
-    if len(boxes) and len(truths):
-        matrix = box_ops.iou(boxes, truths)
+        overlaps, best = box_ops.best_match(boxes, ground_truth)
+    if len(boxes) and len(ground_truth):
+        matrix = box_ops.iou(boxes, ground_truth)
         assert torch.equal(overlaps, matrix.max(dim=1).values)
         assert torch.equal(best, matrix.argmax(dim=1))
     else:
@@ -128,27 +130,27 @@ def test_best_match_equals_the_full_matrix_whatever_the_tile(boxes: Tensor, trut
         assert best.tolist() == [0] * len(boxes)
 
 
-def test_best_match_takes_the_first_of_equal_truths() -> None:
+def test_best_match_takes_the_first_of_equal_boxes() -> None:
     truth = torch.tensor([[0.0, 0, 10, 10]])
     assert box_ops.best_match(truth, truth.repeat(3, 1))[1].item() == 0
 
 
 def test_best_match_never_makes_a_matrix_larger_than_a_tile(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
+    found: list[int] = []
     original = box_ops.iou
 
     def counted(boxes: Tensor, others: Tensor) -> Tensor:
-        made.append(4 * boxes.element_size() * len(boxes) * len(others))
+        found.append(4 * boxes.element_size() * len(boxes) * len(others))
         return original(boxes, others)
 
     monkeypatch.setattr(box_ops, "iou", counted)
     monkeypatch.setattr(box_ops, "TILE_BYTES", 1 << 16)
     box_ops.best_match(torch.rand(1000, 4), torch.rand(50, 4))
-    assert max(made) <= 1 << 16
-    assert len(made) > 1
+    assert max(found) <= 1 << 16
+    assert len(found) > 1
 
 
-def test_matching_2000_truths_to_20000_boxes_fits_in_300_megabytes() -> None:
+def test_matching_2000_to_20000_boxes_takes_under_300_megabytes() -> None:
     generator = torch.Generator().manual_seed(0)
     low = torch.rand(22_000, 2, generator=generator) * 1000
     boxes = torch.cat((low, low + 20 + 100 * torch.rand(22_000, 2, generator=generator)), dim=1)
@@ -159,7 +161,7 @@ def test_matching_2000_truths_to_20000_boxes_fits_in_300_megabytes() -> None:
 
 
 @pytest.mark.parametrize("inclusive", [False, True])
-def test_to_rois_numbers_the_images(inclusive: bool) -> None:
+def test_to_rois_adds_image_indices(inclusive: bool) -> None:
     boxes = [torch.tensor([[1.0, 2, 11, 12], [3, 4, 5, 6]]), torch.zeros(0, 4), torch.tensor([[7.0, 8, 9, 10]])]
     end = 1 if inclusive else 0
     expected = [[0, 1, 2, 11 - end, 12 - end], [0, 3, 4, 5 - end, 6 - end], [2, 7, 8, 9 - end, 10 - end]]
@@ -168,17 +170,17 @@ def test_to_rois_numbers_the_images(inclusive: bool) -> None:
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (3, 0, 4)])
-def test_functions_take_empty_inputs(shape: tuple[int, ...]) -> None:
+def test_functions_accept_empty_inputs(shape: tuple[int, ...]) -> None:
     empty = torch.zeros(shape)
-    for made in (box_ops.clip(empty, 9, 9), box_ops.flip(empty, 9), box_ops.encode(empty, empty)):
-        assert made.shape == shape
+    for found in (box_ops.clip(empty, 9, 9), box_ops.flip(empty, 9), box_ops.encode(empty, empty)):
+        assert found.shape == shape
     assert box_ops.decode(empty, empty).shape == shape
     assert box_ops.area(empty).shape == shape[:-1]
 
 
 @settings(max_examples=20)
 @given(box_lists(smallest=2))
-def test_nothing_is_changed_in_place(boxes: Tensor) -> None:
+def test_no_function_changes_its_input(boxes: Tensor) -> None:
     before = boxes.clone()
     calls: list[Any] = [
         box_ops.area(boxes),
@@ -197,6 +199,6 @@ def test_nothing_is_changed_in_place(boxes: Tensor) -> None:
 def test_boxes_stay_float32_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         boxes = torch.rand(5, 4) + torch.tensor([0.0, 0, 1, 1])
-        for made in (box_ops.iou(boxes, boxes), box_ops.encode(boxes, boxes), box_ops.decode(boxes, boxes)):
-            assert made.dtype == torch.float32
+        for found in (box_ops.iou(boxes, boxes), box_ops.encode(boxes, boxes), box_ops.decode(boxes, boxes)):
+            assert found.dtype == torch.float32
         assert box_ops.decode(torch.zeros(5, 4, dtype=torch.bfloat16), boxes).dtype == torch.float32

@@ -1,4 +1,4 @@
-"""What is compiled for which GPUs, and when it is refused."""
+"""The GPUs that a build targets, and refused combinations of versions."""
 
 from pathlib import Path
 
@@ -10,17 +10,17 @@ NVCC = "nvcc: NVIDIA (R) Cuda compiler driver\nCuda compilation tools, release 1
 
 
 @pytest.mark.parametrize("torch", ["12.4", "12.8", "12"])
-def test_nvcc_and_torch_of_one_major_version_go_together(torch: str) -> None:
+def test_nvcc_and_torch_of_one_major_version_are_accepted(torch: str) -> None:
     kernels.check_versions(NVCC, torch)
 
 
 @pytest.mark.parametrize(
     ("nvcc", "torch", "message"),
     [
-        (NVCC, "13.2", r"nvcc is of CUDA 12\.4 and torch of CUDA 13\.2; .* set CUDA_HOME"),
-        (NVCC, "1.2", r"nvcc is of CUDA 12\.4 and torch of CUDA 1\.2"),
+        (NVCC, "13.2", r"nvcc has CUDA 12\.4, torch has CUDA 13\.2; .* set CUDA_HOME"),
+        (NVCC, "1.2", r"nvcc has CUDA 12\.4, torch has CUDA 1\.2"),
         (NVCC, None, "the installed torch has no CUDA"),
-        ("command not found", "13.2", "names no release: 'command not found'"),
+        ("command not found", "13.2", "no release number in the output of nvcc --version: 'command not found'"),
     ],
 )
 def test_other_versions_are_refused(nvcc: str, torch: str | None, message: str) -> None:
@@ -40,7 +40,7 @@ def test_torchs_cuda_is_read_without_importing_it(text: str, version: str | None
     assert kernels.torch_cuda_version(tmp_path) == version
 
 
-def test_targets_become_code_and_ptx(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_targets_give_code_and_ptx_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "7.5 8.0;9.0+PTX")
     assert kernels.targets() == ["7.5", "8.0", "9.0+PTX"]
     assert kernels.architecture_flags(["7.5", "9.0+PTX"]) == [
@@ -50,7 +50,7 @@ def test_targets_become_code_and_ptx(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-def test_a_build_that_fails_leaves_no_older_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_build_leaves_no_older_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sources = tmp_path / "csrc" / "cpu"
     sources.mkdir(parents=True)
     (sources / "broken.cpp").write_text("this is no C++;\n")

@@ -1,4 +1,4 @@
-"""Depthwise convolution with holes: the sums and gradients of `F.conv2d`, for any map, hole and padding."""
+"""Dilated depthwise convolution: the values and gradients of `F.conv2d`, for any map, dilation and padding."""
 
 import itertools
 
@@ -11,7 +11,7 @@ from detector.ops.depthwise import depthwise_conv
 SHAPES = [(2, 5, 12, 18), (1, 40, 7, 11), (3, 17, 1, 2), (1, 70, 5, 4), (0, 3, 4, 4), (2, 1, 3, 3)]
 
 
-def made(
+def tensors_of(
     shape: tuple[int, ...], k: int, dtype: torch.dtype, layout: torch.memory_format
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
@@ -23,13 +23,13 @@ def made(
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("k", [1, 3, 5, 7])
-def test_the_sums_and_gradients_of_a_convolution(k: int, layout: torch.memory_format) -> None:
+def test_values_and_gradients_equal_those_of_torch(k: int, layout: torch.memory_format) -> None:
     for shape, dilation, dtype in itertools.product(SHAPES, (1, 2, 4), (torch.float64, torch.float32)):
         reach = dilation * (k - 1)
         for padding in {reach // 2, reach, reach // 3}:
             if min(shape[2:]) + 2 * padding <= reach:
                 continue
-            parts = made(shape, k, dtype, layout)
+            parts = tensors_of(shape, k, dtype, layout)
             ours = depthwise_conv(*parts, dilation=dilation, padding=padding)
             expected = F.conv2d(*parts, padding=padding, dilation=dilation, groups=shape[1])
             torch.testing.assert_close(ours, expected)
@@ -41,8 +41,8 @@ def test_the_sums_and_gradients_of_a_convolution(k: int, layout: torch.memory_fo
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_narrow_maps_are_rounded_once(dtype: torch.dtype) -> None:
-    x, kernel, bias = made((2, 40, 9, 6), 3, dtype, torch.channels_last)
+def test_half_precision_results_are_rounded_once(dtype: torch.dtype) -> None:
+    x, kernel, bias = tensors_of((2, 40, 9, 6), 3, dtype, torch.channels_last)
     ours = depthwise_conv(x, kernel, bias, dilation=2, padding=2)
     exact = F.conv2d(x.double(), kernel.double(), bias.double(), padding=2, dilation=2, groups=40)
     step = torch.finfo(dtype).eps
@@ -56,24 +56,24 @@ def test_narrow_maps_are_rounded_once(dtype: torch.dtype) -> None:
     torch.testing.assert_close(mine[1], theirs[1], rtol=1e-5, atol=1e-4)
 
 
-def test_nan_and_infinity_go_where_they_are_read() -> None:
+def test_nan_and_infinity_reach_only_cells_that_read_them() -> None:
     x = torch.zeros(1, 40, 5, 5, dtype=torch.bfloat16)
     x[0, :, 2, 2] = torch.nan
     x[0, 3, 2, 2] = torch.inf
     out = depthwise_conv(x, torch.ones(40, 1, 3, 3), None, dilation=2, padding=2)
-    met = torch.zeros(5, 5, dtype=torch.bool)
-    met[::2, ::2] = True
-    assert torch.equal(out.isnan()[0, 0], met)
-    assert torch.equal(out.isinf()[0, 3], met)
+    reached = torch.zeros(5, 5, dtype=torch.bool)
+    reached[::2, ::2] = True
+    assert torch.equal(out.isnan()[0, 0], reached)
+    assert torch.equal(out.isinf()[0, 3], reached)
 
 
-def test_second_derivatives() -> None:
-    parts = made((1, 3, 4, 5), 3, torch.float64, torch.channels_last)
+def test_second_derivatives_are_correct() -> None:
+    parts = tensors_of((1, 3, 4, 5), 3, torch.float64, torch.channels_last)
     assert torch.autograd.gradgradcheck(lambda *args: depthwise_conv(*args, dilation=2, padding=1), parts)
 
 
-def test_the_compiler_knows_the_operators() -> None:
-    x, kernel, bias = made((1, 3, 6, 5), 3, torch.float32, torch.contiguous_format)
+def test_the_operators_keep_the_dispatcher_contract() -> None:
+    x, kernel, bias = tensors_of((1, 3, 6, 5), 3, torch.float32, torch.contiguous_format)
     args = (x.detach().permute(0, 2, 3, 1), kernel.detach()[:, 0].permute(1, 2, 0), bias.detach(), 2, 2)
     quick = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(torch.ops.fast_rfcn.depthwise.default, args, test_utils=quick)
@@ -81,8 +81,8 @@ def test_the_compiler_knows_the_operators() -> None:
     torch.library.opcheck(torch.ops.fast_rfcn.depthwise_weight_grad.default, grads, test_utils=quick)
 
 
-def test_the_same_bits_on_any_number_of_threads() -> None:
-    parts = made((2, 70, 9, 13), 3, torch.float32, torch.channels_last)
+def test_results_have_the_same_bits_on_any_number_of_threads() -> None:
+    parts = tensors_of((2, 70, 9, 13), 3, torch.float32, torch.channels_last)
     found = []
     threads = torch.get_num_threads()
     try:

@@ -1,4 +1,4 @@
-"""Every operator of the dispatcher on every device against its PyTorch kernel on the CPU, on the same inputs."""
+"""Every operator of the dispatcher, on every device, against its PyTorch kernel on the CPU with the same inputs."""
 
 import importlib
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from detector import ops
 CUDA = torch.cuda.is_available()
 SCALE, BINS = 1 / 16, 3
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-# Relative to the largest value; sums differ in their order, halves in the last place.
+# Relative to the largest value: sums differ in their order, half precision in the last digit.
 TOLERANCE = {torch.float32: 4e-6, torch.float64: 1e-12, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 MAPS = {"slab": (2, 18, 23, 37), "direct": (1, 9, 190, 170), "tiny": (3, 9, 1, 2)}  # "slab" fits shared memory
 NAN, INFINITE = (torch.nan,), (torch.nan, torch.inf, -torch.inf)
@@ -47,7 +47,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 
 def random_rois(count: int, images: int, height: int, width: int, dtype: torch.dtype) -> Tensor:
-    """RoIs in and across the map, some inverted, with no image, outside, or not finite."""
+    """Return RoIs in and across the map. Some are inverted, outside, not finite, or have no image."""
     generator = torch.Generator().manual_seed(count)
     corners = torch.rand(count, 4, generator=generator) * 1.4 - 0.2
     corners[:, :2], corners[:, 2:] = corners[:, :2].minimum(corners[:, 2:]), corners[:, :2].maximum(corners[:, 2:])
@@ -62,7 +62,7 @@ def random_rois(count: int, images: int, height: int, width: int, dtype: torch.d
 
 
 def operators(features: Tensor, rois: Tensor) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Names and arguments of all RoI operators, made on the CPU."""
+    """Yield names and arguments of all RoI operators, on the CPU."""
     size, generator = list(features.shape), torch.Generator().manual_seed(1)
 
     def grad(channels: int, height: int, width: int) -> Tensor:
@@ -76,7 +76,7 @@ def operators(features: Tensor, rois: Tensor) -> Iterator[tuple[str, tuple[Any, 
     yield "roi_pool_scatter", (grad(size[1], 7, 5), rois, argmax, size)
     yield "roi_pool_gather", (features, rois, argmax)
     for options in ALIGN.values():
-        # An adaptive RoI that reaches to 1e9 or further has more samples than the PyTorch kernel can hold.
+        # An adaptive RoI that extends to 1e9 or further has too many samples for the PyTorch kernel's memory.
         few = rois.clone()
         if options[0] == 0:
             few[2], few[4] = 0, 0
@@ -109,7 +109,7 @@ def moved(arguments: tuple[Any, ...], device: torch.device) -> tuple[Any, ...]:
 
 
 def assert_near(result: Any, expected: Any, name: str) -> None:
-    """Integers are equal, maxima too, and sums up to rounding; layout and dtype are the same."""
+    """Require equal integers and maxima, sums equal up to rounding, and the same dtype and shape."""
     results = result if isinstance(result, tuple) else (result,)
     for ours, other in zip(results, expected if isinstance(expected, tuple) else (expected,), strict=True):
         assert (ours.dtype, ours.shape) == (other.dtype, other.shape), name
@@ -125,17 +125,17 @@ def assert_near(result: Any, expected: Any, name: str) -> None:
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels last"])
 @pytest.mark.parametrize("shape", MAPS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_equals_the_pytorch_kernels(
+def test_operators_equal_the_pytorch_kernels(
     device: torch.device, dtype: torch.dtype, shape: str, layout: torch.memory_format
 ) -> None:
     if shape == "direct" and device.type == "cpu":
-        pytest.skip("a path of the CUDA kernels alone: a map beyond shared memory")
+        pytest.skip("only the CUDA kernels have a path for maps beyond shared memory")
     size = MAPS[shape]
     features = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(dtype).to(memory_format=layout)
     rois = random_rois(12, size[0], *size[2:], torch.float64 if dtype == torch.float64 else torch.float32)
     for name, arguments in operators(features, rois):
         result = getattr(torch.ops.fast_rfcn, name).default(*moved(arguments, device))
-        if name == "roi_align_max":  # of equal samples either may win, where rounding decides
+        if name == "roi_align_max":  # if two samples are equal up to rounding, either may be the maximum
             result = result[0]
             assert_near(result, reference_of(name)(*arguments)[0], name)
         else:
@@ -143,7 +143,7 @@ def test_equals_the_pytorch_kernels(
 
 
 def test_offsets_beyond_32_bits(device: torch.device) -> None:
-    """Images 2^31 elements apart: few of the pages that lie between are ever touched on a CPU."""
+    """The images are 2^31 elements apart. On a CPU few of the pages between them are used."""
     together = torch.randn(2, 9, 6, 8, generator=torch.Generator().manual_seed(5)).to(torch.bfloat16)
     apart = torch.empty(2**31 + 1000, dtype=torch.bfloat16, device=device).as_strided(together.shape, (2**31, 48, 8, 1))
     apart.copy_(together)
@@ -177,7 +177,7 @@ def test_suppression_equals_the_pytorch_kernel(
 
 
 @pytest.mark.parametrize("name", ["roi_align", "roi_warp", "ps_roi_pool", "ps_roi_vote", "ps_roi_align"])
-def test_gradients_are_those_of_the_forward_pass(device: torch.device, name: str) -> None:
+def test_gradients_match_the_forward_pass(device: torch.device, name: str) -> None:
     features = torch.randn(2, 18, 7, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).to(device)
     boxes = torch.tensor([[3.1, 5.2, 60.3, 90.4], [20.5, 10.6, 130.7, 70.8]], dtype=torch.float64, device=device)
     images = torch.tensor([[0.0], [1.0]], dtype=torch.float64, device=device)
@@ -186,7 +186,7 @@ def test_gradients_are_those_of_the_forward_pass(device: torch.device, name: str
     assert torch.autograd.gradcheck(lambda x, b: pool(x, torch.cat((images, b), dim=1), BINS, SCALE), inputs)
 
 
-def test_results_are_the_same_bits_every_time(device: torch.device) -> None:
+def test_repeated_calls_give_the_same_bits(device: torch.device) -> None:
     features = torch.randn(2, 18, 23, 37, generator=torch.Generator().manual_seed(3)).to(device)
     rois = random_rois(200, 2, 23, 37, torch.float32)
     for name, arguments in operators(features.cpu(), rois):
@@ -196,7 +196,7 @@ def test_results_are_the_same_bits_every_time(device: torch.device) -> None:
             assert torch.equal(one.view(torch.uint8), other.view(torch.uint8)), name
 
 
-def test_roi_warp_gives_the_rois_the_gradient_of_the_pytorch_kernel(device: torch.device) -> None:
+def test_the_rois_gradient_of_roi_warp_equals_the_pytorch_kernels(device: torch.device) -> None:
     features = torch.randn(2, 19, 23, 37, generator=torch.Generator().manual_seed(4))
     rois, grad = random_rois(12, 2, 23, 37, torch.float32), torch.randn(12, 19, 6, 5)
     rois[3:5, 1:] = 10
@@ -207,7 +207,7 @@ def test_roi_warp_gives_the_rois_the_gradient_of_the_pytorch_kernel(device: torc
 
 
 def wild(values: Tensor, replacements: tuple[float, ...], generator: torch.Generator) -> Tensor:
-    """A copy, in which 2 % of the values become each of the replacements."""
+    """Return a copy in which each replacement takes the place of 2 % of the values."""
     draw = (torch.rand(values.shape, generator=generator) * 50).long()
     for number, replacement in enumerate(replacements):
         values = values.masked_fill(draw == number, replacement)
@@ -215,27 +215,27 @@ def wild(values: Tensor, replacements: tuple[float, ...], generator: torch.Gener
 
 
 def kinds(result: Any) -> Tensor:
-    """Of the first output: 0 for a number, 1 for NaN, 2 and 3 for the infinities."""
+    """Classify the values of the first output: 0 for a number, 1 for NaN, 2 and 3 for the infinities."""
     values = (result[0] if isinstance(result, tuple) else result).cpu()
     return values.isnan() * 1 + values.isposinf() * 2 + values.isneginf() * 3
 
 
 @pytest.mark.parametrize("replacements", [NAN, INFINITE], ids=["nan", "infinite"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_nan_and_infinity_come_out_where_the_pytorch_kernels_have_them(
+def test_nan_and_infinity_are_where_the_pytorch_kernels_have_them(
     device: torch.device, dtype: torch.dtype, replacements: tuple[float, ...]
 ) -> None:
     generator, size = torch.Generator().manual_seed(6), (2, 18, 11, 15)
     features = torch.randn(size, generator=generator).to(dtype)
     rois = random_rois(20, size[0], *size[2:], torch.float64 if dtype == torch.float64 else torch.float32)
     warp = ("roi_warp", (features, rois, 6, 5, SCALE))
-    for name, (first, *rest) in (*operators(features, rois), warp):  # features or a gradient come first
+    for name, (first, *rest) in (*operators(features, rois), warp):  # the first argument is the features or a gradient
         is_gradient = name.endswith(("backward", "scatter"))
         is_maximum = not is_gradient and ("max" in name or name.startswith("roi_pool"))
         if is_gradient and device.type == "cuda":
-            continue  # those kernels skip weights of 0, by which NaN would reach one cell more
-        # Where a sample lies on a cell, the PyTorch kernels add 0 x its neighbour, which at the last row and column is
-        # the cell itself; other kernels may have joined the two weights. Of infinity that makes NaN or infinity.
+            continue  # those kernels skip weights of 0, which would spread NaN to one more cell
+        # If a sample lies on a cell, the PyTorch kernels add 0 x its neighbour, which at the last row and column is the
+        # cell itself. Other kernels may join the two weights. With infinity the result is NaN or infinity.
         first = first.clone()
         part = first[..., :-1, :-1] if is_maximum else first
         part.copy_(wild(part, replacements, generator))

@@ -1,4 +1,4 @@
-"""Image indices out of range: an error on the CPU, an empty RoI on CUDA, where only DETECTOR_DEBUG looks at values."""
+"""Image indices out of range: an error on the CPU, an empty RoI on CUDA, unless DETECTOR_DEBUG checks values."""
 
 import importlib.util
 import math
@@ -47,7 +47,7 @@ def skip_without_cuda(device: str) -> None:
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
 @pytest.mark.parametrize("image", OUT_OF_RANGE)
-def test_is_an_error_on_the_cpu_and_with_the_switch(
+def test_an_index_out_of_range_is_an_error_on_the_cpu_and_in_debug_mode(
     pool: Pool, image: float, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     skip_without_cuda(device)
@@ -59,7 +59,7 @@ def test_is_an_error_on_the_cpu_and_with_the_switch(
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
-def test_is_an_empty_roi_where_values_are_not_looked_at(
+def test_an_unchecked_index_out_of_range_gives_an_empty_roi(
     pool: Pool, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     skip_without_cuda(device)
@@ -76,19 +76,19 @@ def test_is_an_empty_roi_where_values_are_not_looked_at(
 
 
 @pytest.mark.parametrize("debug", [False, True])
-def test_only_the_switch_looks_at_values_off_the_cpu(pool: Pool, debug: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tensors on "meta" have no values, as a GPU's are not there yet: whoever reads them fails."""
-    looked_at = []
-    monkeypatch.setattr(
-        _arguments, "_check_image_index", lambda op, images, num_images: looked_at.append(images.device)
-    )
+def test_values_off_the_cpu_are_checked_only_in_debug_mode(
+    pool: Pool, debug: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tensors on "meta" have no values, so reading them fails. A GPU's values are not ready either."""
+    checked = []
+    monkeypatch.setattr(_arguments, "_check_image_index", lambda op, images, num_images: checked.append(images.device))
     monkeypatch.setattr(_arguments, "DEBUG", debug)
     assert pool(features("meta"), rois([0, 5], "meta")).shape[0] == 2
-    assert looked_at == [torch.device("meta")] * debug
+    assert checked == [torch.device("meta")] * debug
 
 
 @pytest.mark.parametrize(("value", "debug"), [(None, False), ("", False), ("0", False), ("1", True), ("yes", True)])
-def test_the_switch_is_read_from_the_environment(
+def test_debug_mode_is_read_from_the_environment(
     value: str | None, debug: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DETECTOR_DEBUG", raising=False)

@@ -1,4 +1,4 @@
-"""The compiled library: what it says of itself, and that instruction sets and the fallback agree."""
+"""The compiled library: its status, equal results of all instruction sets, and the fallback."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from detector.ops.depthwise import depthwise_conv
 g = torch.Generator().manual_seed(0)
 rois = torch.cat((torch.randint(0, 2, (30, 1), generator=g), torch.rand(30, 4, generator=g) * 300 - 50), dim=1)
 digest = hashlib.sha256()
-features = torch.randn(1, 512, 8, 9, generator=g)  # outputs large enough to be written past the caches
+features = torch.randn(1, 512, 8, 9, generator=g)  # outputs large enough for stores that bypass the caches
 many = torch.cat((torch.zeros(101, 1), torch.rand(101, 4, generator=g) * 120), dim=1)
 for output in (ops.roi_pool(features, many, 7, 1 / 16), ops.roi_align(features, many, 7, 1 / 16)):
     digest.update(output.numpy().tobytes())
@@ -62,7 +62,7 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_status_names_every_operator_and_a_reason_where_nothing_was_compiled() -> None:
+def test_the_status_lists_every_operator_with_a_reason_if_not_compiled() -> None:
     status = native_status()
     assert {(each.operator, each.device) for each in status} >= {("roi_pool", "cpu"), ("roi_align", "cuda")}
     for each in status:
@@ -78,7 +78,7 @@ def test_instruction_sets_agree_to_the_last_bit() -> None:
     assert len({result.stdout for result in digests.values()}) == 1
 
 
-def test_the_fallback_that_was_asked_for_is_silent_and_says_so_when_asked() -> None:
+def test_a_requested_fallback_prints_nothing_and_is_in_the_status() -> None:
     result = run("import detector.ops as ops; print({s.reason for s in ops.native_status()})", DETECTOR_NATIVE="none")
     assert result.returncode == 0
     assert result.stderr == ""
@@ -96,11 +96,11 @@ def test_a_missing_library_is_logged_in_one_line_with_its_reason(
     (folder / "native_build.json").write_text(json.dumps({"cpu": "no C++ compiler was found"}))
     _native.load()
     assert [record.getMessage() for record in caplog.records] == [
-        "PyTorch kernels serve the RoI operators on cpu: not built: no C++ compiler was found"
+        "the RoI operators run on PyTorch kernels on cpu: not built: no C++ compiler was found"
     ]
 
 
-def test_a_broken_library_is_a_reason_and_an_error_only_where_it_was_demanded(
+def test_a_broken_library_is_an_error_if_it_is_required(
     monkeypatch: pytest.MonkeyPatch, tmp_path: os.PathLike[str]
 ) -> None:
     folder = type(_native.FOLDER)(tmp_path)
@@ -116,20 +116,20 @@ def test_a_broken_library_is_a_reason_and_an_error_only_where_it_was_demanded(
     ("targets", "capabilities", "reason"),
     [
         ("8.0;9.0+PTX", ((9, 0),), ""),
-        ("8.0", ((8, 6), (8, 9)), ""),  # code of a major version runs on its later minor ones
+        ("8.0", ((8, 6), (8, 9)), ""),  # code for a major version runs on its later minor versions
         ("8.6", ((8, 0),), "no kernel for compute capability 8.0: the library was built for 8.6"),
         ("8.0;9.0+PTX", ((7, 5),), "no kernel for compute capability 7.5: the library was built for 8.0;9.0+PTX"),
-        ("8.0;9.0+PTX", ((12, 0),), ""),  # by its PTX
+        ("8.0;9.0+PTX", ((12, 0),), ""),  # through its PTX
         ("8.0;9.0", ((12, 0),), "no kernel for compute capability 12.0: the library was built for 8.0;9.0"),
         ("8.0", ((8, 0), (7, 0)), "no kernel for compute capability 7.0: the library was built for 8.0"),
         ("8.0", (), ""),
-        ("", ((7, 5),), ""),  # nobody noted what it was built for
+        ("", ((7, 5),), ""),  # the targets of the build are not recorded
     ],
 )
-def test_a_library_without_code_for_a_gpu_says_so(
+def test_a_library_without_code_for_a_gpu_gives_the_reason(
     targets: str, capabilities: tuple[tuple[int, int], ...], reason: str
 ) -> None:
-    assert _native._uncovered(targets, capabilities) == reason
+    assert _native._unsupported_gpu(targets, capabilities) == reason
 
 
 def test_a_gpu_without_code_falls_back_before_the_library_is_loaded(

@@ -1,4 +1,4 @@
-"""`ps_roi_align` against torchvision where its rule is the same, bilinear sampling in plain loops, and its own laws."""
+"""`ps_roi_align` against torchvision, bilinear sampling in plain loops, and its properties."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from detector.ops import ps_roi_align
 SCALE = 1 / 16
 FLOAT32_SUM = 4e-6  # relative: the order of a float32 sum
 
-# Ordinary, inverted, outside on each side, a point, the last cell, all of the map, far more than the map.
+# Ordinary, inverted, outside on each side, a point, the last cell, the whole map, far more than the map.
 ROIS = torch.tensor(
     [
         (0, 3.2, 11.7, 61.4, 80.1),
@@ -36,7 +36,7 @@ def random_maps(dtype: torch.dtype = torch.float32, k: int = 3, classes: int = 4
 
 
 def sampled(maps: Tensor, rois: Tensor, k: int, scale: float, ratio: int) -> Tensor:
-    """The mean of bilinear samples, one at a time, in float64; [R, D, k, k]."""
+    """Return the means of bilinear samples [R, D, k, k], one at a time in float64."""
     height, width = maps.shape[2:]
     out = torch.zeros(len(rois), maps.shape[1] // (k * k), k, k, dtype=torch.float64)
     cells = maps.detach().double()
@@ -66,18 +66,18 @@ def bilinear(maps: Tensor, y: float, x: float) -> Tensor:
 
 @pytest.mark.parametrize("ratio", [0, 1, 2, 5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-def test_is_the_mean_of_bilinear_samples(dtype: torch.dtype, ratio: int) -> None:
+def test_ps_roi_align_is_the_mean_of_bilinear_samples(dtype: torch.dtype, ratio: int) -> None:
     maps = random_maps(dtype)
     pooled = ps_roi_align(maps, ROIS, 3, SCALE, sampling_ratio=ratio)
     assert pooled.dtype == dtype
-    tolerance = 2e-5 if dtype == torch.float32 else max(2 * torch.finfo(dtype).eps, 1e-12)  # coordinates
+    tolerance = 2e-5 if dtype == torch.float32 else max(2 * torch.finfo(dtype).eps, 1e-12)  # rounding of coordinates
     rois = ROIS.double()
     torch.testing.assert_close(pooled.double(), sampled(maps, rois, 3, SCALE, ratio), rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("ratio", [0, 2])
 @pytest.mark.parametrize("k", [1, 2, 7])
-def test_equals_torchvision_with_its_gradient(k: int, ratio: int) -> None:
+def test_values_and_gradients_equal_torchvision(k: int, ratio: int) -> None:
     generator = torch.Generator().manual_seed(1)
     maps = torch.randn(2, 5 * k * k, 19, 23, generator=generator).requires_grad_()
     corner = torch.rand(60, 2, generator=generator) * 400 - 40
@@ -93,7 +93,7 @@ def test_equals_torchvision_with_its_gradient(k: int, ratio: int) -> None:
 
 
 @pytest.mark.parametrize("ratio", [0, 2])
-def test_gradients(ratio: int) -> None:
+def test_gradients_are_correct(ratio: int) -> None:
     maps, rois = random_maps(torch.float64, k=2, classes=1).requires_grad_(), ROIS.double()
 
     def pool(maps: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def test_gradients(ratio: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_layout_and_repetition_change_nothing(dtype: torch.dtype) -> None:
+def test_layout_and_repetition_change_no_bit(dtype: torch.dtype) -> None:
     maps = random_maps(dtype).requires_grad_()
     nhwc = maps.detach().to(memory_format=torch.channels_last).requires_grad_()
     strided = maps.detach().repeat_interleave(2, dim=3)[..., ::2].requires_grad_()
@@ -146,7 +146,7 @@ def test_a_nan_reaches_only_bins_that_sample_it() -> None:
     assert ps_roi_align(maps, apart, 1, SCALE, sampling_ratio=2).isnan().any()
 
 
-def test_rois_without_end() -> None:
+def test_rois_that_are_huge_or_not_finite_give_finite_values() -> None:
     maps = random_maps()
     rois = torch.tensor([(0, -1e9, -1e9, 1e9, 1e9), (0, 0, 0, math.inf, 9), (0, math.nan, 0, 9, 9)])
     for ratio in (0, 2):
@@ -155,7 +155,7 @@ def test_rois_without_end() -> None:
         assert not pooled[1:].any()
 
 
-def test_nothing_to_do() -> None:
+def test_empty_inputs_give_empty_results() -> None:
     for num_images, num_classes in ((2, 4), (0, 4), (2, 0)):
         maps = torch.randn(num_images, num_classes * 9, 5, 6, requires_grad=True)
         pooled = ps_roi_align(maps, torch.zeros(0, 5), 3, SCALE)
@@ -165,7 +165,7 @@ def test_nothing_to_do() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-def test_autocast_leaves_dtypes_alone(dtype: torch.dtype) -> None:
+def test_autocast_does_not_change_dtypes(dtype: torch.dtype) -> None:
     maps = random_maps(dtype).requires_grad_()
     expected = ps_roi_align(maps, ROIS, 3, SCALE, sampling_ratio=2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -186,15 +186,15 @@ def test_autocast_leaves_dtypes_alone(dtype: torch.dtype) -> None:
         (lambda maps, rois: (maps, rois, 3, -1), r"expected sampling_ratio of at least 0, got -1"),
     ],
 )
-def test_refuses(change: Callable, message: str) -> None:
+def test_wrong_arguments_are_refused(change: Callable, message: str) -> None:
     maps, rois, k, ratio = change(random_maps(), ROIS)
     with pytest.raises(ValueError, match=message):
         ps_roi_align(maps, rois, k, SCALE, sampling_ratio=ratio)
 
 
-# opcheck itself looks at .grad of a tensor that is no leaf.
+# opcheck reads .grad of a tensor that is not a leaf.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_operators_keep_the_dispatcher_contract() -> None:
+def test_the_operators_keep_the_dispatcher_contract() -> None:
     maps = random_maps(torch.float32).requires_grad_()
     grad = torch.randn(len(ROIS), 4, 3, 3, requires_grad=True)
     torch.library.opcheck(torch.ops.fast_rfcn.ps_roi_align.default, (maps, ROIS, 3, SCALE, 2))

@@ -1,4 +1,4 @@
-"""`ps_roi_pool` and `ps_roi_vote` against the published rule in plain loops, the worked vectors and their own laws."""
+"""`ps_roi_pool` and `ps_roi_vote` against the published rule in plain loops, worked examples and their properties."""
 
 import json
 import math
@@ -21,7 +21,7 @@ EXACT_IN_FLOAT32 = 4e-6  # relative: the order of a float32 sum
 OPS = {"pool": ps_roi_pool, "vote": ps_roi_vote}
 SCALE = 1 / 16
 
-# Ordinary, inverted, outside on each side, a point, the last cell, all of the map and far more, halves that round.
+# Ordinary, inverted, outside on each side, a point, the last cell, the whole map, far more, halves to round.
 ROIS = torch.tensor(
     [
         (0, 3.2, 11.7, 61.4, 80.1),
@@ -40,7 +40,7 @@ ROIS = torch.tensor(
 
 
 def published(maps: Tensor, rois: Tensor, k: int, scale: float, reduction: str = "mean") -> Tensor:
-    """psroi_pooling_layer.cu as loops: edges in the dtype of the rois, sums in float64; [R, D, k, k] float64."""
+    """Return psroi_pooling_layer.cu in loops [R, D, k, k] float64: edges in the dtype of the rois, sums in float64."""
     real = np.float64 if rois.dtype == torch.float64 else np.float32
     scale = real(scale)
     height, width = maps.shape[2:]
@@ -85,7 +85,7 @@ def vectors() -> dict:
 @pytest.mark.parametrize("reduction", ["mean", "max"])
 @pytest.mark.parametrize("k", [1, 3, 7])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-def test_is_the_published_rule(dtype: torch.dtype, k: int, reduction: str) -> None:
+def test_values_follow_the_published_rule(dtype: torch.dtype, k: int, reduction: str) -> None:
     maps = random_maps(dtype, k)
     rois = ROIS.to(torch.float64 if dtype == torch.float64 else torch.float32)
     expected = published(maps, rois, k, SCALE, reduction)
@@ -100,7 +100,7 @@ def test_is_the_published_rule(dtype: torch.dtype, k: int, reduction: str) -> No
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from([2, 5, 7, 11]), st.sampled_from(["mean", "max"]))
-def test_is_the_published_rule_on_random_rois(seed: int, k: int, reduction: str) -> None:
+def test_random_rois_follow_the_published_rule(seed: int, k: int, reduction: str) -> None:
     generator = torch.Generator().manual_seed(seed)
     maps = torch.randn(1, 2 * k * k, 9, 13, generator=generator)
     rois = torch.cat((torch.zeros(8, 1), torch.rand(8, 4, generator=generator) * 300 - 50), dim=1)
@@ -111,7 +111,7 @@ def test_is_the_published_rule_on_random_rois(seed: int, k: int, reduction: str)
     )
 
 
-def test_worked_vectors() -> None:
+def test_worked_examples_give_the_published_numbers() -> None:
     data = vectors()
     for case in (case for case in data["cases"] + data["gradients"] if case["op"] == "ps_roi_pool"):
         maps = torch.tensor(data["maps"][case["features"]], dtype=torch.float32)[None].requires_grad_()
@@ -124,7 +124,7 @@ def test_worked_vectors() -> None:
 
 @pytest.mark.parametrize("reduction", ["mean", "max"])
 @pytest.mark.parametrize("op", OPS)
-def test_gradients(op: str, reduction: str) -> None:
+def test_gradients_are_correct(op: str, reduction: str) -> None:
     maps = random_maps(torch.float64, k=2, classes=1).requires_grad_()
     rois = ROIS.double()
 
@@ -138,7 +138,7 @@ def test_gradients(op: str, reduction: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("reduction", ["mean", "max"])
 @pytest.mark.parametrize("op", OPS)
-def test_gradient_is_that_of_float64_and_repeats(op: str, reduction: str, dtype: torch.dtype) -> None:
+def test_the_gradient_equals_float64_and_repeats(op: str, reduction: str, dtype: torch.dtype) -> None:
     # Rois at multiples of 1/4 have the same bins in float32 and float64.
     rois = torch.cat((ROIS[:, :1], (ROIS[:, 1:] * 4).round() / 4), dim=1)
     maps = random_maps(dtype).requires_grad_()
@@ -155,7 +155,7 @@ def test_gradient_is_that_of_float64_and_repeats(op: str, reduction: str, dtype:
 
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("reduction", ["mean", "max"])
-def test_layout_of_maps_and_gradients_changes_nothing(op: str, reduction: str) -> None:
+def test_layout_of_maps_and_gradients_changes_no_bit(op: str, reduction: str) -> None:
     maps = random_maps().requires_grad_()
     nhwc = maps.detach().to(memory_format=torch.channels_last).requires_grad_()
     strided = maps.detach().repeat_interleave(2, dim=3)[..., ::2].requires_grad_()
@@ -173,7 +173,7 @@ def test_layout_of_maps_and_gradients_changes_nothing(op: str, reduction: str) -
 
 
 @pytest.mark.parametrize("reduction", ["mean", "max"])
-def test_reads_only_the_channels_and_cells_of_its_bins(reduction: str) -> None:
+def test_only_the_channels_and_cells_of_the_bins_are_read(reduction: str) -> None:
     maps = random_maps(k=2, classes=1)
     roi = torch.tensor([(0.0, 0, 0, 31, 31)])  # cells 0..1 on both axes
     pooled = ps_roi_pool(maps, roi, 2, SCALE, reduction=reduction)
@@ -203,7 +203,7 @@ def test_infinite_maxima_and_ties() -> None:
     pooled = ps_roi_pool(maps, torch.tensor([(0.0, 16, 16, 47, 47)]), 1, SCALE, reduction="max")
     assert pooled.item() == -math.inf
     (gradient,) = torch.autograd.grad(pooled, maps, torch.ones_like(pooled))
-    assert gradient[0, 0].nonzero().tolist() == [[1, 1]]  # of equal maxima the first
+    assert gradient[0, 0].nonzero().tolist() == [[1, 1]]  # the first of equal maxima
 
 
 def test_rois_that_are_not_finite_are_empty() -> None:
@@ -217,7 +217,7 @@ def test_rois_that_are_not_finite_are_empty() -> None:
 
 @pytest.mark.parametrize("reduction", ["mean", "max"])
 @pytest.mark.parametrize("op", OPS)
-def test_nothing_to_do(op: str, reduction: str) -> None:
+def test_empty_inputs_give_empty_results(op: str, reduction: str) -> None:
     tail = (3, 3) if op == "pool" else ()
     for num_images, num_classes in ((2, 4), (0, 4), (2, 0)):
         maps = torch.randn(num_images, num_classes * 9, 5, 6, requires_grad=True)
@@ -229,12 +229,12 @@ def test_nothing_to_do(op: str, reduction: str) -> None:
     assert OPS[op](torch.zeros(2, 0, 5, 6), ROIS, 3, SCALE, reduction=reduction).shape == (len(ROIS), 0, *tail)
 
 
-def test_a_list_of_boxes_and_a_pair_of_bins() -> None:
+def test_a_list_of_boxes_and_a_pair_of_bins_are_accepted() -> None:
     maps, parts = random_maps(), [ROIS[:3, 1:], ROIS[3:, 1:]]
     assert torch.equal(ps_roi_pool(maps, parts, (3, 3), SCALE), ps_roi_pool(maps, to_rois(parts), 3, SCALE))
 
 
-def test_rois_of_another_dtype() -> None:
+def test_rois_may_have_another_dtype() -> None:
     maps, rois = random_maps(torch.bfloat16), ROIS[[1, 4, 6, 9]]
     expected = ps_roi_pool(maps, rois, 3, SCALE)
     for dtype in (torch.float64, torch.float16, torch.bfloat16):
@@ -242,7 +242,7 @@ def test_rois_of_another_dtype() -> None:
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_autocast_leaves_dtypes_alone(op: str) -> None:
+def test_autocast_does_not_change_dtypes(op: str) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for dtype in (torch.float32, torch.bfloat16):
             maps = random_maps(dtype).requires_grad_()
@@ -265,20 +265,20 @@ def test_autocast_leaves_dtypes_alone(op: str) -> None:
     ],
 )
 @pytest.mark.parametrize("op", OPS)
-def test_refuses(op: str, change: Callable, message: str) -> None:
+def test_wrong_arguments_are_refused(op: str, change: Callable, message: str) -> None:
     maps, rois, k = change(random_maps(), ROIS)
     with pytest.raises(ValueError, match=message):
         OPS[op](maps, rois, k, SCALE)
 
 
-def test_refuses_an_unknown_reduction() -> None:
+def test_an_unknown_reduction_is_refused() -> None:
     with pytest.raises(ValueError, match="expected reduction to be one of"):
         ps_roi_pool(random_maps(), ROIS, 3, SCALE, reduction="sum")
 
 
-# opcheck itself looks at .grad of a tensor that is no leaf.
+# opcheck reads .grad of a tensor that is not a leaf.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_operators_keep_the_dispatcher_contract() -> None:
+def test_the_operators_keep_the_dispatcher_contract() -> None:
     ops = torch.ops.fast_rfcn
     maps = random_maps().requires_grad_()
     size = list(maps.shape)
@@ -309,7 +309,7 @@ def test_compiles_once_for_any_number_of_rois(op: str, reduction: str) -> None:
     for count in (10, 7, 5, 3, 2):
         expected = OPS[op](maps, ROIS[:count], 3, SCALE, reduction=reduction)
         assert torch.equal(compiled(maps, ROIS[:count]), expected)
-    assert num_graphs <= 2, "one graph for the first number of RoIs, one for all others"
+    assert num_graphs <= 2, "one graph for the first number of RoIs, and one for all others"
 
 
 @pytest.mark.parametrize("reduction", ["mean", "max"])

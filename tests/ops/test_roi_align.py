@@ -25,7 +25,7 @@ RELATIVE = 4e-6  # float32 sums in another order
 
 
 def random_rois(count: int, seed: int, images: int = 2, side: float = 160.0) -> Tensor:
-    """RoIs in, across and outside an image of the given side, some inverted."""
+    """Return RoIs in, across and outside an image of the given side, some inverted."""
     generator = torch.Generator().manual_seed(seed)
     corners = (torch.rand(count, 4, generator=generator) * 1.6 - 0.3) * side
     image = torch.randint(images, (count, 1), generator=generator)
@@ -48,7 +48,7 @@ def bilinear(plane: Tensor, y: float, x: float) -> float:
     )
 
 
-def looped(
+def align_in_loops(
     features: Tensor,
     rois: Tensor,
     size: tuple[int, int],
@@ -58,7 +58,7 @@ def looped(
     inner: bool,
     best: bool,
 ) -> Tensor:
-    """RoIAlign by loops over everything, in float64."""
+    """Return RoIAlign computed with loops in float64."""
     pooled = torch.zeros(len(rois), features.shape[1], *size, dtype=torch.float64)
     for r, (image, *corners) in enumerate(rois.tolist()):
         x1, y1, x2, y2 = (value * scale - (0.5 if aligned else 0.0) for value in corners)
@@ -83,7 +83,7 @@ def looped(
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from(OPTIONS), st.sampled_from([(1, 1), (2, 3)]), st.booleans())
-def test_is_the_rule_in_plain_loops(
+def test_roi_align_equals_plain_loops(
     seed: int, options: tuple[int, bool, bool], size: tuple[int, int], best: bool
 ) -> None:
     ratio, aligned, inner = options
@@ -93,15 +93,17 @@ def test_is_the_rule_in_plain_loops(
         features, rois, size, 1 / 16, sampling_ratio=ratio, aligned=aligned,
         reduction="max" if best else "mean", sample_grid="inner" if inner else "centers",
     )  # fmt: skip
-    torch.testing.assert_close(pooled, looped(features, rois, size, 1 / 16, *options, best), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        pooled, align_in_loops(features, rois, size, 1 / 16, *options, best), rtol=1e-9, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("ratio", [0, 1, 2, 3])
 @pytest.mark.parametrize("aligned", [True, False])
-def test_equals_torchvision(ratio: int, aligned: bool) -> None:
+def test_roi_align_equals_torchvision(ratio: int, aligned: bool) -> None:
     features = torch.randn(2, 40, 38, 63, generator=torch.Generator().manual_seed(0))
     rois = random_rois(100, 2, side=900)
-    rois[:, 3:] = torch.maximum(rois[:, 1:3], rois[:, 3:])  # torchvision divides by nothing for some inverted ones
+    rois[:, 3:] = torch.maximum(rois[:, 1:3], rois[:, 3:])  # torchvision divides by 0 for some inverted RoIs
     ours, theirs = features.clone().requires_grad_(), features.clone().requires_grad_()
     pooled = roi_align(ours, rois, 7, 1 / 16, sampling_ratio=ratio, aligned=aligned)
     expected = torchvision.ops.roi_align(theirs, rois, 7, 1 / 16, ratio or -1, aligned)
@@ -120,7 +122,7 @@ def test_kernels_equal_the_references(options: tuple[int, bool, bool], dtype: to
     ops = torch.ops.fast_rfcn
     generator = torch.Generator().manual_seed(7)
     features = torch.randn(3, 35, 13, 21, generator=generator).to(dtype)
-    features[0, :, 0, 0] = math.nan  # read by samples there, and by no sample outside the map
+    features[0, :, 0, 0] = math.nan  # read only by samples inside the map
     rois = random_rois(15, 1, images=3, side=300).to(torch.float64 if dtype == torch.float64 else torch.float32)
     scale = {torch.float64: 1e-12, torch.float32: RELATIVE, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}[dtype]
 
@@ -139,7 +141,7 @@ def test_kernels_equal_the_references(options: tuple[int, bool, bool], dtype: to
     pooled, argmax = ops.roi_align_max.default(features, rois, 7, 7, 1 / 16, *options)
     expected, expected_argmax = _max_reference(features, rois, 7, 7, 1 / 16, *options)
     close(pooled, expected)
-    assert (argmax == expected_argmax).float().mean() > 0.999  # samples a rounding apart may swap
+    assert (argmax == expected_argmax).float().mean() > 0.999  # samples that are equal up to rounding may swap
     close(ops.roi_align_max_scatter.default(grad, rois, argmax, size, 1 / 16, *options),
           _max_scatter_reference(grad, rois, argmax, size, 1 / 16, *options))  # fmt: skip
     close(ops.roi_align_max_gather.default(features, rois, argmax, 1 / 16, *options),
@@ -149,7 +151,7 @@ def test_kernels_equal_the_references(options: tuple[int, bool, bool], dtype: to
 
 @pytest.mark.parametrize("options", [(0, True, False), (2, False, True)], ids=str)
 @pytest.mark.parametrize("reduction", ["mean", "max"])
-def test_gradients(reduction: str, options: tuple[int, bool, bool]) -> None:
+def test_gradients_are_correct(reduction: str, options: tuple[int, bool, bool]) -> None:
     ratio, aligned, inner = options
     features = torch.randn(2, 2, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     rois = random_rois(4, 3, side=70).double()
@@ -164,27 +166,27 @@ def test_gradients(reduction: str, options: tuple[int, bool, bool]) -> None:
     assert torch.autograd.gradgradcheck(lambda f: pool(f).square(), features)
 
 
-def test_max_of_a_map_of_minus_one_knows_the_samples_outside() -> None:
+def test_samples_outside_the_map_count_as_0_in_the_maximum() -> None:
     features = torch.full((1, 1, 4, 4), -1.0)
     rois = torch.tensor([[0.0, -200, -200, 64, 64]])
     assert roi_align(features, rois, 1, 1 / 16, sampling_ratio=4, reduction="max") == 0
     assert roi_align(features, rois, 1, 1 / 16, sampling_ratio=1, reduction="max") == 0
 
 
-def test_a_roi_without_size_is_zero_when_adaptive() -> None:
+def test_a_roi_without_area_gives_zero_under_adaptive_sampling() -> None:
     rois = torch.tensor([[0.0, 30, 30, 30, 30], [0, 50, 50, 20, 20]])
     for reduction in ("mean", "max"):
         assert not roi_align(torch.ones(1, 2, 8, 8), rois, 3, 1 / 16, reduction=reduction).any()
 
 
-def test_roi_warp_is_roi_align_with_one_sample() -> None:
+def test_roi_warp_equals_roi_align_with_one_sample() -> None:
     features = torch.randn(2, 40, 13, 21, generator=torch.Generator().manual_seed(0))
     rois = random_rois(30, 8, side=300)
     warped = roi_warp(features, rois, (14, 9), 1 / 16)
     assert torch.equal(warped, roi_align(features, rois, (14, 9), 1 / 16, sampling_ratio=1))
 
 
-def test_roi_warp_gradients_to_features_and_corners() -> None:
+def test_roi_warp_gradients_for_features_and_corners_are_correct() -> None:
     features = torch.randn(2, 2, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     rois = random_rois(4, 9, side=90).double()
     corners = rois[:, 1:].clone().requires_grad_()
@@ -209,7 +211,7 @@ def test_roi_warp_kernel_equals_the_reference(dtype: torch.dtype) -> None:
         torch.testing.assert_close(ours, expected, rtol=scale, atol=scale * 20, equal_nan=True)
 
 
-def test_roi_warp_moves_a_box_towards_a_blob() -> None:
+def test_gradient_steps_through_roi_warp_move_a_box_to_a_blob() -> None:
     y, x = torch.meshgrid(torch.arange(20.0), torch.arange(20.0), indexing="ij")
     features = torch.exp(-((y - 12) ** 2 + (x - 7) ** 2) / 30).view(1, 1, 20, 20)
     corners = torch.tensor([[60.0, 60, 160, 160]], requires_grad=True)

@@ -1,4 +1,4 @@
-"""What every RoI operator of this family promises beside its numbers: dtypes, shapes, errors, compile, export."""
+"""The contract of every RoI operator besides its values: dtypes, shapes, errors, compile, export."""
 
 import functools
 import math
@@ -34,7 +34,9 @@ def features(dtype: torch.dtype = torch.float32, channels: int = 3) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_dtype_of_the_features_is_kept_and_rois_may_be_of_any(pool: Callable[..., Tensor], dtype: torch.dtype) -> None:
+def test_the_dtype_of_the_features_is_kept_for_rois_of_any_dtype(
+    pool: Callable[..., Tensor], dtype: torch.dtype
+) -> None:
     x = features(dtype).requires_grad_()
     outputs = [pool(x, ROIS.to(rois), (2, 3), 1 / 16) for rois in (torch.float32, torch.float64)]
     assert {output.dtype for output in outputs} == {dtype}
@@ -44,7 +46,7 @@ def test_dtype_of_the_features_is_kept_and_rois_may_be_of_any(pool: Callable[...
     assert torch.isfinite(grad).all()
 
 
-def test_autocast_leaves_features_and_rois_alone(pool: Callable[..., Tensor]) -> None:
+def test_autocast_does_not_cast_features_or_rois(pool: Callable[..., Tensor]) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(pool(features(), ROIS, 7, 1 / 16), pool(features().clone(), ROIS, 7, 1 / 16))
         half = pool(features(torch.bfloat16), ROIS, 7, 1 / 16)
@@ -52,7 +54,7 @@ def test_autocast_leaves_features_and_rois_alone(pool: Callable[..., Tensor]) ->
     assert torch.equal(half, pool(features(torch.bfloat16), ROIS, 7, 1 / 16))
 
 
-def test_a_list_of_boxes_is_the_same_as_rois(pool: Callable[..., Tensor]) -> None:
+def test_a_list_of_boxes_gives_the_same_as_rois(pool: Callable[..., Tensor]) -> None:
     order = ROIS[:, 0].argsort(stable=True)
     listed = [ROIS[ROIS[:, 0] == image][:, 1:] for image in (0, 1)]
     assert torch.equal(pool(features(), listed, 3, 1 / 16), pool(features(), ROIS[order], 3, 1 / 16))
@@ -69,7 +71,7 @@ def test_layouts_agree_and_views_are_read_in_place(pool: Callable[..., Tensor]) 
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 9, 11), (2, 0, 9, 11), (2, 3, 0, 11)])
-def test_empty_inputs(pool: Callable[..., Tensor], shape: tuple[int, ...]) -> None:
+def test_empty_inputs_give_empty_results(pool: Callable[..., Tensor], shape: tuple[int, ...]) -> None:
     x = torch.zeros(shape, requires_grad=True)
     for rois in (ROIS[:0], ROIS[:0] if shape[0] == 0 else ROIS):
         output = pool(x, rois, (2, 3), 1 / 16)
@@ -79,17 +81,17 @@ def test_empty_inputs(pool: Callable[..., Tensor], shape: tuple[int, ...]) -> No
     assert pool(torch.zeros(0, 3, 9, 11), [], 2, 1 / 16).shape == (0, 3, 2, 2)
 
 
-def test_nan_reaches_the_bins_that_hold_it_and_no_others(pool: Callable[..., Tensor]) -> None:
+def test_nan_reaches_only_the_bins_that_read_it(pool: Callable[..., Tensor]) -> None:
     x = torch.zeros(1, 1, 12, 12)
     x[0, 0, 1, 1] = math.nan
     rois = torch.tensor([[0.0, 0, 0, 191, 191]])
-    held = pool(x, rois, 4, 1 / 16).isnan()[0, 0]
-    assert held[0, 0]
-    assert not held[2:].any()
-    assert not held[:, 2:].any()
+    has_nan = pool(x, rois, 4, 1 / 16).isnan()[0, 0]
+    assert has_nan[0, 0]
+    assert not has_nan[2:].any()
+    assert not has_nan[:, 2:].any()
 
 
-def test_the_gradient_is_the_same_every_time(pool: Callable[..., Tensor]) -> None:
+def test_the_gradient_has_the_same_bits_every_time(pool: Callable[..., Tensor]) -> None:
     x = features(channels=70).requires_grad_()
     rois = ROIS.repeat(50, 1)
     output = pool(x, rois, 7, 1 / 16)
@@ -119,7 +121,9 @@ def test_the_gradient_is_the_same_every_time(pool: Callable[..., Tensor]) -> Non
         (torch.zeros(2, 3, 9, 11), ROIS, (7, 7, 7), "positive int or a pair"),
     ],
 )
-def test_errors_say_what_came(pool: Callable[..., Tensor], x: Tensor, rois: Any, size: Any, message: str) -> None:
+def test_errors_state_the_given_value(
+    pool: Callable[..., Tensor], x: Tensor, rois: Any, size: Any, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         pool(x, rois, size, 1 / 16)
 
@@ -136,7 +140,7 @@ def test_options_are_checked() -> None:
 
 
 def _opcheck_cases() -> dict[str, tuple[str, Callable[[Tensor, Tensor], tuple[Any, ...]]]]:
-    """For each operator of the dispatcher, arguments made of features and RoIs."""
+    """Return, for each operator of the dispatcher, its name and a function from features and RoIs to its arguments."""
     library = torch.ops.fast_rfcn
     align = (1 / 16, 2, True, False)
 
@@ -175,11 +179,11 @@ def _opcheck_cases() -> dict[str, tuple[str, Callable[[Tensor, Tensor], tuple[An
 OPCHECK_CASES = _opcheck_cases()
 
 
-# opcheck itself looks at .grad of a tensor that is no leaf.
+# opcheck reads .grad of a tensor that is not a leaf.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("name", OPCHECK_CASES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_opcheck(name: str, dtype: torch.dtype) -> None:
+def test_the_operators_keep_the_dispatcher_contract(name: str, dtype: torch.dtype) -> None:
     operator, arguments = OPCHECK_CASES[name]
     x = features(dtype).requires_grad_()
     results = opcheck(getattr(torch.ops.fast_rfcn, operator).default, arguments(x, ROIS.clone()))
@@ -187,7 +191,7 @@ def test_opcheck(name: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("name", ["roi_pool-caffe", "roi_align", "roi_align-max", "roi_warp"])
-def test_one_compiled_graph_serves_any_number_of_rois(name: str) -> None:
+def test_one_compiled_graph_handles_any_number_of_rois(name: str) -> None:
     torch._dynamo.reset()
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     pool = FAMILY[name]
@@ -205,7 +209,7 @@ def test_one_compiled_graph_serves_any_number_of_rois(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["roi_pool-caffe", "roi_align", "roi_align-max", "roi_warp"])
-def test_export_with_any_number_of_rois_and_any_size_of_map(name: str) -> None:
+def test_an_exported_program_handles_any_number_of_rois_and_map_size(name: str) -> None:
     class Head(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""`roi_pool` against plain loops, torchvision, adaptive pooling and its own laws."""
+"""`roi_pool` against plain loops, torchvision, adaptive pooling and its properties."""
 
 import math
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from detector.ops.roi_pool import _reference as reference
 
 
 def random_rois(count: int, seed: int, images: int = 2, side: float = 160.0) -> Tensor:
-    """RoIs in, across and outside an image of the given side, some inverted, some on exact halves of a cell."""
+    """Return RoIs in, across and outside an image of the given side, some inverted, some on exact halves of a cell."""
     generator = torch.Generator().manual_seed(seed)
     corners = (torch.rand(count, 4, generator=generator) * 1.6 - 0.3) * side
     corners[::4] = (corners[::4] / 8).round() * 8
@@ -27,7 +27,7 @@ def random_rois(count: int, seed: int, images: int = 2, side: float = 160.0) -> 
 
 
 def bins_of(low: float, high: float, bins: int, scale: float, size: int, rule: str) -> Iterator[range]:
-    """Cells of each bin along one axis, in float64 and exact fractions."""
+    """Yield the cells of each bin along one axis, computed in float64 and exact fractions."""
 
     def away(value: float) -> int:
         return int(math.copysign(math.floor(abs(value) + 0.5), value))
@@ -49,8 +49,10 @@ def bins_of(low: float, high: float, bins: int, scale: float, size: int, rule: s
         yield range(min(max(start + first, 0), size), min(max(start + end, 0), size))
 
 
-def looped(features: Tensor, rois: Tensor, size: tuple[int, int], scale: float, rule: str) -> tuple[Tensor, Tensor]:
-    """Pooled values and flat argmax by loops over everything."""
+def pool_in_loops(
+    features: Tensor, rois: Tensor, size: tuple[int, int], scale: float, rule: str
+) -> tuple[Tensor, Tensor]:
+    """Return pooled values and flat argmax, computed with loops."""
     _, channels, height, width = features.shape
     pooled = torch.zeros(len(rois), channels, *size, dtype=features.dtype)
     argmax = torch.full(pooled.shape, -1)
@@ -74,14 +76,14 @@ def looped(features: Tensor, rois: Tensor, size: tuple[int, int], scale: float, 
     st.sampled_from([1 / 16, 1 / 8, 1 / 20]),
     st.booleans(),
 )
-def test_is_the_rule_in_plain_loops(seed: int, rule: str, size: tuple[int, int], scale: float, special: bool) -> None:
+def test_roi_pool_equals_plain_loops(seed: int, rule: str, size: tuple[int, int], scale: float, special: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
     features = torch.randint(-3, 4, (2, 3, 9, 11), generator=generator).double()  # many ties
     if special:
         features[torch.rand(features.shape, generator=generator) < 0.1] = math.nan
         features[torch.rand(features.shape, generator=generator) < 0.3] = -math.inf
     rois = random_rois(6, seed).double()
-    expected, argmax = looped(features, rois, size, scale, rule)
+    expected, argmax = pool_in_loops(features, rois, size, scale, rule)
     features.requires_grad_()
     pooled = roi_pool(features, rois, size, scale, quantization=rule)
     torch.testing.assert_close(pooled, expected, rtol=0, atol=0, equal_nan=True)
@@ -96,7 +98,9 @@ def test_is_the_rule_in_plain_loops(seed: int, rule: str, size: tuple[int, int],
 @pytest.mark.parametrize("channels", [1, 3, 32, 45, 64])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_equals_the_reference_bit_for_bit(channels: int, dtype: torch.dtype, layout: torch.memory_format) -> None:
+def test_roi_pool_equals_the_reference_bit_for_bit(
+    channels: int, dtype: torch.dtype, layout: torch.memory_format
+) -> None:
     generator = torch.Generator().manual_seed(channels)
     features = torch.randn(3, channels, 13, 21, generator=generator).relu().to(dtype).to(memory_format=layout)
     features[0, :, 3, 4] = math.nan
@@ -112,7 +116,7 @@ def test_equals_the_reference_bit_for_bit(channels: int, dtype: torch.dtype, lay
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_equals_torchvision(dtype: torch.dtype) -> None:
+def test_roi_pool_equals_torchvision(dtype: torch.dtype) -> None:
     features = torch.randn(2, 40, 38, 63, generator=torch.Generator().manual_seed(0)).relu().to(dtype)
     rois = random_rois(150, 2, side=900).to(dtype)
     ours, theirs = features.clone().requires_grad_(), features.clone().requires_grad_()
@@ -125,7 +129,7 @@ def test_equals_torchvision(dtype: torch.dtype) -> None:
     assert torch.equal(ours.grad, theirs.grad)
 
 
-def test_outer_is_adaptive_max_pooling_of_the_slice() -> None:
+def test_outer_equals_adaptive_max_pooling_of_the_slice() -> None:
     features = torch.randn(1, 5, 20, 30, generator=torch.Generator().manual_seed(0))
     pooled = roi_pool(features, torch.tensor([[0.0, 37, 50, 410, 290]]), 7, 1 / 16, quantization="outer")
     expected = torch.nn.functional.adaptive_max_pool2d(features[:, :, 3:19, 2:26], 7)
@@ -133,14 +137,14 @@ def test_outer_is_adaptive_max_pooling_of_the_slice() -> None:
 
 
 @pytest.mark.parametrize("rule", QUANTIZATIONS)
-def test_pooling_a_constant_gives_the_constant_or_nothing(rule: str) -> None:
+def test_pooling_a_constant_gives_the_constant_or_0(rule: str) -> None:
     pooled = roi_pool(
         torch.full((1, 3, 20, 20), 2.5), random_rois(50, 3, images=1, side=320), 3, 1 / 16, quantization=rule
     )
     assert set(pooled.unique().tolist()) <= {0.0, 2.5}
 
 
-def test_wide_maps_keep_a_wide_argmax() -> None:
+def test_large_maps_have_an_argmax_beyond_16_bits() -> None:
     features = torch.zeros(1, 2, 300, 400, requires_grad=True)
     with torch.no_grad():
         features[0, 1, 299, 399] = 5  # cell 119999 does not fit 16 bits
@@ -153,7 +157,7 @@ def test_wide_maps_keep_a_wide_argmax() -> None:
 
 
 @pytest.mark.parametrize("coordinate", [math.nan, math.inf, -math.inf, 3e38, -3e38])
-def test_wild_coordinates_do_no_harm(coordinate: float) -> None:
+def test_extreme_coordinates_give_finite_values(coordinate: float) -> None:
     features = torch.ones(1, 2, 8, 8)
     for column in range(1, 5):
         rois = torch.tensor([[0.0, 8, 8, 64, 64]])
@@ -162,7 +166,7 @@ def test_wild_coordinates_do_no_harm(coordinate: float) -> None:
             assert torch.isfinite(roi_pool(features, rois, 7, 1 / 16, quantization=rule)).all()
 
 
-def test_edges_are_inside_the_map_and_in_order() -> None:
+def test_bin_edges_are_inside_the_map_and_in_order() -> None:
     rois = random_rois(200, 5, side=500)
     for rule in QUANTIZATIONS:
         first, end = bin_edges(rois[:, 1], rois[:, 3], 7, 1 / 16, 30, rule)
@@ -182,7 +186,7 @@ def test_second_order_gathers_at_the_argmax() -> None:
         )
 
 
-def test_backward_without_an_argmax_finds_it_again() -> None:
+def test_backward_without_an_argmax_computes_it_again() -> None:
     features = torch.randn(1, 3, 9, 9, generator=torch.Generator().manual_seed(0)).requires_grad_()
     rois = random_rois(6, 6, images=1)
     grads = []

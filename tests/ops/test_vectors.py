@@ -1,4 +1,4 @@
-"""Every worked number of the papers and documents that this project implements."""
+"""All worked examples of the papers and documents that this project implements."""
 
 import importlib.util
 from pathlib import Path
@@ -25,7 +25,7 @@ VECTORS = _table()
 
 
 def evaluate(case: dict[str, Any], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The features [1, C, H, W] and the operator's output."""
+    """Return the features [1, C, H, W] and the operator's output."""
     features = torch.tensor(case["features"], dtype=dtype)
     features = features.view(1, -1, *features.shape[-2:]).requires_grad_()
     rois = torch.tensor(case["rois"], dtype=dtype)
@@ -35,7 +35,7 @@ def evaluate(case: dict[str, Any], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("case", VECTORS.CASES, ids=lambda case: case["name"])
-def test_worked_values(case: dict[str, Any], dtype: torch.dtype) -> None:
+def test_worked_examples_give_the_published_values(case: dict[str, Any], dtype: torch.dtype) -> None:
     _, output = evaluate(case, dtype)
     torch.testing.assert_close(
         output[0, 0], torch.tensor(case["expected"], dtype=dtype), atol=VECTORS.TOLERANCE, rtol=0
@@ -43,7 +43,7 @@ def test_worked_values(case: dict[str, Any], dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("case", VECTORS.GRADIENTS, ids=lambda case: case["name"][:40])
-def test_worked_gradients(case: dict[str, Any]) -> None:
+def test_worked_examples_give_the_published_gradients(case: dict[str, Any]) -> None:
     features, output = evaluate(case, torch.float32)
     (grad,) = torch.autograd.grad(output.sum(), features)
     expected = torch.tensor(case["expected"], dtype=torch.float32).view_as(grad)
@@ -59,7 +59,7 @@ def test_float32_edges_differ_from_exact_ones_as_published() -> None:
     assert ops.roi_pool(features.double(), rois, (1, 7), 1.0)[0, 0, 0, -1] == 0
 
 
-def test_seed_floor_rule_on_a_stride_of_32() -> None:
+def test_the_floor_rule_with_a_stride_of_32() -> None:
     # 512 x 512 image, RoI x=296, y=192, w=200, h=145: cells 9..14 x 6..9, bins 2 wide and 1 high, the last row dropped.
     features = torch.arange(256.0).view(1, 1, 16, 16)
     pooled = ops.roi_pool(features, torch.tensor([[0.0, 296, 192, 496, 337]]), 3, 1 / 32, quantization="floor")

@@ -1,4 +1,4 @@
-"""Worked numbers for the RoI operators: the shared file where it is, else a few chosen here.
+"""Worked examples for the RoI operators: those of the shared file if it exists, else a few chosen here.
 
 Each case is a dict: op, features (a map [H][W] or [C][H][W] of one image), rois [R, 5], output_size, spatial_scale,
 options, and expected values of the first channel or class for the first RoI. `gradients` holds cases whose expected

@@ -1,4 +1,4 @@
-"""A small evaluation to read: shapes with known boxes, and detections of which everything is known."""
+"""A small evaluation: shapes with known boxes, and detections with known errors."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ DATASET = ["dataset=synthetic", "dataset.test=6", "proposals=grid"]
 
 @pytest.fixture(scope="session")
 def truths() -> TruthTable:
-    """The objects of the dataset that DATASET names."""
+    """The objects of the data set in DATASET."""
     return truth_table(build_dataset(load_config(DATASET).dataset, "test"))
 
 
 @pytest.fixture(scope="session")
 def perfect(truths: TruthTable) -> DetectionTable:
-    """Every object found, with scores of their own."""
+    """Detections of every object, with different scores."""
     scores = np.linspace(0.95, 0.6, len(truths))
     return DetectionTable(truths.image_ids, truths.classes, truths.image_index, truths.boxes, scores, truths.labels)
 
 
 @pytest.fixture(scope="session")
 def faulty(perfect: DetectionTable) -> DetectionTable:
-    """The same with the first class wrong, the second box far off, the third object missed."""
+    """The perfect detections, but with a wrong first class, a bad second box and a missed third object."""
     labels, boxes, keep = perfect.labels.copy(), perfect.boxes.copy(), np.ones(len(perfect), np.bool_)
     labels[0] = labels[0] % len(perfect.classes) + 1
     boxes[1, 2:] = boxes[1, :2] + 0.6 * (boxes[1, 2:] - boxes[1, :2])
@@ -44,7 +44,7 @@ def faulty(perfect: DetectionTable) -> DetectionTable:
 
 @pytest.fixture
 def dumped(tmp_path: Path) -> Callable[[DetectionTable, str], Path]:
-    """Writes a table as the dump of a run's folder, and returns the folder."""
+    """A function that writes a table as the dump of a run and returns the run's folder."""
 
     def write(table: DetectionTable, name: str) -> Path:
         folder = tmp_path / name
@@ -57,7 +57,7 @@ def dumped(tmp_path: Path) -> Callable[[DetectionTable, str], Path]:
 
 @pytest.fixture
 def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, Path]]:
-    """Runs a command line on the small dataset: its exit code, what it printed, and its output folder."""
+    """A function that runs a command line on the small data set. It returns exit code, messages and output folder."""
 
     def call(*words: str) -> tuple[int, str, Path]:
         folder = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""The command line: exit codes, one line for what is wrong, help, sweeps."""
+"""The command line: exit codes, one line per error, help, sweeps."""
 
 import subprocess
 import sys
@@ -27,11 +27,11 @@ TINY = [
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> str:
-    """The one line that a command line is answered with."""
+    """Run a command line that must fail. Return its only error line."""
     assert cli.run(list(words)) == code
-    told = capsys.readouterr().err
-    assert "Traceback" not in told
-    lines = told.strip().splitlines()
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    lines = message.strip().splitlines()
     assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
     return lines[-1]
 
@@ -52,7 +52,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> s
         (["download", "year=2007"], ["year=2007: download takes"]),
     ],
 )
-def test_wrong_usage_is_one_line_and_exit_code_2(
+def test_wrong_usage_gives_one_line_and_exit_code_2(
     words: list[str],
     parts: list[str],
     capsys: pytest.CaptureFixture[str],
@@ -60,9 +60,9 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    told = refusal(capsys, *words)
+    message = refusal(capsys, *words)
     for part in parts:
-        assert part in told
+        assert part in message
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
         (["train", "dataset.root=nowhere", "proposals=grid"], ["nowhere"]),
     ],
 )
-def test_what_is_not_there_is_one_line_and_exit_code_1(
+def test_missing_files_give_one_line_and_exit_code_1(
     words: list[str],
     parts: list[str],
     capsys: pytest.CaptureFixture[str],
@@ -81,37 +81,35 @@ def test_what_is_not_there_is_one_line_and_exit_code_1(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    told = refusal(capsys, *words, code=1)
+    message = refusal(capsys, *words, code=1)
     for part in parts:
-        assert part in told
+        assert part in message
 
 
-def test_a_device_that_is_not_there_is_wrong_usage(
+def test_a_missing_device_is_wrong_usage(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    told = refusal(capsys, "train", *TINY, "trainer.device=cuda", f"output_dir={tmp_path}")
-    assert "set trainer.device=cpu" in told
+    message = refusal(capsys, "train", *TINY, "trainer.device=cuda", f"output_dir={tmp_path}")
+    assert "set trainer.device=cpu" in message
     assert "expected auto, cpu" in refusal(capsys, "train", *TINY, "trainer.device=abacus", f"output_dir={tmp_path}")
 
 
-def test_a_loss_that_is_not_finite_has_an_exit_code_of_its_own(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_loss_that_is_not_finite_gives_exit_code_4(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = [*TINY, "trainer.max_steps=20", "optimizer.lr=1e30", "optimizer.clip_norm=null", "schedule.warmup_steps=0"]
-    told = refusal(capsys, "train", *words, f"output_dir={tmp_path}", code=4)
-    assert "the loss is not finite at step" in told
-    assert "lower optimizer.lr" in told
+    message = refusal(capsys, "train", *words, f"output_dir={tmp_path}", code=4)
+    assert "the loss is not finite at step" in message
+    assert "lower optimizer.lr" in message
 
 
 def test_resuming_from_a_file_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert cli.run(["train", *TINY, f"output_dir={tmp_path}"]) == 0
     capsys.readouterr()
-    told = refusal(capsys, "train", f"resume={tmp_path / 'checkpoints' / 'last.pt'}")
-    assert "resume=FOLDER" in told
+    message = refusal(capsys, "train", f"resume={tmp_path / 'checkpoints' / 'last.pt'}")
+    assert "resume=FOLDER" in message
 
 
-def test_a_damaged_checkpoint_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_gives_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(b"PK\x03\x04 not a checkpoint")
     assert "damaged or not a checkpoint" in refusal(capsys, "eval", f"weights={tmp_path / 'model.pt'}", code=1)
 
@@ -119,9 +117,9 @@ def test_a_damaged_checkpoint_is_one_line(capsys: pytest.CaptureFixture[str], tm
 @pytest.mark.parametrize("words", [["--help"], ["-h"], ["help"]])
 def test_help_lists_every_command_and_choice(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(words) == 0
-    told = capsys.readouterr().out
+    message = capsys.readouterr().out
     for name in ("train", "eval", "predict", "proposals", "download", "info", "resnet50", "rfcn", "ohem", "demo"):
-        assert name in told
+        assert name in message
 
 
 @pytest.mark.parametrize("command", ["train", "eval", "predict", "proposals"])
@@ -139,9 +137,9 @@ def test_no_command_is_wrong_usage_with_help(capsys: pytest.CaptureFixture[str])
 
 def test_info_names_versions_kernels_and_choices(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["info"]) == 0
-    told = capsys.readouterr().out
+    message = capsys.readouterr().out
     for part in ("torch", "roi_pool", "ps_roi_pool", "experiment"):
-        assert part in told
+        assert part in message
 
 
 def test_a_sweep_runs_every_combination_in_its_own_folder(tmp_path: Path) -> None:
@@ -167,7 +165,7 @@ def test_the_installed_program_answers_from_an_empty_folder(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["Läufe, #1 (a=b) {it's}", "运行 [1], ~2"])
-def test_folders_are_given_as_they_are_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_names_need_no_quoting(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cli.run(["train", *TINY, f"output_dir=~/{name}"]) == 0
@@ -180,7 +178,7 @@ def test_folders_are_given_as_they_are_named(name: str, tmp_path: Path, monkeypa
     assert (tmp_path / name / "model.safetensors").is_file()
 
 
-def test_a_sweep_over_folders_takes_them_as_they_are_named(
+def test_folder_names_in_a_sweep_need_no_quoting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

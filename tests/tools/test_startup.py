@@ -1,4 +1,4 @@
-"""What the program loads before it answers: a wrong word is answered without the libraries that training needs."""
+"""The modules that the program loads before it answers: wrong words need none of the libraries for training."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 HEAVY = {"torch", "torchvision", "matplotlib", "cv2", "onnx", "tensorboard", "numpy", "scipy", "PIL", "tqdm"}
 SETTINGS = {"hydra", "omegaconf", "yaml", "antlr4"}
 
-COUNTED = """
+LIST_MODULES = """
 import sys
 from detector.tools.cli import run
 code = run(sys.argv[1:])
@@ -17,8 +17,8 @@ print(code, *sorted(sys.modules), file=sys.stderr)
 
 
 def loaded_by(*words: str) -> tuple[int, set[str]]:
-    """The exit code of a command line, and the names of all modules that were loaded for its answer."""
-    done = subprocess.run([sys.executable, "-c", COUNTED, *words], capture_output=True, text=True, check=True)
+    """Return the exit code of a command line and the names of all modules that it loaded."""
+    done = subprocess.run([sys.executable, "-c", LIST_MODULES, *words], capture_output=True, text=True, check=True)
     code, *modules = done.stderr.splitlines()[-1].split()
     return int(code), set(modules)
 
@@ -45,7 +45,7 @@ def test_help_and_wrong_words_load_neither_torch_nor_hydra(words: list[str], cod
     found, modules = loaded_by(*words)
     assert found == code
     assert not (HEAVY | SETTINGS) & modules
-    assert len(modules) < 160  # the interpreter's own included
+    assert len(modules) < 160  # including those of the interpreter
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,11 @@ def test_values_and_settings_are_checked_without_torch(words: list[str], code: i
     assert found == code
     assert not HEAVY & modules
     assert len(modules) < 500
+
+
+@pytest.mark.parametrize("command", ["dataset", "inspect", "evaluate", "analyze", "compare", "info"])
+def test_commands_without_a_network_do_not_load_torchvision(command: str) -> None:
+    """It loads torch's compiler with it, which takes longer than torch itself."""
+    script = f"import sys, detector.tools.commands.{command}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert not {"torchvision", "torch._dynamo", "sympy"} & set(done.stdout.split())

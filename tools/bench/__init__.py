@@ -1,1 +1,1 @@
-"""Benchmarks, and checks that take minutes."""
+"""Benchmarks, and checks that run for minutes."""

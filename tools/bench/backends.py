@@ -1,7 +1,7 @@
-"""One model on several backends, side by side: eager PyTorch, folded norms, compiled, exported, bf16, compressed.
+"""Compares one model on several backends: eager PyTorch, folded norms, compiled, exported, bf16, compressed.
 
-Each backend is made and tried once. One that this model or this machine does not have becomes a line that says why.
-The others run in turn on the same images, from a photograph's pixels to boxes in its pixels.
+Each backend is built and run once. If the model or the machine does not support it, its row gives the reason. The other
+backends run in turn on the same images, from the pixels of a photograph to boxes in these pixels.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from detector.tools.bench.interleaved import interleaved, milliseconds, ratio
 
 log = logging.getLogger("detector")
 
-Run = Callable[[], int]  # detects in the batch; returns how many there are
+Run = Callable[[], int]  # detects objects in the batch and returns their number
 
 EAGER = "PyTorch, eager"
 NAMES = {
@@ -44,15 +44,13 @@ NAMES = {
     Backend.svd: "fc layers by SVD",
     Backend.int8: "fc layers in int8",
 }
-RANKS = (
-    4,
-    16,
-)  # the first layer keeps a fourth of its width, the others a sixteenth: 1024 and 256 of 4096, as published
+# The first layer keeps 1/4 of its width, the others 1/16: 1024 and 256 of 4096, as published.
+RANKS = (4, 16)
 
 
 @dataclass(frozen=True, slots=True)
 class Lap:
-    """One backend's time for the batch, or why it has none."""
+    """The time of a backend for the batch, or the reason why there is none."""
 
     name: str
     milliseconds: float | None  # median
@@ -62,24 +60,27 @@ class Lap:
 
 
 class Backends:
-    """One model on several backends, on one batch. What they build, they share where they can."""
+    """One model on several backends, on one batch. The backends share weights and modules if possible."""
 
     def __init__(self, detector: Detector, batch: Batch, short_side: int, device: torch.device) -> None:
-        """`detector` in evaluation mode stays as it is; `short_side` is what the batch's images are resized to."""
+        """`detector` is in evaluation mode and is not changed. The images are resized to `short_side`."""
         self.detector, self.batch, self.short_side, self.device = detector, batch, short_side, device
         self.has_norms = any(isinstance(module, FrozenBatchNorm2d) for module in detector.modules())
-        # Without norms there is nothing to change, and large models need not be in memory twice.
+        # Without norms there is nothing to fold, so do not copy a large model.
         self.folded = copy.deepcopy(detector) if self.has_norms else detector
         fold_norms(self.folded)
 
     def eager(self) -> Run:
+        """Return the detector as it is, without compiling."""
         return _detecting(self.detector, self.batch)
 
     def make(self, backend: Backend) -> tuple[Run, str]:
-        """A backend, and what to know of it. Raises ValueError where there is none, and whatever torch raises."""
+        """Build a backend and return it with a note. Raises ValueError if it is not supported, and torch's errors."""
         base = "norms folded" if self.has_norms else ""
         whole = (
-            "" if getattr(self.detector.head, "distinct", None) is None else "RoIs of the same cells each for itself"
+            ""
+            if getattr(self.detector.head, "distinct", None) is None
+            else "RoIs of the same cells are pooled separately"
         )
         match backend:
             case Backend.folded:
@@ -118,10 +119,10 @@ class Backends:
 
     def _on_cpu(self) -> None:
         if self.device.type != "cpu":
-            raise ValueError("exports are timed on CPUs alone (trainer.device=cpu)")
+            raise ValueError("exports are timed on CPUs only (trainer.device=cpu)")
 
     def _by_image(self, run: Callable[..., int]) -> Run:
-        """The batch by a function of one image [H, W, 3] and, where they are given, its proposals [P, 4]."""
+        """Run the batch with a function of one image [H, W, 3] and, if the batch has them, its proposals [P, 4]."""
         inputs: list[tuple[Tensor, ...]] = [(image.permute(1, 2, 0).contiguous(),) for image in self.batch.images]
         if self.batch.proposals is not None:
             inputs = [(*item, given.boxes) for item, given in zip(inputs, self.batch.proposals, strict=True)]
@@ -134,18 +135,18 @@ class Backends:
 
 
 def side_by_side(backends: Backends, chosen: list[Backend], rounds: int) -> tuple[Lap, ...]:
-    """Times the chosen backends beside eager PyTorch, in turn, for so many rounds after one to warm up."""
+    """Time the chosen backends and eager PyTorch in turn, for `rounds` rounds after a warm-up round."""
     runs: dict[str, Run] = {EAGER: backends.eager()}
     counts, notes = {EAGER: runs[EAGER]()}, {EAGER: ""}
     for backend in chosen:
         name = NAMES[backend]
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of compilers and exporters, which nobody here can act on
+                warnings.simplefilter("ignore")  # warnings of compilers and exporters, which the user cannot fix
                 run, notes[name] = backends.make(backend)
                 counts[name] = run()  # compilers fail at the first call
             runs[name] = run
-        except Exception as error:  # whatever a compiler or an exporter may raise
+        except Exception as error:  # compilers and exporters may raise any error
             log.debug("%s", name, exc_info=True)
             notes[name] = "not available: " + _first_line(error)
     times = interleaved(runs, rounds, backends.device)
@@ -158,13 +159,13 @@ def side_by_side(backends: Backends, chosen: list[Backend], rounds: int) -> tupl
 
 
 def table(laps: tuple[Lap, ...]) -> str:
-    """Aligned plain text, a row for each backend."""
+    """The results as aligned plain text, a row for each backend."""
     lines = [f"{'backend':<18}{'ms':>10}{'to eager':>10}{'detections':>12}  note"]
     for lap in laps:
-        figures = f"{'-':>10}{'-':>10}{'-':>12}"
+        values = f"{'-':>10}{'-':>10}{'-':>12}"
         if lap.milliseconds is not None:
-            figures = f"{lap.milliseconds:10.2f}{lap.ratio:10.3f}{lap.detections:12}"
-        lines.append(f"{lap.name:<18}{figures}  {lap.note}".rstrip())
+            values = f"{lap.milliseconds:10.2f}{lap.ratio:10.3f}{lap.detections:12}"
+        lines.append(f"{lap.name:<18}{values}  {lap.note}".rstrip())
     return "\n".join(lines)
 
 
@@ -173,7 +174,7 @@ def _detecting(detector: Detector, batch: Batch) -> Run:
 
 
 def _twin(detector: Detector) -> Detector:
-    """Modules of its own, which may be compiled or replaced, with the same tensors."""
+    """Copy the modules, which may then be compiled or replaced, but share their tensors."""
     tensors: list[Tensor] = [*detector.parameters(), *detector.buffers()]
     return copy.deepcopy(detector, {id(tensor): tensor for tensor in tensors})
 
@@ -218,5 +219,5 @@ def _joined(*notes: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    told = str(error).strip().splitlines()
-    return (told[0] if told else type(error).__name__)[:160]
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:160]

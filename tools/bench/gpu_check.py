@@ -1,14 +1,14 @@
 """`make gpu-check`: builds the CUDA kernels on a machine with a GPU, tests and measures them, and then trains.
 
-It installs nothing and needs no network. The operators' part needs python with torch, torchvision and pytest, and nvcc.
-The training needs hydra-core, omegaconf, antlr4-python3-runtime, PyYAML, tensorboard and tqdm too: those that the
-machine lacks travel as wheels in build/wheels (`make gpu-wheels`), and are unpacked into build/gpu.
+It installs nothing and needs no network. The steps for the operators need nvcc, and Python with torch, torchvision and
+pytest. The training also needs hydra-core, omegaconf, antlr4-python3-runtime, PyYAML, tensorboard and tqdm. For
+packages that the machine does not have, put wheels in build/wheels (`make gpu-wheels`); build/gpu gets their content.
 
-All steps share LIMIT seconds. A step that fails or takes too long is ended with all processes that it started, and the
-others go on, but for those that need it: if the build fails, no other kernel is tested in its place. After every step
-docs/benchmarks/gpu-check.json and .md hold what is known so far. The exit code is 1 if a step failed.
+All steps share LIMIT seconds. A step that fails or takes too long is killed with all its processes. The other steps go
+on, except those that need it: if the build fails, no other kernel is tested in its place. After every step, the results
+so far are written to docs/benchmarks/gpu-check.json and .md. The exit code is 1 if a step failed.
 
-Run it as a plain file, `python tools/bench/gpu_check.py`. The steps run in build/gpu and import `detector` from there.
+Run this file directly: `python tools/bench/gpu_check.py`. The steps run in build/gpu and import `detector` from there.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "build" / "gpu"
 WHEELS = ROOT / "build" / "wheels"
 FOLDER = ROOT / "docs" / "benchmarks"
-LIMIT = 465.0  # seconds, of all steps together
+LIMIT = 465.0  # seconds for all steps together
 TRAINING_SECONDS = 180
-KEPT_OUTPUT = 4000  # characters, of the end of a step's output
+KEPT_OUTPUT = 4000  # characters kept from the end of a step's output
 PASSED, FAILED, NOT_RUN = "passed", "FAILED", "not run"
 
 MACHINE = """
@@ -68,46 +68,46 @@ class Step:
     limit: float  # seconds
     needs: tuple[str, ...] = ()  # names of steps that must have passed
     environment: Mapping[str, str] = field(default_factory=dict)
-    impossible: str = ""  # a pattern of output that says that this machine cannot run the step
-    results: str = ""  # NAME of NAME.json and NAME.md, which the command leaves in WORK
+    impossible: str = ""  # a pattern of output which shows that this machine cannot run the step
+    results: str = ""  # NAME of NAME.json and NAME.md, which the command writes to WORK
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a step."""
+    """The result of a step."""
 
     name: str
     outcome: str  # PASSED, FAILED or NOT_RUN
     seconds: float
-    output: str  # its end, or why the step was not run
+    output: str  # the end of the output, or the reason why the step was not run
     figures: dict[str, Any]  # the last line of output that is a JSON object
     results: dict[str, Any]  # the content of its NAME.json
     table: str  # the content of its NAME.md
 
 
 class Check:
-    """The outcomes so far, and the time that is left."""
+    """Runs steps and keeps their outcomes and the remaining time."""
 
     def __init__(self, folder: Path | None, limit: float = LIMIT) -> None:
-        """`folder` is where results are written, None for nowhere; `limit` is for all steps together, in seconds."""
+        """Results are written to `folder`, unless it is None. All steps together have `limit` seconds."""
         self.folder = folder
         self.outcomes: dict[str, Outcome] = {}
         self._end = time.monotonic() + limit
 
     def left(self) -> float:
-        """Seconds."""
+        """The remaining time in seconds."""
         return self._end - time.monotonic()
 
     def figures(self, name: str) -> dict[str, Any]:
-        """Those of a step, empty if it has none."""
+        """The measured values of a step; empty if it has none."""
         return self.outcomes[name].figures if name in self.outcomes else {}
 
     def run(self, steps: list[Step]) -> None:
-        """Runs steps at the same time, each in a process group of its own, and writes the results after each."""
+        """Run steps at the same time, each in a separate process group, and write the results after each."""
         running: list[_Running] = []
         try:
             for step in steps:
-                if reason := self._hindrance(step):
+                if reason := self._reason_not_to_run(step):
                     self._add(Outcome(step.name, NOT_RUN, 0.0, reason, {}, {}, ""))
                 else:
                     running.append(_Running(step, min(step.limit, self.left())))
@@ -120,8 +120,8 @@ class Check:
             for each in running:
                 each.end()
 
-    def _hindrance(self, step: Step) -> str:
-        """Why a step cannot be run, "" if it can."""
+    def _reason_not_to_run(self, step: Step) -> str:
+        """The reason why a step cannot run; "" if it can."""
         for name in step.needs:
             if name in self.outcomes and self.outcomes[name].outcome != PASSED:
                 return f'it needs the step "{name}", which did not pass'
@@ -135,16 +135,16 @@ class Check:
 
 
 class _Running:
-    """A step that has been started."""
+    """A started step."""
 
     def __init__(self, step: Step, limit: float) -> None:
         self.step, self.limit = step, limit
         self.start = time.monotonic()
-        self.late = False
+        self.timed_out = False
         self.log = WORK / f"{step.name.replace(' ', '-')}.log"
         for ending in (".json", ".md"):
             (WORK / f"{step.results or step.name}{ending}").unlink(missing_ok=True)
-        # A file and not a pipe: whoever waits for the end of a pipe waits for the last process that holds it.
+        # A file, not a pipe: reading a pipe to its end waits for all processes that hold it.
         with self.log.open("wb") as file:
             self.process = subprocess.Popen(
                 step.command,
@@ -157,26 +157,26 @@ class _Running:
             )
 
     def finished(self) -> bool:
-        """Whether the command has come to its end; ends it where its time is over."""
+        """Return whether the command has ended. Kill it if its time is over."""
         if self.process.poll() is None and time.monotonic() - self.start > self.limit:
-            self.late = True
+            self.timed_out = True
             self.end()
         return self.process.poll() is not None
 
     def end(self) -> None:
-        """Ends the command and every process that it has started."""
-        with suppress(ProcessLookupError):  # all have ended
+        """Kill the command and all processes that it started."""
+        with suppress(ProcessLookupError):  # all processes have ended
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def outcome(self) -> Outcome:
-        self.end()  # what the command has left running
+        self.end()  # kills processes that the command left running
         seconds = round(time.monotonic() - self.start, 1)
         output = self.log.read_text(errors="replace")
-        outcome = PASSED if self.process.returncode == 0 and not self.late else FAILED
+        outcome = PASSED if self.process.returncode == 0 and not self.timed_out else FAILED
         if outcome == FAILED and self.step.impossible and (found := re.search(self.step.impossible, output)):
             return Outcome(self.step.name, NOT_RUN, seconds, found[0], {}, {}, "")
-        if self.late:
+        if self.timed_out:
             output += f"\nended after {self.limit:.3g} s"
         json_file, table = (WORK / f"{self.step.results}{ending}" for ending in (".json", ".md"))
         has_results = bool(self.step.results) and json_file.exists()
@@ -192,7 +192,7 @@ class _Running:
 
 
 def last_json(output: str) -> dict[str, Any]:
-    """The last line of `output` that is a JSON object; empty if none is."""
+    """The last line of `output` that is a JSON object; empty if there is none."""
     for line in reversed(output.splitlines()):
         try:
             found = json.loads(line) if line.startswith("{") else None
@@ -204,14 +204,14 @@ def last_json(output: str) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the steps; returns the exit code."""
+    """Run the steps. Return the exit code."""
     parser = argparse.ArgumentParser(prog="gpu_check", description=__doc__)
     parser.add_argument("--seconds", type=float, default=0.4, help="for each case of the benchmark (default 0.4)")
     parser.add_argument("--voc", type=Path, help="VOCdevkit folder to train on (default: the synthetic data set)")
     parser.add_argument("--wheels", type=Path, default=WHEELS, help="folder of wheels to unpack (default build/wheels)")
     parser.add_argument("--only", default="", help="steps whose name contains this; writes nothing")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the steps that run are ended too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that running steps are killed too
     prepare(options.wheels)
     check = Check(None if options.only else FOLDER)
     for together in stages(options, check.figures, check.left):
@@ -224,7 +224,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def prepare(wheels: Path) -> None:
-    """Makes `detector` and the packages of the wheels importable from WORK, without installing them."""
+    """Make `detector` and the packages of the wheels importable from WORK, without an installation."""
     shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir(parents=True)
     (WORK / "detector").symlink_to(ROOT / "detector")
@@ -236,19 +236,21 @@ def prepare(wheels: Path) -> None:
 def stages(
     options: argparse.Namespace, figures: Callable[[str], dict[str, Any]], left: Callable[[], float]
 ) -> Iterator[list[Step]]:
-    """The steps in their order. Those of one list run at the same time; what is timed runs alone.
+    """The steps in order. The steps of one list run at the same time; steps that measure time run alone.
 
     Args:
-        options: those of the command line.
-        figures: gives the figures of a step that has run.
-        left: gives the seconds that are left for all.
+        options: the options of the command line.
+        figures: returns the measured values of a step that has run.
+        left: returns the remaining seconds for all steps.
     """
     python = sys.executable
     yield [Step("machine", [python, "-c", MACHINE], 60)]
-    # For this GPU alone: other targets take as long again.
+    # Build for this GPU only: each further target takes as long again.
     target = figures("machine").get("capability", "9.0")
     yield [Step("build", [python, str(ROOT / "ops/compile.py"), "cuda"], 200, (), {"TORCH_CUDA_ARCH_LIST": target})]
-    compiled = {"DETECTOR_NATIVE": "cuda"}  # an error where the library is missing, and not PyTorch's kernels
+    compiled = {
+        "DETECTOR_NATIVE": "cuda"
+    }  # raise an error if the library is missing, do not fall back to PyTorch kernels
     yield [Step("kernels", [python, "-c", KERNELS], 60, ("machine", "build"), compiled)]
 
     built = ("machine", "build", "kernels")
@@ -273,7 +275,7 @@ def stages(
 
     together = [Step("tests on the GPU", [*pytest, indices, "-k", "cuda"], 120, built, compiled)]
     if sanitizer := find_sanitizer():
-        # A tensor that is a piece of a larger allocation has no bounds of its own, and is written by others before.
+        # With the cache, a tensor is part of a larger allocation: its bounds are unknown, and it counts as initialized.
         watched = {**compiled, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
         small = "cuda and float32 and contiguous and (slab or tiny) or suppression_equals and float32 and cuda and 65"
         for tool in ("memcheck", "racecheck", "initcheck"):
@@ -290,18 +292,18 @@ def stages(
 
 
 def find_sanitizer() -> list[str]:
-    """compute-sanitizer, watching the kernels of this project alone where it can; empty if it is not installed."""
+    """The command compute-sanitizer, limited to this project's kernels if possible; empty if it is not installed."""
     toolkit = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin")
     program = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path=str(toolkit))
     if program is None:
         return []
-    told = subprocess.run([program, "--help"], capture_output=True, text=True, check=False).stdout
-    option = next((each for each in ("--kernel-regex", "--kernel-name") if each in told), None)
+    usage = subprocess.run([program, "--help"], capture_output=True, text=True, check=False).stdout
+    option = next((each for each in ("--kernel-regex", "--kernel-name") if each in usage), None)
     return [program, *([option, "kns=fast_rfcn"] if option else [])]
 
 
 def write(folder: Path, outcomes: list[Outcome]) -> None:
-    """Leaves gpu-check.json and gpu-check.md: the steps, the operators' kernels, and all that was measured."""
+    """Write gpu-check.json and gpu-check.md: the steps, the operators' kernels, and all measurements."""
     figures = {each.name: each.figures for each in outcomes if each.figures}
     machine, kernels = figures.get("machine", {}), figures.get("kernels", {})
     date = time.strftime("%Y-%m-%d", time.gmtime())
@@ -309,7 +311,7 @@ def write(folder: Path, outcomes: list[Outcome]) -> None:
     steps = [asdict(each) for each in outcomes]
     (folder / "gpu-check.json").write_text(json.dumps({"date": date, **machine, "steps": steps}, indent=1) + "\n")
     lines = [
-        f"# Check on {machine.get('gpu', 'a machine whose GPU did not answer')}, {date}",
+        f"# Check on {machine.get('gpu', 'a machine without a working GPU')}, {date}",
         "",
         f"Made by `make gpu-check`; {', '.join(f'{key} {value}' for key, value in machine.items() if key != 'gpu')}.",
         "",
@@ -324,7 +326,7 @@ def write(folder: Path, outcomes: list[Outcome]) -> None:
         lines += [f"| {operator} | {kernel} |" for operator, kernel in kernels.items()]
     for name, values in figures.items():
         if name.startswith("training"):
-            lines += ["", f"## {name[0].upper()}{name[1:]}", "", "| what | value |", "|---|---|"]
+            lines += ["", f"## {name[0].upper()}{name[1:]}", "", "| measurement | value |", "|---|---|"]
             lines += [f"| {key} | {value} |" for key, value in values.items()]
     for each in outcomes:
         if each.table:

@@ -1,14 +1,14 @@
-"""Trains on a GPU and says how fast and how exactly: the parts of `make gpu-check` that train.
+"""Trains on a GPU, measures the speed and checks the results: the parts of `make gpu-check` that train.
 
-`experiment=rfcn_rendered_voc07` with images at the full size of VOC's, 600 pixels on the shorter side, on a VOCdevkit
-folder (a rendered one) or on the synthetic data set:
+Each part trains `experiment=rfcn_rendered_voc07` on a VOCdevkit folder (a rendered one) or on the synthetic data set.
+Images have the full size of VOC, 600 pixels on the shorter side.
 
 - bf16: images per second, the share of time spent waiting for data, GPU utilisation and peak memory;
-- resume: the second half of a deterministic run, done again from its checkpoint, ends with the same bits;
-- fp16: the loss scale falls until the gradients are finite, and a checkpoint holds it;
-- compile: a step with torch.compile beside one without.
+- resume: the second half of a deterministic run is repeated from its checkpoint and must end with the same bits;
+- fp16: the loss scale falls until the gradients are finite, and a checkpoint contains it;
+- compile: a step with torch.compile is compared with a step without.
 
-Each part prints its figures as one JSON object in the last line of its output.
+Each part prints its measurements as one JSON object in the last line of its output.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from detector.tools.bench.kill_check import differences
 
 EXPERIMENT = "rfcn_rendered_voc07"
 SIZE = ["input.short_sides=[600]", "input.test_short_side=600", "input.max_side=1000"]
-# Images of VOC's usual size; few, so that the processes have them soon.
+# Images of VOC's usual size; few, so that the processes draw them quickly.
 SYNTHETIC = ["dataset=synthetic", "dataset.train=200", "dataset.test=2", "dataset.height=375", "dataset.width=500"]
-WARM_UP = 20  # steps that do not count: first allocations, choices of algorithms, loaders that start
+WARM_UP = 20  # steps that are not measured: first allocations, choice of algorithms, start of the loaders
 REPORT_EVERY = 20.0  # seconds
 LARGE_SCALE = 2.0**40  # a loss scale at which gradients of fp16 are infinite
 
@@ -55,7 +55,7 @@ Figures = dict[str, Any]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one part, prints its figures; returns 1 if they are not as they should be."""
+    """Run one part and print its measurements. Return 1 if the check fails."""
     options = _options(arguments)
     parts: dict[str, Callable[[argparse.Namespace], tuple[bool, Figures]]] = {
         "bf16": measure_speed,
@@ -72,7 +72,7 @@ class Run:
     """A training in a folder, with its data and its state."""
 
     def __init__(self, options: argparse.Namespace, name: str, overrides: list[str], step: Path | None = None) -> None:
-        """`step` is the checkpoint to go on from, None to start."""
+        """`step` is the checkpoint to resume from; with None the run starts from the beginning."""
         self.folder: Path = options.folder / name
         self.config = load_config([*_settings(options), *overrides])
         self.device = prepare_device(self.config.trainer)
@@ -85,10 +85,11 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
         return self.folder / "checkpoints"
 
     def train(self, watch: Callable[[Iterator[Batch]], Iterator[Batch]] = lambda batches: batches) -> None:
-        """Trains to the end of the config or of the batches, which pass through `watch`. Nothing is evaluated."""
+        """Train to the end of the config or of the batches, which pass through `watch`. There is no evaluation."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         settings = self.config.trainer
         monitor = Monitor(
@@ -111,7 +112,7 @@ class Run:
 
 
 def measure_speed(options: argparse.Namespace) -> tuple[bool, Figures]:
-    """How fast the experiment trains in bf16, for so many seconds from the end of the warm-up on."""
+    """Measure the speed of training in bf16, for `options.seconds` after the warm-up."""
     run = Run(options, "bf16", ["trainer.precision=bf16", "trainer.max_steps=1000000"])
     meter = Meter(run.device, options.seconds)
     with Utilisation(run.device) as utilisation:
@@ -132,20 +133,20 @@ def measure_speed(options: argparse.Namespace) -> tuple[bool, Figures]:
 
 @dataclass(slots=True)
 class Meter:
-    """Counts images and the time that the training waits for them, from the end of the warm-up on."""
+    """Counts images and the time that the training waits for them, after the warm-up."""
 
     device: torch.device
-    seconds: float  # after which there are no more batches
+    seconds: float  # to measure; then `watch` yields no more batches
     images: int = 0
     steps: int = 0
     waited: float = 0.0
     started: float = 0.0
     taken: float = 0.0
-    begin: Callable[[], None] = lambda: None  # is called at the end of the warm-up
-    report: Callable[[], None] = lambda: None  # is called every REPORT_EVERY seconds
+    begin: Callable[[], None] = lambda: None  # called at the end of the warm-up
+    report: Callable[[], None] = lambda: None  # called every REPORT_EVERY seconds
 
     def watch(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches; a step lies between two of them."""
+        """Yield the batches and measure; each step runs between two batches."""
         reported = time.perf_counter()
         number, images = 0, 0
         while True:
@@ -174,6 +175,7 @@ class Meter:
             self.taken = time.perf_counter() - self.started
 
     def figures(self) -> Figures:
+        """Return the speed, the wait for data and the memory, by name."""
         seconds = max(self.taken, 1e-9)
         figures: Figures = {
             "images/s": round(self.images / seconds, 1),
@@ -192,7 +194,7 @@ class Meter:
 
 
 class Utilisation:
-    """The share of time in which the GPU runs a kernel, as nvidia-smi tells it every second while a block lasts."""
+    """The share of time in which the GPU runs a kernel, read from nvidia-smi every second during a `with` block."""
 
     def __init__(self, device: torch.device) -> None:
         self.readings: list[float] = []  # in percent; none on a CPU or without nvidia-smi
@@ -208,7 +210,7 @@ class Utilisation:
         self._thread.join()
 
     def mean(self) -> float | None:
-        """Of the readings so far; None if there are none."""
+        """The mean of the readings so far; None if there are none."""
         return round(statistics.fmean(self.readings), 1) if self.readings else None
 
     def _read(self, device: torch.device) -> None:
@@ -216,14 +218,14 @@ class Utilisation:
             return
         uuid = torch.cuda.get_device_properties(device).uuid
         query = ["nvidia-smi", f"--id=GPU-{uuid}", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
-        with suppress(OSError, subprocess.SubprocessError, ValueError):  # no nvidia-smi, or one that does not know
+        with suppress(OSError, subprocess.SubprocessError, ValueError):  # nvidia-smi is missing or has no reading
             while not self._over.wait(1.0):
-                told = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
-                self.readings.append(float(told))
+                percent = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+                self.readings.append(float(percent))
 
 
 def check_resume(options: argparse.Namespace) -> tuple[bool, Figures]:
-    """Whether the second half of a deterministic run, done again, ends with the same bits."""
+    """Check that the second half of a deterministic run, repeated from its checkpoint, ends with the same bits."""
     settings = [
         "trainer.deterministic=true",
         "trainer.precision=bf16",
@@ -246,7 +248,7 @@ def check_resume(options: argparse.Namespace) -> tuple[bool, Figures]:
 
 
 def check_scaler(options: argparse.Namespace) -> tuple[bool, Figures]:
-    """Whether fp16's loss scale falls from one that is far too large, training goes on, and a checkpoint holds it."""
+    """Check fp16: the loss scale falls from a far too large value, training goes on, and a checkpoint has the scale."""
     settings = ["trainer.precision=fp16", f"trainer.max_steps={2 * options.steps}"]
     run = Run(options, "fp16", settings)
     run.state.scaler = torch.amp.GradScaler(run.device.type, init_scale=LARGE_SCALE)
@@ -267,7 +269,7 @@ def check_scaler(options: argparse.Namespace) -> tuple[bool, Figures]:
 
 
 def compare_compiled(options: argparse.Namespace) -> tuple[bool, Figures]:
-    """A step in bf16 with torch.compile beside one without, on the same batch, in turn."""
+    """Compare a bf16 step with torch.compile and a step without, on the same batch, in turn."""
     runs = [
         Run(options, name, ["trainer.precision=bf16", "input.canvas_multiple=128"]) for name in ("eager", "compiled")
     ]
@@ -291,7 +293,7 @@ def compare_compiled(options: argparse.Namespace) -> tuple[bool, Figures]:
 
 
 def _step(run: Run, batch: Batch) -> float:
-    """One step without logging and saving; returns the loss before it."""
+    """Run one step without logging and saving. Return the loss before the step."""
     run.state.detector.train()
     torch.manual_seed(0)  # the same samples for both
     run.state.optimizer.zero_grad(set_to_none=True)
@@ -341,10 +343,10 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("part", choices=("bf16", "resume", "fp16", "compile"))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--voc", type=Path, help="VOCdevkit folder to train on (default: the synthetic data set)")
-    parser.add_argument("--folder", type=Path, default=Path("build/gpu/runs"), help="where runs go")
-    parser.add_argument("--seconds", type=float, default=180.0, help="of bf16, after the warm-up (default 180)")
-    parser.add_argument("--steps", type=int, default=50, help="of half a run of resume and fp16 (default 50)")
-    parser.add_argument("--rounds", type=int, default=20, help="of compile (default 20)")
+    parser.add_argument("--folder", type=Path, default=Path("build/gpu/runs"), help="folder of the runs")
+    parser.add_argument("--seconds", type=float, default=180.0, help="for bf16, after the warm-up (default 180)")
+    parser.add_argument("--steps", type=int, default=50, help="in half a run of resume and fp16 (default 50)")
+    parser.add_argument("--rounds", type=int, default=20, help="for compile (default 20)")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further settings")
     return parser.parse_args(arguments)
 

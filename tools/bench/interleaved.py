@@ -1,4 +1,4 @@
-"""Timing by turns: contestants alternate, so that what disturbs one disturbs all; ratios are medians by round."""
+"""Interleaved timing: contestants run in turn, so a disturbance affects all of them. Ratios are medians of rounds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 def interleaved(
     contestants: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
 ) -> dict[str, list[float]]:
-    """Seconds of each call, the contestants alternating; a first round warms up and is not counted."""
+    """Run the contestants in turn and return the seconds of each call, without the first round, which warms up."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds + 1):
         for name, run in contestants.items():
@@ -26,10 +26,10 @@ def interleaved(
 
 
 def ratio(over: list[float], under: list[float]) -> float:
-    """The median of the ratios within a round, which a machine that others use disturbs least."""
+    """The median of the ratios within a round. Other load on the machine disturbs it least."""
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
 
 
 def milliseconds(seconds: list[float]) -> float:
-    """The median."""
+    """The median, in milliseconds."""
     return 1e3 * statistics.median(seconds)

@@ -1,9 +1,8 @@
-"""`make kill-check`: trains with SIGKILL at random moments, and compares the bytes with those of an undisturbed run.
+"""`make kill-check`: kills trainings with SIGKILL at random times, and compares their results with an undisturbed run.
 
-A run is started again after every kill. Every start is a fork of this process, which has everything imported, so that
-it takes little time before the training; it goes on by `resume=auto`, with 0 to 2 loader workers. Of a run that reaches
-its end every checkpoint is compared tensor by tensor (last, best, and those kept by step). Then the next run begins,
-until so many runs were killed.
+A killed run is started again. Each start is a fork of this process, which has imported all modules, so training begins
+soon. It continues with `resume=auto` and 0 to 2 loader workers. When a run ends, all its checkpoints (last, best, and
+those kept by step) are compared byte by byte, by tensor. Then the next run begins, until there were enough kills.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from detector.tools.settings.exit_codes import DONE
 
 STEPS = 40
 COMPARED = ("step", "best", "stale", "evaluated", "model", "optimizer", "schedule", "scaler", "average")
-# Running statistics, dropout, flips, scales, an average of the weights, micro-batches: all that a resume could miss.
+# All state that a resume could lose: running statistics, dropout, flips, scales, averaged weights, micro-batches.
 SETTINGS = [
     "dataset=synthetic",
     "dataset.train=8",
@@ -72,16 +71,16 @@ class Tally:
     """Counts over all runs."""
 
     kills: int = 0
-    in_writing: int = 0  # kills that left a half-written file
+    during_write: int = 0  # kills that left a half-written file
     runs: int = 0
-    different: list[str] = field(default_factory=list)  # tensors of other bytes, by run
+    different: list[str] = field(default_factory=list)  # tensors with different bytes, by run
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns 0 where every run ended with the bytes of the undisturbed one."""
+    """Return 0 if every run ended with the same bytes as the undisturbed run."""
     options = _options(arguments)
     torch.set_num_threads(1)
-    moments = random.Random(options.seed)
+    rng = random.Random(options.seed)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -93,15 +92,15 @@ def main(arguments: list[str] | None = None) -> int:
         expected, tally = _checkpoints(folder / "whole"), Tally()
         while tally.kills < options.kills:
             run = folder / f"run{tally.runs}"
-            while not _killed_run_is_done(run, moments, length, tally, options.kills):
+            while not _killed_run_is_done(run, rng, length, tally, options.kills):
                 pass
             tally.runs += 1
             found = _checkpoints(run)
             tally.different += [f"run {tally.runs}: {key}" for key in _differences(expected, found, "checkpoints")]
     minutes = (time.monotonic() - started) / 60
     print(
-        f"{tally.kills} kills in {tally.runs} runs of {STEPS} steps, {tally.in_writing} of them while a file was being "
-        f"written: {len(tally.different)} tensors or values differ from the undisturbed run "
+        f"{tally.kills} kills in {tally.runs} runs of {STEPS} steps, {tally.during_write} of them while a file was "
+        f"being written: {len(tally.different)} tensors or values differ from the undisturbed run "
         f"({minutes:.1f} min, seed {options.seed}, commit {commit()}, torch {torch.__version__}, {cpu_name()})"
     )
     print("\n".join(tally.different[:20]))
@@ -109,12 +108,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
-    """Names of what is not the same to the last bit in two checkpoints."""
+    """The names of the values of two checkpoints that differ in any bit."""
     return [path for key in COMPARED for path in _differences(first.get(key), second.get(key), key)]
 
 
 def _checkpoints(run: Path) -> dict[str, dict[str, Any]]:
-    """What is compared of each of a run's checkpoints, by file name."""
+    """The compared values of each checkpoint of a run, by file name."""
     return {
         path.name: {key: content.get(key) for key in COMPARED}
         for path in sorted((run / "checkpoints").iterdir())
@@ -134,30 +133,30 @@ def _differences(first: Any, second: Any, where: str) -> list[str]:
     return [] if first == second else [where]
 
 
-def _killed_run_is_done(run: Path, moments: random.Random, length: float, tally: Tally, kills: int) -> bool:
-    """Starts a run, kills it at a random moment, or not once there were enough kills; returns whether it is done."""
-    moment, spared = moments.uniform(0, length / 2), tally.kills >= kills
+def _killed_run_is_done(run: Path, rng: random.Random, length: float, tally: Tally, kills: int) -> bool:
+    """Start a run and kill it at a random time, unless there are enough kills. Return whether the run is complete."""
+    delay, must_kill = rng.uniform(0, length / 2), tally.kills < kills
 
     def wait_and_kill(pid: int) -> None:
-        end = time.monotonic() + moment
-        while time.monotonic() < end and not spared:
+        end = time.monotonic() + delay
+        while time.monotonic() < end and must_kill:
             if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
                 return
             time.sleep(0.001)
-        if not spared:
+        if must_kill:
             os.kill(pid, signal.SIGKILL)
 
-    code = _train_in_fork(run, moments.randrange(3), wait_and_kill)
+    code = _train_in_fork(run, rng.randrange(3), wait_and_kill)
     if code not in (DONE, -signal.SIGKILL):
         raise RuntimeError(f"a run ended with exit code {code}:\n{(run / 'output.txt').read_text()}")
     if code == -signal.SIGKILL:
         tally.kills += 1
-        tally.in_writing += any((run / "checkpoints").glob(".*.tmp"))
+        tally.during_write += any((run / "checkpoints").glob(".*.tmp"))
     return code == DONE
 
 
 def _train_in_fork(run: Path, workers: int, meanwhile: Callable[[int], None]) -> int:
-    """Trains in a fork of this process until it ends or `meanwhile` has killed it; returns its exit code."""
+    """Train in a fork of this process until it ends or `meanwhile` kills it. Return its exit code."""
     run.mkdir(exist_ok=True)
     pid = os.fork()
     if pid == 0:
@@ -175,7 +174,7 @@ def _train_in_fork(run: Path, workers: int, meanwhile: Callable[[int], None]) ->
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="kill_check", description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random times")
     return parser.parse_args(arguments)
 
 

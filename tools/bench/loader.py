@@ -1,7 +1,8 @@
-"""`make bench-loader`: what an image costs before a network sees it, and how long training waits for images.
+"""`make bench-loader`: measures the time to load and prepare an image, and how long training waits for images.
 
-Decode and flip run in the loader's workers, resize (with normalisation) in the training process; each is measured by
-itself on one thread. Then a ResNet-50 is trained for some steps, as `detector train` does it, and its waiting counted.
+Decode and flip run in the loader's workers, resize (with normalisation) in the training process. Each is measured
+separately on one thread. Then a ResNet-50 is trained for some steps, as `detector train` does, and its waiting time is
+measured.
 """
 
 from __future__ import annotations
@@ -12,26 +13,30 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from PIL import Image
 
-from detector.build import build_detector, build_optimizer
+from detector.build import build_detector, build_optimizer, build_preprocess
 from detector.configs.compose import load_config
 from detector.configs.schema import Config
 from detector.datasets.augment import TrainingView, flipped
 from detector.datasets.build import build_dataset, build_proposals
+from detector.datasets.images import to_pixels
+from detector.datasets.readable import files_of
 from detector.engine.gradients import accumulate_gradients
 from detector.pipeline.loaders import TrainingOrder, collate, training_loader
 from detector.pipeline.run_folder import pick_device
 from detector.pipeline.versions import versions
 from detector.tools.bench.interleaved import interleaved, milliseconds
 
-FIRST = 2  # steps before the waiting is counted: the workers start in them
+FIRST = 2  # steps that are not measured, since the workers start in them
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measures, prints and writes; returns the exit code."""
+    """Measure, print and write the results. Return the exit code."""
     options = _options(arguments)
     config = load_config(
         [
@@ -51,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    times = interleaved(_pieces(config, view), min(options.images, len(view)), torch.device("cpu"))
+    times = interleaved(_parts(config, view), min(options.images, len(view)), torch.device("cpu"))
     torch.set_num_threads(threads)
     waits, seconds = _waiting(config, view, options.steps, device)
     share = sum(waits) / sum(seconds)
@@ -62,9 +67,12 @@ def main(arguments: list[str] | None = None) -> int:
         f"Made by `python -m detector.tools.bench.loader`, commit {about['commit']}, torch {about['torch']}, "
         f"{about['cpu']}, {threads} threads, {options.workers} workers.",
         "",
-        "| piece, of one image on one thread | ms |",
-        "|---|---|",
-        *(f"| {name} | {milliseconds(values):.2f} |" for name, values in times.items()),
+        "| part, for one image on one thread | ms | images/s |",
+        "|---|---|---|",
+        *(
+            f"| {name} | {milliseconds(values):.2f} | {1000 / milliseconds(values):.0f} |"
+            for name, values in times.items()
+        ),
         "",
         f"| ResNet-50 on {device.type}, {len(seconds)} steps of {config.trainer.images_per_step} images | |",
         "|---|---|",
@@ -86,22 +94,27 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _pieces(config: Config, view: TrainingView) -> dict[str, Callable[[], object]]:
-    """Decoding takes another image at each call."""
-    detector = build_detector(config, len(view.dataset.classes))
-    to_decode, to_load = itertools.cycle(range(len(view))), itertools.cycle(range(len(view)))
+def _parts(config: Config, view: TrainingView) -> dict[str, Callable[[], object]]:
+    """The parts of loading by name. Each call of decode and of the whole sample takes the next image."""
+    preprocess, antialiased = (
+        build_preprocess(replace(config.input, antialias=antialias), [16]) for antialias in (False, True)
+    )
+    files = files_of(view.dataset)
+    by_ours, by_pillow, to_load = (itertools.cycle(range(len(view))) for _ in range(3))
     sample = view[(0, 0)]
     batch = collate([sample])
     return {
-        "decode": lambda: view.dataset.image(next(to_decode)),
+        "decode": lambda: view.dataset.image(next(by_ours)),
+        "decode by Pillow alone, for comparison": lambda: to_pixels(Image.open(files[next(by_pillow)])),
         "flip, with its boxes and proposals": lambda: flipped(sample),
-        "resize and normalise": lambda: detector.preprocess(batch),
+        "resize and normalise": lambda: preprocess(batch),
+        "resize and normalise with input.antialias": lambda: antialiased(batch),
         "whole sample in a worker": lambda: view[(0, next(to_load))],
     }
 
 
 def _waiting(config: Config, view: TrainingView, steps: int, device: torch.device) -> tuple[list[float], list[float]]:
-    """Seconds of waiting and seconds in all, of each step of a training."""
+    """Train some steps. Return the seconds of waiting and the total seconds of each step."""
     detector = build_detector(config, len(view.dataset.classes)).to(device).train()
     optimizer = build_optimizer(config, detector)
     scaler = torch.amp.GradScaler(device.type, enabled=False)
@@ -143,8 +156,10 @@ def _waiting(config: Config, view: TrainingView, steps: int, device: torch.devic
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench_loader", description=__doc__)
-    parser.add_argument("--root", type=Path, default=Path("VOCdevkit"), help="of a VOC2007, photographs or rendered")
-    parser.add_argument("--images", type=int, default=50, help="to time the pieces on")
+    parser.add_argument(
+        "--root", type=Path, default=Path("VOCdevkit"), help="VOCdevkit folder with VOC2007, photographs or rendered"
+    )
+    parser.add_argument("--images", type=int, default=50, help="images to time the parts on")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further settings")

@@ -1,7 +1,7 @@
-"""The sizes at which operators are compared with torchvision's: one table for `make bench` and for the tests.
+"""The cases in which operators are compared with torchvision's: one table for `make bench` and for the tests.
 
-RoIs are as detectors see them: areas log-uniform from 16 x 16 to 500 x 500 pixels, sides 1:3 to 3:1, inside an image of
-600 x 1000. Maps have stride 16. Each case makes its inputs when asked, so that only one case's are alive.
+RoIs are as in detectors: areas log-uniform from 16 x 16 to 500 x 500 pixels, sides 1:3 to 3:1, inside an image of
+600 x 1000. Maps have stride 16. `Case.prepare` makes the inputs, so that only one case has inputs in memory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SEED = 0
 
 
 class Agreement(Enum):
-    """What holds between our result and torchvision's."""
+    """How closely our result must match torchvision's."""
 
     exact = "equal"
     rounding = "equal up to the order of sums"
@@ -39,7 +39,7 @@ class Agreement(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A case's two contestants, with their inputs in place."""
+    """The two contestants of a case, with their inputs."""
 
     ours: Callable[[], Any]
     peer: Callable[[], Any]
@@ -53,7 +53,7 @@ class Case:
     size: str
     prepare: Callable[[torch.device], Work]
     agreement: Agreement
-    headline: bool = True  # counts for the geometric mean: contiguous float32, as torchvision is made for
+    headline: bool = True  # counts for the geometric mean: contiguous float32, for which torchvision is optimized
     capturable: bool = True  # can become a CUDA graph: the size of its result does not depend on values
 
 
@@ -119,7 +119,7 @@ def _gradient(op: Callable[[Tensor, Tensor], Tensor], maps: Tensor, rois: Tensor
 
 
 def _in_float32(op: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """For bfloat16, which torchvision's operators do not take: through float32, as its users have to."""
+    """Run `op` in float32 for bfloat16 maps, as users must: torchvision's operators do not support bfloat16."""
     return lambda maps, rois: op(maps.float(), rois).to(maps.dtype)
 
 

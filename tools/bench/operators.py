@@ -1,11 +1,11 @@
-"""`make bench`: how fast the operators are beside torchvision's, on the same inputs in one process.
+"""`make bench`: compares the speed of the operators with torchvision's, on the same inputs in one process.
 
-Ours and torchvision's run in turn, one call each: what disturbs one disturbs the other, and each finds the caches as
-the other left them. The figures are medians, and the ratio is the median of the ratios of two calls in turn. On one
-thread of a CPU the time is that of the thread, so other programs on the machine do not count. On a GPU both are timed
-eagerly (what a user waits for) and as CUDA graphs (what the device does), with the inputs in the L2 cache and with the
-cache full of something else. Results go to docs/benchmarks as JSON and as a table, anew after every case; a case that
-fails is noted and the others go on.
+Ours and torchvision's run in turn, one call each. So a disturbance affects both, and each starts with the caches as the
+other left them. Times are medians; the ratio is the median of the ratios of two successive calls. On one CPU thread,
+the time is the thread's CPU time, so other programs on the machine do not count. On a GPU, both are timed eagerly (the
+time that a user waits) and as CUDA graphs (the time of the device), with the inputs in the L2 cache and with other data
+in it. Results are written to docs/benchmarks as JSON and as a table after every case. If a case fails, its error is
+recorded, and the other cases go on.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from detector.pipeline.versions import commit, cpu_name
 from detector.tools.bench.op_cases import CASES, Case
 
 FOLDER = Path("docs/benchmarks")
-LEAST_ROUNDS = 5
+MIN_ROUNDS = 5
 L2_FLUSH_BYTES = 256 << 20  # more than the L2 cache of any GPU
 
 
@@ -46,7 +46,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One case, measured in one way."""
+    """One case, measured in one mode."""
 
     name: str
     size: str
@@ -64,29 +64,30 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All rows of a run, and what they were measured on."""
+    """All rows of a run, with the machine and the versions."""
 
     command: str
     commit: str
     date: str
     device: str
     threads: int
-    load: float  # programs that ran or waited to, in the minute before
-    clock: str  # what a time of the CPU is
+    load: float  # the machine's load average over the last minute
+    clock: str  # the kind of CPU time that is measured
     torch: str
     torchvision: str
     compiled: dict[str, str]  # operator -> "compiled" or "pytorch"
     rows: list[Row] = field(default_factory=list)
-    errors: dict[str, str] = field(default_factory=dict)  # case -> why it gave less than all its rows
+    errors: dict[str, str] = field(default_factory=dict)  # case -> why rows are missing
 
     def geometric_mean(self, mode: str, *, best: bool = False) -> float:
+        """Return the geometric mean of the ratios of a mode; NaN without rows. `best` takes the best calls."""
         rows = [row for row in self.rows if row.mode == mode and row.headline]
         ratios = [math.log(row.best_ratio if best else row.ratio) for row in rows]
         return math.exp(statistics.fmean(ratios)) if ratios else math.nan
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measures, prints and writes; returns the exit code."""
+    """Measure, print and write the results. Return the exit code."""
     options = _options(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -109,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
         best = report.geometric_mean(mode, best=True)
         print(f"geometric mean ({mode}): {report.geometric_mean(mode):.1f}x, of the best calls {best:.1f}x")
     if options.only:
-        print("a part of the cases: nothing is written")
+        print("--only measured a part of the cases: nothing is written")
     else:
         print(f"written to {options.folder}/ops-{device.type}.json and .md")
     return 1 if report.errors else 0
@@ -122,10 +123,9 @@ def _write(report: Report, folder: Path, name: str) -> None:
 
 
 def measure(case: Case, device: torch.device, seconds: float) -> Iterator[Row]:
-    """The rows of a case: one on the CPU, up to three on a GPU, where all happens on one stream of its own.
+    """The rows of a case: one on the CPU, up to three on a GPU, all on one separate stream.
 
-    Autograd runs a backward pass on the stream of its forward pass, and only what runs on the stream that is captured
-    can become part of a graph.
+    Autograd runs a backward pass on the stream of its forward pass, and a CUDA graph captures only one stream.
     """
     if device.type == "cpu":
         work = case.prepare(device)
@@ -147,12 +147,12 @@ def measure(case: Case, device: torch.device, seconds: float) -> Iterator[Row]:
 def _in_turn(
     contestants: tuple[Callable[[], Any], ...], timer: Callable[[Callable[[], Any]], float], seconds: float
 ) -> tuple[list[float], ...]:
-    """Times of ours and of torchvision's in milliseconds, measured alternately for about so many seconds."""
+    """Times of ours and of torchvision's in milliseconds, measured in turn for about `seconds`."""
     ours, peer = contestants
     timer(ours), timer(peer), timer(ours)  # warm up
     times: tuple[list[float], list[float]] = ([], [])
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times[1]) < LEAST_ROUNDS:
+    while time.perf_counter() < end or len(times[1]) < MIN_ROUNDS:
         times[0].append(timer(ours))
         times[1].append(timer(peer))
     return times
@@ -180,7 +180,7 @@ def _eager_time(run: Callable[[], Any], calls: int = 10) -> float:
 
 
 def _captured(run: Callable[[], Any], stream: torch.cuda.Stream) -> Callable[[], Any]:
-    """The same work as a CUDA graph: no launch overhead. `stream` is the one that it was prepared and warmed up on."""
+    """Capture `run` as a CUDA graph, without launch overhead. `run` was prepared and warmed up on `stream`."""
     run()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -205,7 +205,7 @@ def _device_time(replay: Callable[[], Any], calls: int = 20) -> float:
 
 
 def _cold_device_time(replay: Callable[[], Any], calls: int = 5) -> float:
-    """As `_device_time`, with the L2 cache overwritten before each replay; the writing is not counted."""
+    """Like `_device_time`, but the L2 cache is overwritten before each replay. This writing is not counted."""
     flush = torch.empty(L2_FLUSH_BYTES, dtype=torch.uint8, device="cuda")
     marks = []
     for _ in range(calls):
@@ -240,15 +240,15 @@ def _line(row: Row) -> str:
 def as_markdown(report: Report) -> str:
     """The report as a table."""
     lines = [
-        f"# The operators beside torchvision's on {report.device}",
+        f"# The operators compared with torchvision's on {report.device}",
         "",
         f"Made by `{report.command}` at commit {report.commit}, {report.date}; torch {report.torch}, torchvision "
         f"{report.torchvision}, {report.threads} CPU threads, load {report.load:.1f} on {os.cpu_count()} cores.",
-        f"Medians (and quartiles) of one call each in turn; {report.clock}.",
+        f"Medians (and quartiles) of single calls in turn; {report.clock}.",
         "RoIs: areas log-uniform 16^2 to 500^2 pixels, sides 1:3 to 3:1, image 600x1000, stride 16. torchvision's "
-        "`ps_roi_pool` is another rule than R-FCN's and is here for its time only; `ps_roi_vote` is against it and "
-        "`mean`. torchvision takes no bfloat16: there it casts to fp32 and back. Rows of bfloat16 and channels-last do "
-        "not count for the mean.",
+        "`ps_roi_pool` has another rule than R-FCN's, so only its time is compared; `ps_roi_vote` is compared with it "
+        "and `mean`. torchvision does not support bfloat16: it casts to fp32 and back. Rows of bfloat16 and "
+        "channels-last do not count for the mean.",
         "",
     ]
     for mode in dict.fromkeys(row.mode for row in report.rows):
@@ -294,7 +294,7 @@ def _empty_report(options: argparse.Namespace, device: torch.device) -> Report:
         device=torch.cuda.get_device_name() if device.type == "cuda" else cpu_name(),
         threads=torch.get_num_threads(),
         load=os.getloadavg()[0],
-        clock="time of the thread" if torch.get_num_threads() == 1 else "time of the clock on the wall",
+        clock="CPU time of the thread" if torch.get_num_threads() == 1 else "wall-clock time",
         torch=torch.__version__,
         torchvision=torchvision.__version__,
         compiled={status.operator: status.kernel for status in native_status() if status.device == device.type},
@@ -306,9 +306,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=("cpu", "cuda"), default=default)
     parser.add_argument("--seconds", type=float, default=2.0, help="for each case (default 2)")
-    parser.add_argument("--threads", type=int, help="CPU threads of torch (default: as torch chooses)")
+    parser.add_argument("--threads", type=int, help="CPU threads of torch (default: torch's choice)")
     parser.add_argument("--only", default="", help="cases whose name or size contains this; writes nothing")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help=f"where results go (default {FOLDER})")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help=f"folder of the results (default {FOLDER})")
     return parser.parse_args(arguments)
 
 

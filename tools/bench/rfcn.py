@@ -1,7 +1,7 @@
-"""`make bench-rfcn`: R-FCN's claim that what runs per RoI is nearly free, and what mining costs a training step.
+"""`make bench-rfcn`: tests R-FCN's claim that the work per RoI is nearly free, and measures the cost of mining.
 
-The contestants run in turn on the same image and the same random weights; figures are medians, and ratios are medians
-of the ratios within a turn, which a machine that others use disturbs least. Results go to docs/benchmarks.
+The contestants run in turn on the same image and the same random weights. Times are medians. Ratios are medians of the
+ratios within a round, which other load on the machine disturbs least. Results are written to docs/benchmarks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CLASSES = 20
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measures, prints and writes; returns the exit code."""
+    """Measure, print and write the results. Return the exit code."""
     options = _options(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -60,11 +60,11 @@ def main(arguments: list[str] | None = None) -> int:
     lines = [
         f"# R-FCN ResNet-50, k = 7, {CLASSES} classes, one image of {report['size']}, on {device.type}",
         "",
-        f"Made by `python -m detector.tools.bench.rfcn`, {options.rounds} rounds of calls in turn after one to warm "
-        f"up, {report['threads']} threads, torch {torch.__version__}, random weights; {report['kernels']}. Medians; "
+        f"Made by `python -m detector.tools.bench.rfcn`, {options.rounds} rounds of calls in turn after a warm-up "
+        f"round, {report['threads']} threads, torch {torch.__version__}, random weights; {report['kernels']}. Medians; "
         "a ratio is the median of the ratios within a round. An image ends with its RoIs decoded and NMS.",
         "",
-        "| what | ms |",
+        "| part | ms |",
         "|---|---|",
         *(f"| {name} | {milliseconds(values):.1f} |" for name, values in times.items()),
         "",
@@ -87,15 +87,15 @@ def _detector(sampling: str, device: torch.device) -> Detector:
 
 
 def _batch(options: argparse.Namespace, num_rois: int, device: torch.device) -> Batch:
-    """One image of noise with RoIs of all sizes; 8 of them are the objects."""
+    """One image of noise with RoIs of all sizes; the first 8 are the objects."""
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (3, options.height, options.width), generator=generator, dtype=torch.uint8)
     limits = torch.tensor([options.width, options.height])
     corners = (torch.rand(num_rois, 2, 2, generator=generator) * limits).sort(dim=1).values
     boxes = torch.cat((corners[:, 0], corners[:, 1] + 1), dim=1).minimum(limits.repeat(2).float())
-    truths = Instances(boxes[:8], torch.arange(1, 9), torch.zeros(8, dtype=torch.bool))
+    ground_truth = Instances(boxes[:8], torch.arange(1, 9), torch.zeros(8, dtype=torch.bool))
     proposals = Proposals(boxes, torch.zeros(num_rois))
-    return Batch([image], [truths], [proposals], ["noise"], [0], [min(options.height, options.width)]).to(device)
+    return Batch([image], [ground_truth], [proposals], ["noise"], [0], [min(options.height, options.width)]).to(device)
 
 
 def _maps(detector: Detector, batch: Batch) -> Callable[[], object]:
@@ -107,14 +107,14 @@ def _maps(detector: Detector, batch: Batch) -> Callable[[], object]:
 
 
 def _image(detector: Detector, batch: Batch) -> Callable[[], object]:
-    """What `Detector.detect` does, with the scores of random weights made as rare as a trained network's."""
+    """`Detector.detect`, but with few high scores, as in a trained network."""
 
     def run() -> object:
         with torch.inference_mode():
             inputs = detector.preprocess(batch)
             boxes = [item.boxes for item in inputs.proposals or []]
             predictions = detector.head(detector.head.maps(detector.backbone(inputs.images).head), boxes)
-            # Indifferent random weights would pass 20 classes of every RoI to NMS; a trained network passes few.
+            # Random weights would pass 20 classes of every RoI to NMS; a trained network passes few.
             background = torch.zeros_like(predictions.logits)
             background[:, 0] = 10.0
             background[: len(background) // 10, 1] = 10.0
@@ -146,7 +146,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--height", type=int, default=600)
     parser.add_argument("--width", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, help="CPU threads of torch (default: as torch chooses)")
+    parser.add_argument("--threads", type=int, help="CPU threads of torch (default: torch's choice)")
     parser.add_argument("--folder", type=Path, default=Path("docs/benchmarks"))
     return parser.parse_args(arguments)
 

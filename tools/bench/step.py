@@ -1,9 +1,9 @@
-"""`make bench-step`: what a training step costs over its bare parts, and beside torchvision's Faster R-CNN.
+"""`make bench-step`: compares a training step with its bare parts, and with torchvision's Faster R-CNN.
 
-The bare parts are the same backbone with the same frozen stages, forward and backward; the same tail on features that
-were pooled before, forward and backward; and the same optimizer. The whole step has its data on the device and is given
-proposals; what a proposal network adds is shown apart. All run in turn; figures are medians, and ratios medians of
-those within a round.
+The bare parts are the same backbone with the same frozen stages, forward and backward; the same tail on features pooled
+before, forward and backward; and the same optimizer. The whole step has its data on the device and proposals as input;
+a step with a proposal network is measured separately. All run in turn. Times are medians, and ratios are medians of the
+ratios within a round.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from detector.tools.bench.interleaved import interleaved, milliseconds, ratio
 
 CLASSES = 20
 GIVEN = ["proposals=file", "proposals.train=none", "proposals.test=none"]
-PEER_ROIS = 512  # an image, torchvision's default
+PEER_ROIS = 512  # RoIs per image, torchvision's default
 WHOLE, RPN_STEP, DETERMINISTIC = "training step", "training step with an RPN", "training step, deterministic"
 BARE = ("bare backbone", "bare tail", "bare optimizer")
 REST = ("to the network's input", "matching and sampling", "RoI pooling", "losses")
@@ -52,7 +52,7 @@ class Bench:
         self.batch = noise(options, num_proposals).to(self.device)
 
     def step(self) -> None:
-        """What the loop does between two batches, without logging and saving."""
+        """Run a step of the training loop, without logging and saving."""
         self.optimizer.zero_grad(set_to_none=True)
         accumulate_gradients(
             self.detector,
@@ -65,7 +65,7 @@ class Bench:
         self.optimizer.step()
 
     def deterministic_step(self) -> None:
-        """The same with torch's deterministic algorithms."""
+        """Run a step with torch's deterministic algorithms."""
         torch.use_deterministic_algorithms(True)
         try:
             self.step()
@@ -73,7 +73,7 @@ class Bench:
             torch.use_deterministic_algorithms(False)
 
     def parts(self) -> dict[str, Callable[[], object]]:
-        """The bare parts, and the rest of a step piece by piece, on the very RoIs of a step."""
+        """The bare parts, and the other parts of a step, on the RoIs of a step."""
         detector, backbone = self.detector, self.detector.backbone
         head: Any = detector.head
         with torch.no_grad():
@@ -86,7 +86,7 @@ class Bench:
             pooled = head.pooling(read, rois, head.output_size, 1 / head.strides[0])
             hidden = head.tail(pooled)
             predictions = head([(read,)], sampled.boxes)
-            targets = detector._targets(sampled.boxes, sampled.labels, sampled.truths)
+            targets = detector._targets(sampled.boxes, sampled.labels, sampled.gt_boxes)
         assert len(proposed) == len(self.batch)
         down, down_tail, down_pooled = (torch.randn_like(value) for value in (features, hidden, pooled))
 
@@ -106,7 +106,7 @@ class Bench:
             losses = detector._roi_losses(predictions._replace(logits=logits, deltas=deltas), targets)
             (losses.classification.sum() + losses.box.sum()).backward()
 
-        self.step()  # so that there are gradients for the optimizer
+        self.step()  # computes gradients for the optimizer
         gradients = {p: p.grad for group in self.optimizer.param_groups for p in group["params"]}
 
         def run_optimizer() -> None:
@@ -117,7 +117,7 @@ class Bench:
         @torch.no_grad()
         def sample() -> None:
             found = self._sample(inputs)
-            detector._targets(found.boxes, found.labels, found.truths)
+            detector._targets(found.boxes, found.labels, found.gt_boxes)
 
         rest = (lambda: detector.preprocess(self.batch), sample, pool, lose)
         return dict(zip((*BARE, *REST), (run_backbone, run_tail, run_optimizer, *rest), strict=True))
@@ -131,17 +131,17 @@ def noise(options: argparse.Namespace, num_proposals: int | None) -> Batch:
     """Images of noise, each with 8 objects and with proposals of all sizes that include them."""
     generator = torch.Generator().manual_seed(0)
     size = (3, options.height, options.width)
-    images, truths, proposals = [], [], []
+    images, ground_truth, proposals = [], [], []
     for _ in range(options.batch):
         images.append(torch.randint(0, 256, size, generator=generator, dtype=torch.uint8))
         limits = torch.tensor([options.width, options.height])
         corners = (torch.rand(num_proposals or 8, 2, 2, generator=generator) * limits).sort(dim=1).values
         boxes = torch.cat((corners[:, 0], corners[:, 1] + 1), dim=1).minimum(limits.repeat(2).float())
-        truths.append(Instances(boxes[:8], torch.arange(1, 9), torch.zeros(8, dtype=torch.bool)))
+        ground_truth.append(Instances(boxes[:8], torch.arange(1, 9), torch.zeros(8, dtype=torch.bool)))
         proposals.append(Proposals(boxes, torch.zeros(len(boxes))))
     return Batch(
         images=images,
-        instances=truths,
+        instances=ground_truth,
         proposals=proposals if num_proposals else None,
         image_ids=["noise"] * options.batch,
         seeds=list(range(options.batch)),
@@ -150,7 +150,7 @@ def noise(options: argparse.Namespace, num_proposals: int | None) -> Batch:
 
 
 def torchvision_step(options: argparse.Namespace) -> Callable[[], object]:
-    """A step of torchvision's FasterRCNN ResNet-50-FPN on the same images, trained as its references train it."""
+    """A step of torchvision's FasterRCNN ResNet-50-FPN on the same images, as in its reference training."""
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -162,7 +162,7 @@ def torchvision_step(options: argparse.Namespace) -> Callable[[], object]:
             min_size=options.height,
             max_size=options.width,
         )
-    for name, parameter in model.backbone.body.named_parameters():  # without weights nothing is frozen
+    for name, parameter in model.backbone.body.named_parameters():  # torchvision freezes no layers without weights
         parameter.requires_grad_(name.startswith(("layer2", "layer3", "layer4")))
     model.to(options.device).train()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4, momentum=0.9)
@@ -179,7 +179,7 @@ def torchvision_step(options: argparse.Namespace) -> Callable[[], object]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measures, prints and writes; returns the exit code."""
+    """Measure, print and write the results. Return the exit code."""
     options = _options(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -197,7 +197,7 @@ def main(arguments: list[str] | None = None) -> int:
     times = interleaved(contestants, options.rounds, device)
     bare = [sum(values) for values in zip(*(times[name] for name in BARE), strict=True)]
     rest = [sum(values) for values in zip(*(times[name] for name in REST), strict=True)]
-    del given, learned, contestants  # a network of 100 million parameters is among the next
+    del given, learned, contestants  # frees memory: a later network has 100 million parameters
     peer_times = {} if options.no_peer else interleaved(_beside_torchvision(options, base), options.rounds, device)
     ratios: list[tuple[str, float, str]] = [
         ("training step / bare parts", ratio(times[WHOLE], bare), "at most 1.10"),
@@ -224,20 +224,19 @@ def main(arguments: list[str] | None = None) -> int:
     lines = [
         f"# A training step of Fast R-CNN ResNet-50, images {size}, on {device.type}",
         "",
-        f"Made by `python -m detector.tools.bench.step`, {options.rounds} rounds of calls in turn after one to warm "
-        f"up, {torch.get_num_threads()} threads, torch {torch.__version__}, {versions()['cpu']}; {kernels(device)}. "
-        f"Random weights, stem and res2 frozen, res5 on {rois} RoIs an image of 2,000 given "
-        f"ones; {' '.join(options.set) or 'default settings'}. Medians; a ratio is the median of the ratios within a "
-        "round.",
+        f"Made by `python -m detector.tools.bench.step`, {options.rounds} rounds of calls in turn after a warm-up "
+        f"round, {torch.get_num_threads()} threads, torch {torch.__version__}, {versions()['cpu']}; {kernels(device)}. "
+        f"Random weights, stem and res2 frozen, res5 on {rois} RoIs an image, sampled from 2,000 proposals; "
+        f"{' '.join(options.set) or 'default settings'}. Medians; a ratio is the median of the ratios within a round.",
         "",
-        "| what | ms |",
+        "| part | ms |",
         "|---|---|",
         *(f"| {name} | {milliseconds(values):.1f} |" for name, values in times.items()),
         "",
-        f"Beside torchvision's FasterRCNN ResNet-50-FPN: an RPN, {PEER_ROIS} RoIs an image, two fully connected layers "
-        "of 1,024 on 7x7 cells, res3 and later trained.",
+        f"Compared with torchvision's FasterRCNN ResNet-50-FPN: an RPN, {PEER_ROIS} RoIs an image, two fully connected "
+        "layers of 1,024 on 7x7 cells, res3 and later trained.",
         "",
-        "| what | ms |",
+        "| part | ms |",
         "|---|---|",
         *(f"| {name} | {milliseconds(values):.1f} |" for name, values in peer_times.items()),
         "",
@@ -253,7 +252,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _beside_torchvision(options: argparse.Namespace, base: list[str]) -> dict[str, Callable[[], object]]:
-    """Steps with the RoI count and size of torchvision's."""
+    """Steps of torchvision's model and of ours with the same image size and number of RoIs."""
     common = [*base, "proposals=rpn", f"sampling.rois_per_image={PEER_ROIS}"]
     tail = ["head=fast_rcnn_align", "backbone.tail=fc", "backbone.tail_channels=1024"]
     return {
@@ -274,7 +273,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=400)
     parser.add_argument("--batch", type=int, default=2, help="images")
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--threads", type=int, help="CPU threads of torch (default: as torch chooses)")
+    parser.add_argument("--threads", type=int, help="CPU threads of torch (default: torch's choice)")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the detectors")
     parser.add_argument("--no-peer", action="store_true", help="leave torchvision's model out")
     parser.add_argument("--folder", type=Path, default=Path("docs/benchmarks"))

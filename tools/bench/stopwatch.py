@@ -1,7 +1,7 @@
-"""What each part of a program takes, of time or of anything else that a meter reads, without what its inner parts take.
+"""Measures the time of each part of a program, or another quantity of a meter, without the time of nested parts.
 
-A part is a function called while the watch is on; `wrapped` puts the watch around an attribute of an object for as
-long as a `with` block lasts.
+A part is a function that `Stopwatch.run` calls. `wrapped` measures all calls of an attribute of an object during a
+`with` block.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any
 
 
 class Stopwatch:
-    """Readings by part. `read` says what the meter shows now; it must have waited for all work given out before."""
+    """Spent time by part. `read` reads the meter; it must first wait for all work that was started before."""
 
     def __init__(self, read: Callable[[], float]) -> None:
         self.read = read
         self.spent: defaultdict[str, float] = defaultdict(float)
-        self._inner: list[float] = []  # for each part that is running, what its inner parts took
+        self._inner: list[float] = []  # for each running part, the time of its nested parts
 
     def run(self, part: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Calls `call` and books what it took, less what parts inside it took, under `part`."""
+        """Call `call` and add its own time, without nested parts, to `part`."""
         start = self.read()
         self._inner.append(0.0)
         try:
@@ -35,7 +35,7 @@ class Stopwatch:
 
     @contextmanager
     def wrapped(self, part: str, owner: Any, name: str) -> Iterator[None]:
-        """Books every call of `owner.name` under `part`; the attribute is as before when the block ends."""
+        """Add the time of every call of `owner.name` to `part`. The attribute is restored at the end of the block."""
         own = vars(owner).get(name)
         call = getattr(owner, name)
         setattr(owner, name, functools.partial(self.run, part, call))

@@ -1,1 +1,1 @@
-"""The commands of the `detector` program, one a file."""
+"""The commands of the `detector` program, one per file."""

@@ -1,12 +1,12 @@
-"""`detector alternate`: RPN and head trained in four steps that end in one network (Faster R-CNN 3.2; R-FCN 3).
+"""`detector alternate`: train RPN and head in four steps that end in one network (Faster R-CNN 3.2; R-FCN 3).
 
 1_rpn       the RPN alone, from the classifier's weights
 2_detector  backbone and head, from the classifier's weights again, on the proposals of step 1
-3_rpn       a new RPN on the backbone of step 2, which is frozen
-4_head      what only the head uses, on the proposals of step 3; what it shares with the RPN is frozen
+3_rpn       a new RPN on the frozen backbone of step 2
+4_head      the layers that only the head uses, on the proposals of step 3; layers shared with the RPN are frozen
 
-Each step is a run in a folder of its own, with the steps and the schedule of the config; step 4 leaves the detector.
-A step that is finished is not repeated, one that was interrupted goes on: give the same command again.
+Each step is a run in a separate folder, with the steps and the schedule of the config. Step 4 writes the detector.
+To resume, repeat the command: it skips finished steps and continues an interrupted one.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ log = logging.getLogger("detector")
 
 
 def run_alternation(config: schema.Config, folder: Path) -> Outcome:
-    """Runs what is left of the four steps. Raises ConfigError for a config that they cannot be made of."""
+    """Run the steps that are not finished. Raises ConfigError for a config that does not allow the four steps."""
     if not isinstance(config.proposals, schema.RPNConfig):
-        raise ConfigError(f"proposals.kind is {config.proposals.kind}; alternation trains an RPN: set proposals=rpn")
+        raise ConfigError(f"proposals.kind is {config.proposals.kind}, but alternate trains an RPN; set proposals=rpn")
     if getattr(config.backbone, "norm", None) is schema.Norm.bn:
-        raise ConfigError("backbone.norm is bn, whose statistics move even when frozen; set frozen_bn or gn")
+        raise ConfigError("backbone.norm is bn, whose statistics change even in a frozen layer; set frozen_bn or gn")
     steps = [folder / name for name in ("1_rpn", "2_detector", "3_rpn", "4_head")]
     for number, (step, path) in enumerate(zip((_first, _second, _third, _fourth), steps, strict=True), start=1):
         log.info("step %d of 4: %s", number, path.name)
@@ -56,7 +56,7 @@ def run_alternation(config: schema.Config, folder: Path) -> Outcome:
 
 
 def alternate(task: Task) -> int:
-    """Runs the four steps and returns the exit code."""
+    """Run the four steps and return the exit code."""
     folder = open_run(str(task.folder), "alternate")
     with logging_to(folder.path / "log.txt"):
         outcome = run_alternation(task.config, folder.path)
@@ -64,6 +64,7 @@ def alternate(task: Task) -> int:
 
 
 def last(path: Path) -> Path:
+    """Return the path of a run's newest checkpoint."""
     return path / "checkpoints" / "last.pt"
 
 
@@ -72,11 +73,11 @@ def _first(config: schema.Config, steps: list[Path]) -> schema.Config:
 
 
 def _second(config: schema.Config, steps: list[Path]) -> schema.Config:
-    """Boxes of step 1 as files; as many as a head is trained on, for both splits."""
+    """Write the proposals of step 1 for both splits, as many as the head uses. Return the config of step 2."""
     rpn = config.proposals
     assert isinstance(rpn, schema.RPNConfig)
     files = {}
-    for role, looked_at, kept in (
+    for role, pre_nms, top_k in (
         ("train", rpn.pre_nms_train, rpn.top_k_train),
         ("test", rpn.pre_nms_test, rpn.top_k_test),
     ):
@@ -84,18 +85,18 @@ def _second(config: schema.Config, steps: list[Path]) -> schema.Config:
         files[role] = str(path)
         if not path.exists():
             device = pick_device(config.trainer.device)
-            keeping = replace(config, proposals=replace(rpn, pre_nms_test=looked_at, top_k_test=kept))
-            model = load_model(last(steps[0]), keeping, device)
+            testing = replace(config, proposals=replace(rpn, pre_nms_test=pre_nms, top_k_test=top_k))
+            model = load_model(last(steps[0]), testing, device)
             view = EvaluationView(readable_dataset(config.dataset, role), None, short_side=config.input.test_short_side)
             write_learned_proposals(path, model.detector, view, device, config.trainer.precision)
-    given = schema.FileProposalsConfig(
+    from_files = schema.FileProposalsConfig(
         top_k_train=rpn.top_k_train, top_k_test=rpn.top_k_test, min_size=rpn.min_size, **files
     )
-    return _training(replace(config, proposals=given), None)
+    return _training(replace(config, proposals=from_files), None)
 
 
 def _third(config: schema.Config, steps: list[Path]) -> schema.Config:
-    """Backbone, head and target statistics of step 2; the RPN starts anew."""
+    """Write start.pt: step 2's backbone, head and target statistics, with a new RPN. Return the config of step 3."""
     start, found = steps[2] / "start.pt", load_checkpoint(last(steps[1]))
     seed_step(config.trainer.seed, -1, 0)
     fresh = build_detector(config, len(found["classes"])).state_dict()

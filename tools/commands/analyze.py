@@ -1,6 +1,6 @@
-"""`detector analyze`: why a detector fails, from its detections alone, as one HTML page that needs no server.
+"""`detector analyze`: show the errors of a detector on one HTML page, from its detections. The page needs no server.
 
-Everything is measured under one protocol, `evaluation.protocol`; the page shows the scores of the others beside it.
+All errors are measured by one protocol, `evaluation.protocol`. The page also shows the scores by the other protocols.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = logging.getLogger("detector")
 
 
 def run_analysis(config: schema.Config, run: RunFolder) -> None:
-    """Writes analysis.html and analysis.json (and, if asked, tensorboard/) into `run`."""
+    """Write analysis.html and analysis.json (and tensorboard/, if set) into `run`."""
     check_settings(config.evaluation)
     if config.detections is None:
         raise ConfigError("analyze needs detections=PATH: a run's folder, a dump, comp4 files or COCO results")
@@ -51,20 +51,20 @@ def run_analysis(config: schema.Config, run: RunFolder) -> None:
 
 
 def write_tensorboard(analysis: Analysis, dataset: Dataset, folder: Path) -> None:
-    """Precision-recall curves of every class, and the worst images, as TensorBoard's own kinds of pages."""
+    """Write precision-recall curves of every class and the worst images for TensorBoard."""
     with SummaryWriter(str(folder)) as writer:
         for name, curve in analysis.result.curves.items():
             thresholds = np.linspace(0.0, 1.0, 127)
             above = np.searchsorted(-curve.scores, -thresholds, side="right")
-            right = np.concatenate(([0], curve.true_positives))[above]
+            correct = np.concatenate(([0], curve.true_positives))[above]
             writer.add_pr_curve_raw(
                 f"precision_recall/{name}",
-                right,
-                above - right,
-                np.zeros_like(right),  # detectors have no true negatives
-                curve.num_truths - right,
-                right / np.maximum(above, 1),
-                right / curve.num_truths,
+                correct,
+                above - correct,
+                np.zeros_like(correct),  # detectors have no true negatives
+                curve.num_truths - correct,
+                correct / np.maximum(above, 1),
+                correct / curve.num_truths,
                 num_thresholds=len(thresholds),
             )
         images = [item.image for item in analysis.worst]

@@ -1,8 +1,8 @@
-"""`detector benchmark`: how fast a model detects, in what memory, by which part, and how fast on other backends.
+"""`detector benchmark`: measure a model's speed and memory, the time of each part, and the speed on other backends.
 
-Latency is measured on whole calls. A second series waits at the border of every part and shares the time out. A third
-runs the same model on other backends in turn (`backends.py`). A model without a checkpoint has random weights. Their
-scores are nearly equal: every class passes or fails the score threshold alike, so its NMS tells little.
+The first series times whole calls. The second synchronizes at the start and end of every part and times the parts. The
+third runs the same model on other backends in turn (`backends.py`). A model without a checkpoint has random weights.
+Its scores are nearly equal: all classes pass the score threshold or none, so the time of NMS is not realistic.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ PARTS = ("preprocess", "backbone", "proposals", "head maps", "RoI op", "head per
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part's share of a call of `Detector.detect` on one batch."""
+    """The cost of one part of `Detector.detect` on one batch."""
 
     name: str
     milliseconds: float  # median
-    flops: float  # of convolutions and matrix products, which torch counts; none in pooling and NMS
+    flops: float  # of convolutions and matrix products, as torch counts them; pooling and NMS count as 0
     parameters: int
 
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """What was measured. Latencies are of one batch."""
+    """The results. Latencies are for one batch."""
 
     batch_size: int
     input_size: tuple[int, int]  # height and width of the network's input
@@ -61,7 +61,7 @@ class Benchmark:
     parts: tuple[Part, ...]
 
     def table(self, device: str) -> str:
-        """Aligned plain text: a row for each part, then the whole."""
+        """Return aligned plain text: a row for each part, then the sum and the whole calls."""
         total_ms = sum(part.milliseconds for part in self.parts)
         total_flops = sum(part.flops for part in self.parts)
         lines = [f"{'part':<16}{'ms':>10}{'share':>8}{'GFLOP':>10}{'parameters':>14}"]
@@ -83,7 +83,7 @@ class Benchmark:
 
 
 def run_benchmark(config: schema.Config, run: RunFolder) -> None:
-    """Prints the table and writes benchmark.json into `run`."""
+    """Print the table and write benchmark.json into `run`."""
     device = pick_device(config.trainer.device)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
@@ -108,15 +108,15 @@ def run_benchmark(config: schema.Config, run: RunFolder) -> None:
         log.info("\n%s", table(laps))
     content = {**asdict(found), "backends": [asdict(lap) for lap in laps], "weights": source, "versions": about}
     run.write_json("benchmark.json", content)
-    log.info("figures in %s", run.path / "benchmark.json")
+    log.info("results in %s", run.path / "benchmark.json")
 
 
 def noise_batch(config: schema.Config) -> Batch:
-    """Images of noise, and random boxes where proposals are given; the grid gives its own."""
+    """Return a batch of noise images. Its proposals are random boxes, the grid's boxes, or None for an RPN."""
     settings, rng = config.benchmark, torch.Generator().manual_seed(0)
     height, width, count = settings.height, settings.width, settings.batch_size
     images = [torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=rng) for _ in range(count)]
-    nothing = Instances(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
+    no_objects = Instances(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
     match config.proposals:
         case schema.RPNConfig():
             boxes = None
@@ -126,7 +126,7 @@ def noise_batch(config: schema.Config) -> Batch:
             boxes = [_random_boxes(settings.num_proposals, height, width, rng) for _ in range(count)]
     return Batch(
         images=images,
-        instances=[nothing] * count,
+        instances=[no_objects] * count,
         proposals=None
         if boxes is None
         else [Proposals(item, torch.zeros(len(item))) for item in boxes if item is not None],
@@ -137,27 +137,27 @@ def noise_batch(config: schema.Config) -> Batch:
 
 
 def benchmark(detector: Detector, batch: Batch, device: torch.device, warmup: int, repeats: int) -> Benchmark:
-    """Times `detector.detect(batch)`: whole calls after `warmup` ones, then by part; the detector stays as it was."""
+    """Time `detector.detect(batch)`: whole calls after `warmup` calls, then each part. The detector does not change."""
     for _ in range(warmup):
         detector.detect(batch)
-    _wait(device)
+    _synchronize(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
         found = detector.detect(batch)
-        _wait(device)
+        _synchronize(device)
         seconds.append(time.perf_counter() - start)
     memory = _peak_memory(device)
 
     def clock() -> float:
-        _wait(device)
+        _synchronize(device)
         return time.perf_counter()
 
-    times = [_by_part(detector, batch, clock) for _ in range(repeats)]
+    times = [_measure_parts(detector, batch, clock) for _ in range(repeats)]
     with FlopCounterMode(display=False) as counter:
-        flops = _by_part(detector, batch, lambda: float(counter.get_total_flops()))
+        flops = _measure_parts(detector, batch, lambda: float(counter.get_total_flops()))
     parameters = _parameters(detector)
     parts = tuple(
         Part(name, 1e3 * float(np.median([item[name] for item in times])), flops[name], parameters.get(name, 0))
@@ -177,11 +177,11 @@ def benchmark(detector: Detector, batch: Batch, device: torch.device, warmup: in
     )
 
 
-def _by_part(detector: Detector, batch: Batch, read: Callable[[], float]) -> dict[str, float]:
-    """What one call takes by `read`, part by part."""
+def _measure_parts(detector: Detector, batch: Batch, read: Callable[[], float]) -> dict[str, float]:
+    """Return how much `read` increases in each part of one call."""
     watch = Stopwatch(read)
     head: Any = detector.head
-    # A head keeps its RoI operator as an attribute: pooling feeds a tail, a vote ends the network.
+    # The head's attribute with the RoI operator: the pooling before a tail, or the vote at the end of the network.
     operator = (head.pooling, "vote") if isinstance(detector.head, VotingHead) else (head, "pooling")
     places = (
         ("preprocess", detector.preprocess, "forward"),
@@ -200,17 +200,17 @@ def _by_part(detector: Detector, batch: Batch, read: Callable[[], float]) -> dic
 
 
 def _parameters(detector: Detector) -> dict[str, int]:
-    """Numbers of parameters by part; a tail that backbone and head share counts for the head, which runs it."""
+    """Return the number of parameters of each part. A tail shared with the backbone counts for the head."""
     backbone: Any = detector.backbone
     proposals: Any = detector.proposals
     head: Any = detector.head
-    own = list(head.parameters())
-    seen = {id(value) for value in own}
+    head_parameters = list(head.parameters())
+    counted = {id(value) for value in head_parameters}
     return {
-        "backbone": _count([value for value in backbone.parameters() if id(value) not in seen]),
+        "backbone": _count([value for value in backbone.parameters() if id(value) not in counted]),
         "proposals": _count(list(proposals.parameters())),
-        # Where a head has no tail, nothing with weights runs per RoI: its layers make the maps.
-        ("head per RoI" if hasattr(head, "tail") else "head maps"): _count(own),
+        # A head without a tail has no weights per RoI: its layers compute the maps.
+        ("head per RoI" if hasattr(head, "tail") else "head maps"): _count(head_parameters),
     }
 
 
@@ -219,14 +219,14 @@ def _count(values: list[Tensor]) -> int:
 
 
 def _random_boxes(count: int, height: int, width: int, rng: torch.Generator) -> Tensor:
-    """Boxes [count, 4] whose sides are spread evenly from a tenth of the image's to all of them."""
+    """Return boxes [count, 4] with sides drawn uniformly from 0.1 to 1 times the image's side."""
     extent = torch.tensor([width, height], dtype=torch.float32)
     sides = extent * (0.1 + 0.9 * torch.rand(count, 2, generator=rng))
     corners = (extent - sides) * torch.rand(count, 2, generator=rng)
     return torch.cat((corners, corners + sides), dim=1)
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

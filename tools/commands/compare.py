@@ -1,4 +1,4 @@
-"""`detector compare`: two detectors on the same images, or two protocols on the same detections."""
+"""`detector compare`: compare two detectors on the same images, or two protocols on the same detections."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHOWN = 20  # detections printed; compare.json holds all of them
 
 
 def compare_detectors(config: schema.Config, a: Path, b: Path, run: RunFolder) -> None:
-    """Prints AP by class of both and the bootstrap interval of the difference, and writes compare.json."""
+    """Print AP by class of both and the bootstrap interval of the difference, and write compare.json."""
     settings = config.evaluation
     check_settings(settings)
     truths = truth_table(build_dataset(config.dataset, "test", need_images=False))
@@ -34,14 +34,14 @@ def compare_detectors(config: schema.Config, a: Path, b: Path, run: RunFolder) -
         first, second, truths, settings.protocol, settings.iou_threshold, settings.resamples, config.trainer.seed
     )
     low, high = found.interval()
-    better = "B is better" if low > 0 else "A is better" if high < 0 else "the images do not tell which is better"
+    better = "B is better" if low > 0 else "A is better" if high < 0 else "no clear difference: the interval contains 0"
     log.info("A %s\nB %s\n%s\n%s", a, b, found.table(), better)
     run.write_json("compare.json", {"a": str(a), "b": str(b), **found.to_json()})
-    log.info("figures in %s", run.path / "compare.json")
+    log.info("results in %s", run.path / "compare.json")
 
 
 def compare_two_protocols(config: schema.Config, path: Path, protocols: list[str], run: RunFolder) -> None:
-    """Prints where two protocols part on one set of detections, and writes compare.json."""
+    """Print how two protocols differ on one set of detections, and write compare.json."""
     if len(protocols) != 2 or not set(protocols) <= set(voc.PROTOCOLS):
         raise ConfigError(f"protocols={','.join(protocols)}: expected two of {', '.join(voc.PROTOCOLS)}")
     truths = truth_table(build_dataset(config.dataset, "test", need_images=False))
@@ -61,11 +61,11 @@ def compare_two_protocols(config: schema.Config, path: Path, protocols: list[str
         "compare.json",
         {"detections": str(path), "protocols": protocols, "AP": pairs, "judged_differently": rows, "turning": points},
     )
-    log.info("figures in %s", run.path / "compare.json")
+    log.info("results in %s", run.path / "compare.json")
 
 
 def differing_rows(found: ProtocolDifference, table: DetectionTable, truths: TruthTable) -> list[dict[str, Any]]:
-    """The detections that two protocols judge differently, each with the object that it is on."""
+    """Return the detections whose outcome differs between two protocols, each with the object that it overlaps most."""
     chosen = table.select(found.detections)
     overlap, _ = matches(chosen, truths)
     return [

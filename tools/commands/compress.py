@@ -1,7 +1,7 @@
-"""`detector compress`: truncated SVD of a Fast R-CNN tail's fully connected layers, by rank or by a budget.
+"""`detector compress`: truncated SVD of the fully connected layers in a Fast R-CNN tail, for given ranks or a budget.
 
-A table compares the model before and after: parameters and time of the tail for 2,000 RoIs, and mAP where a dataset
-is looked at. The result is a portable model whose config knows the ranks.
+A table compares the model before and after: parameters, time of the tail for 2,000 RoIs, and mAP if it is measured.
+The result is a portable model whose config contains the ranks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from detector.engine.checkpoint import load_weights
 from detector.export.portable import write_portable
 from detector.metrics import voc
 from detector.model import Detector
-from detector.pipeline.evaluation import evaluate_detector, mean_ap, table, truth_table
+from detector.pipeline.evaluation import detection_table, evaluate_detector, mean_ap, truth_table
 from detector.pipeline.models import read_model
 from detector.pipeline.run_folder import pick_device
 from detector.tools.commands.export import portable_model
@@ -40,19 +40,19 @@ HALVINGS = 7  # a search tries 1/2 to 1/128 of each layer's width
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A tail, and what it costs and brings."""
+    """A compressed tail, with its cost and score."""
 
     name: str
-    ranks: tuple[int, ...]  # empty: as it was
+    ranks: tuple[int, ...]  # empty: the original tail
     parameters: int
     milliseconds: float  # of the tail for NUM_ROIS RoIs, median
-    mean_ap: float | None  # None where no dataset was looked at
+    mean_ap: float | None  # None if it is not measured
 
 
 def run_compression(config: schema.Config) -> None:
-    """Writes the compressed model of `config.weights` to `config.compress.output`.
+    """Write the compressed model of `config.weights` to `config.compress.output`.
 
-    Raises ConfigError for settings, ValueError for a model, that cannot be used.
+    Raises ConfigError for wrong settings, ValueError for a model without such a tail or a budget that no ranks meet.
     """
     settings = config.compress
     if config.weights is None or settings.output is None:
@@ -75,13 +75,13 @@ def run_compression(config: schema.Config) -> None:
         log.info("%s", _row(candidate, before))
         fits = settings.max_drop is None or (before.mean_ap or 0) - (candidate.mean_ap or 0) <= settings.max_drop
         if not fits:
-            break  # ranks only fall
+            break  # later ranks are smaller
         if settings.max_ms is None or candidate.milliseconds <= settings.max_ms:
             found = (trial, ranks)
             if settings.max_drop is None:
                 break  # the largest ranks within the time
     if found is None:
-        raise ValueError("no ranks tried are within the budget; raise compress.max_drop or compress.max_ms")
+        raise ValueError("no candidate is within the budget; raise compress.max_drop or compress.max_ms")
     trial, ranks = found
     config = replace(config, backbone=replace(config.backbone, tail_ranks=list(ranks)))
     write_portable(Path(settings.output), portable_model(trial, config, saved))
@@ -91,12 +91,12 @@ def run_compression(config: schema.Config) -> None:
 def _tail(detector: Detector) -> nn.Module:
     tail = getattr(detector.head, "tail", None)
     if not isinstance(tail, nn.Module) or not linear_layers(tail):
-        raise ValueError("compress is for Fast R-CNN with fully connected layers per RoI, which this model has not")
+        raise ValueError("compress needs a Fast R-CNN model with fully connected layers per RoI; this model has none")
     return tail
 
 
 def _proposed(settings: schema.CompressConfig, tail: nn.Module) -> list[tuple[int, ...]]:
-    """Ranks to try, falling."""
+    """Return the ranks to try, from large to small."""
     if settings.ranks is not None:
         return [tuple(settings.ranks)]
     widths = [min(layer.in_features, layer.out_features) for layer in linear_layers(tail).values()]
@@ -110,19 +110,19 @@ def _with_ranks(detector: Detector, svd: SVD, ranks: tuple[int, ...]) -> Detecto
 
 
 def _candidate(name: str, detector: Detector, ranks: tuple[int, ...], config: schema.Config, scored: bool) -> Candidate:
-    tail = getattr(detector.head, "tail")  # noqa: B009  # heads without a tail were refused
+    tail = getattr(detector.head, "tail")  # noqa: B009  # _tail refused heads without one
     parameters = sum(value.numel() for value in tail.parameters())
-    figure = _mean_ap(detector, config) if scored else None
-    return Candidate(name, ranks, parameters, _milliseconds(detector, tail), figure)
+    score = _mean_ap(detector, config) if scored else None
+    return Candidate(name, ranks, parameters, _milliseconds(detector, tail), score)
 
 
 def _milliseconds(detector: Detector, tail: nn.Module) -> float:
-    """Median time of the tail on pooled RoIs of random numbers."""
+    """Return the median time of the tail on random pooled RoIs."""
     size = int(getattr(detector.head, "output_size"))  # noqa: B009
     device = detector.preprocess.mean.device
     with torch.no_grad():
-        ((read,),) = detector.head.maps([torch.zeros(1, detector.backbone.head_channels, 1, 1, device=device)])
-    pooled = torch.rand(NUM_ROIS, read.shape[1], size, size, device=device)
+        ((feature_map,),) = detector.head.maps([torch.zeros(1, detector.backbone.head_channels, 1, 1, device=device)])
+    pooled = torch.rand(NUM_ROIS, feature_map.shape[1], size, size, device=device)
     times = []
     with torch.inference_mode():
         for _ in range(ROUNDS + 1):
@@ -135,7 +135,7 @@ def _milliseconds(detector: Detector, tail: nn.Module) -> float:
 
 
 def _mean_ap(detector: Detector, config: schema.Config) -> float:
-    """mAP by the 11-point protocol on the test split."""
+    """Return the mAP by the 11-point protocol on the test split."""
     dataset = readable_dataset(config.dataset, "test")
     proposals = build_proposals(config.proposals, dataset, "test")
     found = evaluate_detector(
@@ -147,11 +147,11 @@ def _mean_ap(detector: Detector, config: schema.Config) -> float:
         workers=config.trainer.workers,
     )
     assert found is not None
-    return mean_ap(voc.evaluate(table(found, dataset), truth_table(dataset)))
+    return mean_ap(voc.evaluate(detection_table(found, dataset), truth_table(dataset)))
 
 
 def _row(candidate: Candidate, before: Candidate) -> str:
-    ranks = ", ".join(map(str, candidate.ranks)) or "whole"
+    ranks = ", ".join(map(str, candidate.ranks)) or "full"
     share = candidate.milliseconds / before.milliseconds
     line = f"{candidate.name:<14}ranks {ranks:<14}{candidate.parameters / 1e6:9.2f} M parameters"
     line += f"{candidate.milliseconds:10.1f} ms for {NUM_ROIS} RoIs ({share:.0%})"

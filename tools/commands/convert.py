@@ -1,4 +1,4 @@
-"""`detector convert`: released weights of other programs as a portable model, or as a classifier's for a backbone."""
+"""`detector convert`: convert released weights of other programs to a portable model, or to a backbone's classifier."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ usage: detector convert source=FILE output=FILE.safetensors [classes=[NAMES] or 
 source is a .caffemodel (Fast R-CNN or Faster R-CNN with VGG16, R-FCN with a ResNet, or their classifiers), a .pth or
 .pkl of Detectron2's R50-C4 (R101-C4 too), or a state dict of torchvision's FasterRCNN ResNet-50-FPN or of one of its
 classifiers. Detectors become a portable model for weights=, classifiers a file for backbone.weights=. More settings
-change what the source does not tell, for example proposals=grid or head.k=3. Details: docs/models.md.
+set values that the source does not contain, for example proposals=grid or head.k=3. Details: docs/models.md.
 """
 
-BGR = ["input.bgr_255=true", "input.std=[1.0,1.0,1.0]"]  # mean subtracted, nothing divided
+BGR = ["input.bgr_255=true", "input.std=[1.0,1.0,1.0]"]  # the mean is subtracted, nothing is divided
 CAFFE = [*BGR, "input.mean=[102.9801,115.9465,122.7717]"]
 DETECTRON2 = [
     *BGR,
@@ -70,23 +70,23 @@ TORCHVISION = [
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A detector that was found in a file."""
+    """A detector read from a file."""
 
     origin: str
     num_classes: int
-    settings: list[str]  # what the file and its origin tell of the config
-    backbone: dict[str, Tensor]  # torchvision's names
-    head: Callable[[Detector], dict[str, Tensor]]  # head and proposal network, under the names of the detector built
-    deviations: tuple[float, float, float, float]  # the units of its box deltas
+    settings: list[str]  # the settings that follow from the file and its origin
+    backbone: dict[str, Tensor]  # under torchvision's names
+    head: Callable[[Detector], dict[str, Tensor]]  # head and proposal network, under the names of the built detector
+    delta_std: tuple[float, float, float, float]  # the standard deviations that normalize its box deltas
 
 
 def run_convert(source: Path, output: Path, classes: str | None, overrides: Sequence[str]) -> None:
-    """Writes what is in `source` to `output`.
+    """Convert the weights in `source` and write them to `output`.
 
-    Raises ConfigError for settings that cannot work, ValueError for files that do not fit.
+    Raises ConfigError for wrong settings, ValueError for files that do not fit.
     """
     if not source.is_file():
-        raise ValueError(f"source={source}: no such file")
+        raise ValueError(f"source={source}: no such file; give the path of the released weights")
     if source.suffix == ".caffemodel":
         layers = read_caffemodel(source)
         if "cls_score" not in layers and "rfcn_cls" not in layers:
@@ -105,14 +105,14 @@ def run_convert(source: Path, output: Path, classes: str | None, overrides: Sequ
     names = class_names(classes, found.num_classes)
     config = load_config(["backbone.weights=null", *found.settings, *overrides])
     detector = build_detector(config, len(names)).eval()
-    fill(detector, found, str(source))
+    load_source(detector, found, str(source))
     provenance = {"step": 0, "source": source.name, "sha256": file_hash(source, "sha256"), "origin": found.origin}
     write_portable(output, portable_model(detector, config, SavedModel({}, names, {}, provenance)))
     log.info("%s: %s with %d classes, for weights=", output, found.origin, len(names))
 
 
 def caffe_source(layers: caffe.Layers) -> Source:
-    """What a .caffemodel of a detector tells. Its deltas are plain: the deviations are in the weights."""
+    """Read a detector's .caffemodel. Its deltas are not normalized: the weights contain the standard deviations."""
     settings = [*CAFFE, f"head.class_agnostic={str(caffe.class_agnostic(layers)).lower()}"]
     if "rpn_cls_score" in layers:
         settings += ["proposals=rpn", f"proposals.channels={len(layers['rpn_bbox_pred'][0][0])}"]
@@ -134,12 +134,12 @@ def caffe_source(layers: caffe.Layers) -> Source:
         settings=settings,
         backbone=caffe.classifier_state(layers),
         head=head,
-        deviations=(1.0, 1.0, 1.0, 1.0),
+        delta_std=(1.0, 1.0, 1.0, 1.0),
     )
 
 
 def detectron2_source(weights: Mapping[str, Tensor]) -> Source:
-    """What a checkpoint of Detectron2's C4 tells. Its deltas are to be divided by (10, 10, 5, 5)."""
+    """Read a Detectron2 C4 checkpoint. Its deltas must be divided by (10, 10, 5, 5)."""
     backbone = detectron2.backbone_state(weights)
     depth = {6: 50, 23: 101}.get(sum(1 for name in backbone if re.fullmatch(r"layer3\.\d+\.conv1\.weight", name)))
     if depth is None:
@@ -149,7 +149,7 @@ def detectron2_source(weights: Mapping[str, Tensor]) -> Source:
 
     def head(detector: Detector) -> dict[str, Tensor]:
         if not isinstance(detector.proposals, RPN):
-            raise ConfigError("the file brings its own proposal network; leave proposals=rpn")
+            raise ConfigError("the file contains a proposal network; keep proposals=rpn")
         return detectron2.detector_state(weights, detector.proposals.bases[0])
 
     return Source(
@@ -164,12 +164,12 @@ def detectron2_source(weights: Mapping[str, Tensor]) -> Source:
         ],
         backbone=backbone,
         head=head,
-        deviations=(0.1, 0.1, 0.2, 0.2),
+        delta_std=(0.1, 0.1, 0.2, 0.2),
     )
 
 
 def torchvision_source(weights: Mapping[str, Tensor]) -> Source:
-    """What a state dict of torchvision's FasterRCNN with a pyramid tells. Its box units are those of Detectron2."""
+    """Read the state dict of torchvision's FasterRCNN with a pyramid. It normalizes deltas like Detectron2."""
     return Source(
         origin=f"torchvision FasterRCNN ResNet-{torchvision.depth(weights)}-FPN",
         num_classes=len(weights[f"{torchvision.SCORES}.bias"]) - 1,
@@ -182,25 +182,28 @@ def torchvision_source(weights: Mapping[str, Tensor]) -> Source:
         ],
         backbone=torchvision.backbone_state(weights),
         head=lambda detector: torchvision.detector_state(weights),
-        deviations=(0.1, 0.1, 0.2, 0.2),
+        delta_std=(0.1, 0.1, 0.2, 0.2),
     )
 
 
-def fill(detector: Detector, found: Source, source: str) -> None:
-    """Loads the weights. Raises ValueError naming what is missing, unknown or of another shape."""
+def load_source(detector: Detector, found: Source, source: str) -> None:
+    """Load the weights of `found`. Raises ValueError that lists missing and unknown names and different shapes."""
     known = detector.state_dict()
     state = found.head(detector)
     for name, value in found.backbone.items():
         place = f"backbone.{detector.backbone.rename(name)}"  # type: ignore[attr-defined]
-        if place in known:  # a classifier's last layer has no place here, nor has its tail in an R-FCN
+        if place in known:  # not so for a classifier's last layer, nor for its tail in an R-FCN
             state[place] = value
     state["coder.mean"] = torch.zeros_like(detector.coder.mean)
-    state["coder.std"] = state["coder.mean"] + torch.tensor(found.deviations)
+    state["coder.std"] = state["coder.mean"] + torch.tensor(found.delta_std)
     load_weights(detector, state, source)
 
 
 def class_names(classes: str | None, count: int) -> tuple[str, ...]:
-    """The names given as [a,b,c] or in a file with one a line; for 20 classes VOC's. Raises ConfigError for others."""
+    """Return the class names from [a,b,c] or from a file with one name a line; without `classes`, VOC's 20 names.
+
+    Raises ConfigError if there are not `count` different names.
+    """
     if classes is None:
         if count == len(VOC_CLASSES):
             return tuple(VOC_CLASSES)
@@ -215,7 +218,7 @@ def class_names(classes: str | None, count: int) -> tuple[str, ...]:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The named tensors of a .pth, .pkl or .safetensors; nothing in the file is executed."""
+    """Return the named tensors of a .pth, .pkl or .safetensors file. No code in the file is executed."""
     content: Any
     try:
         if looks_like_safetensors(path):
@@ -224,33 +227,33 @@ def read_state(path: Path) -> dict[str, Tensor]:
             content = read_array_pickle(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the bytes lead it to
+    except Exception as error:  # torch.load may raise any error for a damaged file
         reason = str(error).splitlines()[0].removeprefix(f"{path}: ") if str(error) else type(error).__name__
         if isinstance(error, pickle.UnpicklingError):
-            reason = "it holds more than tensors and plain values"
+            reason = "it contains more than tensors and plain values"
         raise ValueError(
-            f"{path} cannot be read ({reason}); where you trust the file, save its state dict alone with the program "
-            "that made it: torch.save(model.state_dict(), PATH)"
+            f"{path} cannot be read ({reason}); if you trust the file, save only its state dict, with the program "
+            "that wrote it: torch.save(model.state_dict(), PATH)"
         ) from error
     content = content.get("model", content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path}: expected tensors by name, found {type(content).__name__}")
+        raise ValueError(f"{path}: expected a dict of named tensors, got {type(content).__name__}; give a state dict")
     return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
 
 
 def torchvision_state(weights: dict[str, Tensor], source: Path) -> dict[str, Tensor]:
-    """The state dict if its names are those of a classifier. Raises ValueError where they are not."""
+    """Return the state dict if it has a classifier's names. Raises ValueError if not."""
     if "conv1.weight" in weights or any(name.startswith("features.") for name in weights):
         return weights
     raise ValueError(
-        f"{source}: its names are neither Detectron2's R50-C4 nor a torchvision classifier's "
-        f"(first: {', '.join(list(weights)[:3])})"
+        f"{source}: expected tensor names of Detectron2's R50-C4, of torchvision's FasterRCNN or of a torchvision "
+        f"classifier, got {', '.join(list(weights)[:3])}; detector convert --help lists the models"
     )
 
 
 def write_classifier(path: Path, state: Mapping[str, Tensor], origin: str) -> None:
-    """A classifier's state dict as safetensors, for `backbone.weights`."""
+    """Write a classifier's state dict as safetensors, for `backbone.weights`."""
     tensors = {name: value.detach().float() if value.is_floating_point() else value for name, value in state.items()}
     write_atomically(path, lambda file: write_safetensors(file, tensors, {"origin": origin}))
-    told = "; with input.bgr_255=true and Caffe's mean, see docs/models.md" if origin == "caffe" else ""
-    log.info("%s: %d tensors of a classifier: backbone.weights=%s%s", path, len(tensors), path, told)
+    hint = "; use input.bgr_255=true and Caffe's mean, see docs/models.md" if origin == "caffe" else ""
+    log.info("%s: %d tensors of a classifier; use backbone.weights=%s%s", path, len(tensors), path, hint)

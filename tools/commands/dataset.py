@@ -1,4 +1,4 @@
-"""`detector dataset`: any folder of pictures and annotations, written anew as VOC, COCO or YOLO."""
+"""`detector dataset`: convert any folder of pictures and annotations to VOC, COCO or YOLO."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ log = logging.getLogger("detector")
 HELP = """\
 usage: detector dataset source=FOLDER output=FOLDER format=voc|coco|yolo [dataset.KEY=value ...]
 
-Reads any folder of pictures and annotations and writes a new one, pictures included. The source stays as it is.
+Reads any folder of pictures and annotations and writes a new folder, pictures included. The source does not change.
   detector dataset source=photos output=photos_voc format=voc
   detector dataset source=photos output=pets format=coco dataset.classes=[cat,dog] dataset.rename={catt:cat}
 
-dataset.classes, rename, train, test, val_fraction, format, strict ... are those of dataset=auto.
+dataset.classes, rename, train, test, val_fraction, format, strict ... are the settings of dataset=auto.
 """
 
 WRITERS: dict[str, Callable[[Path, Sequence[Side], Sequence[str]], list[str]]] = {
@@ -35,15 +35,15 @@ WRITERS: dict[str, Callable[[Path, Sequence[Side], Sequence[str]], list[str]]] =
 
 
 def run_dataset(source: Path, output: Path, format_: str, overrides: Sequence[str]) -> None:
-    """Writes the folder at `source` to `output`.
+    """Convert the folder at `source` and write it to `output`.
 
-    Raises ConfigError for settings that cannot work, ValueError for a folder that cannot be read or written.
+    Raises ConfigError for wrong settings, ValueError for a folder that cannot be read or written.
     """
     if format_ not in WRITERS:
         raise ConfigError(f"format={format_}: expected one of {', '.join(WRITERS)}")
     config = load_config(["dataset=auto", *overrides]).dataset
     if not isinstance(config, schema.AutoDatasetConfig):
-        raise ConfigError("detector dataset reads any folder by itself; leave dataset=... out")
+        raise ConfigError("detector dataset finds the format itself; remove dataset=...")
     config.root = str(source)
     folder = open_folder(config)
     sides = [

@@ -1,4 +1,4 @@
-"""`detector download`: Pascal VOC from its official addresses or a mirror, checked, and unpacked as published."""
+"""`detector download`: fetch Pascal VOC from its official addresses or a mirror, verify and unpack it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Archive:
 
 
 def official_archives(years: Iterable[str]) -> list[Archive]:
-    """The archives of the given years, 2007 (trainval and test) and 2012 (trainval); torchvision knows their checksums.
+    """Return the archives of the given years: 2007 (trainval and test), 2012 (trainval). torchvision has the checksums.
 
     Raises ValueError for another year.
     """
@@ -43,10 +43,10 @@ def official_archives(years: Iterable[str]) -> list[Archive]:
 
 
 def download_voc(root: Path, years: Iterable[str], mirror: str | None = None) -> None:
-    """Makes root/VOC<year> of each year; an archive that lies in `root` already is used and not fetched.
+    """Fetch and unpack each year into root/VOC<year>. An archive that is already in `root` is not fetched again.
 
-    `mirror` is the address of a folder with the archives, in place of the official one. An interrupted download goes
-    on where it stopped. Raises ValueError, in one line, for an address that does not answer or a wrong checksum.
+    `mirror` is the address of a folder with the archives, in place of the official one. An interrupted download
+    continues. Raises ValueError, in one line, for an address that does not answer or a wrong checksum.
     """
     root.mkdir(parents=True, exist_ok=True)
     for archive in official_archives(years):
@@ -54,25 +54,25 @@ def download_voc(root: Path, years: Iterable[str], mirror: str | None = None) ->
 
 
 def fetch_and_unpack(archive: Archive, root: Path, mirror: str | None = None) -> None:
-    """One archive: fetched, checked, unpacked into root/VOC<year>, and removed if it was fetched here."""
+    """Fetch an archive, verify it, unpack it into root/VOC<year>, and remove it if it was fetched here."""
     done = root / f"VOC{archive.year}" / f".{archive.filename}.done"
     if done.is_file():
-        log.info("%s is unpacked already", archive.filename)
+        log.info("%s is already unpacked", archive.filename)
         return
     path = root / archive.filename
-    given = path.is_file()
-    if not given:
+    existed = path.is_file()
+    if not existed:
         _fetch(archive, path, mirror)
     found = file_hash(path, "md5")
     if found != archive.md5:
         path.rename(path.with_name(f"{path.name}.wrong"))
         raise ValueError(
-            f"{path}: the checksum (md5) is {found}, expected {archive.md5}; the file is kept as {path.name}.wrong: "
+            f"{path}: expected the checksum (md5) {archive.md5}, got {found}; the file is now {path.name}.wrong: "
             "fetch it again, or try another mirror"
         )
     _unpack(path, root)
     done.touch()
-    if not given:
+    if not existed:
         path.unlink()
     log.info("%s is unpacked in %s", archive.filename, done.parent)
 
@@ -84,13 +84,13 @@ def _fetch(archive: Archive, path: Path, mirror: str | None) -> None:
         fetch(url, path)
     except OSError as error:
         raise ValueError(
-            f"{error}; with no network, or where the address has moved, give mirror=ADDRESS or put "
+            f"{error}; without a network, or if the address has moved, give mirror=ADDRESS or put "
             f"{archive.filename} into {path.parent}, and run the command again"
         ) from error
 
 
 def _unpack(path: Path, root: Path) -> None:
-    """Unpacks beside the goal, then moves file by file: the archives of 2007 share folders."""
+    """Unpack into a temporary folder in `root`, then move file by file, since the archives of 2007 share folders."""
     with tempfile.TemporaryDirectory(dir=root, prefix=".unpack_") as folder:
         try:
             with tarfile.open(path) as archive:
@@ -99,9 +99,9 @@ def _unpack(path: Path, root: Path) -> None:
             raise ValueError(f"{path}: cannot unpack this archive ({error}); remove it and fetch it again") from error
         inner = Path(folder) / "VOCdevkit"
         if not inner.is_dir():
-            raise ValueError(f"{path}: expected a folder VOCdevkit in this archive; take Pascal VOC's own")
+            raise ValueError(f"{path}: this archive has no folder VOCdevkit; use the official archive of Pascal VOC")
         for file in inner.rglob("*"):
             if file.is_file():
-                goal = root / file.relative_to(inner)
-                goal.parent.mkdir(parents=True, exist_ok=True)
-                shutil.move(file, goal)
+                target = root / file.relative_to(inner)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(file, target)

@@ -1,4 +1,4 @@
-"""`detector export`: a trained model in a form that others load; docs/export.md says what each form holds."""
+"""`detector export`: write a trained model for other programs. docs/export.md describes the content of each format."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ log = logging.getLogger("detector")
 
 
 def run_export(config: schema.Config) -> None:
-    """Writes the model of `config.weights` to `config.export.output` in `config.export.format`.
+    """Write the model of `config.weights` to `config.export.output` in `config.export.format`.
 
-    Raises ConfigError for settings, ValueError for a file, that cannot be used.
+    Raises ConfigError for wrong settings, ValueError for a file that cannot be used.
     """
     if config.weights is None or config.export.output is None:
         raise ConfigError("export needs weights=CHECKPOINT and output=FILE")
@@ -48,29 +48,29 @@ def run_export(config: schema.Config) -> None:
 
 
 def portable_model(detector: Detector, config: schema.Config, saved: SavedModel) -> PortableModel:
-    """The detector as a portable file holds it: target normalisation folded in, every tensor once."""
+    """Return the detector as a portable model: normalization of targets folded into the weights, each tensor once."""
     detector.set_target_statistics(torch.zeros_like(detector.coder.mean), torch.ones_like(detector.coder.std))
     plain = {key: value for key, value in to_plain(config).items() if key not in (*RUN_SETTINGS, "export", "compress")}
-    here = versions()
+    used = versions()
     return PortableModel(
         config=plain,
         classes=saved.classes,
         preprocessing=preprocessing(config.input, detector.preprocess.stride),
-        provenance={**saved.provenance, "exported_by": {key: here[key] for key in ("torch", "commit")}},
+        provenance={**saved.provenance, "exported_by": {key: used[key] for key in ("torch", "commit")}},
         weights={k: v for k, v in detector.state_dict().items() if k not in shared_names(detector)},
     )
 
 
 def _graph(detector: Detector, config: schema.Config) -> DetectorGraph:
-    """What is exported, its frozen norms folded. Raises ConfigError for settings that it does not have."""
+    """Fold frozen norms and return the graph to export. Raises ConfigError for settings that it does not support."""
     fold_norms(detector)
     return DetectorGraph(detector, short_side=config.input.test_short_side, suppress=config.export.nms)
 
 
 def metadata(detector: Detector, config: schema.Config, saved: SavedModel) -> dict[str, Any]:
-    """What who runs the ONNX model should know."""
+    """Return the metadata that a user of the ONNX model needs."""
     return {
-        "classes": list(saved.classes),  # label 1 is the first
+        "classes": list(saved.classes),  # the first has label 1
         "boxes": "x1 y1 x2 y2 in pixels of the image given, from 0, half-open",
         "needs_proposals": not isinstance(config.proposals, schema.RPNConfig),
         "nms_inside": config.export.nms,
@@ -81,9 +81,9 @@ def metadata(detector: Detector, config: schema.Config, saved: SavedModel) -> di
 
 
 def preprocessing(config: schema.InputConfig, stride: int) -> dict[str, Any]:
-    """From a decoded picture to the network's input, in words and numbers for who reads the file without this project.
+    """Describe the steps from a decoded picture to the network's input, for users of the file without this project.
 
-    `mean` and `std` are of pixels in [0, 255], in the order of `channels`.
+    `mean` and `std` are for pixels in [0, 255], in the order of `channels`.
     """
     unit = 1.0 if config.bgr_255 else 255.0
     return {
@@ -92,7 +92,9 @@ def preprocessing(config: schema.InputConfig, stride: int) -> dict[str, Any]:
         "std": [value * unit for value in config.std],
         "short_side": config.test_short_side,
         "max_side": config.max_side,
-        "resize": "bilinear after normalising, corners not aligned",
+        "resize": "bilinear with antialias to whole values, then normalising"
+        if config.antialias
+        else "bilinear after normalising, corners not aligned",
         "padding": "zeros at the bottom and right",
         "multiple_of": stride,
     }

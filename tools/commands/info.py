@@ -1,4 +1,4 @@
-"""`detector info`: versions, which kernel runs each operator, and what the groups offer."""
+"""`detector info`: print versions, the kernel of each operator, and the choices of each group."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from detector.pipeline.versions import versions
 
 
 def print_info() -> None:
+    """Print versions, the kernel of each operator, and the choices of each config group."""
     for name, value in versions().items():
         print(f"{name:<12} {value}")
     print(f"\n{'operator':<24} {'device':<7} {'kernel':<9} dtypes")

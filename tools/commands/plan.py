@@ -1,4 +1,4 @@
-"""`detector plan`: what `train data=FOLDER` would do, with its reasons and its time, without training."""
+"""`detector plan`: print the plan of `train data=FOLDER`, with reasons and expected time, without training."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import time
 from collections.abc import Sequence
 
 from detector.pipeline.data import open_data
-from detector.pipeline.planned_training import announce
-from detector.pipeline.planning.planner import plan_run, settle
+from detector.pipeline.planned_training import log_duration
+from detector.pipeline.planning.planner import fit_steps, plan_run
 from detector.pipeline.run_folder import logging_to
 from detector.pipeline.training import prepare_device
 
 
 def print_plan(folder: str, words: Sequence[str]) -> None:
-    """Prints every planned setting of a training on the photographs in `folder`, one a line, with its reason."""
+    """Print every planned setting for training on the photographs in `folder`, one per line, with its reason."""
     started = time.monotonic()
     config, plan = plan_run(folder, words)
     with logging_to(None):
         device = prepare_device(config.trainer)
         data = open_data(config, None)
-        config, plan = settle(plan, config, words, data, device, time.monotonic() - started)
+        config, plan = fit_steps(plan, config, words, data, device, time.monotonic() - started)
         print(f"plan for {folder} on {plan.machine}\n{plan.table()}")
-        announce(plan, config)
+        log_duration(plan, config)

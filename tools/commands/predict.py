@@ -1,10 +1,11 @@
-"""`detector predict`: detections of pictures, a video or a camera, as files, drawn, or cut out."""
+"""`detector predict`: detect objects in pictures, a video or a camera, and write result files, drawings or crops."""
 
 from __future__ import annotations
 
 import logging
 import sys
 from contextlib import nullcontext
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from detector.pipeline.models import load_model
 from detector.pipeline.predictor import Predictor
 from detector.pipeline.run_folder import RunFolder, pick_device
 from detector.structures import Detections
+from detector.tools.prediction.overlap import read_ahead, written_behind
 from detector.tools.prediction.picture_list import find_pictures, is_moving, short_names
 from detector.tools.prediction.result_files import write_predictions
 from detector.tools.prediction.videos import Video, VideoFile
@@ -29,13 +31,16 @@ log = logging.getLogger("detector")
 
 
 def run_prediction(config: schema.Config, run: RunFolder) -> int:
-    """Detects in all that `config.images` names; returns how many could not be read. Raises ConfigError, ValueError."""
+    """Detect objects in all pictures or frames that `config.images` names. Return the number of unreadable pictures.
+
+    Raises ConfigError for wrong settings, ValueError for a file that cannot be used.
+    """
     if config.images is None or config.weights is None:
         raise ConfigError("predict needs images=FILE_OR_FOLDER and weights=CHECKPOINT")
     moving = is_moving(config.images)
     paths = {} if moving else find_pictures(config.images)
     if any(run.path.resolve() == path.parent.resolve() for path in paths.values()):
-        raise ConfigError(f"output_dir={run.path} holds the pictures, which would be overwritten; set another")
+        raise ConfigError(f"output_dir={run.path} contains the pictures and would overwrite them; set another folder")
     device = pick_device(config.trainer.device)
     model = load_model(Path(config.weights), config, device)
     filters = Filters(config.predict, model.classes)
@@ -58,21 +63,23 @@ def run_prediction(config: schema.Config, run: RunFolder) -> int:
 
 
 class Filters:
-    """Which detections are kept, and which of those are shown."""
+    """Filters that select the detections to keep, and the detections to draw and crop."""
 
     def __init__(self, settings: schema.PredictConfig, classes: tuple[str, ...]) -> None:
-        """Raises ConfigError for a class that the model does not know."""
+        """Raises ConfigError for a class that the model does not have."""
         wanted = settings.classes if settings.classes is not None else classes
         if unknown := [name for name in wanted if name not in classes]:
-            raise ConfigError(f"predict.classes has {', '.join(unknown)}; the model knows {', '.join(classes)}")
+            raise ConfigError(f"predict.classes has {', '.join(unknown)}; the model has {', '.join(classes)}")
         self._labels = torch.tensor([classes.index(name) + 1 for name in wanted], dtype=torch.int64)
         self._settings = settings
 
     def kept(self, found: Detections) -> Detections:
+        """Return the detections of the wanted classes with at least `predict.score_threshold`."""
         chosen = torch.isin(found.labels, self._labels) & (found.scores >= self._settings.score_threshold)
         return found[chosen]
 
     def shown(self, found: Detections) -> Detections:
+        """Return the detections with at least `predict.draw_threshold`."""
         return found[found.scores >= self._settings.draw_threshold]
 
 
@@ -84,36 +91,46 @@ def _predict_pictures(
     run: RunFolder,
     unreadable: dict[str, str],
 ) -> dict[str, Detections]:
-    """The detections of each picture that can be read; the others go to `unreadable` with the reason."""
+    """Return the detections of each readable picture. Add each other picture to `unreadable`, with the reason."""
 
-    def read(path: Path) -> Tensor | None:
+    def read(item: tuple[str, Path]) -> tuple[str, Tensor | None]:
+        name, path = item
         try:
-            return read_image(path, upright=True)
+            return name, read_image(path, upright=True)
         except ValueError as error:
             log.warning("skipped: %s", error)
             unreadable[str(path)] = str(error)
-            return None
+            return name, None
 
-    bar = tqdm(paths.items(), unit="image", desc="predicting", dynamic_ncols=True, file=sys.stderr)
-    pictures = ((name, image) for name, path in bar if (image := read(path)) is not None)
-    found = {}
+    found: dict[str, Detections] = {}
     stems = short_names(paths)
-    while batch := list(islice(pictures, settings.batch_size)):
-        images = [image for _, image in batch]
-        for (name, image), detections in zip(batch, predictor.detect(images), strict=True):
-            found[name] = filters.kept(detections)
-            shown = filters.shown(found[name])
-            if settings.draw:
-                draw_detections(image, shown, predictor.classes).save(run.path / f"{stems[name]}.jpg", quality=92)
-            if settings.crops:
-                save_crops(image, shown, predictor.classes, run.path / "crops", stems[name])
+
+    def save(name: str, image: Tensor) -> None:
+        shown = filters.shown(found[name])
+        if settings.draw:
+            draw_detections(image, shown, predictor.classes).save(run.path / f"{stems[name]}.jpg", quality=92)
+        if settings.crops:
+            save_crops(image, shown, predictor.classes, run.path / "crops", stems[name])
+
+    read_pictures = read_ahead(paths.items(), read)
+    pictures = ((name, image) for name, image in read_pictures if image is not None)
+    with (
+        tqdm(total=len(paths), unit="image", desc="predicting", dynamic_ncols=True, file=sys.stderr) as bar,
+        written_behind() as later,
+    ):
+        while batch := list(islice(pictures, settings.batch_size)):
+            for (name, image), detections in zip(batch, predictor.detect([image for _, image in batch]), strict=True):
+                found[name] = filters.kept(detections)
+                later(partial(save, name, image))
+                bar.update(len(found) + len(unreadable) - bar.n)
+        bar.update(len(paths) - bar.n)
     return found
 
 
 def _predict_video(
     config: schema.Config, predictor: Predictor, filters: Filters, run: RunFolder
 ) -> dict[str, Detections]:
-    """The detections of each frame, by number from 0. Ctrl-C ends a camera and keeps what was found."""
+    """Return the detections of each frame, by number from 0. Ctrl-C stops, and the detections so far are kept."""
     assert config.images is not None
     settings, video = config.predict, Video(config.images)
     found: dict[str, Detections] = {}
@@ -138,14 +155,14 @@ def _predict_video(
         finally:
             video.close()
     if not found:
-        raise ValueError(f"images={config.images}: no frame of it can be decoded")
+        raise ValueError(f"images={config.images}: no frame can be decoded; convert the video, or check the camera")
     if total and len(found) < total:
-        log.warning("%s: %d frames of the %d that it announces were decoded", config.images, len(found), total)
+        log.warning("%s: decoded only %d of %d frames", config.images, len(found), total)
     return found
 
 
 def save_crops(image: Tensor, shown: Detections, classes: tuple[str, ...], folder: Path, name: str) -> None:
-    """Each box cut out of the image [3, H, W], as FOLDER/CLASS/NAME_NUMBER.jpg, best first."""
+    """Write the crop of each box from the image [3, H, W] as FOLDER/CLASS/NAME_NUMBER.jpg, best score first."""
     for number, (box, label) in enumerate(zip(shown.boxes, shown.labels.tolist(), strict=True)):
         x1, y1 = box[:2].floor().int().tolist()
         x2, y2 = box[2:].ceil().int().tolist()

@@ -1,4 +1,4 @@
-"""`detector train`: one training in a folder of its own; a planned one ends with a report and a portable model."""
+"""`detector train`: train in a run folder. A planned run also writes a report and a portable model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger("detector")
 
 
 def train(task: Task) -> int:
-    """Trains and returns the exit code."""
+    """Train and return the exit code."""
     with all_processes(task.config.trainer):
         folder = open_run(str(task.folder), "train")
         with logging_to(folder.path / "log.txt"):
@@ -31,7 +31,7 @@ def train(task: Task) -> int:
 
 
 def finish_run(config: schema.Config, run: RunFolder) -> None:
-    """Writes analysis.html and model.safetensors into the run's folder, and says how to go on."""
+    """Write analysis.html and model.safetensors into the run's folder, and print the next commands."""
     run_analysis(replace(config, detections=str(run.path)), run)
     model = run.path / "model.safetensors"
     run_export(replace(config, weights=str(run.path), export=schema.ExportConfig(output=str(model))))

@@ -1,1 +1,1 @@
-"""The documentation site: its generated pages, and the hook by which mkdocs builds them."""
+"""The documentation site: its generated pages, and the hooks for mkdocs."""

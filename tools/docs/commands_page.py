@@ -1,4 +1,4 @@
-"""The page of all commands: the program's help, and for each command its example, its own help and its settings."""
+"""The page of all commands: for each command its purpose, example, help text and settings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from detector.tools.cli import HELP
 
 COMMANDS = Path(__file__).resolve().parents[1] / "commands"
-# Commands whose code is not a file of their own under commands/, and commands named otherwise than their file.
+# Commands whose code is not in commands/NAME.py.
 SOURCES = {
     "eval": COMMANDS / "evaluate.py",
     "proposals": COMMANDS.parents[1] / "detector" / "pipeline" / "proposal_recall.py",
@@ -18,7 +18,7 @@ SOURCES = {
     "docs": COMMANDS.parent / "docs" / "topics.py",
     "completion": COMMANDS.parent / "settings" / "completion.py",
 }
-# The group whose keys stand alone on a command's line.
+# For some commands: the group whose keys are written without the group's name.
 OWN_GROUPS = {"predict": "predict", "export": "export", "compress": "compress"}
 READS = {
     "train": ("trainer", "optimizer", "dataset"),
@@ -33,31 +33,31 @@ INTRODUCTION = """\
 # Commands
 
 `detector COMMAND key=value ...` runs a command. This page is generated from the program.
-`detector COMMAND --help` prints the same for one command, with the value of every setting.
+`detector COMMAND --help` prints the help of one command, with the value of every setting.
 
 ## Exit codes
 
 | code | meaning |
 |---|---|
 | 0 | The command is done. |
-| 1 | It failed while running. One line says why. A second Ctrl-C gives 1 too. |
+| 1 | The command failed while it ran. One line gives the reason. A second Ctrl-C also gives 1. |
 | 2 | The usage or a setting is wrong. Nothing was run. |
-| 3 | A signal stopped it, after it saved. `resume=` goes on. |
+| 3 | A signal stopped the command after it saved. `resume=` continues the run. |
 | 4 | The loss is not finite. |
 """
 
 
 def commands_page() -> str:
-    """The page in Markdown."""
+    """Return the page in Markdown."""
     parts = [INTRODUCTION]
     for name, purpose, example in listed_commands():
         parts += [f"## {name}", "", f"{purpose[0].upper()}{purpose[1:]}.", "", "```bash", example, "```", ""]
         path = SOURCES.get(name, COMMANDS / f"{name}.py")
         tree = ast.parse(path.read_text())
         parts += [*_description(ast.get_docstring(tree) or ""), ""]
-        own = _help_text(tree)
-        if own:
-            parts += ["```text", own.rstrip(), "```", ""]
+        help_text = _help_text(tree)
+        if help_text:
+            parts += ["```text", help_text.rstrip(), "```", ""]
         if name in OWN_GROUPS:
             group = OWN_GROUPS[name]
             parts += [
@@ -71,25 +71,25 @@ def commands_page() -> str:
 
 
 def listed_commands() -> list[tuple[str, str, str]]:
-    """Name, purpose and example of each command, from the program's help."""
+    """Return the name, purpose and example of each command, from the program's help."""
     block = HELP.partition("commands\n")[2].partition("\n\n")[0]
     found = [re.match(r"  (\S+)\s+(.+?)\s{2,}(detector .+)$", line) for line in block.splitlines()]
     return [(row[1], row[2], row[3]) for row in found if row]
 
 
 def _description(docstring: str) -> list[str]:
-    """The docstring without the command's name before its first colon, as Markdown lines."""
+    """Return the docstring as Markdown lines, without the command's name and the first colon."""
     text = re.sub(r"^`detector [^`]+`: ", "", docstring)
     text = text[:1].upper() + text[1:]
     paragraphs = text.split("\n\n")
-    # A table of names is shown as it is written.
+    # A paragraph with aligned columns keeps its layout.
     return [
         "\n\n".join(f"```text\n{part}\n```" if re.search(r"^\S+ {2,}", part, re.M) else part for part in paragraphs)
     ]
 
 
 def _help_text(tree: ast.Module) -> str:
-    """The text of the module's HELP; parts that are computed are left out."""
+    """Return the text of the module's HELP; empty if HELP is missing or computed."""
     for statement in tree.body:
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "HELP":
             if isinstance(statement.value, ast.Constant):

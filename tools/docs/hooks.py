@@ -1,4 +1,4 @@
-"""mkdocs calls these functions: they add the generated pages, and each drawing's twin for dark screens."""
+"""Hooks that mkdocs calls: they add the generated pages, and the dark version of each figure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from detector.tools.docs.settings_page import settings_page
 from detector.tools.docs.tutorial_pages import as_page
 
 ROOT = Path(__file__).resolve().parents[2]
-# Files of the repository that are pages of the site too.
+# Files of the repository outside docs/ that are also pages of the site.
 PAGES = {
     "ops/README.md": "reference/operators.md",
     "CONTRIBUTING.md": "contributing.md",
@@ -23,7 +23,7 @@ PAGES = {
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages that are made from the program, and those that stand elsewhere in the repository."""
+    """Add the pages generated from the program, and the pages from other folders of the repository."""
     pages = {"reference/settings.md": settings_page(), "reference/commands.md": commands_page()}
     for script in sorted((ROOT / "docs" / "tutorials").glob("*.py")):
         pages[f"tutorials/{script.stem}.md"] = as_page(script.read_text(encoding="utf-8"))
@@ -35,14 +35,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links to files of the repository become links to their pages; drawings get their dark twins."""
+    """Replace links to files of the repository by links to their pages, and add the dark version of each figure."""
     up = "../" * page.file.src_uri.count("/")
     for source, name in PAGES.items():
         markdown = re.sub(rf"\]\((?:\.\./)+{re.escape(source)}", f"]({up}{name}", markdown)
-    return re.sub(r"!\[([^\]]*)\]\(([^)\s]*figures/[^)\s]+)\.png\)", _both, markdown)
+    return re.sub(r"!\[([^\]]*)\]\(([^)\s]*figures/[^)\s]+)\.png\)", _light_and_dark, markdown)
 
 
-def _both(found: re.Match[str]) -> str:
+def _light_and_dark(found: re.Match[str]) -> str:
     text, path = found[1], found[2]
     if not (ROOT / "docs" / "figures" / f"{Path(path).name}_dark.png").is_file():
         return found[0]

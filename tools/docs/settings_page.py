@@ -1,4 +1,4 @@
-"""The page of all settings, from the schema: key, type, default, meaning, and the choices of each group."""
+"""The page of all settings, generated from the schema: key, type, default, meaning, and the choices of each group."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from detector.configs.missing import MISSING
 INTRODUCTION = """\
 # Settings
 
-Every setting is written `key=value` on the command line. `group=NAME` swaps a whole part, as `head=rfcn`.
-This page is generated from `configs/schema`, the only place where defaults stand. The shipped YAML files in
-`configs/GROUP` and `configs/experiment` change some of them; ask the program where a value comes from:
+Every setting is written `key=value` on the command line. `group=NAME` replaces a whole part, for example `head=rfcn`.
+This page is generated from `configs/schema`, the only place with defaults. The shipped YAML files in
+`configs/GROUP` and `configs/experiment` change some of them. This command prints where a value comes from:
 
     detector config explain trainer.max_steps experiment=demo
 
-"required" marks a setting without a default. `null` is written for no value. Lists are written `[a,b]`,
+"required" marks a setting without a default. `null` means no value. Lists are written `[a,b]`,
 tables `{key:value}`.
 """
 
@@ -41,7 +41,7 @@ class Setting:
 
 
 def settings_page() -> str:
-    """The page in Markdown."""
+    """Return the page in Markdown."""
     parts = [INTRODUCTION]
     groups = _groups()
     parts += ["## The run", "", *_table([row for row in settings_of(schema.Config, "") if row.key not in groups])]
@@ -58,22 +58,22 @@ def settings_page() -> str:
 
 
 def settings_of(owner: type, prefix: str) -> list[Setting]:
-    """The settings of a schema class; `kind`, which only tells classes apart, is left out."""
+    """Return the settings of a schema class, without `kind`, which only names the class."""
     hints = get_type_hints(owner)
     found = []
     for field in fields(owner):
         if field.name == "kind":
             continue
-        made: Any = field.default if field.default is not NO_DEFAULT else None
+        value: Any = field.default if field.default is not NO_DEFAULT else None
         if field.default_factory is not NO_DEFAULT:
-            made = field.default_factory()
-        default = "required" if made == MISSING else written(made)
+            value = field.default_factory()
+        default = "required" if value == MISSING else written(value)
         found.append(Setting(prefix + field.name, _type(hints[field.name]), default, _meaning(owner, field.name)))
     return found
 
 
 def all_settings() -> Iterator[Setting]:
-    """Every setting of every class of the schema."""
+    """Yield every setting of every class of the schema."""
     groups = _groups()
     for name, kind in groups.items():
         for own in GROUPS.get(name, {name: kind}).values():
@@ -82,7 +82,7 @@ def all_settings() -> Iterator[Setting]:
 
 
 def written(value: Any) -> str:
-    """A value as the command line takes it."""
+    """Return a value in the form of the command line."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -97,31 +97,31 @@ def written(value: Any) -> str:
 
 
 def _groups() -> dict[str, type]:
-    """The settings of the whole that have settings below them, and their classes."""
+    """Return the top settings that are groups, and their classes."""
     hints = get_type_hints(schema.Config)
     return {name: kind for name, kind in hints.items() if isinstance(kind, type) and is_dataclass(kind)}
 
 
 def _docstring(kind: type) -> str:
-    """The docstring that somebody wrote; dataclasses without one make one of their fields."""
+    """Return the written docstring; empty for the docstring that a dataclass generates from its fields."""
     text = inspect.getdoc(kind) or ""
     return "" if text.startswith(f"{kind.__name__}(") or "__doc__" not in vars(kind) else text
 
 
 def _meaning(owner: type, name: str) -> str | None:
-    """The comment on a setting, with what each of its choices means."""
-    told = meaning(owner, name)
+    """Return the comment on a setting, with the meaning of each of its choices."""
+    text = meaning(owner, name)
     hint = get_type_hints(owner)[name]
     for kind in (hint, *getattr(hint, "__args__", ())):
         if isinstance(kind, type) and issubclass(kind, Enum):
             options = ((member.name, choice_meaning(kind, member.name)) for member in kind)
-            listed = "; ".join(f"`{option}`" + (f": {text}" if text else "") for option, text in options)
-            told = f"{told}. {listed}" if told else listed
-    return told
+            listed = "; ".join(f"`{option}`" + (f": {comment}" if comment else "") for option, comment in options)
+            text = f"{text}. {listed}" if text else listed
+    return text
 
 
 def _type(hint: Any) -> str:
-    """The type in the words of the command line."""
+    """Return the name of a type, as the page shows it."""
     arguments = getattr(hint, "__args__", ())
     if type(None) in arguments:
         return " or ".join([*(_type(kind) for kind in arguments if kind is not type(None)), "null"])
@@ -134,7 +134,7 @@ def _type(hint: Any) -> str:
 
 
 def _table(settings: list[Setting]) -> list[str]:
-    """Rows in Markdown; nothing for no settings."""
+    """Return a table in Markdown; empty without settings."""
     if not settings:
         return []
     rows = [

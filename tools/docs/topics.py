@@ -1,6 +1,6 @@
-"""`detector docs [TOPIC]`: where the documentation's page on a topic is, in this checkout.
+"""`detector docs [TOPIC]`: print the path of the documentation page on a topic, in this checkout.
 
-A page of the built site (`make docs`) is preferred to its source. Without a topic: the home page, and all topics.
+This is the page of the site if it is built (`make docs`), else its source. Without a topic: the home page, all topics.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ usage: detector docs [TOPIC]
 
 Prints the path of a page of the documentation.
   detector docs                   the home page, and all topics
-  detector docs troubleshooting   a page by its name
+  detector docs troubleshooting   the page of that name
 """
 
 
 def page_paths(root: Path = ROOT) -> dict[str, Path]:
-    """Each topic, and the page on it: of the built site where there is one, else in Markdown.
+    """Return the page of each topic: HTML if the site is built, else Markdown.
 
-    Raises ConfigError if `root` has no documentation, as an installed package has none.
+    Raises ConfigError if `root` has no documentation, for example in an installed package.
     """
     sources = root / "docs"
     if not (sources / "index.md").is_file():
-        raise ConfigError(f"{sources}: no documentation here; it is part of the source tree, in docs/")
+        raise ConfigError(f"{sources}: no documentation here; read docs/ in the source tree")
     built = root / "site"
     pages = built.rglob("*.html") if (built / "index.html").is_file() else sources.rglob("*.md")
     folder = built if (built / "index.html").is_file() else sources
@@ -41,7 +41,7 @@ def page_paths(root: Path = ROOT) -> dict[str, Path]:
 
 
 def find_page(topic: str, pages: dict[str, Path]) -> Path:
-    """The page on a topic. Raises ConfigError that names the nearest topic."""
+    """Return the page on a topic. Raises ConfigError that names the most similar topic."""
     wanted = topic.lower().replace(" ", "-")
     if wanted in pages:
         return pages[wanted]
@@ -51,7 +51,7 @@ def find_page(topic: str, pages: dict[str, Path]) -> Path:
 
 
 def print_page(topic: str | None) -> None:
-    """Prints the path of a page; without a topic the home page's and the list of topics."""
+    """Print the path of a page; without a topic, print the home page's path and the list of topics."""
     pages = page_paths()
     print(find_page(topic or "index", pages))
     if topic is None:

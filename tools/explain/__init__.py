@@ -1,1 +1,1 @@
-"""`detector explain`: figures of what each operator does."""
+"""`detector explain`: numbers and pictures that show how each operator works."""

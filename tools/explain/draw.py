@@ -1,4 +1,4 @@
-"""The picture of an Explanation: the map with its bins, what is lost and gained, samples, and the pooled values."""
+"""The picture of an Explanation: the map with its bins, lost and gained areas, samples, and the pooled values."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from detector.tools.explain.geometry import Explanation, Rect
 LOST_CORNERS, LOST_BINS, GAINED = (104, 148, 228), (190, 214, 250), (156, 220, 148)
 PAPER, OUTSIDE, LINES, INK, FAINT = (255, 255, 255), (228, 228, 232), (206, 206, 212), (28, 28, 34), (120, 120, 128)
 ROI = (20, 60, 160)
-# Tint and line of a bin, by the parity of its row and column, so that neighbours differ.
+# Fill and line color of a bin, by the parity of its row and column, so that neighbours differ.
 BINS: tuple[tuple[Color, Color], ...] = (
     ((255, 237, 180), (214, 138, 0)),
     ((255, 216, 216), (200, 50, 60)),
     ((235, 220, 251), (126, 66, 188)),
     ((231, 229, 221), (104, 98, 84)),
 )
-SMALL_MAP = 9  # cells of an axis that is shown whole
-MARGIN_CELLS = 2  # shown around the RoI and what is read
+SMALL_MAP = 9  # an axis with at most this many cells is shown completely
+MARGIN_CELLS = 2  # cells shown around the RoI and its bins
 MAP_SIDE, BINS_SIDE, GAP = 620, 330, 24
-LABELLED_SAMPLES = 9  # a bin with more is not labelled
+LABELLED_SAMPLES = 9  # a bin with more samples has no labels
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Where a part of a map stands in the picture."""
+    """A part of a map and its position in the picture."""
 
     window: Rect  # in cells
     left: float  # in pixels
@@ -37,44 +37,47 @@ class Frame:
     cell: float
 
     def at(self, x: float, y: float) -> tuple[float, float]:
+        """Return the pixel of a point of the map."""
         return self.left + (x - self.window.left) * self.cell, self.top + (y - self.window.top) * self.cell
 
     def box(self, rect: Rect, inset: float = 0) -> Box:
-        """Pixels of what can be seen of a rectangle."""
+        """Pixels of the visible part of a rectangle."""
         seen = rect.cut(self.window)
         left, top = self.at(seen.left, seen.top)
         right, bottom = self.at(seen.right, seen.bottom)
         return left + inset, top + inset, right - inset, bottom - inset
 
 
-def draw_explanation(told: Explanation, title: str, *, show_gradient: bool = False, dark: bool = False) -> Image.Image:
-    """Left the map or the k x k score maps, right the pooled values, below what the colours mean.
+def draw_explanation(
+    explanation: Explanation, title: str, *, show_gradient: bool = False, dark: bool = False
+) -> Image.Image:
+    """Draw the map or the k x k score maps on the left, the pooled values on the right, and a legend below.
 
-    With `show_gradient` the cells show the gradient of the sum of all outputs instead of their values. `dark` draws for
-    a dark page.
+    With `show_gradient`, the cells show the gradient of the sum of all outputs instead of their values. `dark` draws
+    for a dark page.
     """
-    side = math.isqrt(len(told.maps))
-    window = _window(told)
+    side = math.isqrt(len(explanation.maps))
+    window = _window(explanation)
     columns, rows = window.right - window.left, window.bottom - window.top
     cell = max(10.0, min(64.0, MAP_SIDE / side / max(columns, rows)))
     map_width, map_height = columns * cell, rows * cell
     left_width, left_height = (size * side + GAP * (side - 1) for size in (map_width, map_height))
-    bin_side = max(46.0, min(96.0, BINS_SIDE / max(told.pooled.shape)))
-    right_width = max(told.pooled.shape[1] * bin_side, text_width(_heading(told), 15), 150)
-    legend = _legend(told, show_gradient)
+    bin_side = max(46.0, min(96.0, BINS_SIDE / max(explanation.pooled.shape)))
+    right_width = max(explanation.pooled.shape[1] * bin_side, text_width(_heading(explanation), 15), 150)
+    legend = _legend(explanation, show_gradient)
     width = max(GAP * 4 + left_width + right_width, GAP * 2 + text_width(title, 19))
     lines = _wrapped([text for _, text in legend], width - GAP * 2)
-    vote_height = 58 if told.vote is not None else 0
-    body = 78 + max(left_height + 16, told.pooled.shape[0] * bin_side + vote_height)
+    vote_height = 58 if explanation.vote is not None else 0
+    body = 78 + max(left_height + 16, explanation.pooled.shape[0] * bin_side + vote_height)
     canvas = Canvas(width, body + 14 + 26 * len(lines), PAPER, dark=dark)
     canvas.text((GAP, 14), title, 19, INK)
-    shown = told.gradient if show_gradient else told.maps
+    shown = explanation.gradient if show_gradient else explanation.maps
     for index in range(side * side):
         row, column = divmod(index, side)
         origin = GAP + column * (map_width + GAP), 66 + row * (map_height + GAP)
         frame = Frame(window, *origin, cell)
-        _draw_map(canvas, told, shown[index], index, frame)
-    _draw_pooled(canvas, told, GAP * 3 + left_width, 76, bin_side)
+        _draw_map(canvas, explanation, shown[index], index, frame)
+    _draw_pooled(canvas, explanation, GAP * 3 + left_width, 76, bin_side)
     y = body + 8
     for line in lines:
         x = float(GAP)
@@ -87,17 +90,17 @@ def draw_explanation(told: Explanation, title: str, *, show_gradient: bool = Fal
     return canvas.finished()
 
 
-def _window(told: Explanation) -> Rect:
-    """The part that is shown: all of a small map, else the surroundings of the RoI and of what is read."""
-    height, width = told.maps.shape[1:]
-    read = told.read if told.read.area() else told.roi
-    left, right = _shown_span((told.roi.left, told.roi.right, read.left, read.right), width)
-    top, bottom = _shown_span((told.roi.top, told.roi.bottom, read.top, read.bottom), height)
+def _window(explanation: Explanation) -> Rect:
+    """The part of the map to show: a small map completely, else the RoI and its bins with a margin."""
+    height, width = explanation.maps.shape[1:]
+    covered = explanation.covered if explanation.covered.area() else explanation.roi
+    left, right = _shown_span((explanation.roi.left, explanation.roi.right, covered.left, covered.right), width)
+    top, bottom = _shown_span((explanation.roi.top, explanation.roi.bottom, covered.top, covered.bottom), height)
     return Rect(left, top, right, bottom)
 
 
 def _shown_span(ends: tuple[float, ...], size: int) -> tuple[int, int]:
-    """First and end cell of an axis to show; of what is outside the map no more than the margin."""
+    """First and end cell to show on an axis, with at most the margin outside the map."""
     low, high = min(ends), max(ends)
     first, last = (0, size) if low >= 0 and high <= size else (-MARGIN_CELLS, size + MARGIN_CELLS)
     start = min(max(math.floor(low) - MARGIN_CELLS, first), last - MARGIN_CELLS)
@@ -105,40 +108,42 @@ def _shown_span(ends: tuple[float, ...], size: int) -> tuple[int, int]:
     return (min(start, 0), max(end, size)) if size <= SMALL_MAP else (start, end)
 
 
-def _draw_map(canvas: Canvas, told: Explanation, values: Tensor, index: int, frame: Frame) -> None:
-    whole = Rect(0, 0, told.maps.shape[2], told.maps.shape[1])
-    single = len(told.maps) == 1
+def _draw_map(canvas: Canvas, explanation: Explanation, values: Tensor, index: int, frame: Frame) -> None:
+    whole = Rect(0, 0, explanation.maps.shape[2], explanation.maps.shape[1])
+    single = len(explanation.maps) == 1
     canvas.fill(frame.box(frame.window), OUTSIDE)
     canvas.fill(frame.box(whole), PAPER)
     shown = [
         (row, column)
-        for row in range(told.pooled.shape[0])
-        for column in range(told.pooled.shape[1])
-        if single or index == row * told.pooled.shape[1] + column
+        for row in range(explanation.pooled.shape[0])
+        for column in range(explanation.pooled.shape[1])
+        if single or index == row * explanation.pooled.shape[1] + column
     ]
-    if single and told.taken is not None:
-        canvas.fill(frame.box(told.roi), LOST_CORNERS)
-        canvas.fill(frame.box(told.roi.cut(told.taken)), LOST_BINS)
+    if single and explanation.rounded is not None:
+        canvas.fill(frame.box(explanation.roi), LOST_CORNERS)
+        canvas.fill(frame.box(explanation.roi.cut(explanation.rounded)), LOST_BINS)
     for row, column in shown:
-        here = told.bin(row, column)
-        if told.taken is not None:
+        here = explanation.bin(row, column)
+        if explanation.rounded is not None:
             canvas.fill(frame.box(here), GAINED)
-        canvas.fill(frame.box(here.cut(told.roi) if told.taken else here), _colors(row, column)[0])
-    _draw_cells(canvas, values, frame, legible=told.samples is None)
+        canvas.fill(frame.box(here.cut(explanation.roi) if explanation.rounded else here), _colors(row, column)[0])
+    _draw_cells(canvas, values, frame, legible=explanation.samples is None)
     for row, column in shown:
-        # Bins may share cells, so their lines stand a little inside, at two distances.
-        inset = 1.5 + 2.5 * ((row + column) % 2) if told.taken else 0
-        canvas.outline(frame.box(told.bin(row, column), inset), _colors(row, column)[1], 2 if told.taken else 1)
-    canvas.dashed(_visible(frame, told.roi), ROI, 2)
+        # Bins may share cells, so their lines are drawn a little inside, at two distances.
+        inset = 1.5 + 2.5 * ((row + column) % 2) if explanation.rounded else 0
+        canvas.outline(
+            frame.box(explanation.bin(row, column), inset), _colors(row, column)[1], 2 if explanation.rounded else 1
+        )
+    canvas.dashed(_visible(frame, explanation.roi), ROI, 2)
     for row, column in shown:
-        if (row, column) in told.cells:
-            y, x = told.cells[row, column]
+        if (row, column) in explanation.cells:
+            y, x = explanation.cells[row, column]
             canvas.circle(frame.at(x + 0.5, y + 0.5), frame.cell * 0.36, _colors(row, column)[1], 2.5)
-        _draw_samples(canvas, told, row, column, frame)
+        _draw_samples(canvas, explanation, row, column, frame)
 
 
 def _draw_cells(canvas: Canvas, values: Tensor, frame: Frame, *, legible: bool) -> None:
-    """Lines between cells, their values, and rows and columns numbered along the edges."""
+    """Draw lines between cells, the values of the cells, and the numbers of rows and columns at the edges."""
     height, width = values.shape
     window = frame.window.cut(Rect(0, 0, width, height))
     for x in range(int(window.left), int(window.right) + 1):
@@ -146,7 +151,7 @@ def _draw_cells(canvas: Canvas, values: Tensor, frame: Frame, *, legible: bool) 
     for y in range(int(window.top), int(window.bottom) + 1):
         canvas.line(frame.at(window.left, y), frame.at(window.right, y), LINES)
     texts = number_texts(values)
-    ink = INK if legible else FAINT  # samples stand on top of the values
+    ink = INK if legible else FAINT  # samples are drawn over the values
     longest = max(texts, key=len)
     size = min(15.0, 15.0 * (frame.cell - 4) / text_width(longest, 15))
     for y in range(int(window.top), int(window.bottom)):
@@ -162,12 +167,12 @@ def _draw_cells(canvas: Canvas, values: Tensor, frame: Frame, *, legible: bool) 
             canvas.text((place[0] - 4, place[1]), str(y), 11, FAINT, "rm")
 
 
-def _draw_samples(canvas: Canvas, told: Explanation, row: int, column: int, frame: Frame) -> None:
-    if told.samples is None:
+def _draw_samples(canvas: Canvas, explanation: Explanation, row: int, column: int, frame: Frame) -> None:
+    if explanation.samples is None:
         return
     color = _colors(row, column)[1]
-    ys, xs = told.samples.y[row].tolist(), told.samples.x[column].tolist()
-    winner = None if told.samples.winners is None else int(told.samples.winners[row, column])
+    ys, xs = explanation.samples.y[row].tolist(), explanation.samples.x[column].tolist()
+    winner = None if explanation.samples.winners is None else int(explanation.samples.winners[row, column])
     labelled = row == column == 0 and 1 < len(ys) * len(xs) <= LABELLED_SAMPLES
     for number, (y, x) in enumerate((y, x) for y in ys for x in xs):
         if not (frame.window.left <= x <= frame.window.right and frame.window.top <= y <= frame.window.bottom):
@@ -178,11 +183,11 @@ def _draw_samples(canvas: Canvas, told: Explanation, row: int, column: int, fram
             canvas.text((place[0] + 8, place[1] - 5), f"S{number + 1}", 14, INK, "lb")
 
 
-def _draw_pooled(canvas: Canvas, told: Explanation, left: float, top: float, side: float) -> None:
-    canvas.text((left, top - 10), _heading(told), 15, INK, "ld")
-    texts = number_texts(told.pooled, 4)
+def _draw_pooled(canvas: Canvas, explanation: Explanation, left: float, top: float, side: float) -> None:
+    canvas.text((left, top - 10), _heading(explanation), 15, INK, "ld")
+    texts = number_texts(explanation.pooled, 4)
     size = min(20.0, 20.0 * (side - 10) / text_width(max(texts, key=len), 20))
-    rows, columns = told.pooled.shape
+    rows, columns = explanation.pooled.shape
     for row in range(rows):
         for column in range(columns):
             x, y = left + column * side, top + row * side
@@ -191,23 +196,29 @@ def _draw_pooled(canvas: Canvas, told: Explanation, left: float, top: float, sid
             canvas.outline((x, y, x + side - 4, y + side - 4), line, 2)
             place = (x + side / 2 - 2, y + side / 2 - 2)
             canvas.text(place, texts[row * columns + column], size, INK, "mm")
-    if told.vote is not None:
-        canvas.text((left, top + rows * side + 22), f"vote = mean = {told.vote:.6g}", 19, ROI, "lm")
+    if explanation.vote is not None:
+        canvas.text((left, top + rows * side + 22), f"vote = mean = {explanation.vote:.6g}", 19, ROI, "lm")
 
 
-def _heading(told: Explanation) -> str:
-    rows, columns = told.pooled.shape
-    maxima = bool(told.cells) or (told.samples is not None and told.samples.winners is not None)
-    kind = "largest of each bin" if maxima else "one sample per bin" if told.op == "roi_warp" else "mean of each bin"
+def _heading(explanation: Explanation) -> str:
+    rows, columns = explanation.pooled.shape
+    maxima = bool(explanation.cells) or (explanation.samples is not None and explanation.samples.winners is not None)
+    kind = (
+        "largest of each bin"
+        if maxima
+        else "one sample per bin"
+        if explanation.op == "roi_warp"
+        else "mean of each bin"
+    )
     return f"pooled {rows} x {columns}: {kind}"
 
 
-def _legend(told: Explanation, show_gradient: bool) -> list[tuple[Color | str, str]]:
-    """Marks with their meaning; areas are in cells."""
+def _legend(explanation: Explanation, show_gradient: bool) -> list[tuple[Color | str, str]]:
+    """The marks of the legend with their meaning; areas are in cells."""
     entries: list[tuple[Color | str, str]] = [("roi", "RoI, scaled to cells")]
-    if told.taken is not None:
-        areas = told.areas()
-        if len(told.maps) == 1:
+    if explanation.rounded is not None:
+        areas = explanation.areas()
+        if len(explanation.maps) == 1:
             lost = areas["lost by rounding corners"], areas["lost by rounding bins"]
             entries.append((LOST_CORNERS, f"lost with the corners: {lost[0]:.2f} cells"))
             entries.append((LOST_BINS, f"lost with the bins: {lost[1]:.2f} cells"))
@@ -216,11 +227,13 @@ def _legend(told: Explanation, show_gradient: bool) -> list[tuple[Color | str, s
     else:
         entries.append(("bin", "a bin"))
         entries.append(("sample", "bilinear sample"))
-    if told.samples is not None and told.samples.winners is not None:
+    if explanation.samples is not None and explanation.samples.winners is not None:
         entries.append(("winner", "the largest sample of a bin"))
-    if told.cells:
+    if explanation.cells:
         entries.append(("circle", "the largest cell of a bin"))
-    if _window(told).cut(Rect(0, 0, told.maps.shape[2], told.maps.shape[1])) != _window(told):
+    if _window(explanation).cut(Rect(0, 0, explanation.maps.shape[2], explanation.maps.shape[1])) != _window(
+        explanation
+    ):
         entries.append((OUTSIDE, "outside the map"))
     if show_gradient:
         entries.append(("text", "cells show the gradient of the sum of all outputs"))
@@ -253,7 +266,7 @@ def _entry_width(text: str) -> float:
 
 
 def _wrapped(texts: list[str], width: float) -> list[list[int]]:
-    """Indices of the texts, line by line."""
+    """Break the texts into lines of at most `width` pixels. Return the indices of the texts in each line."""
     lines: list[list[int]] = [[]]
     used = 0.0
     for index, text in enumerate(texts):
@@ -266,7 +279,7 @@ def _wrapped(texts: list[str], width: float) -> list[list[int]]:
 
 
 def _visible(frame: Frame, rect: Rect) -> Box:
-    """Pixels of a rectangle, its corners held to the window."""
+    """Pixels of a rectangle, with its corners clamped to the window."""
     window = frame.window
     xs = sorted(min(max(value, window.left), window.right) for value in (rect.left, rect.right))
     ys = sorted(min(max(value, window.top), window.bottom) for value in (rect.top, rect.bottom))
@@ -278,7 +291,7 @@ def _colors(row: int, column: int) -> tuple[Color, Color]:
 
 
 def number_texts(values: Tensor, decimals: int = 2) -> list[str]:
-    """Numbers of a tensor, flattened: whole ones without a point, others with the decimals or four digits."""
+    """The numbers of a tensor, flattened, as text: whole, with 5 digits if a value is >= 10, or with `decimals`."""
     flat = values.flatten().tolist()
     if all(value == round(value) for value in flat if math.isfinite(value)):
         return [f"{value:.0f}" for value in flat]

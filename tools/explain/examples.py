@@ -1,8 +1,8 @@
 """Worked examples for `detector explain`: feature maps, RoIs and options of published explanations of RoI pooling.
 
-`deepsense` is the 8 x 8 map of the "Region of interest pooling explained" post, `post` the cat of "Understanding
-Region of Interest" (only its geometry is published, so its map is random), `slides` the 25 x 18 map of lecture slides
-on RoIAlign. `ramp` and `ps_ramp` hold 10 y + x (+ 100 per score map), so that a value tells the cell it came from.
+`deepsense` is the 8 x 8 map of the "Region of interest pooling explained" post. `post` is the cat of "Understanding
+Region of Interest" (only its geometry is published, so its map is random). `slides` is the 25 x 18 map of lecture
+slides on RoIAlign. `ramp` and `ps_ramp` have the values 10 y + x (+ 100 per score map), so a value shows its cell.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SLIDES = """
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Arguments of an operator as words of the command line; an option that an operator lacks is left out."""
+    """Arguments of an operator as words of the command line. Options that the operator does not have are ignored."""
 
     map: str
     rois: str
@@ -71,7 +71,7 @@ EXAMPLES = {
     "ps_ramp": Example("ps_ramp", "16,16,63,63", "2", "1/16"),
 }
 
-# The example that an operator is explained by unless another is asked for.
+# The default example of each operator.
 DEFAULTS = {
     "roi_pool": "deepsense",
     "roi_align": "slides",
@@ -83,7 +83,7 @@ DEFAULTS = {
 
 
 def named_map(name: str) -> Tensor | None:
-    """The feature map [C, H, W] float32 of that name, None if there is none."""
+    """The feature map [C, H, W] float32 called `name`; None if there is no such map."""
     ramp = torch.arange(6.0)[:, None] * 10 + torch.arange(6.0)
     match name:
         case "deepsense":

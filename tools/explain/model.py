@@ -1,4 +1,4 @@
-"""`detector explain ps_roi_pool weights=... images=...`: score maps and votes of a trained R-FCN on a picture."""
+"""`detector explain ps_roi_pool weights=... images=...`: score maps and votes of a trained R-FCN for a picture."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ SETTINGS = ("weights", "images", "box", "class", "output")
 
 @torch.no_grad()
 def run_explain_model(words: Sequence[str]) -> None:
-    """Prints and draws the votes of one class for one box of a picture: the best detection's, unless given.
+    """Print and draw the votes of one class for one box of a picture. The default is the best detection.
 
-    Raises ConfigError for settings that do not fit, ValueError for files that cannot be read.
+    Raises ConfigError for wrong settings, ValueError for files that cannot be read.
     """
     settings = split_settings(words, SETTINGS, "explain ps_roi_pool with weights=")
     if "images" not in settings:
-        raise ConfigError("explain ps_roi_pool weights=...: needs images=PICTURE too")
+        raise ConfigError("explain ps_roi_pool with weights=: needs images=PICTURE too")
     source, weights = Path(settings["images"]), Path(settings["weights"])
     output = Path(settings.get("output", "runs/explain/score_maps.png"))
     check_picture_name(output)
@@ -41,7 +41,7 @@ def run_explain_model(words: Sequence[str]) -> None:
     device = pick_device(config.trainer.device)
     model = load_model(weights, config, device)
     if not isinstance(model.detector.head, VotingHead):
-        raise ConfigError(f"weights={weights}: has head={config.head.kind}; only head=rfcn makes score maps")
+        raise ConfigError(f"weights={weights}: the model has head={config.head.kind}; only head=rfcn has score maps")
     names = ("background", *model.classes)
     label = _label(settings["class"], names) if "class" in settings else None
     image = read_image(source)
@@ -61,8 +61,8 @@ def run_explain_model(words: Sequence[str]) -> None:
     print(f"box {corners}, {bins.shape[1]} x {bins.shape[1]} bins")
     for index in dict.fromkeys((label, *best)):
         print(f"{names[index]:<16} vote {float(votes[index]):+.3f}, probability {float(probabilities[index]):.3f}")
-    told = f"{names[label]}: probability {float(probabilities[label]):.3f} for the box {corners}"
-    picture = draw_score_maps(image, maps[label], box, bins[label], cell_size=cast.stride, title=told)
+    title = f"{names[label]}: probability {float(probabilities[label]):.3f} for the box {corners}"
+    picture = draw_score_maps(image, maps[label], box, bins[label], cell_size=cast.stride, title=title)
     output.parent.mkdir(parents=True, exist_ok=True)
     picture.save(output)
     print(f"picture  {output}")
@@ -70,17 +70,17 @@ def run_explain_model(words: Sequence[str]) -> None:
 
 def _label(name: str, names: Sequence[str]) -> int:
     if name not in names:
-        raise ConfigError(f"class={name}: the model knows {', '.join(names)}")
+        raise ConfigError(f"class={name}: the model has no such class; use one of {', '.join(names)}")
     return names.index(name)
 
 
 def _best_detection(model: Model, batch: Batch, label: int | None, source: Path) -> tuple[Tensor, int]:
-    """Box [4] and label of the best detection, of the class if one is named."""
+    """Box [4] and label of the detection with the highest score, of class `label` unless it is None."""
     found = model.detector.detect(batch)[0]
     if label is not None:
         found = found[found.labels == label]
     if len(found) == 0:
-        what = "nothing" if label is None else f"no {('background', *model.classes)[label]}"
-        raise ConfigError(f"images={source}: the model detects {what} there; give a box with box=x1,y1,x2,y2")
+        missing = "nothing" if label is None else f"no {('background', *model.classes)[label]}"
+        raise ConfigError(f"images={source}: the model detects {missing} there; give a box with box=x1,y1,x2,y2")
     best = int(found.scores.argmax())
     return found.boxes[best], int(found.labels[best])

@@ -1,7 +1,7 @@
 """`detector explain OPERATOR key=value ...`: one RoI on one feature map, in numbers and in a picture.
 
-Without settings an operator is explained on a published worked example. All numbers are computed by the operators
-themselves, so whoever doubts a convention can look it up here.
+The default for each operator is a published worked example. The operators themselves compute all numbers, so the output
+shows the conventions as they are.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ usage: detector explain OPERATOR [key=value ...]
 operators  {" ".join(OPTIONS)}
 
 settings
-  example=NAME             {" ".join(EXAMPLES)}: where the settings below start
+  example=NAME             {" ".join(EXAMPLES)}: values for the settings below
   map=NAME_OR_FILE         {" ".join(NAMED_MAPS)} random, or a .npy, .csv or .txt file;
-                           with the operator's own defaults unless example= is given too
+                           options then have the operator's defaults, unless example= is given
   seed=0 map_size=8,12     of map=random: height,width
-  rois=x1,y1,x2,y2         pixels; more, separated by ";", count in the gradient
+  rois=x1,y1,x2,y2         pixels; add RoIs with ";", only the gradient includes them
   output_size=7            bins, or height,width
   spatial_scale=1/16       cells per pixel
-  show=values              or gradient: that of the sum of all outputs
+  show=values              or gradient: the gradient of the sum of all outputs
   output=PICTURE.png
   theme=light              or dark: the colors of the picture
   quantization=caffe       roi_pool: caffe floor split outer
@@ -55,10 +55,10 @@ settings
   reduction=mean           roi_align, ps_roi_pool, ps_roi_vote: mean max
   sample_grid=centers      roi_align: centers inner
 
-a trained R-FCN's score maps of one class, the RoI laid over them and its votes:
+the score maps of a trained R-FCN for one class, with the RoI and its votes:
   detector explain ps_roi_pool weights=runs/demo images=photo.jpg [box=x1,y1,x2,y2] [class=NAME] [output=PICTURE.png]
 
-which boxes non-maximum suppression keeps, and which of them removes each other one:
+the boxes that non-maximum suppression keeps, and the kept box that removes each other box:
   detector explain nms [boxes="x1,y1,x2,y2;..." scores=0.9,...] [iou=0.5] [output=PICTURE.png] [theme=dark]
 """
 
@@ -67,7 +67,7 @@ COMMON = ("example", "map", "seed", "map_size", "rois", "output_size", "spatial_
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is to be explained, checked."""
+    """The checked arguments of the command."""
 
     op: str
     maps: Tensor  # [C, H, W]
@@ -81,26 +81,26 @@ class Request:
 
 
 def run_explain(words: Sequence[str]) -> Explanation:
-    """Prints and draws what `OPERATOR key=value ...` asks for. Raises ConfigError, or OSError in writing."""
+    """Print and draw the explanation for `OPERATOR key=value ...`. Raises ConfigError, or OSError if writing fails."""
     request = read_request(words)
     try:
-        told = explain(
+        explanation = explain(
             request.op, request.maps, request.boxes, request.output_size, request.spatial_scale, request.options
         )
     except ConfigError:
         raise
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    print("\n".join(describe(told, request)))
-    picture = draw_explanation(told, title(request), show_gradient=request.show_gradient, dark=request.dark)
+    print("\n".join(describe(explanation, request)))
+    picture = draw_explanation(explanation, title(request), show_gradient=request.show_gradient, dark=request.dark)
     request.output.parent.mkdir(parents=True, exist_ok=True)
     picture.save(request.output, optimize=True)
     print(f"picture  {request.output}")
-    return told
+    return explanation
 
 
 def read_request(words: Sequence[str]) -> Request:
-    """The operator and its checked arguments. Raises ConfigError that names the setting at fault."""
+    """The operator and its checked arguments. Raises ConfigError that names the wrong setting."""
     op = words[0] if words else ""
     if op not in OPTIONS:
         raise ConfigError(f"explain: expected an operator, one of {', '.join(OPTIONS)}, nms, got {op!r}")
@@ -110,7 +110,7 @@ def read_request(words: Sequence[str]) -> Request:
     if name not in EXAMPLES:
         raise ConfigError(f"example={name}: expected one of {', '.join(EXAMPLES)}")
     example = EXAMPLES[name]
-    # An example's rule belongs to its map; another map starts from the operator's own defaults.
+    # The options of an example are for its map. With another map, the operator's defaults are used.
     rule = example.options if "example" in given or "map" not in given else {}
     settings = {
         "map": example.map,
@@ -136,22 +136,22 @@ def read_request(words: Sequence[str]) -> Request:
 
 
 def split_settings(words: Sequence[str], allowed: Sequence[str], command: str) -> dict[str, str]:
-    """key=value words as a dict. Raises ConfigError for a key that is not allowed, or one without a value."""
+    """Parse words key=value into a dict. Raises ConfigError for an unknown key or a missing value."""
     settings = {}
     for word in words:
         key, sign, value = word.partition("=")
         if not sign or not value:
-            raise ConfigError(f"{word!r} is not of the form key=value")
+            raise ConfigError(f"{command}: expected settings key=value, got {word!r}")
         if key not in allowed:
             close = difflib.get_close_matches(key, allowed, n=1, cutoff=0.5)
-            tip = f"did you mean {close[0]}?" if close else f"known: {', '.join(allowed)}"
+            tip = f"did you mean {close[0]}?" if close else f"use one of {', '.join(allowed)}"
             raise ConfigError(f"{key}: no such setting of {command}; {tip}")
         settings[key] = plain_text(value)
     return settings
 
 
 def numbers(key: str, text: str, count: int, meaning: str = "x1,y1,x2,y2 in pixels") -> list[float]:
-    """That many finite numbers, separated by commas. Raises ConfigError."""
+    """Parse `count` finite numbers, separated by commas. Raises ConfigError."""
     try:
         values = [float(word) for word in text.split(",")]
     except ValueError:
@@ -162,19 +162,20 @@ def numbers(key: str, text: str, count: int, meaning: str = "x1,y1,x2,y2 in pixe
 
 
 def is_dark(theme: str) -> bool:
-    """Whether `theme=` asks for the colors of a dark page. Raises ConfigError for another word."""
+    """Return whether `theme` is dark. Raises ConfigError unless it is light or dark."""
     if theme not in ("light", "dark"):
         raise ConfigError(f"theme={theme}: expected light or dark")
     return theme == "dark"
 
 
 def check_picture_name(path: Path) -> None:
+    """Raise ConfigError if the path does not end like a picture."""
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise ConfigError(f"output={path}: expected the name of a picture, .png or .jpg")
+        raise ConfigError(f"output={path}: expected the name of a picture ending in .png or .jpg")
 
 
 def _option(key: str, value: Any, default: Any) -> Any:
-    """An option in its default's type; the operator checks whether it knows the value."""
+    """Convert an option to the type of its default. The operator checks the value."""
     if isinstance(default, bool):
         if str(value).lower() not in ("true", "false"):
             raise ConfigError(f"{key}={value}: expected true or false")
@@ -192,7 +193,7 @@ def _whole(key: str, text: str) -> int:
 
 
 def _pair(key: str, text: str) -> tuple[int, int]:
-    """Height and width, given as one number or two."""
+    """Parse height and width from one number or two."""
     sizes = [_whole(key, word) for word in text.split(",")]
     if len(sizes) > 2 or min(sizes) < 1 or max(sizes) > 64:
         raise ConfigError(f"{key}={text}: expected one number or height,width, each 1 to 64")
@@ -200,7 +201,7 @@ def _pair(key: str, text: str) -> tuple[int, int]:
 
 
 def _fraction(key: str, text: str) -> float:
-    """A positive number, or a fraction such as 1/16."""
+    """Parse a positive number or a fraction such as 1/16."""
     over, _, under = text.partition("/")
     try:
         value = float(over) / float(under or 1)
@@ -212,7 +213,7 @@ def _fraction(key: str, text: str) -> float:
 
 
 def _map(settings: dict[str, str], channels: int) -> Tensor:
-    """The feature map [C, H, W] float32 by name, at random, or from a file; `channels` is for a random one."""
+    """The feature map [C, H, W] float32: by name, random with `channels` channels, or from a file."""
     name = settings["map"]
     if name != "random" and (found := named_map(name)) is not None:
         return found
@@ -227,9 +228,9 @@ def _map(settings: dict[str, str], channels: int) -> Tensor:
 
 
 def read_map(path: Path) -> Tensor:
-    """A map [C, H, W] float32 from .npy ([H, W] or [C, H, W]) or text: rows of numbers, an empty line between channels.
+    """Read a map [C, H, W] float32 from .npy ([H, W] or [C, H, W]) or text (rows of numbers, empty line = new channel).
 
-    Raises ConfigError that names the file, and the line that is at fault.
+    Raises ConfigError that names the file and the wrong line.
     """
     if path.suffix == ".npy":
         try:
@@ -250,7 +251,7 @@ def _read_channels(path: Path) -> list[list[list[float]]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise ConfigError(f"map={path}: expected text or a .npy file, got other bytes") from error
+        raise ConfigError(f"map={path}: expected a text file or a .npy file, got bytes that are not UTF-8") from error
     for number, line in enumerate(lines, start=1):
         words = line.replace(",", " ").replace(";", " ").split()
         if not words:
@@ -260,8 +261,9 @@ def _read_channels(path: Path) -> list[list[list[float]]]:
             channels[-1].append([float(word) for word in words])
         except ValueError as error:
             raise ConfigError(f"map={path}: line {number}: expected numbers, got {line.strip()!r}") from error
-        if len(words) != len(next(row for rows in channels for row in rows)):
-            raise ConfigError(f"map={path}: line {number}: has {len(words)} numbers, the first line another count")
+        width = len(next(row for rows in channels for row in rows))
+        if len(words) != width:
+            raise ConfigError(f"map={path}: line {number}: expected {width} numbers as in line 1, got {len(words)}")
     channels = [rows for rows in channels if rows]
     if len({len(rows) for rows in channels}) > 1:
         raise ConfigError(f"map={path}: expected channels of one size, got {[len(rows) for rows in channels]} rows")
@@ -269,7 +271,7 @@ def _read_channels(path: Path) -> list[list[list[float]]]:
 
 
 def title(request: Request) -> str:
-    """The call in one line."""
+    """The operator, the RoI and all options in one line."""
     corners = " ".join(f"{value:g}" for value in request.boxes[0].tolist())
     scale = 1 / request.spatial_scale
     shown = f"1/{scale:g}" if request.spatial_scale < 1 and scale == round(scale) else f"{request.spatial_scale:g}"
@@ -278,42 +280,42 @@ def title(request: Request) -> str:
     return f"{request.op}: RoI {corners}, scale {shown}, {height} x {width} bins{options}"
 
 
-def describe(told: Explanation, request: Request) -> list[str]:
-    """The explanation in lines of text; positions in cells, a cell's centre being at its number + 0.5."""
-    roi = told.roi
+def describe(explanation: Explanation, request: Request) -> list[str]:
+    """The explanation as lines of text. Positions are in cells; the centre of cell i is at i + 0.5."""
+    roi = explanation.roi
     lines = [
         title(request),
         f"RoI      x {roi.left:g} to {roi.right:g}, y {roi.top:g} to {roi.bottom:g} cells: "
         f"{roi.right - roi.left:g} x {roi.bottom - roi.top:g}",
     ]
-    if told.taken is not None:
-        taken = told.taken
+    if explanation.rounded is not None:
+        rounded = explanation.rounded
         lines += [
-            f"rounded  x {taken.left:g} to {taken.right:g}, y {taken.top:g} to {taken.bottom:g} cells: "
-            f"{max(taken.right - taken.left, 0):g} x {max(taken.bottom - taken.top, 0):g}, within the map",
-            f"columns  {_spans(told.columns)}",
-            f"rows     {_spans(told.rows)}",
-            "area     " + ", ".join(f"{name} {value:.2f}" for name, value in told.areas().items()) + " cells",
+            f"rounded  x {rounded.left:g} to {rounded.right:g}, y {rounded.top:g} to {rounded.bottom:g} cells: "
+            f"{max(rounded.right - rounded.left, 0):g} x {max(rounded.bottom - rounded.top, 0):g}, within the map",
+            f"columns  {_spans(explanation.columns)}",
+            f"rows     {_spans(explanation.rows)}",
+            "area     " + ", ".join(f"{name} {value:.2f}" for name, value in explanation.areas().items()) + " cells",
         ]
     else:
-        width, height = (axis[0][1] - axis[0][0] for axis in (told.columns, told.rows))
-        lines.append(f"bins     {width:.4g} x {height:.4g} cells, nothing rounded")
-    if told.samples is not None:
-        lines += _sample_lines(told)
-    if told.cells:
-        winners = (f"({row}, {column}) at row {y} column {x}" for (row, column), (y, x) in told.cells.items())
+        width, height = (axis[0][1] - axis[0][0] for axis in (explanation.columns, explanation.rows))
+        lines.append(f"bins     {width:.4g} x {height:.4g} cells, not rounded")
+    if explanation.samples is not None:
+        lines += _sample_lines(explanation)
+    if explanation.cells:
+        winners = (f"({row}, {column}) at row {y} column {x}" for (row, column), (y, x) in explanation.cells.items())
         lines.append("largest  " + "; ".join(winners))
-    lines += ["pooled", *_table(told.pooled)]
-    if told.vote is not None:
-        lines.append(f"vote     {told.vote:.6g}")
+    lines += ["pooled", *_table(explanation.pooled)]
+    if explanation.vote is not None:
+        lines.append(f"vote     {explanation.vote:.6g}")
     if request.show_gradient:
-        for channel in told.gradient:
+        for channel in explanation.gradient:
             lines += ["gradient of the sum of all outputs", *_table(channel)]
     return lines
 
 
 def _spans(bins: list[tuple[float, float]]) -> str:
-    """Cells of the bins, the last one included."""
+    """The cells of each bin as text: first-last."""
     texts = []
     for start, end in bins:
         several = f"{start:g}-{end - 1:g}" if end - start > 1 else f"{start:g}"
@@ -321,10 +323,10 @@ def _spans(bins: list[tuple[float, float]]) -> str:
     return " | ".join(texts)
 
 
-def _sample_lines(told: Explanation) -> list[str]:
-    """The samples of the first bin."""
-    assert told.samples is not None
-    samples = told.samples
+def _sample_lines(explanation: Explanation) -> list[str]:
+    """The samples of the first bin as lines of text."""
+    assert explanation.samples is not None
+    samples = explanation.samples
     if samples.values.numel() == 0:
         return ["samples  none: the RoI has no size"]
     lines = []

@@ -1,1 +1,1 @@
-"""What `detector predict` reads and writes."""
+"""The input and output files of `detector predict`."""

@@ -1,9 +1,9 @@
-"""Detects in a photograph with an exported ONNX model; needs onnxruntime, numpy and Pillow, nothing of this project.
+"""Detect objects in a photograph with an exported ONNX model. Needs onnxruntime, numpy and Pillow, not this project.
 
     python onnx_example.py model.onnx street.jpg [proposals.npy]
 
-A model without a proposal network looks at given boxes [P, 4] (x1 y1 x2 y2 in pixels); without a file, at a grid.
-Resizing and normalising are in the model: it takes the photograph as Pillow reads it.
+A model without a proposal network needs boxes [P, 4] (x1 y1 x2 y2 in pixels); without a file, this script uses a grid.
+The model resizes and normalizes: its input is the photograph as Pillow reads it.
 """
 
 import json
@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 
 def grid(height: int, width: int) -> np.ndarray:
-    """Boxes [P, 4] of several sizes and shapes all over an image, as `proposals=grid` has them."""
+    """Return boxes [P, 4] of several sizes and shapes all over an image, the same as `proposals=grid`."""
     boxes = []
     for scale in (0.1, 0.15, 0.22, 0.32, 0.47, 0.7):
         for aspect in (0.5, 1.0, 2.0):
@@ -28,14 +28,14 @@ def grid(height: int, width: int) -> np.ndarray:
 
 
 def main() -> int:
-    """Prints one line for each detection: class, score, box."""
+    """Print one line for each detection: class, score, box."""
     if len(sys.argv) < 3:
         print(__doc__, file=sys.stderr)
         return 2
     model = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
     about = {key: json.loads(value) for key, value in model.get_modelmeta().custom_metadata_map.items()}
     if not about["nms_inside"]:
-        print("this model was exported with nms=false: apply score threshold and NMS to its output", file=sys.stderr)
+        print("this model was exported with nms=false; apply score threshold and NMS to its output", file=sys.stderr)
         return 2
     image = np.asarray(ImageOps.exif_transpose(Image.open(sys.argv[2])).convert("RGB"))  # [H, W, 3] uint8
     inputs = {"image": image}

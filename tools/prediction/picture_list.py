@@ -1,4 +1,4 @@
-"""What `images=` names: a picture, a folder of them, a glob, or a list file; and whether it is a video or a camera."""
+"""The value of `images=`: a picture, a folder, a glob or a list file of pictures, a video or a camera."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ CAMERA = "camera:"
 
 
 def is_moving(images: str) -> bool:
-    """Whether `images` is a video file, or a camera as camera:0."""
+    """Return True if `images` is a video file, or a camera such as camera:0."""
     return images.startswith(CAMERA) or Path(images).suffix.lower() in VIDEO_SUFFIXES
 
 
 def find_pictures(images: str) -> dict[str, Path]:
-    """Pictures by file name, or by their whole path where two have one name.
+    """Return the pictures by file name; by full path if two have the same name.
 
-    A .txt holds a path a line, relative to the file itself. Files that a list names need not exist: they are missed
-    when read. Raises ValueError where nothing is named.
+    A .txt file has one path per line, relative to its folder. A missing picture of such a list is reported when it is
+    read. Raises ValueError if there is no picture.
     """
     path = Path(images)
     if path.suffix.lower() == ".txt":
@@ -43,10 +43,8 @@ def find_pictures(images: str) -> dict[str, Path]:
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
-    """Each name as one word that may name a file: without suffix where no other one is the same then."""
-    words = {name: "_".join(name.replace("/", " ").split()) for name in names}
-    stems = {
-        name: word if Path(word).suffix.lower() not in SUFFIXES else Path(word).stem for name, word in words.items()
-    }
+    """Return, for each name, a file name without spaces; without suffix if no other name becomes the same."""
+    full = {name: "_".join(name.replace("/", " ").split()) for name in names}
+    stems = {name: Path(word).stem if Path(word).suffix.lower() in SUFFIXES else word for name, word in full.items()}
     count = Counter(stems.values())
-    return {name: stem if count[stem] == 1 else words[name] for name, stem in stems.items()}
+    return {name: stem if count[stem] == 1 else full[name] for name, stem in stems.items()}

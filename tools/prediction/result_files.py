@@ -1,4 +1,4 @@
-"""Predictions as files: JSON, CSV, VOC's comp4 text files and COCO's result JSON."""
+"""Write predictions as JSON, CSV, VOC's comp4 text files or COCO's result JSON."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def write_predictions(
     formats: Collection[ResultFormat],
     unreadable: Mapping[str, str],
 ) -> list[Path]:
-    """Writes the detections of every picture in each format, and returns what was written.
+    """Write the detections of every picture in each format, and return the paths.
 
-    detections.json and detections.csv are 0-based and half-open, voc/comp4_det_test_CLASS.txt is VOC's 1-based, and
-    coco_results.json has [x, y, width, height] with category k for the k-th class.
+    Boxes in detections.json and detections.csv are 0-based and half-open; in voc/comp4_det_test_CLASS.txt they are
+    VOC's 1-based; in coco_results.json they are [x, y, width, height], with category k for the k-th class.
     """
     table = DetectionTable.from_detections(list(found.values()), list(short_names(found).values()), tuple(classes))
     written = []
@@ -48,6 +48,7 @@ def write_predictions(
 
 
 def to_rows(detections: Detections, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return detections as plain values: class name, score, box [x1, y1, x2, y2]."""
     return [
         {"class": classes[label - 1], "score": round(score, 6), "box": [round(value, 3) for value in box]}
         for box, score, label in zip(

@@ -1,4 +1,4 @@
-"""Moving pictures by OpenCV: frames of a file or a camera as tensors, and frames into a file."""
+"""Video by OpenCV: read frames of a file or a camera as tensors, and write frames to a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from detector.tools.prediction.picture_list import CAMERA
 
-DEFAULT_FPS = 25.0  # of cameras that do not say
+DEFAULT_FPS = 25.0  # for cameras that do not report a rate
 
 
 def _opencv() -> ModuleType:
@@ -26,7 +26,7 @@ def _opencv() -> ModuleType:
 
 
 class Video:
-    """A video file, or a camera by its number (camera:0). Raises ValueError where it cannot be opened."""
+    """A video file, or a camera by its number (camera:0). Raises ValueError if it cannot be opened."""
 
     def __init__(self, name: str) -> None:
         cv2 = _opencv()
@@ -35,33 +35,34 @@ class Video:
         self._capture = cv2.VideoCapture(source)
         if not self._capture.isOpened():
             raise ValueError(
-                f"images={name}: OpenCV cannot open this video or camera; is it there, is its codec known?"
+                f"images={name}: OpenCV cannot open this video or camera; check the name, and convert unknown codecs"
             )
         self.fps = float(self._capture.get(cv2.CAP_PROP_FPS)) or DEFAULT_FPS
         count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self.num_frames = count if count > 0 else None  # as the file says; a camera does not
+        self.num_frames = count if count > 0 else None  # as the file states; unknown for a camera
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Frames [3, H, W] uint8 RGB until the last, or the first that cannot be decoded."""
+        """Yield frames [3, H, W] uint8 RGB, up to the last, or up to the first that cannot be decoded."""
         while True:
-            there, frame = self._capture.read()
-            if not there:
+            decoded, frame = self._capture.read()
+            if not decoded:
                 return
             yield torch.from_numpy(np.ascontiguousarray(frame[:, :, ::-1])).permute(2, 0, 1).contiguous()
 
     def close(self) -> None:
+        """Close the file or camera."""
         self._capture.release()
 
 
 class VideoFile:
-    """An .mp4 that frames are added to; made with the first frame, whose size all must have."""
+    """An .mp4 file to which frames are added. All frames must have the size of the first."""
 
     def __init__(self, path: Path, fps: float) -> None:
         self.path, self.fps = path, fps
         self._writer: Any = None  # cv2.VideoWriter, once the size is known
 
     def add(self, picture: Image.Image) -> None:
-        """Raises ValueError where OpenCV cannot write such a file."""
+        """Write one frame. Raises ValueError if OpenCV cannot write the file."""
         cv2 = _opencv()
         if self._writer is None:
             self._writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter_fourcc(*"mp4v"), self.fps, picture.size)

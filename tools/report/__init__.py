@@ -1,1 +1,1 @@
-"""The HTML report of `detector analyze`."""
+"""The HTML pages of `detector analyze` and `detector inspect`."""

@@ -1,4 +1,4 @@
-"""What `detector analyze` measures of one detector's detections; the page shows it."""
+"""The measurements of `detector analyze` on one detector's detections. The HTML page shows them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from detector.tools.report.examples import WorstImage, best_images, confident_mi
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """All that the page shows."""
+    """The content of the page."""
 
     dump: Dump
     truths: TruthTable
@@ -29,17 +29,18 @@ class Analysis:
     split: ErrorSplit
     confusion: IntArray  # [K + 1, K + 1]
     by_attribute: list[AttributeResult]
-    calibration: Calibration | str  # why there is none: scores outside [0, 1]
+    calibration: Calibration | str  # the reason if there is none: scores outside [0, 1]
     worst: list[WorstImage]
     best: list[int]  # images without a mistake, most objects first
-    mistakes: IntArray  # rows of detections, most confident first
+    mistakes: IntArray  # rows of detections, highest score first
 
     @property
     def detections(self) -> DetectionTable:
+        """The detections that were scored."""
         return self.dump.detections
 
     def to_json(self) -> dict[str, Any]:
-        """The figures of the page, without curves and pictures."""
+        """Return the numbers of the page, without curves and pictures."""
         error = self.calibration if isinstance(self.calibration, str) else self.calibration.error
         return {
             **self.scores.to_json(),
@@ -55,7 +56,7 @@ class Analysis:
 
 
 def analyze(dump: Dump, truths: TruthTable, settings: schema.EvaluationConfig) -> Analysis:
-    """Everything measured of detections whose images and classes are numbered as in `truths`."""
+    """Measure detections whose images and classes are numbered as in `truths`."""
     detections, protocol, iou = dump.detections, settings.protocol, settings.iou_threshold
     split = split_errors(detections, truths, protocol, iou)
     try:

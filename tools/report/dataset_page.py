@@ -14,8 +14,8 @@ from detector.tools.report.plots import bars
 FAULTS_LISTED = 200
 
 
-def render(found: Inspection, datasets: Mapping[str, Dataset], seen: Sequence[Sample] = ()) -> str:
-    """The whole page; `datasets` are the splits that the examples are drawn from, `seen` are training samples."""
+def render(found: Inspection, datasets: Mapping[str, Dataset], samples: Sequence[Sample] = ()) -> str:
+    """Return the whole page. `datasets` are the splits with the example pictures, `samples` are training samples."""
     sections = {
         "Faults": faults(found),
         "Oddities": oddities(found),
@@ -23,8 +23,8 @@ def render(found: Inspection, datasets: Mapping[str, Dataset], seen: Sequence[Sa
         "Sizes": sizes(found),
         "Pictures": pictures(found, datasets),
     }
-    if seen:
-        sections["Training samples"] = training_samples(seen, datasets["train"].classes)
+    if samples:
+        sections["Training samples"] = training_samples(samples, datasets["train"].classes)
     links = "".join(f'<a href="#s{number}">{name}</a>' for number, name in enumerate(sections))
     body = "".join(
         f'<section id="s{number}"><h2>{name}</h2>{content}</section>'
@@ -40,7 +40,7 @@ def render(found: Inspection, datasets: Mapping[str, Dataset], seen: Sequence[Sa
 
 
 def summary(found: Inspection) -> str:
-    """How the folder was read, and the counts that matter."""
+    """Return how the folder was read, and the main counts."""
     objects = sum(sum(counts.values()) for counts in found.objects.values())
     tiles = [
         *((count, f"pictures to {'train on' if name == 'train' else name}") for name, count in found.images.items()),
@@ -50,14 +50,14 @@ def summary(found: Inspection) -> str:
         (len(found.oddities), "oddities"),
     ]
     shown = "".join(f'<div class="tile"><b>{count:,}</b><span>{name}</span></div>' for count, name in tiles)
-    lines = "<br>".join(escape(line) for line in found.told)
+    lines = "<br>".join(escape(line) for line in found.summary)
     return f'<p>{lines}</p><div class="tiles">{shown}</div>'
 
 
 def faults(found: Inspection) -> str:
-    """What keeps a training from starting."""
+    """Return the faults. With a fault, training does not start."""
     if not found.faults:
-        return "<p>None: a training can start.</p>"
+        return "<p>None: training can start.</p>"
     rows = "".join(
         f'<tr><td>{escape(fault.image_id)}</td><td class="text">{escape(fault.message)}</td></tr>'
         for fault in found.faults[:FAULTS_LISTED]
@@ -65,27 +65,27 @@ def faults(found: Inspection) -> str:
     more = len(found.faults) - FAULTS_LISTED
     rest = f"<p>... and {more:,} more, in inspection.json.</p>" if more > 0 else ""
     return (
-        "<p>A training does not start before these are corrected, or left out by "
+        "<p>Training does not start with these faults. Correct them, or write a copy without them: "
         "<code>detector inspect data=FOLDER fix=FOLDER</code>.</p>"
         f'<table><tr><th>picture</th><th class="text">fault</th></tr>{rows}</table>{rest}'
     )
 
 
 def oddities(found: Inspection) -> str:
-    """What may be a mistake."""
+    """Return the oddities, which may be mistakes."""
     if not found.oddities:
-        return "<p>Nothing odd.</p>"
+        return "<p>None.</p>"
     rows = "".join(
         f"<tr><td>{escape(odd.kind)}</td><td>{odd.count:,}</td>"
         f'<td class="text">{escape("; ".join(odd.cases))}</td></tr>'
         for odd in found.oddities
     )
-    head = '<tr><th>what</th><th>count</th><th class="text">first</th></tr>'
-    return f"<p>These may be as they should be. Nothing was changed.</p><table>{head}{rows}</table>"
+    head = '<tr><th>oddity</th><th>count</th><th class="text">first cases</th></tr>'
+    return f"<p>These may be correct. Nothing was changed.</p><table>{head}{rows}</table>"
 
 
 def classes(found: Inspection) -> str:
-    """How many objects each class has, in each split."""
+    """Return the number of objects of each class, in each split."""
     total = {name: sum(counts.values()) for name, counts in found.objects.items()}
     plot = bars(
         [
@@ -97,7 +97,7 @@ def classes(found: Inspection) -> str:
 
 
 def sizes(found: Inspection) -> str:
-    """How large pictures and objects are, and of which shape."""
+    """Return the sizes of pictures and objects, and the objects' aspect ratios."""
     groups = {
         "Pictures, width by height": found.image_sizes[:12],
         "Objects, percent of their picture's area": found.object_sizes,
@@ -111,7 +111,7 @@ def sizes(found: Inspection) -> str:
 
 
 def pictures(found: Inspection, datasets: Mapping[str, Dataset]) -> str:
-    """Some pictures with their boxes: the quickest look at whether they fit."""
+    """Return some pictures with their boxes, for a quick check of the annotations."""
     figures = []
     for split, index in found.examples:
         dataset = datasets[split]
@@ -123,19 +123,19 @@ def pictures(found: Inspection, datasets: Mapping[str, Dataset]) -> str:
         marks = _marks(item, dataset.classes)
         caption = f"{split}: {item.image_id}, {item.width}x{item.height}, {len(marks)} objects"
         figures.append(f"<figure>{drawn_boxes(image, marks)}<figcaption>{escape(caption)}</figcaption></figure>")
-    return f'<p>From evenly spaced places of each split.</p><div class="grid worst">{"".join(figures)}</div>'
+    return f'<p>Pictures at equal steps through each split.</p><div class="grid worst">{"".join(figures)}</div>'
 
 
-def training_samples(seen: Sequence[Sample], classes: Sequence[str]) -> str:
-    """Pictures as training sees them, their boxes changed with them."""
+def training_samples(samples: Sequence[Sample], classes: Sequence[str]) -> str:
+    """Return augmented pictures of the training, with the transformed boxes."""
     figures = []
-    for sample in seen:
+    for sample in samples:
         item = sample.annotation
         marks = _marks(item, classes)
         caption = f"{item.image_id}, shorter side {sample.short_side} px, {len(marks)} objects"
         figures.append(f"<figure>{drawn_boxes(sample.image, marks)}<figcaption>{escape(caption)}</figcaption></figure>")
     return (
-        "<p>Each picture twice, as two epochs see it: flipped and recoloured by chance, then scaled as stated.</p>"
+        "<p>Each picture as in two epochs: flipped and recolored at random, then scaled to the stated side.</p>"
         f'<div class="grid worst">{"".join(figures)}</div>'
     )
 

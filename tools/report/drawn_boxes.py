@@ -1,4 +1,4 @@
-"""A picture with its boxes as one <svg>: the pixels embedded as JPEG, the boxes and names drawn sharp over them."""
+"""A picture with its boxes as one <svg>: the pixels as an embedded JPEG, boxes and names as vector graphics over it."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ Box = tuple[float, float, float, float]  # xyxy, pixels of the picture
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One box to draw."""
+    """A box to draw."""
 
     box: Box
-    kind: str  # its class in the page's style sheet
-    text: str  # beside the box; empty for none
+    kind: str  # the CSS class
+    text: str  # beside the box; may be empty
 
 
 def drawn_boxes(picture: Tensor, marks: Sequence[Mark], *, region: Box | None = None, longest: int = 460) -> str:
-    """The picture [3, H, W] uint8, or a region of it, `longest` CSS pixels along its longer side."""
+    """Draw the picture [3, H, W] uint8, or a region of it, with a longer side of `longest` CSS pixels."""
     image = Image.fromarray(picture.permute(1, 2, 0).numpy())
     left, top, right, bottom = _inside(region, image.size) if region else (0, 0, *image.size)
     image = image.crop((left, top, right, bottom))
     scale = longest / max(image.size)
     width, height = image.width * scale, image.height * scale
-    if scale < 0.5:  # twice what is shown is enough for a dense screen
+    if scale < 0.5:  # two pixels per CSS pixel are enough for a high-density screen
         image = image.resize((round(2 * width), round(2 * height)))
     parts = [f'<image href="{_data_uri(image)}" width="{width:.1f}" height="{height:.1f}"/>']
     for mark in marks:
@@ -48,7 +48,7 @@ def drawn_boxes(picture: Tensor, marks: Sequence[Mark], *, region: Box | None = 
 
 
 def around(boxes: Sequence[Box], margin: float = 0.35, least: float = 80.0) -> Box:
-    """A region that shows all boxes with some of what surrounds them, `least` pixels along each side."""
+    """Return a region that holds all boxes and a margin, with sides of `least` pixels or more."""
     x1, y1 = (min(box[side] for box in boxes) for side in (0, 1))
     x2, y2 = (max(box[side] for box in boxes) for side in (2, 3))
     extra_x = max(margin * (x2 - x1), (least - (x2 - x1)) / 2)
@@ -57,7 +57,7 @@ def around(boxes: Sequence[Box], margin: float = 0.35, least: float = 80.0) -> B
 
 
 def _inside(region: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The region's whole pixels that lie in a picture of `size`, at least one."""
+    """Round the region to whole pixels inside a picture of `size`. Keep at least one pixel."""
     left, top = (min(max(0, int(region[side])), size[side] - 1) for side in (0, 1))
     right, bottom = (
         max(min(size[side], int(region[side + 2]) + 1), start + 1) for side, start in ((0, left), (1, top))

@@ -1,6 +1,6 @@
-"""Pictures to learn from: the images with most mistakes, and the mistakes made with most confidence.
+"""Example pictures: the images with most and with no mistakes, and the mistakes with the highest scores.
 
-Both are chosen from tables alone. Pictures that are not there are passed over in the drawing, not in the choosing.
+The choice uses only the tables. A missing picture is skipped when the examples are drawn, not when they are chosen.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ from detector.metrics.tables import DetectionTable, IntArray, TruthTable
 
 @dataclass(frozen=True, slots=True)
 class WorstImage:
-    """An image with what was got wrong there."""
+    """An image with its number of mistakes."""
 
     image: int  # row in image_ids
-    missed: int  # objects that no detection is on, not even by mistake
-    false_positives: int  # detections from the score threshold on
+    missed: int  # objects without any detection, not even a wrong one
+    false_positives: int  # detections that score at least the threshold
 
     @property
     def mistakes(self) -> int:
+        """Number of objects missed and of false positives."""
         return self.missed + self.false_positives
 
 
 def worst_images(
     detections: DetectionTable, truths: TruthTable, split: ErrorSplit, score_threshold: float
 ) -> list[WorstImage]:
-    """Every image with a mistake, most mistakes first, of equal ones in the dataset's order."""
+    """Return every image with a mistake, most mistakes first; equal ones in the dataset's order."""
     num_images = len(truths.image_ids)
     wrong = (split.outcomes > Outcome.ignored) & (detections.scores >= score_threshold)
     false_positives = np.bincount(detections.image_index[wrong], minlength=num_images)
@@ -42,14 +43,14 @@ def worst_images(
 
 
 def best_images(truths: TruthTable, worst: list[WorstImage]) -> list[int]:
-    """Rows of the images without a mistake, those with most objects first."""
+    """Return the rows of the images without a mistake, those with most objects first."""
     objects = np.bincount(truths.image_index[~truths.difficult], minlength=len(truths.image_ids))
     wrong = {item.image for item in worst}
     return [int(row) for row in np.argsort(-objects, kind="stable") if int(row) not in wrong]
 
 
 def confident_mistakes(detections: DetectionTable, split: ErrorSplit, score_threshold: float) -> IntArray:
-    """Rows of the false positives from the score threshold on, best score first."""
+    """Return the rows of the false positives that score at least the threshold, highest score first."""
     rows = np.flatnonzero((split.outcomes > Outcome.ignored) & (detections.scores >= score_threshold))
     return rows[np.argsort(-detections.scores[rows], kind="stable")]
 
@@ -57,7 +58,7 @@ def confident_mistakes(detections: DetectionTable, split: ErrorSplit, score_thre
 def first_with_picture(
     images: Iterable[int], read: Callable[[int], Tensor], count: int
 ) -> Iterator[tuple[int, Tensor]]:
-    """The first `count` positions in `images` whose picture can be read, each with its picture [3, H, W] uint8."""
+    """Yield the first `count` positions in `images` with a readable picture, and the picture [3, H, W] uint8."""
     unreadable: set[int] = set()
     drawn = 0
     for position, image in enumerate(images):

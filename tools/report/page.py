@@ -1,6 +1,6 @@
 """The HTML page of `detector analyze`: plain HTML and CSS with inline SVG, self-contained, no script.
 
-Each section is a function of the analysis and returns its HTML; `render` puts them under one style sheet.
+Each section is a function that takes the analysis and returns HTML. `render` joins them with one style sheet.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from detector.tools.report.plots import bars, heat_map, lines, precision_recall,
 from detector.tools.report.training_record import TrainingRecord
 
 MEANING = {
-    "classification": "on an object, but called by another class",
-    "localisation": "on an object of its class, but the box is too far off",
-    "both": "near an object of another class: class and box are off",
-    "duplicate": "on an object that a better scored detection had found already",
-    "background": "on nothing that is annotated",
-    "missed": "objects that no detection is on, not even by mistake",
-    "false positives": "all of the first five together",
-    "false negatives": "all objects not found, whatever the reason",
+    "classification": "on an object, but with another class",
+    "localisation": "on an object of its class, but the overlap is too small",
+    "both": "near an object of another class: class and box are wrong",
+    "duplicate": "on an object that a detection with a higher score found",
+    "background": "on no annotated object",
+    "missed": "objects without any detection, not even a wrong one",
+    "false positives": "the first five causes together",
+    "false negatives": "all objects that are not found, for any reason",
 }
 
 STYLE = """
@@ -84,7 +84,7 @@ STYLE += ".mark.missed { stroke: #7fb0ff; stroke-dasharray: 5 4; stroke-width: 2
 
 
 def render(analysis: Analysis, dataset: Dataset, record: TrainingRecord | None = None) -> str:
-    """The whole page; with the `record` of the run that the detections are of, its training first."""
+    """Return the whole page. With the `record` of the detections' run, the training is the first section."""
     sections = {
         **({} if record is None else {"Training": training(record)}),
         "Classes": classes(analysis),
@@ -112,14 +112,14 @@ def render(analysis: Analysis, dataset: Dataset, record: TrainingRecord | None =
 
 
 def summary(analysis: Analysis) -> str:
-    """What was analysed, and the mean of every protocol."""
+    """Return the description of the detections, and the mAP by every protocol."""
     table, truths = analysis.detections, analysis.truths
     counted = int((~truths.difficult).sum())
-    shaped = ", ".join(f"{key} {value}" for key, value in analysis.dump.postprocess.items()) or "not stated"
+    postprocess = ", ".join(f"{key} {value}" for key, value in analysis.dump.postprocess.items()) or "not stated"
     about = (
         f"{len(table):,} detections in {len(truths.image_ids):,} images with {counted:,} objects that "
         f"count and {int(truths.difficult.sum()):,} difficult ones, {len(truths.classes)} classes. "
-        f"Post-processing: {escape(shaped)}. Model: <code>{escape(analysis.dump.model or 'not stated')}</code>"
+        f"Post-processing: {escape(postprocess)}. Model: <code>{escape(analysis.dump.model or 'not stated')}</code>"
     )
     tiles = []
     if analysis.scores.voc is not None:
@@ -127,33 +127,33 @@ def summary(analysis: Analysis) -> str:
             tiles.append((result.mean, f"mAP, {name}, {analysis.scores.voc.coverage}"))
     if analysis.scores.coco is not None:
         tiles += [(analysis.scores.coco.statistics[name], f"COCO {name}") for name in ("AP", "AP50", "AP75")]
-    shown = "".join(f'<div class="tile"><b>{_figure(value)}</b><span>{name}</span></div>' for value, name in tiles)
+    shown = "".join(f'<div class="tile"><b>{_decimal(value)}</b><span>{name}</span></div>' for value, name in tiles)
     return f'<p>{about}</p><div class="tiles">{shown}</div>'
 
 
 def training(record: TrainingRecord) -> str:
-    """Loss and mean AP over the steps, speed, and the plan with its reasons."""
+    """Return plots of loss, mAP and learning rate, the speed, and the plan with its reasons."""
     steps = record.losses["loss"][-1][0] if record.losses.get("loss") else 0
     speed = [value for _, value in record.images_per_s]
-    told = [f"{steps:,} steps"] if steps else []
-    told += [f"{record.minutes:.1f} minutes"] if record.minutes is not None else []
-    told += [f"{float(np.median(speed)):.1f} images/s (median)"] if speed else []
-    figures = [("loss", record.losses), ("mean AP on the test split", record.scores)]
+    facts = [f"{steps:,} steps"] if steps else []
+    facts += [f"{record.minutes:.1f} minutes"] if record.minutes is not None else []
+    facts += [f"{float(np.median(speed)):.1f} images/s (median)"] if speed else []
+    plots = [("loss", record.losses), ("mAP on the test split", record.scores)]
     if record.learning_rate:
-        figures.append(("learning rate", {"learning rate": record.learning_rate}))
+        plots.append(("learning rate", {"learning rate": record.learning_rate}))
     drawn = "".join(
-        f"<figure><h3>{name}</h3>{lines(dict(curves))}</figure>" for name, curves in figures if any(curves.values())
+        f"<figure><h3>{name}</h3>{lines(dict(curves))}</figure>" for name, curves in plots if any(curves.values())
     )
     plan = ""
     if record.plan:
         rows = [list(row) for row in record.plan]
         table = _table(["setting", "value", "reason"], rows, text_column=2)
         plan = f"<details><summary>The plan: {len(rows)} settings and their reasons</summary>{table}</details>"
-    return f'<p>{escape(", ".join(told))}</p><div class="columns">{drawn}</div>{plan}'
+    return f'<p>{escape(", ".join(facts))}</p><div class="columns">{drawn}</div>{plan}'
 
 
 def classes(analysis: Analysis) -> str:
-    """AP by class and protocol, worst first in the bars."""
+    """Return AP by class and protocol. The bars show the worst class first."""
     found = analysis.result.average_precision
     plot = bars([(name, value, f"{value:.4f}") for name, value in sorted(found.items(), key=lambda item: item[1])])
     rows = []
@@ -167,21 +167,21 @@ def classes(analysis: Analysis) -> str:
         else:
             reason = "no detections file" if name in analysis.detections.unsearched else "no ground truth"
             rows.append([name, str(objects), f"left out: {reason}"])
-    rows.append(["mean", "", *(_figure(item.mean) for item in results.values())])
+    rows.append(["mean", "", *(_decimal(item.mean) for item in results.values())])
     lead = f"<p>Average precision at IoU {analysis.settings.iou_threshold:g}; bars by {analysis.split.protocol}.</p>"
     table = _table(["class", "objects", *results], rows, total=True)
     return f'{lead}<div class="columns"><figure>{plot}</figure>{table}</div>'
 
 
 def errors(analysis: Analysis) -> str:
-    """What each cause costs, and what the best detections of each class turned out to be."""
+    """Return the mAP that each cause costs, and the outcomes of each class's detections with the highest scores."""
     split = analysis.split
-    plot = bars([(name, split.price[name], f"+{split.price[name]:.4f}") for name in CAUSES])
-    rows = [[name, f"{price:.4f}", f"{split.count[name]:,}", MEANING[name]] for name, price in split.price.items()]
-    table = _table(["cause", "mAP given back", "count", "what it is"], rows, text_column=3)
+    plot = bars([(name, split.delta_ap[name], f"+{split.delta_ap[name]:.4f}") for name in CAUSES])
+    rows = [[name, f"{delta:.4f}", f"{split.count[name]:,}", MEANING[name]] for name, delta in split.delta_ap.items()]
+    table = _table(["cause", "mAP gain", "count", "meaning"], rows, text_column=3)
     lead = (
-        "<p>The mAP that mending one cause alone would give back, after TIDE (Bolya et al., ECCV 2020), measured by "
-        f"{split.protocol}. The causes do not add up: mending one uncovers another.</p>"
+        "<p>The mAP gained if only one cause is corrected, after TIDE (Bolya et al., ECCV 2020), measured by "
+        f"{split.protocol}. The gains do not add up: a corrected cause reveals others.</p>"
     )
     parts = ("right", *CAUSES[:-1])
     shares = []
@@ -192,58 +192,58 @@ def errors(analysis: Analysis) -> str:
         if len(best):
             shares.append((name, [int((split.outcomes[best] == Outcome[part]).sum()) for part in parts]))
     stacked = stacked_bars(shares, parts, width=760)
-    best_lead = "<h3>The best scored detections of each class, as many as it has objects</h3>"
+    best_lead = "<h3>The detections with the highest scores of each class, as many as the class has objects</h3>"
     return f'{lead}<div class="columns"><figure>{plot}</figure>{table}</div><br>{best_lead}{_key(parts)}{stacked}'
 
 
 def curves(analysis: Analysis) -> str:
-    """A small precision-recall plot for each class."""
+    """Return a small precision-recall plot for each class."""
     figures = []
     for name, curve in analysis.result.curves.items():
         value = analysis.result.average_precision[name]
         plot = precision_recall(curve.recall, curve.precision)
         figures.append(f"<figure><h3>{escape(name)} &nbsp;{value:.4f}</h3>{plot}</figure>")
     return (
-        "<p>Precision against recall as the score threshold falls. Shaded: the best precision at this recall or a "
-        f'higher one.</p><div class="grid curves">{"".join(figures)}</div>'
+        "<p>Precision against recall, for falling score thresholds. Shaded: the best precision at this or a higher "
+        f'recall.</p><div class="grid curves">{"".join(figures)}</div>'
     )
 
 
 def kinds(analysis: Analysis) -> str:
-    """AP by size, aspect, truncation and occlusion."""
+    """Return mAP by size, aspect, truncation and occlusion of the objects."""
     groups: dict[str, list[tuple[str, float, str]]] = {}
     for item in analysis.by_attribute:
         text = "no such object" if item.mean is None else f"{item.mean:.4f} of {item.num_truths:,}"
         groups.setdefault(item.property, []).append((item.name, item.mean or 0.0, text))
     figures = (f"<figure><h3>{name}</h3>{bars(rows, width=480)}</figure>" for name, rows in groups.items())
     return (
-        f"<p>mAP ({analysis.split.protocol}) over the objects of one kind, and their number; objects of other kinds "
-        "are neither asked for nor punished. Size: small below 32&sup2; pixels, large from 96&sup2;. Aspect: tall "
+        f"<p>mAP ({analysis.split.protocol}) over the objects of one kind, and their number. Objects of other kinds, "
+        "and detections on them, do not count. Size: small below 32&sup2; pixels, large from 96&sup2;. Aspect: tall "
         "below 1:2, wide above 2:1. "
-        "Compare detectors within a kind rather than kinds within a detector: a rarer kind has the lower AP for that "
-        f'alone.</p><div class="columns">{"".join(figures)}</div>'
+        "Compare two detectors on one kind, not two kinds of one detector: a rare kind has a lower AP because it is "
+        f'rare.</p><div class="columns">{"".join(figures)}</div>'
     )
 
 
 def confusion(analysis: Analysis) -> str:
-    """Which class is taken for which."""
+    """Return the confusion matrix: true classes against predicted classes."""
     names = ["background", *analysis.truths.classes]
     shown = [row for row, name in enumerate(names) if name not in analysis.detections.unsearched]
     return (
-        f"<p>Rows: what an object is. Columns: what it was said to be, by detections scored "
-        f"{analysis.settings.score_threshold:g} or more. Row background: detections on nothing, or on an object "
-        "already found; column background: objects that nothing found. Shaded by the share of the row.</p>"
+        f"<p>Rows: the true class. Columns: the class of the detection, for scores of "
+        f"{analysis.settings.score_threshold:g} or more. Row background: detections on no object, or on an object "
+        "already found. Column background: objects that are not found. Shades show the share of the row.</p>"
         f"{heat_map(analysis.confusion[np.ix_(shown, shown)], [names[row] for row in shown])}"
     )
 
 
 def calibration(analysis: Analysis) -> str:
-    """Whether scores are probabilities."""
+    """Return the reliability plot, which shows if scores are probabilities."""
     found = analysis.calibration
     if isinstance(found, str):
         return f"<p>Not measured: {escape(found)}.</p>"
     rows = [
-        [f"{low:.1f} to {high:.1f}", f"{count:,}", _figure(score), _figure(precision)]
+        [f"{low:.1f} to {high:.1f}", f"{count:,}", _decimal(score), _decimal(precision)]
         for low, high, count, score, precision in zip(
             found.edges[:-1], found.edges[1:], found.count, found.score, found.precision, strict=True
         )
@@ -252,14 +252,14 @@ def calibration(analysis: Analysis) -> str:
     table = _table(["scores", "detections", "mean score", "precision"], rows)
     plot = reliability(found.edges, found.count, found.score, found.precision)
     return (
-        "<p>How often detections of a score are right. On the dashed line a score is a probability; bars below it are "
-        f"too sure. Expected calibration error <b>{error}</b>.</p>"
+        "<p>The share of correct detections at each score. On the dashed line a score is a probability. Below it the "
+        f"scores are too high. Expected calibration error <b>{error}</b>.</p>"
         f'<div class="columns"><figure>{plot}</figure>{table}</div>'
     )
 
 
 def best(analysis: Analysis, dataset: Dataset) -> str:
-    """The images with most objects of those without a mistake."""
+    """Return the images without a mistake, those with most objects first."""
     figures = []
     for position, picture in first_with_picture(analysis.best, dataset.image, analysis.settings.pictures // 2):
         image = analysis.best[position]
@@ -268,14 +268,14 @@ def best(analysis: Analysis, dataset: Dataset) -> str:
             f"<figure>{drawn_boxes(picture, _marks(analysis, image))}<figcaption>{name}</figcaption></figure>"
         )
     lead = (
-        f"<p>{len(analysis.best)} of {len(analysis.truths.image_ids)} images have no object missed and no false "
-        f"detection scored {analysis.settings.score_threshold:g} or more. Those with most objects first.</p>"
+        f"<p>{len(analysis.best)} of {len(analysis.truths.image_ids)} images have no missed object and no false "
+        f"detection with a score of {analysis.settings.score_threshold:g} or more. Most objects first.</p>"
     )
     return f'{lead}<div class="grid worst">{"".join(figures)}</div>'
 
 
 def worst(analysis: Analysis, dataset: Dataset) -> str:
-    """The images with most mistakes: the first of all by name, and drawn those whose pictures are there."""
+    """Return the images with most mistakes: a table of names, and drawings of those with a readable picture."""
     images = [item.image for item in analysis.worst]
     figures, drawn = [], set()
     for position, picture in first_with_picture(images, dataset.image, analysis.settings.pictures):
@@ -292,51 +292,52 @@ def worst(analysis: Analysis, dataset: Dataset) -> str:
     ]  # fmt: skip
     listed = _table(["image", "missed", "false", "picture"], rows, text_column=3)
     lead = (
-        f"<p>Images by objects missed and false detections scored {analysis.settings.score_threshold:g} or more. "
-        "Drawn are the worst of those whose pictures are there.</p>"
+        f"<p>Images by missed objects and false detections with a score of {analysis.settings.score_threshold:g} or "
+        "more, most first. Images without a readable picture are not drawn.</p>"
     )
     key = _key(("right", *CAUSES)) + '<span class="key">&emsp;white, dashed: the other objects</span>'
     return f'{lead}{listed}<br>{key}<div class="grid worst">{"".join(figures)}</div>'
 
 
 def mistakes(analysis: Analysis, dataset: Dataset) -> str:
-    """The best scored false positives, cropped from their pictures; by name where the picture is not there."""
+    """Return the false positives with the highest scores: a table, and crops of those with a readable picture."""
     table, truths, split = analysis.detections, analysis.truths, analysis.split
     images = table.image_index[analysis.mistakes].tolist()
     figures, drawn = [], set()
     for position, picture in first_with_picture(images, dataset.image, analysis.settings.pictures):
         row = int(analysis.mistakes[position])
         drawn.add(row)
-        cause, meant = Outcome(split.outcomes[row]).name, int(split.objects[row])
+        cause, truth = Outcome(split.outcomes[row]).name, int(split.objects[row])
         box = _box(table.boxes[row])
         text = f"{truths.classes[table.labels[row] - 1]} {table.scores[row]:.2f}"
         marks, boxes = [Mark(box, cause, text)], [box]
-        if meant >= 0:
-            boxes.append(_box(truths.boxes[meant]))
+        if truth >= 0:
+            boxes.append(_box(truths.boxes[truth]))
             marks.insert(0, Mark(boxes[-1], "truth", ""))
         shown = drawn_boxes(picture, marks, region=around(boxes), longest=230)
-        caption = f"<b>{cause}</b>{escape(_on(analysis, meant))}, {escape(truths.image_ids[table.image_index[row]])}"
+        caption = f"<b>{cause}</b>{escape(_on(analysis, truth))}, {escape(truths.image_ids[table.image_index[row]])}"
         figures.append(f"<figure>{shown}<figcaption>{caption}</figcaption></figure>")
     rows = []
     for row in analysis.mistakes[: max(analysis.settings.pictures, 1)].tolist():
         image = truths.image_ids[table.image_index[row]]
         mistake = f"{Outcome(split.outcomes[row]).name}{_on(analysis, int(split.objects[row]))}"
-        seen = "drawn" if row in drawn else "no picture"
-        rows.append([truths.classes[table.labels[row] - 1], f"{table.scores[row]:.4f}", image, mistake, seen])
+        picture_column = "drawn" if row in drawn else "no picture"
+        name = truths.classes[table.labels[row] - 1]
+        rows.append([name, f"{table.scores[row]:.4f}", image, mistake, picture_column])
     listed = _table(["class", "score", "image", "mistake", "picture"], rows, text_column=3)
     lead = (
-        "<p>The false detections with the highest scores, from the same threshold on. "
-        "Dashed: the object that the detection is on.</p>"
+        "<p>The false detections with the highest scores, at or above the same threshold. "
+        "Dashed: the object that the detection overlaps.</p>"
     )
     return f'{lead}{listed}<br><div class="grid crops">{"".join(figures)}</div>'
 
 
-def _on(analysis: Analysis, meant: int) -> str:
-    return "" if meant < 0 else f" on {analysis.truths.classes[analysis.truths.labels[meant] - 1]}"
+def _on(analysis: Analysis, truth: int) -> str:
+    return "" if truth < 0 else f" on {analysis.truths.classes[analysis.truths.labels[truth] - 1]}"
 
 
 def _marks(analysis: Analysis, image: int) -> list[Mark]:
-    """An image's objects, then its detections from the threshold on, best last."""
+    """Return an image's objects, then its detections at or above the score threshold, highest score last."""
     table, truths, split = analysis.detections, analysis.truths, analysis.split
     marks = []
     for row in np.flatnonzero(truths.image_index == image):
@@ -357,7 +358,7 @@ def _box(box: np.ndarray) -> Box:
     return x1, y1, x2, y2
 
 
-def _figure(value: float | None) -> str:
+def _decimal(value: float | None) -> str:
     return "none" if value is None or np.isnan(value) else f"{value:.4f}"
 
 
@@ -366,7 +367,7 @@ def _key(names: tuple[str, ...]) -> str:
 
 
 def _table(heads: list[str], rows: list[list[str]], *, total: bool = False, text_column: int | None = None) -> str:
-    """An HTML table; a row with fewer cells lets its last one reach to the end."""
+    """Return an HTML table. In a row with fewer cells, the last cell fills the row."""
 
     def cell(tag: str, column: int, text: str, span: int = 1) -> str:
         kind = ' class="text"' if column == text_column else ""

@@ -1,6 +1,6 @@
-"""The few plots that `analyze` needs, as inline SVG text: no library, no script, sharp at any size.
+"""The plots of `analyze` and `inspect` as inline SVG text: no library, no script, sharp at any size.
 
-Colours and type come from the page's style sheet through class names. Every function returns one <svg> element.
+Colors and fonts come from the page's style sheet through class names. Every public function returns one <svg> element.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LEFT, BOTTOM, TOP, RIGHT = 34, 24, 8, 8
 
 
 def bars(rows: Sequence[tuple[str, float, str]], *, width: int = 560, kind: str = "bar") -> str:
-    """Horizontal bars of (name, value >= 0, text beside the bar); the longest takes the whole width."""
+    """Draw horizontal bars of (name, value >= 0, text beside the bar). The longest bar has the full width."""
     height, label, room = 22, 130, 150
     longest = max((value for _, value, _ in rows), default=0.0) or 1.0
     parts = []
@@ -32,7 +32,7 @@ def bars(rows: Sequence[tuple[str, float, str]], *, width: int = 560, kind: str 
 
 
 def stacked_bars(rows: Sequence[tuple[str, Sequence[int]]], kinds: Sequence[str], *, width: int = 560) -> str:
-    """For each name its counts as shares of one bar; `kinds` are the parts' names and classes."""
+    """Draw one bar for each name, divided by its counts. `kinds` are the names and CSS classes of the parts."""
     height, label = 22, 130
     parts = []
     for index, (name, counts) in enumerate(rows):
@@ -51,7 +51,7 @@ def stacked_bars(rows: Sequence[tuple[str, Sequence[int]]], kinds: Sequence[str]
 
 
 def precision_recall(recall: FloatArray, precision: FloatArray, num_points: int = 160) -> str:
-    """One class's curve [D] as found, and shaded its monotone envelope, of which AP is the area."""
+    """Draw the precision-recall curve [D] of one class, and shade the area under its monotone envelope, which is AP."""
     parts = _square_axes("recall", "precision")
     if len(recall) and recall[-1] > 0:
         keep = np.unique(np.searchsorted(recall, np.linspace(recall[0], recall[-1], num_points)))
@@ -65,11 +65,11 @@ def precision_recall(recall: FloatArray, precision: FloatArray, num_points: int 
 
 
 def lines(curves: dict[str, list[tuple[int, float]]], *, width: int = 520, height: int = 240) -> str:
-    """Curves of (step, value) over one axis from 0, each in a colour of its own, with a key."""
+    """Draw curves of (step, value) over one axis from 0, each with another color, and a legend."""
     left, bottom, top = 60, 22, 22
     points = [point for curve in curves.values() for point in curve]
     last = max((step for step, _ in points), default=1)
-    # The start of a loss would flatten the rest.
+    # Cut off the highest 1 %: the high loss at the start would flatten the rest.
     values = sorted(value for _, value in points if np.isfinite(value))
     highest = (values[int(0.99 * (len(values) - 1))] if values else 1.0) or 1.0
     parts = [f'<rect class="frame" x="{left}" y="{top}" width="{width - left}" height="{height - top - bottom}"/>']
@@ -104,14 +104,14 @@ def lines(curves: dict[str, list[tuple[int, float]]], *, width: int = 520, heigh
 
 
 def reliability(edges: FloatArray, count: IntArray, score: FloatArray, precision: FloatArray) -> str:
-    """Precision of the detections of each score bin, against the diagonal on which scores are probabilities."""
+    """Draw the precision in each score bin, and the diagonal, on which a score is a probability."""
     parts = _square_axes("score", "precision")
-    for low, high, number, mean, right in zip(edges[:-1], edges[1:], count, score, precision, strict=True):
+    for low, high, number, mean, correct in zip(edges[:-1], edges[1:], count, score, precision, strict=True):
         if number:
-            tip = f"{number} detections of mean score {mean:.3f}: {100 * right:.1f} % right"
+            tip = f"{number} detections with mean score {mean:.3f}: {100 * correct:.1f} % correct"
             parts.append(
-                f'<rect class="bar" x="{LEFT + SIDE * low + 1:.1f}" y="{TOP + SIDE * (1 - right):.1f}" '
-                f'width="{SIDE * (high - low) - 2:.1f}" height="{SIDE * right:.1f}"><title>{tip}</title></rect>'
+                f'<rect class="bar" x="{LEFT + SIDE * low + 1:.1f}" y="{TOP + SIDE * (1 - correct):.1f}" '
+                f'width="{SIDE * (high - low) - 2:.1f}" height="{SIDE * correct:.1f}"><title>{tip}</title></rect>'
             )
     (start, end) = (_place(0, 0).split(","), _place(1, 1).split(","))
     parts.append(f'<line class="ideal" x1="{start[0]}" y1="{start[1]}" x2="{end[0]}" y2="{end[1]}"/>')
@@ -119,7 +119,7 @@ def reliability(edges: FloatArray, count: IntArray, score: FloatArray, precision
 
 
 def heat_map(counts: IntArray, names: Sequence[str]) -> str:
-    """Counts [K, K]: rows are what is, columns what was said; shaded by the share of the row, diagonal apart."""
+    """Draw counts [K, K]: rows are true classes, columns predicted classes. Shades show the share of the row."""
     cell = 30 if len(names) <= 24 else 12
     margin = 8 + 7 * max(len(name) for name in names)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -135,7 +135,7 @@ def heat_map(counts: IntArray, names: Sequence[str]) -> str:
             number, share = int(counts[row, column]), float(shares[row, column])
             x, y = margin + column * cell, margin + row * cell
             kind = "agree" if row == column else "differ"
-            tip = escape(f"{name} said to be {other}: {number} ({100 * share:.1f} % of the row)")
+            tip = escape(f"{name} detected as {other}: {number} ({100 * share:.1f} % of the row)")
             opacity = 0.0 if number == 0 else 0.12 + 0.88 * share
             parts.append(
                 f'<g><rect class="grid" x="{x}" y="{y}" width="{cell}" height="{cell}"/><rect class="{kind}" x="{x}" '
@@ -157,7 +157,7 @@ def _short(number: int) -> str:
 
 
 def _place(x: float, y: float) -> str:
-    """The point (x, y) of the unit square, as SVG coordinates."""
+    """Return the SVG coordinates of the point (x, y) of the unit square."""
     return f"{LEFT + SIDE * x:.1f},{TOP + SIDE * (1 - y):.1f}"
 
 

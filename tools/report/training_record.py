@@ -1,4 +1,4 @@
-"""The course of a training, from the TensorBoard files that it left."""
+"""The record of a training run, read from its TensorBoard files."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LOSS, SPEED, LEARNING_RATE = "train/loss", "speed/images_per_s", "train/lr"
 
 @dataclass(frozen=True, slots=True)
 class TrainingRecord:
-    """Curves over the steps, and the plan where there was one."""
+    """Curves over the steps, and the plan if there is one."""
 
-    losses: dict[str, Curve]  # the sum first, then its parts
-    scores: dict[str, Curve]  # mean AP by protocol
+    losses: dict[str, Curve]  # the total first, then its parts
+    scores: dict[str, Curve]  # protocol -> mAP
     learning_rate: Curve
     images_per_s: Curve
     minutes: float | None
@@ -26,7 +26,7 @@ class TrainingRecord:
 
 
 def read_training(folder: Path) -> TrainingRecord | None:
-    """The record of the run in `folder`; None where it left no curves, as a folder of result files."""
+    """Return the record of the run in `folder`; None if it has no curves, for example a folder of result files."""
     if not list((folder / "tensorboard").glob("events.out.tfevents.*")):
         return None
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0, "images": 1})

@@ -1,1 +1,1 @@
-"""Settings from the command line: where each comes from, and sweeps over them."""
+"""Settings from the command line: parsing, sources of values, and sweeps."""

@@ -1,8 +1,7 @@
-"""`detector train` and `detector alternate` as applications of Hydra: its main, its run folder, its search path.
+"""`detector train` and `detector alternate` as Hydra applications: Hydra's main, run folder and search path.
 
-What a line starts from is found before Hydra is called, since a run that goes on has settings of its own: they become
-the config that Hydra starts from. So every wrong word is answered in one line, and Hydra composes what is known to be
-right.
+The checkpoint or saved config is loaded before Hydra is called, since a resumed run has settings of its own. They
+become Hydra's base config. This also finds every wrong word before Hydra does, and reports it in one line.
 """
 
 from __future__ import annotations
@@ -33,21 +32,21 @@ from detector.tools.settings.exit_codes import DONE
 
 
 class Task(NamedTuple):
-    """What a command is to do once."""
+    """The input of one run of a command."""
 
     config: Config
     folder: Path
-    checkpoint: dict[str, Any] | None  # to go on from
-    experiment: str | None  # the name of the experiment that the config is made of
+    checkpoint: dict[str, Any] | None  # to resume from
+    experiment: str | None  # the name of the experiment in the config
 
 
 Command = Callable[[Task], int]  # returns an exit code
 
 
 def run_once(name: str, line: CommandLine, start: Start, command: Command) -> int:
-    """Runs a command under Hydra and returns its exit code; or prints what Hydra's options ask for.
+    """Run a command under Hydra and return its exit code. With options such as --cfg, print their output instead.
 
-    Raises ConfigError for Hydra's settings, and whatever the command raises.
+    Raises ConfigError for wrong settings of Hydra, and every error that the command raises.
     """
     folder = start.config.output_dir
     words = list(start.overrides)
@@ -56,7 +55,7 @@ def run_once(name: str, line: CommandLine, start: Start, command: Command) -> in
     if folder is not None and any(word.startswith("hydra.run.dir=") for word in line.hydra):
         raise ConfigError(f"hydra.run.dir= and output_dir={folder} both name the run's folder: give one of them")
     own = [] if folder is None else [f"hydra.run.dir={hydra_value('output_dir', folder)}"]
-    if not is_main_process():  # the main process makes the folder, and its name
+    if not is_main_process():  # the main process names and makes the folder
         own = ["hydra.run.dir=.", "hydra.output_subdir=null"]
     codes: list[int] = []
     errors: list[Exception] = []
@@ -65,7 +64,7 @@ def run_once(name: str, line: CommandLine, start: Start, command: Command) -> in
         path = Path(HydraConfig.get().run.dir)
         try:
             codes.append(command(Task(checked(composed), path, start.checkpoint, chosen_experiment())))
-        except Exception as error:  # Hydra would tell it in its own words
+        except Exception as error:  # Hydra would change the message
             errors.append(error)
         return objective(path)
 
@@ -79,9 +78,9 @@ def run_once(name: str, line: CommandLine, start: Start, command: Command) -> in
 def call_hydra(
     name: str, line: CommandLine, words: Sequence[str], task: Callable[[DictConfig], float], base: str | None = None
 ) -> int:
-    """Calls Hydra's own main with the words of a line and returns its exit code.
+    """Call Hydra's main with the words of a command line and return its exit code.
 
-    `base` names the config to start from, if not the shipped one. Raises ConfigError for what Hydra refuses.
+    `base` names the config to start from; None is the shipped one. Raises ConfigError if Hydra refuses the words.
     """
     register_schemas()
     search = [] if line.config_dir is None else ["--config-dir", str(line.config_dir)]
@@ -96,15 +95,15 @@ def call_hydra(
 
 
 def hydra_main(words: Sequence[str], task: Callable[[DictConfig], float], config_name: str) -> None:
-    """Hydra's own main on a command line, with the configs of this project. Raises what Hydra raises."""
+    """Run Hydra's main on a command line, with the configs of this project. Raises Hydra's errors."""
     GlobalHydra.instance().clear()
-    with _logging_as_before(), _command_line(words):
+    with _restored_logging(), _command_line(words):
         hydra.main(version_base="1.3", config_path="pkg://detector.configs", config_name=config_name)(task)()
 
 
 @contextmanager
-def _logging_as_before() -> Iterator[None]:
-    """Hydra sets up logging for the whole process; afterwards it is as it was."""
+def _restored_logging() -> Iterator[None]:
+    """Restore the logging of the process after the block, since Hydra changes it."""
     loggers = [logging.getLogger(name) for name in (None, "hydra", "hydra_plugins")]
     before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
     try:
@@ -117,7 +116,7 @@ def _logging_as_before() -> Iterator[None]:
 
 @contextmanager
 def _command_line(words: Sequence[str]) -> Iterator[None]:
-    """Hydra's main reads the program's words, and with this variable it raises its errors instead of printing them."""
+    """Set sys.argv, which Hydra's main reads, and the variable that makes Hydra raise errors instead of printing."""
     argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = ["detector", *words]
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -132,19 +131,19 @@ def _command_line(words: Sequence[str]) -> Iterator[None]:
 
 
 def objective(folder: Path) -> float:
-    """The mAP in a run's metrics.json, by which checkpoints are compared too; not a number where there is none."""
+    """Return the mAP in a run's metrics.json, the score that also selects the best checkpoint; NaN if it has none."""
     file = folder / "metrics.json"
-    figures = json.loads(file.read_text()) if file.is_file() else {}
-    mean = figures.get("voc07_11point", {}).get("mAP")
+    metrics = json.loads(file.read_text()) if file.is_file() else {}
+    mean = metrics.get("voc07_11point", {}).get("mAP")
     return float("nan") if mean is None else float(mean)
 
 
 def chosen_experiment() -> str | None:
-    """The name of the experiment of the job that Hydra runs."""
+    """Return the experiment's name in the job that Hydra runs, or None."""
     chosen = HydraConfig.get().runtime.choices.get("experiment")
     return None if chosen is None else str(chosen)
 
 
 def is_main_process() -> bool:
-    """Whether this is the first of the processes that torchrun started, or the only one."""
+    """Return True in the first process of torchrun, or in the only process."""
     return int(os.environ.get("RANK", 0)) == 0

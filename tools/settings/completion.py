@@ -1,7 +1,7 @@
-"""`detector completion SHELL`: what a shell runs to complete words. Also the shell's own questions, by `-sc`.
+"""`detector completion SHELL`: print the shell's completion script. `detector -sc` answers the script's queries.
 
-Hydra completes settings, groups and their choices. It sees the line without the name of the command, which is completed
-here.
+This module completes the name of the command. Hydra completes settings, groups and their choices, on the line without
+that name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SHELLS = ("bash", "zsh", "fish")
 HELP = """\
 usage: detector completion bash|zsh|fish
 
-Prints what the shell runs to complete commands, settings and their choices. In the shell's start file:
+Prints the shell's script that completes commands, settings and their choices. Put this line in its start file:
   bash, ~/.bashrc                    eval "$(detector completion bash)"
   zsh, ~/.zshrc                      eval "$(detector completion zsh)"
   fish, ~/.config/fish/config.fish   detector completion fish | source
@@ -24,7 +24,7 @@ Prints what the shell runs to complete commands, settings and their choices. In 
 
 
 def complete(words: Sequence[str], commands: Sequence[str]) -> None:
-    """Answers `install=SHELL`, `uninstall=SHELL`, or the shell's own `query=SHELL` about the line in COMP_LINE."""
+    """Answer `install=SHELL` or `uninstall=SHELL`, or complete the line in COMP_LINE for the shell's `query=SHELL`."""
     if any(word.startswith("query=") for word in words):
         program, *typed = os.environ.get("COMP_LINE", "").lstrip().split(" ")
         if len(typed) < 2:

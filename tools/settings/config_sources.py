@@ -1,4 +1,4 @@
-"""`detector config explain KEY`: the value of a setting, and the default, file or override that it came from."""
+"""`detector config explain KEY`: print the value of a setting, and the default, file or override that gives it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from detector.configs.schema import Config
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One place that gives a setting a value."""
+    """A value of a setting, and the place that gives it."""
 
     value: Any
     source: str
 
 
 def explain(key: str, overrides: Sequence[str], saved: Path | None = None) -> str:
-    """What is known of the setting `key`, or a table of all settings below it.
+    """Return the value, sources and meaning of the setting `key`, or a table of all settings below it.
 
-    The settings are those that `overrides` make of the shipped defaults, or of the file `saved`.
-    Raises ConfigError for a key that does not exist, with the nearest one that does.
+    `overrides` change the shipped defaults, or the settings in the file `saved`.
+    Raises ConfigError for an unknown key, with the most similar known key.
     """
     config = load_config(overrides) if saved is None else override_config(read_config(saved), overrides)
     typed = OmegaConf.structured(config)
@@ -38,20 +38,20 @@ def explain(key: str, overrides: Sequence[str], saved: Path | None = None) -> st
     leaves = [leaf for leaf in _leaves(typed) if f"{leaf}.".startswith(f"{key}.")]
     if leaves == [key]:
         *weaker, strongest = _with_reasons(key, _sources(key, typed, files, overrides), saved, planned)
-        lines = [f"{key} = {_told(_plain(config, key))}", f"  from {strongest.source}"]
-        lines += [f"  instead of {_told(item.value)} from {item.source}" for item in reversed(weaker)]
-        told = meaning(*_owner(key, typed))
-        return "\n".join([*lines, f"  {told}"] if told else lines)
+        lines = [f"{key} = {_as_word(_plain(config, key))}", f"  from {strongest.source}"]
+        lines += [f"  instead of {_as_word(item.value)} from {item.source}" for item in reversed(weaker)]
+        comment = meaning(*_owner(key, typed))
+        return "\n".join([*lines, f"  {comment}"] if comment else lines)
     rows = []
     for leaf in leaves:
         sources = _with_reasons(leaf, _sources(leaf, typed, files, overrides), saved, planned)
-        rows.append((leaf, _told(_plain(config, leaf)), sources[-1].source))
+        rows.append((leaf, _as_word(_plain(config, leaf)), sources[-1].source))
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return "\n".join(f"{leaf:<{widths[0]}}  {value:<{widths[1]}}  {source}" for leaf, value, source in rows)
 
 
 def _files(overrides: Sequence[str], saved: Path | None) -> list[tuple[str, DictConfig]]:
-    """Files and their values, the later the stronger."""
+    """Return the files and their values. A later file replaces values of an earlier one."""
     if saved is None:
         return layers(overrides)
     swapped = {key for _, key, _ in changes(overrides) if key in GROUPS}
@@ -62,7 +62,7 @@ def _files(overrides: Sequence[str], saved: Path | None) -> list[tuple[str, Dict
 
 
 def _planned(saved: Path) -> dict[str, str]:
-    """The reasons of the settings that a plan chose, from the plan.json beside a run's config.yaml."""
+    """Return the reason for each planned setting, from the plan.json beside a run's config.yaml."""
     path = (saved if saved.is_dir() else saved.parent) / "plan.json"
     if not path.is_file():
         return {}
@@ -70,7 +70,7 @@ def _planned(saved: Path) -> dict[str, str]:
 
 
 def _with_reasons(key: str, sources: list[Source], saved: Path | None, planned: dict[str, str]) -> list[Source]:
-    """The sources; where a saved value was planned, the reason stands in place of the file."""
+    """Return the sources. For a planned value, replace the saved file by the plan's reason."""
     if key not in planned:
         return sources
     return [Source(o.value, f"planned: {planned[key]}") if o.source == str(saved) else o for o in sources]
@@ -79,7 +79,7 @@ def _with_reasons(key: str, sources: list[Source], saved: Path | None, planned: 
 def _sources(
     key: str, typed: DictConfig, files: Sequence[tuple[str, DictConfig]], overrides: Sequence[str]
 ) -> list[Source]:
-    """Every place that gives `key` a value, the last one the one that counts."""
+    """Return every place that gives `key` a value. The last place takes effect."""
     owner, name = _owner(key, typed)
     defaults = OmegaConf.structured(owner)
     found = []
@@ -96,12 +96,12 @@ def _sources(
 
 
 def _schema_file(owner: type) -> str:
-    """The file of a schema class, from the project's root."""
+    """Return the file of a schema class, relative to the project's root."""
     return f"configs/schema/{owner.__module__.rpartition('.')[2]}.py"
 
 
 def _owner(key: str, typed: DictConfig) -> tuple[type, str]:
-    """The schema class that has a setting, and the setting's name in it."""
+    """Return the schema class that has the setting `key`, and the setting's name in it."""
     parent, _, name = key.rpartition(".")
     owner = OmegaConf.get_type(typed, parent) if parent else Config
     assert owner is not None
@@ -115,7 +115,7 @@ def _has(values: DictConfig, key: str) -> bool:
 
 
 def _leaves(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    """Keys of the settings that have no settings below them; a table of one's own keys is one setting."""
+    """Yield the keys of settings without settings below them. A table with free keys is one setting."""
     for name in map(str, node):
         value = node[name]
         if isinstance(value, DictConfig) and OmegaConf.get_type(value) is not dict:
@@ -138,14 +138,14 @@ def _value(values: DictConfig, key: str) -> Any:
     return getattr(value, "name", value)
 
 
-def _told(value: Any) -> str:
-    """The value as an override writes it."""
+def _as_word(value: Any) -> str:
+    """Return the value in the form that an override has."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return f"[{','.join(map(_told, value))}]"
+        return f"[{','.join(map(_as_word, value))}]"
     if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_told(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{_as_word(item)}" for key, item in value.items()) + "}"
     return str(value)

@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, and one line for what went wrong."""
+"""The exit codes of the program, and the one line that it prints for an expected error."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from detector.configs.errors import ConfigError
 from detector.engine.errors import NonFiniteLossError
 
 DONE, FAILED, USAGE, INTERRUPTED, NON_FINITE = 0, 1, 2, 3, 4
-FORESEEN = (ConfigError, NonFiniteLossError, ValueError, OSError, MemoryError)  # all else is a bug: it keeps its trace
+EXPECTED_ERRORS = (ConfigError, NonFiniteLossError, ValueError, OSError, MemoryError)  # others are bugs: full traceback
 
 
 def exit_code(error: BaseException) -> int:
-    """The exit code that an error ends a command with."""
+    """Return the exit code of a command that ends with `error`."""
     if isinstance(error, ConfigError):
         return USAGE
     return NON_FINITE if isinstance(error, NonFiniteLossError) else FAILED
 
 
-def say(error: BaseException) -> None:
-    """Prints the one line of a foreseen error."""
-    told = str(error)
+def print_error(error: BaseException) -> None:
+    """Print an expected error in one line."""
+    message = str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        where = f"{error.filename}: " if error.filename else ""
-        told = f"{where}{error.strerror}; the previous checkpoint is intact: make room, then go on with resume=FOLDER"
+        file = f"{error.filename}: " if error.filename else ""
+        message = f"{file}{error.strerror}; the previous checkpoint is intact: free disk space, then give resume=FOLDER"
     process = f"process {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
-    print(f"{process}error: {told}", file=sys.stderr)
+    print(f"{process}error: {message}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`detector train --multirun`: a folder for each run, Hydra's sweepers and launchers, one table of how all ended."""
+"""`detector train --multirun`: sweeps by Hydra's sweepers and launchers, a folder for each run, a table of results."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ from detector.tools.settings.application import (
     objective,
 )
 from detector.tools.settings.command_line import CommandLine
-from detector.tools.settings.exit_codes import FAILED, FORESEEN, INTERRUPTED, exit_code, say
+from detector.tools.settings.exit_codes import EXPECTED_ERRORS, FAILED, INTERRUPTED, exit_code, print_error
 
 OUTCOMES = {0: "done", 1: "failed", 2: "refused", 3: "stopped", 4: "loss not finite"}
 OUTCOME_FILE = "outcome.json"  # in each run's folder: job number, settings, exit code
 
 
 class StoppedError(RuntimeError):
-    """A signal has ended a run of a sweep that runs elsewhere."""
+    """A signal stopped a run that a launcher started in another process or on another machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of a sweep, once it has ended."""
+    """A run of a sweep that has ended."""
 
     folder: Path
     number: int
@@ -59,12 +59,12 @@ class Run:
 
 
 def run_sweep(name: str, line: CommandLine, command: Command) -> int:
-    """Runs a command on every combination, or on what Hydra's sweeper chooses.
+    """Run a command on every combination of settings, or on those that Hydra's sweeper chooses.
 
-    A run that fails does not keep the others from running, a signal does. Leaves summary.txt and summary.json in the
-    sweep's folder and TensorBoard's hparams in each run's. Returns the first exit code that is not 0.
+    If a run fails, the others still run; a signal stops all. Write summary.txt and summary.json into the sweep's
+    folder, and TensorBoard's hparams into each run's. Return the first exit code that is not 0, else 0.
 
-    Raises ConfigError for a combination that cannot be, before any runs.
+    Raises ConfigError for a wrong combination, before the first run.
     """
     overrides, base = _checked_sweep(line)
     given = value_of("output_dir", overrides)
@@ -82,25 +82,28 @@ def run_sweep(name: str, line: CommandLine, command: Command) -> int:
     failure: BaseException | None = None
     try:
         call_hydra(name, line, words, partial(sweep_task, command=command), base)
-    except (*FORESEEN, RuntimeError, KeyboardInterrupt) as error:
+    except (*EXPECTED_ERRORS, RuntimeError, KeyboardInterrupt) as error:
         failure = error
     runs = ended_runs(folder)
     codes = [run.code for run in runs if run.code]
     if failure is not None and not codes:
         raise failure
-    _summarise(folder, runs)
+    _summarize(folder, runs)
     return codes[0] if codes else 0
 
 
 def sweep_task(composed: DictConfig, *, command: Command) -> float:
-    """One run of a sweep, perhaps in a process or on a machine of its own: its mAP. Raises what the command raises."""
+    """Run the command once and return the mAP. A launcher may call this in another process or on another machine.
+
+    Raises the command's errors.
+    """
     hydra = HydraConfig.get()
     folder, code = Path(hydra.sweep.dir, hydra.sweep.subdir), FAILED
     try:
         code = command(_task(checked(composed), folder))
-    except FORESEEN as error:
+    except EXPECTED_ERRORS as error:
         code = exit_code(error)
-        say(error)
+        print_error(error)
         raise
     finally:
         if is_main_process():
@@ -108,12 +111,12 @@ def sweep_task(composed: DictConfig, *, command: Command) -> float:
     if code == INTERRUPTED:
         if hydra.runtime.choices["hydra/launcher"] == "basic":
             raise SystemExit(code)  # ends the whole sweep
-        raise StoppedError(f"{folder} was stopped by a signal after saving; the same line with resume=auto goes on")
+        raise StoppedError(f"{folder} was stopped by a signal after saving; to continue, run it with resume=auto")
     return objective(folder)
 
 
 def _task(config: Any, folder: Path) -> Task:
-    """What a run of a sweep does; with resume=auto it goes on with the newest checkpoint of its own folder."""
+    """Return the task of a sweep's run. With resume=auto it resumes the newest checkpoint in the run's folder."""
     found = newest_checkpoint(folder) if config.resume == "auto" else None
     resume = None if found is None else str(folder)
     config = replace(config, output_dir=str(folder), resume=resume)
@@ -121,13 +124,13 @@ def _task(config: Any, folder: Path) -> Task:
 
 
 def _checked_sweep(line: CommandLine) -> tuple[list[str], str | None]:
-    """The settings of a sweep, and the name of the saved config to start from, if any.
+    """Check every combination. Return the settings of the sweep, and the name of the saved config, if any.
 
-    Every combination is checked; those that another sweeper will choose are not known yet.
+    Combinations that another sweeper chooses later cannot be checked here.
     """
     resume, saved = value_of("resume", line.overrides), value_of("config", line.overrides)
     if resume not in (None, "auto"):
-        raise ConfigError(f"resume={resume} goes on with one run; a sweep goes on with resume=auto")
+        raise ConfigError(f"resume={resume} continues a single run; to continue a sweep, give resume=auto")
     overrides = [word for word in line.overrides if not word.startswith("config=")]
     plain = None if saved is None else read_config(Path(saved))
     if plain is None:
@@ -142,7 +145,7 @@ def _checked_sweep(line: CommandLine) -> tuple[list[str], str | None]:
 
 
 def ended_runs(folder: Path) -> list[Run]:
-    """The runs of a sweep that have ended, in their order."""
+    """Return the runs of a sweep that have ended, in the order of their numbers."""
     found = []
     for file in folder.glob(f"**/{OUTCOME_FILE}"):
         content = json.loads(file.read_text())
@@ -151,37 +154,37 @@ def ended_runs(folder: Path) -> list[Run]:
 
 
 def _write_outcome(run: Run) -> None:
-    """Notes how a run ended, and writes the summary of all that have ended so far."""
+    """Write a run's outcome, and the summary of all runs that have ended so far."""
     content = {"job": run.number, "overrides": run.overrides, "code": run.code}
     write_atomically(run.folder / OUTCOME_FILE, lambda file: file.write(json.dumps(content).encode()))
     parent = Path(HydraConfig.get().sweep.dir)
     _write(parent, rows_of(parent, ended_runs(parent)))
 
 
-def _summarise(folder: Path, runs: Sequence[Run]) -> None:
+def _summarize(folder: Path, runs: Sequence[Run]) -> None:
     rows, changed = rows_of(folder, runs), varied(runs)
     for run, settings in zip(runs, changed, strict=True):
         if run.code == 0:
-            _write_hparams(run.folder, settings, _figures(run.folder))
+            _write_hparams(run.folder, settings, _metrics(run.folder))
     _write(folder, rows)
     print(f"\n{table(rows)}\nsummary in {folder / 'summary.txt'}", file=sys.stderr)
 
 
 def rows_of(folder: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One row for each run: what was varied, how it ended, its figures."""
+    """Return one row for each run: the varied settings, the outcome and the metrics."""
     return [
         {
             "run": str(run.folder.relative_to(folder)),
             **settings,
             "outcome": OUTCOMES.get(run.code, f"exit {run.code}"),
-            **(_figures(run.folder) if run.code == 0 else {}),
+            **(_metrics(run.folder) if run.code == 0 else {}),
         }
         for run, settings in zip(runs, varied(runs), strict=True)
     ]
 
 
 def varied(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """Of each run the settings that are not the same in all."""
+    """Return, for each run, its settings that are not the same in all runs."""
     settings = [{key: value_of(key, run.overrides) or "" for key in _keys(run.overrides)} for run in runs]
     keys = dict.fromkeys(key for own in settings for key in own)
     changing = [key for key in keys if len({own.get(key) for own in settings}) > 1]
@@ -193,7 +196,7 @@ def _keys(overrides: Sequence[str]) -> list[str]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as aligned columns; numbers to the right."""
+    """Return the rows as aligned columns, with numbers aligned right."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [[_cell(row.get(name)) for name in names] for row in rows]
     widths = [max(len(line[i]) for line in [names, *cells]) for i in range(len(names))]
@@ -213,12 +216,12 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _figures(folder: Path) -> dict[str, float | int]:
-    """The main figures of a run's metrics.json: its mAP by protocol, the minutes and steps that it took."""
-    metrics = json.loads((folder / "metrics.json").read_text())
-    means = {name: value.get("mAP") for name, value in metrics.items() if isinstance(value, dict)}
-    means |= {name: metrics.get(name) for name in ("minutes", "step")}
-    return {name: value for name, value in means.items() if isinstance(value, int | float)}
+def _metrics(folder: Path) -> dict[str, float | int]:
+    """Return the main values of a run's metrics.json: mAP by protocol, minutes and steps."""
+    content = json.loads((folder / "metrics.json").read_text())
+    metrics = {name: value.get("mAP") for name, value in content.items() if isinstance(value, dict)}
+    metrics |= {name: content.get(name) for name in ("minutes", "step")}
+    return {name: value for name, value in metrics.items() if isinstance(value, int | float)}
 
 
 def _write(parent: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -226,8 +229,8 @@ def _write(parent: Path, rows: Sequence[dict[str, Any]]) -> None:
     write_atomically(parent / "summary.json", lambda file: file.write((json.dumps(rows, indent=2) + "\n").encode()))
 
 
-def _write_hparams(folder: Path, settings: dict[str, str], figures: dict[str, float | int]) -> None:
-    """The run's row on TensorBoard's page of hyperparameters."""
+def _write_hparams(folder: Path, settings: dict[str, str], metrics: dict[str, float | int]) -> None:
+    """Write the run's row of TensorBoard's hyperparameter page."""
     with SummaryWriter(str(folder / "tensorboard")) as writer:
-        finite = {f"hparam/{name}": value for name, value in figures.items() if math.isfinite(value)}
+        finite = {f"hparam/{name}": value for name, value in metrics.items() if math.isfinite(value)}
         writer.add_hparams(settings, finite, run_name=".")

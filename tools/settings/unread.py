@@ -1,4 +1,4 @@
-"""Which settings a command reads. A setting that it does not read gets one line of warning."""
+"""The settings that each command reads. A setting that it does not read gives one line of warning."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from detector.configs.schema import Config
 
 ALL = tuple(field.name for field in fields(Config))
 TEST_INPUT = tuple(
-    f"input.{key}" for key in ("test_short_side", "max_side", "canvas_multiple", "mean", "std", "bgr_255")
+    f"input.{key}" for key in ("test_short_side", "max_side", "canvas_multiple", "antialias", "mean", "std", "bgr_255")
 )
 MODEL = ("weights", "backbone", "neck", "head", "proposals", "postprocess", *TEST_INPUT)
 SCORING = ("weights", "detections", "dataset", "evaluation", "output_dir")
@@ -19,7 +19,7 @@ TRAINING = tuple(key for key in ALL if key not in ("detections", "images"))
 RUN = ("output_dir", "resume", "weights", "detections", "images", "export", "compress")
 WRITTEN = tuple(key for key in ALL if key not in RUN)
 
-# command -> the groups and settings that it reads. Commands that are not here take no settings or check their own.
+# command -> the groups and settings that it reads. Other commands take no settings, or check them themselves.
 READ: dict[str, tuple[str, ...]] = {
     "train": TRAINING,
     "plan": TRAINING,
@@ -52,12 +52,12 @@ READ: dict[str, tuple[str, ...]] = {
     ),
     "dataset": ("dataset",),
 }
-# `eval detections=...` runs no model: the trainer's device and time limit are all it needs beside the scoring.
+# `eval detections=...` runs no model. Besides the scoring it needs only the trainer's device and time limit.
 READ_WITHOUT_MODEL = (*SCORING, "trainer.device", "trainer.timeout_minutes")
 
 
 def unread(command: str, words: Sequence[str]) -> list[str]:
-    """One line for each word `key=value` whose key exists, but which the command does not read."""
+    """Return one line for each word `key=value` whose key exists, but is not read by the command."""
     if command not in READ:
         return []
     read = READ[command]
@@ -69,11 +69,11 @@ def unread(command: str, words: Sequence[str]) -> list[str]:
         if equals and key != "experiment" and key in known_keys() and not _is_read(key, read):
             group = key.split(".")[0]
             near = [name for name in read if name.startswith(f"{group}.")]
-            told = f"; of {group} it reads {', '.join(near)}" if near else ""
-            lines.append(f"{command} does not read {key}, so {word} has no effect{told}")
+            hint = f"; of {group} it reads {', '.join(near)}" if near else ""
+            lines.append(f"{command} does not read {key}, so {word} has no effect{hint}")
     return lines
 
 
 def _is_read(key: str, read: Sequence[str]) -> bool:
-    """Whether the key, a group that holds it, or a setting inside it is read."""
+    """Return True if `read` has the key, a group that holds it, or a setting inside it."""
     return any(key == name or key.startswith(f"{name}.") or name.startswith(f"{key}.") for name in read)

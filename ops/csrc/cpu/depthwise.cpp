@@ -1,4 +1,4 @@
-// Depthwise convolution with holes on the CPU: see depthwise.h.
+// Dilated depthwise convolution on the CPU: see depthwise.h.
 
 #include "depthwise.h"
 
@@ -46,7 +46,7 @@ static Tensor depthwise(const Tensor& x_in, const Tensor& kernel_in, const Tenso
                            dilation,
                            padding};
   const auto row = FAST_RFCN_CHOOSE(depthwise_row);
-  with_types(x.scalar_type(), [](auto, auto) {});  // refuses other types
+  with_types(x.scalar_type(), [](auto, auto) {});  // raises an error for other types
   for_each_task(plan.images * out_height, [&](int64_t task) { row(plan, task); });
   return output;
 }

@@ -1,10 +1,10 @@
-// Depthwise convolution for one instruction set; see for_each_instruction_set.h. Sums run over taps or cells in one
-// order for each channel, so results do not depend on vectors or threads.
+// Depthwise convolution for one instruction set; see for_each_instruction_set.h. For each channel, sums run over taps
+// or cells in a fixed order, so results do not depend on vectors or threads.
 
 template <typename T>
 constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
 
-// A vector of numbers from anywhere in memory.
+// Loads a vector of numbers from any address.
 template <typename T, typename S>
 FAST_RFCN_INLINE Vector<T> loaded(const S* from) {
   if constexpr (sizeof(S) == sizeof(T)) {
@@ -47,7 +47,7 @@ struct TapAt {
   const T* weight;
 };
 
-// N vectors of channels of one output.
+// Computes N vectors of channels of one output.
 template <typename S, typename T, int N>
 FAST_RFCN_INLINE void convolve_vectors(const TapAt<S, T>* taps, int count, const T* bias, int64_t channel, S* output) {
   constexpr int lanes = kLanes<T>;
@@ -100,8 +100,8 @@ static void convolve_row(const DepthwisePlan& plan, int64_t task) {
   }
 }
 
-// Calls f(image, row of the output, tap, first column, end of the columns, x at the first of them) for every row of
-// outputs and every tap that meets x there.
+// Calls f(tap, first output cell, first cell of x, number of cells) for every row of outputs and every tap that reads
+// inside x there.
 template <typename F>
 FAST_RFCN_INLINE void for_each_run(const DepthwisePlan& plan, const F& f) {
   for (int64_t image = 0; image < plan.images; ++image) {
@@ -122,7 +122,7 @@ FAST_RFCN_INLINE void for_each_run(const DepthwisePlan& plan, const F& f) {
   }
 }
 
-// The gradient of all taps for N vectors of channels. Rows are summed first: that keeps small addends.
+// The gradient of all taps for N vectors of channels. Each row has its own sum, so that small addends are not lost.
 template <typename S, typename T, int N>
 static void weigh_vectors(const DepthwisePlan& plan, int64_t channel) {
   constexpr int lanes = kLanes<T>;

@@ -1,6 +1,6 @@
-// Compiles the file named by FAST_RFCN_KERNELS once for each instruction set, in a namespace of that name. No include
-// guard. Everything that the kernels use from other headers must be included before: what is first compiled in here
-// may use instructions that the machine lacks.
+// Compiles the file named by FAST_RFCN_KERNELS once for each instruction set, in a namespace of that name. This file
+// has no include guard. Include all other headers of the kernels before: code that is first compiled in here may use
+// instructions that the machine does not have.
 #if defined(__x86_64__) && defined(__GNUC__)
 
 #if defined(__clang__)

@@ -1,4 +1,4 @@
-// Non-maximum suppression on the CPU: sort by score, then visit each box once; see nms.h for what makes that cheap.
+// Non-maximum suppression on the CPU: sort by score, then visit each box once. nms.h explains why this is cheap.
 
 #include "nms.h"
 
@@ -14,7 +14,7 @@
 
 namespace fast_rfcn {
 
-// A number whose unsigned order is falling scores: NaN first, then infinity; both zeros are equal.
+// An unsigned key that grows as the score falls: NaN first, then infinity; both zeros are equal.
 static uint32_t falling_key(float score) {
   if (score != score) return 0;
   const uint32_t bits = score == 0 ? 0 : __builtin_bit_cast(uint32_t, score);
@@ -58,7 +58,7 @@ static std::vector<int32_t> order_of(const T* scores, int64_t stride, int64_t co
   return order;
 }
 
-// Labels as numbers 0, 1, ... in the order of first appearance: a hash table of twice as many places, tried in turn.
+// Numbers the labels 0, 1, ... in the order of first appearance, with an open-addressing hash table at most half full.
 static int32_t number_groups(const int64_t* labels, int64_t stride, const std::vector<int32_t>& order,
                              std::vector<int32_t>& groups) {
   struct Place {
@@ -79,7 +79,7 @@ static int32_t number_groups(const int64_t* labels, int64_t stride, const std::v
   return num_groups;
 }
 
-// Suppression within each group by itself, on all threads; then the boxes that stay, by falling score over all groups.
+// Suppresses within each group, on all threads. Returns the kept boxes by falling score over all groups.
 template <typename T>
 static std::vector<int64_t> kept_by_group(const NmsPlan<T>& all, int64_t (*suppress)(const NmsPlan<T>&)) {
   std::vector<int64_t> bounds(all.num_groups + 1);
@@ -140,7 +140,7 @@ static Tensor run(const Tensor& boxes, const Tensor& scores, const std::optional
     NmsBox<T>& to = sorted[i];
     to = {box[0], box[next], box[2 * next], box[3 * next], T{0}, order[i], groups[i], -1};
     to.area = (to.x2 - to.x1) * (to.y2 - to.y1);
-    // Any other box has an IoU of 0 or NaN with every box, so it stays and drops none.
+    // A box that fails this test has an IoU of 0 or NaN with every box, so it is kept and suppresses none.
     if (!(to.x2 > to.x1 && to.y2 > to.y1 && is_finite(to.area))) continue;
     to.level = grid.raw_level(to.area);
     const double centre = 0.5 * (static_cast<double>(to.x1) + to.x2);
@@ -150,7 +150,7 @@ static Tensor run(const Tensor& boxes, const Tensor& scores, const std::optional
   for (NmsBox<T>& box : sorted) box.level = box.level < 0 ? -1 : box.level - first_level;
   const int32_t num_levels = larger(last_level - first_level + 1, 0);
 
-  // As many strips as fill their blocks, but none much narrower than what a candidate reaches.
+  // Enough strips to fill their blocks, but no strip much narrower than the reach of a candidate.
   const double crowd = static_cast<double>(count) / num_groups / larger(num_levels, 1) / NmsBlock<T>::kLanes;
   std::vector<double> strips_per_pixel(num_levels);
   std::vector<int32_t> num_strips(num_levels);
@@ -181,7 +181,7 @@ static Tensor run(const Tensor& boxes, const Tensor& scores, const std::optional
   if (num_groups > 1 && max_output >= count) {
     kept = kept_by_group(plan, suppress);
   } else {
-    // By falling score over all groups: nothing after the last box that is wanted is looked at.
+    // By falling score over all groups: boxes after the last wanted box are not read.
     std::vector<int32_t> heads(static_cast<size_t>(num_groups) * num_levels * NmsGrid::kMostStrips, -1);
     std::vector<NmsBlock<T>> blocks;
     kept.resize(smaller(count, max_output));

@@ -1,8 +1,9 @@
-// What greedy suppression works on: boxes sorted by score, and the kept ones in lists that only hold possible rivals.
+// The data of greedy suppression: boxes sorted by score, and lists of kept boxes that may suppress a candidate.
 //
-// IoU > t asks that areas differ by less than a factor t, and that centres are nearer than (1 - t) of the width. So a
-// kept box lies in a list by its label, its area's level (the exponent and first bits of its mantissa, a logarithm for
-// free) and the strip of the image that its centre is in, and a candidate visits a few of these lists only.
+// IoU > t is only possible if the areas differ by less than a factor t and the centres are nearer than (1 - t) of the
+// width. So each kept box is in a list for its label, the level of its area (the exponent and first bits of the
+// mantissa, a cheap logarithm), and the strip of the image with its centre. A candidate visits only a few of these
+// lists.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +12,8 @@
 
 namespace fast_rfcn {
 
-// Kept boxes of one list, one cache line for each number: lanes in use first, others are boxes that meet nothing.
+// Kept boxes of one list, one cache line per coordinate. Used lanes come first; other lanes are boxes that overlap
+// none.
 template <typename T>
 struct NmsBlock {
   static constexpr int kLanes = 64 / static_cast<int>(sizeof(T));
@@ -25,8 +27,8 @@ template <typename T>
 struct NmsBox {
   T x1, y1, x2, y2, area;
   int32_t index;  // in the caller's order
-  int32_t group;  // by label
-  int32_t level;  // by area; -1 for a box that meets nothing: empty, inverted or not finite
+  int32_t group;  // number of its label
+  int32_t level;  // of its area; -1 for a box that overlaps none: empty, inverted or not finite
 };
 
 // Levels of area and strips of the image.
@@ -34,7 +36,7 @@ class NmsGrid {
  public:
   static constexpr int kMostStrips = 16;
 
-  // Finer levels where the threshold is high: a candidate visits four to six.
+  // A higher threshold has finer levels, so that a candidate visits four to six.
   explicit NmsGrid(double threshold) : shift_(threshold >= 0.6 ? 21 : threshold >= 0.4 ? 22 : 23) {}
 
   int32_t raw_level(double area) const {
@@ -58,7 +60,7 @@ struct NmsPlan {
   int32_t first_level, num_levels, num_groups;
   const double* strips_per_pixel;  // of each level
   const int32_t* num_strips;       // of each level
-  double left;                     // least centre
+  double left;                     // smallest centre
   int32_t* heads;                  // [groups][levels][kMostStrips], index of the last block of a list, -1 for none
   std::vector<NmsBlock<T>>* blocks;
   int64_t* kept;  // [max_output]

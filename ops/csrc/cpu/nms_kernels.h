@@ -1,7 +1,7 @@
 // Greedy suppression for one instruction set; see for_each_instruction_set.h.
 
-// Whether any box of the block has an IoU with `box` over the threshold. The division, with the rounding that the
-// result is defined by, is only made where a product says that it may matter.
+// Whether any box of the block has an IoU with `box` above the threshold. The rounded division defines the result; it
+// is computed only if a product shows that it may be above.
 template <typename T>
 static inline bool any_over(const NmsBlock<T>& block, const NmsBox<T>& box, T threshold, T almost) {
   constexpr int count = NmsBlock<T>::kLanes * static_cast<int>(sizeof(T)) / kVectorBytes;
@@ -45,7 +45,7 @@ static bool suppressed(const NmsPlan<T>& plan, const NmsBox<T>& box, double reac
     }
     return false;
   };
-  // Boxes of its own size are the likeliest to suppress it.
+  // Boxes of the same size are most likely to suppress this box.
   for (int32_t level = box.level; level <= highest; ++level) {
     if (meets(level)) return true;
   }
@@ -76,10 +76,10 @@ static void insert(const NmsPlan<T>& plan, const NmsBox<T>& box) {
   block.area[lane] = box.area;
 }
 
-// Visits boxes by falling score; returns how many are kept.
+// Visits boxes by falling score. Returns the number of kept boxes.
 template <typename T>
 static int64_t suppress(const NmsPlan<T>& plan) {
-  // Centres of two boxes with an IoU over t are nearer than this part of either's width.
+  // Two boxes with an IoU above t have centres nearer than this part of the width of each.
   const double t = plan.threshold;
   const double reach = 1.001 * larger(1 - t, (1 - t) / (2 * t));
   const T almost = plan.rounded_threshold * static_cast<T>(1 - 1e-5);

@@ -1,5 +1,6 @@
-// Which cells the bins of position-sensitive RoIAlign read, with what weights. The weight of a cell is the product of
-// one of its row and one of its column, and samples that share a row share its entry: far fewer than four per sample.
+// The cells that the bins of position-sensitive RoIAlign read, and their weights. The weight of a cell is its row's
+// weight times its column's weight. Samples on the same row share its entry, so there are far fewer than four per
+// sample.
 #pragma once
 
 #include "score_maps.h"
@@ -43,7 +44,7 @@ class BinSamples {
 
   Taps<T> rows(int64_t visit, int i) const { return taps(visit, i); }
   Taps<T> columns(int64_t visit, int j) const { return taps(visit, k_ + j); }
-  // Samples of each bin, those off the map too.
+  // Number of samples of each bin, including samples off the map.
   T count(int64_t visit) const { return counts_[visit]; }
 
   const int64_t map_width;
@@ -52,7 +53,7 @@ class BinSamples {
   static constexpr int64_t kGroup = 64;
   struct Group {
     std::vector<Tap<T>> taps;
-    std::vector<size_t> bounds;  // of each visit, its rows' bins, then its columns'; one more at the end
+    std::vector<size_t> bounds;  // for each visit: bins of rows, then of columns; one more at the end
   };
 
   Taps<T> taps(int64_t visit, int bin) const {
@@ -61,7 +62,7 @@ class BinSamples {
     return {group.taps.data() + bound[0], group.taps.data() + bound[1]};
   }
 
-  // Appends the taps of all bins along one axis; returns the samples per bin.
+  // Appends the taps of all bins along one axis. Returns the number of samples per bin.
   int64_t add_axis(Group& group, bool known, T low, T high, T scale, int64_t sampling_ratio, int64_t size) {
     known = known && is_finite(low) && is_finite(high);
     const SampleAxis<T> axis(known ? low : T{0}, known ? high : T{0}, k_, scale, sampling_ratio, true, false);
@@ -79,7 +80,7 @@ class BinSamples {
     return known ? axis.per_bin : 0;
   }
 
-  // Samples follow one another along the axis, so a cell met before is one of the last two.
+  // Samples are in order along the axis, so a cell that is already listed is one of the last two.
   static void add_tap(std::vector<Tap<T>>& taps, size_t first, int32_t cell, T weight) {
     for (size_t back = 1; back <= 2 && taps.size() >= first + back; ++back) {
       Tap<T>& last = taps[taps.size() - back];

@@ -9,7 +9,7 @@
 
 namespace fast_rfcn {
 
-// Fills `output` ([R, D, k, k], or [R, D] for votes) and `argmax`, where wanted.
+// Fills `output` ([R, D, k, k], or [R, D] for votes), and `argmax` unless it is null.
 static void pool(const Tensor& score_maps, const Tensor& rois_in, int64_t k, double spatial_scale, const Tensor& output,
                  const Tensor* argmax, ScoreKernels kernels) {
   const Tensor rois = dense(rois_in);

@@ -1,4 +1,4 @@
-// Which cells the bins of position-sensitive RoI pooling read: a rectangle each.
+// The cells that the bins of position-sensitive RoI pooling read: one rectangle each.
 #pragma once
 
 #include "score_maps.h"

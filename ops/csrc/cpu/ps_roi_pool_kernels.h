@@ -40,7 +40,7 @@ struct MeanBins {
   }
 };
 
-// The largest cell of a bin: the first of equal ones; a NaN beats every number.
+// The largest cell of a bin: the first of equal cells; a NaN beats every number.
 template <typename T>
 struct MaxBins {
   using Cells = BinSpans;

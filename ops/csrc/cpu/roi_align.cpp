@@ -1,5 +1,6 @@
 // RoIAlign (mean and maximum) and RoIWarp on the CPU. As in roi_pool.cpp, one task owns one image and one block of
-// channels as a slab [cells][channels] in the L2 cache. What a RoI reads is worked out once per axis, not per channel.
+// channels as a slab [cells][channels] in the L2 cache. A RoI's cells and weights are computed per axis, not per
+// channel.
 
 #include "roi_align.h"
 
@@ -12,7 +13,7 @@ namespace fast_rfcn {
 
 using AlignKernel = void (*)(const AlignPlan&, int64_t);
 
-// Runs a kernel on a task for each image and block of channels; `plan` has all but what the RoIs decide.
+// Runs a kernel on a task for each image and block of channels. `plan` has all values that do not depend on the RoIs.
 static void run(AlignPlan plan, const Tensor& rois, AlignKernel kernel, bool merge, bool planes) {
   with_types(plan.dtype, [&](auto, auto number) {
     using T = decltype(number);
@@ -156,7 +157,7 @@ static std::tuple<Tensor, Tensor> roi_warp_backward(const Tensor& grad_in, const
   with_types(features.scalar_type(), [&](auto, auto number) {
     using T = decltype(number);
     const int64_t blocks = (map.channels + baseline::kChannels<T> - 1) / baseline::kChannels<T>;
-    std::vector<double> sums(blocks * num_rois * 4);  // of each block of channels, added in order below
+    std::vector<double> sums(blocks * num_rois * 4);  // one per block of channels, added in order below
     plan.input = grad.const_data_ptr(), plan.output = sums.data();
     run(plan, rois, FAST_RFCN_CHOOSE(warp_rois), true, false);
     T* output = static_cast<T*>(grad_rois.mutable_data_ptr());

@@ -1,20 +1,20 @@
-// What the tasks of RoIAlign and RoIWarp are given.
+// The input of the tasks of RoIAlign and RoIWarp.
 #pragma once
 
 #include "tensors.h"
 
 namespace fast_rfcn {
 
-// One cell that a group of samples reads along one axis, and its weight.
+// A cell that a group of samples reads along one axis, and its weight.
 template <typename T>
 struct Tap {
   int32_t cell;
   T weight;
 };
 
-// What each RoI reads along each axis, in groups. For the mean a group is a bin: its samples' taps are merged, their
-// weights divided by the number of samples, for the mean of the product grid is the product of the axes' means. For
-// the maximum a group is one sample. A sample outside the map has no taps.
+// The taps of each RoI along each axis, in groups. For the mean, a group is a bin: the taps of its samples are merged,
+// and their weights are divided by the number of samples. This is correct since the mean over the grid is the product
+// of the means along the axes. For the maximum, a group is one sample. A sample outside the map has no taps.
 template <typename T>
 struct TapTable {
   struct Axis {
@@ -67,7 +67,7 @@ struct AlignOptions {
   int64_t bins() const { return static_cast<int64_t>(height) * width; }
 };
 
-// One axis of one RoI; a RoI without an image has no samples.
+// One axis of one RoI. A RoI with a wrong image index has no samples.
 template <typename T>
 SampleAxis<T> sample_axis(const T* roi, bool vertical, int64_t images, const AlignOptions& options) {
   SampleAxis<T> axis(roi[vertical ? kY1 : kX1], roi[vertical ? kY2 : kX2], vertical ? options.height : options.width,
@@ -89,20 +89,20 @@ TapTable<T> make_taps(const T* rois, int64_t num_rois, int64_t images, int64_t m
   return table;
 }
 
-// Features or their gradient on one side, outputs [R, C, height, width] or their gradient on the other.
+// The input of a task: features or their gradient, and outputs [R, C, height, width] or their gradient.
 struct AlignPlan {
   ScalarType dtype;
   AlignOptions options;
   int64_t images, channels, map_height, map_width;
   const RoisByImage* rois;
   const void* taps;          // TapTable of the arithmetic type
-  const MapView* features;   // where features are read
-  const void* input;         // gradient of the outputs, where it is read
-  const int32_t* winner;     // of the maximum, where it is read
-  void* output;              // what is written
-  int32_t* argmax;           // of the maximum, where it is written
+  const MapView* features;   // for kernels that read features
+  const void* input;         // gradient of the outputs, for kernels that read it
+  const int32_t* winner;     // argmax, for kernels that read it
+  void* output;              // the tensor to write
+  int32_t* argmax;           // for kernels that write it
   const void* edges;         // RoIs [R, 5], for RoIWarp
-  bool past_caches = false;  // how outputs are written
+  bool past_caches = false;  // whether to write outputs past the caches
 
   int64_t cells() const { return map_height * map_width; }
   template <typename T>

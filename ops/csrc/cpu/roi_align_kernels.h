@@ -41,7 +41,7 @@ static void align_mean_typed(const AlignPlan& plan, int64_t image, int64_t chann
   }
 }
 
-// The transpose of the mean: the slab collects the gradient of an image's channels, RoI after RoI.
+// The transpose of the mean: the gradient of an image's channels is summed in the slab, RoI after RoI.
 template <typename S, typename T>
 static void align_mean_grad_typed(const AlignPlan& plan, int64_t image, int64_t channel) {
   constexpr int64_t width = kChannels<T>;
@@ -75,7 +75,7 @@ static void align_mean_grad_typed(const AlignPlan& plan, int64_t image, int64_t 
   store_block<S, T>(slab, channels, plan.cells(), output, plan.cells());
 }
 
-// Largest sample of each bin and its number; NaN beats every number, and the first of equals wins.
+// The largest sample of each bin and its index. A NaN beats every number, and the first of equal samples wins.
 template <typename S, typename T>
 static void align_max_typed(const AlignPlan& plan, int64_t image, int64_t channel) {
   constexpr int64_t width = kChannels<T>;
@@ -120,7 +120,7 @@ static void align_max_typed(const AlignPlan& plan, int64_t image, int64_t channe
   }
 }
 
-// The taps of a bin's winning sample; none where there is no such sample.
+// The taps of a bin's winning sample; none if the bin has no sample.
 template <typename T>
 struct WinningTaps {
   const Tap<T>*row = nullptr, *rows_end = nullptr, *column = nullptr, *columns_end = nullptr;
@@ -135,7 +135,7 @@ struct WinningTaps {
   }
 };
 
-// Adds each output's gradient on the corners of its winning sample, in planes of the gradient that the task owns.
+// Adds each output's gradient to the corners of its winning sample. The task owns these planes of the gradient.
 template <typename S, typename T>
 static void align_max_scatter_typed(const AlignPlan& plan, int64_t image, int64_t channel) {
   const int64_t channels = smaller<int64_t>(kScatterPlanes, plan.channels - channel), bins = plan.options.bins();
@@ -167,7 +167,7 @@ static void align_max_scatter_typed(const AlignPlan& plan, int64_t image, int64_
   }
 }
 
-// Values of the winning samples, read where they are: each is read once.
+// Values of the winning samples, read from the features directly, since each is read once.
 template <typename S, typename T>
 static void align_max_gather_typed(const AlignPlan& plan, int64_t image, int64_t channel) {
   const int64_t channels = smaller<int64_t>(kScatterPlanes, plan.channels - channel), bins = plan.options.bins();
@@ -197,7 +197,7 @@ static void align_max_gather_typed(const AlignPlan& plan, int64_t image, int64_t
   }
 }
 
-// The gradient of the corners of RoIs in RoIWarp, from one block of channels: [R, 4] sums of its own.
+// The gradient of the RoIs' coordinates in RoIWarp, from one block of channels. Each block has its own sums [R, 4].
 template <typename S, typename T>
 static void warp_rois_typed(const AlignPlan& plan, int64_t image, int64_t channel) {
   constexpr int64_t width = kChannels<T>;
@@ -237,7 +237,7 @@ static void warp_rois_typed(const AlignPlan& plan, int64_t image, int64_t channe
         if (y.follows) grad_y += down[lane];
         if (x.follows) grad_x += right[lane];
       }
-      // A sample at fraction f of the way between the corners moves by 1 - f with the first, by f with the second.
+      // A sample at fraction f from the first corner moves by 1 - f per unit of the first, by f per unit of the second.
       const double part_y = (p + 0.5) / plan.options.height, part_x = (q + 0.5) / plan.options.width;
       sums[0] += grad_x * (1 - part_x), sums[1] += grad_y * (1 - part_y);
       sums[2] += grad_x * part_x, sums[3] += grad_y * part_y;

@@ -1,6 +1,6 @@
-// RoI max pooling on the CPU. One task owns one image and one block of channels: it lays that slab of the features
-// out as [cells][channels], which fits the L2 cache, and pools all RoIs of the image on it, a vector of channels at a
-// time. The backward pass owns planes of the gradient likewise, so nothing is atomic and sums have one order.
+// RoI max pooling on the CPU. One task owns one image and one block of channels. It copies this slab of the features as
+// [cells][channels], which fits in the L2 cache, and pools all RoIs of the image on it, a vector of channels at a time.
+// A task of the backward pass owns planes of the gradient, so there are no atomics and the order of sums is fixed.
 
 #include "roi_pool.h"
 
@@ -11,7 +11,7 @@
 
 namespace fast_rfcn {
 
-// Argmax of an empty bin as a uint16; smaller maps have one of these, others one of int32 with -1.
+// The argmax of an empty bin in uint16. Maps with fewer cells have a uint16 argmax; others have int32, with -1.
 constexpr int64_t kNowhere = 65535;
 
 static Quantization quantization_of(const std::string& name) {

@@ -1,4 +1,4 @@
-// What one task of RoI max pooling is given: everything is in place, and it fills its image's channels.
+// The input of a task of RoI max pooling. All memory is allocated; the task fills the channels of its image.
 #pragma once
 
 #include "tensors.h"
@@ -12,9 +12,9 @@ struct PoolPlan {
   const RoisByImage* rois;
   const Span* spans;  // [R][height + width], rows before columns
   void* pooled;       // [R, C, height, width]
-  void* argmax;       // the same, uint16 or int32, or null
+  void* argmax;       // [R, C, height, width], uint16 or int32, or null
   bool wide_argmax;   // int32
-  bool past_caches;   // how outputs are written
+  bool past_caches;   // whether to write outputs past the caches
 
   int64_t bins() const { return static_cast<int64_t>(height) * width; }
 };
@@ -24,7 +24,7 @@ struct ScatterPlan {
   int64_t channels, cells, bins;
   const RoisByImage* rois;
   const void* grad;    // [R, C, bins]
-  const void* argmax;  // the same
+  const void* argmax;  // [R, C, bins]
   bool wide_argmax;
   void* total;  // [N, C, cells]
 };

@@ -1,7 +1,7 @@
 // RoI max pooling for one instruction set; see for_each_instruction_set.h.
 
-// Largest cell of a bin, per channel; with kArgmax also where. With kNan, a NaN beats every number: the features hold
-// one, which most do not.
+// The largest cell of a bin, per channel, and its position with kArgmax. kNan is for features that have a NaN, which
+// are rare: a NaN beats every number.
 template <typename T, bool kArgmax, bool kNan>
 static inline void pool_bin(const T* slab, int64_t map_width, Span rows, Span columns, T* best_out,
                             Index<T>* where_out) {
@@ -48,7 +48,7 @@ static inline void put_places(const PoolPlan& plan, const Place* where, int64_t 
   put_rows<sizeof(A)>(narrow, width, channels, bins, static_cast<A*>(plan.argmax) + output, plan.past_caches);
 }
 
-// All RoIs of one image on one block of channels.
+// Pools all RoIs of one image on one block of channels.
 template <typename S, typename T, bool kArgmax, bool kNan>
 static void pool_rois(const PoolPlan& plan, int64_t image, int64_t channel, int64_t channels, const T* slab) {
   constexpr int64_t width = kChannels<T>;
@@ -113,7 +113,8 @@ static void pool(const PoolPlan& plan, int64_t task) {
   }
 }
 
-// Adds each output's gradient at its argmax. No two tasks share a cell, so the order of additions is that of the RoIs.
+// Adds each output's gradient at its argmax. No two tasks share a cell, so gradients are added in the order of the
+// RoIs.
 template <typename S, typename T, typename A>
 static void scatter_typed(const ScatterPlan& plan, int64_t image, int64_t channel) {
   const int64_t channels = smaller<int64_t>(kScatterPlanes, plan.channels - channel);

@@ -1,7 +1,7 @@
-// The plan that every position-sensitive operator follows on the CPU. All classes of one bin read the same cells, so a
-// task lays the score maps of one bin out as [cells][classes] and reduces that bin of every RoI of the image, a vector
-// of classes at a time; the backward pass fills such a slab and writes it out. Tasks own their slab, so nothing is
-// atomic and sums have one order, whatever the number of threads.
+// The plan of every position-sensitive operator on the CPU. All classes of one bin read the same cells. So a task
+// copies the score maps of one bin as a slab [cells][classes] and reduces this bin for every RoI of the image, a vector
+// of classes at a time. The backward pass fills such a slab and writes it to the gradient. Each task has its own slab,
+// so there are no atomics, and the order of sums does not depend on the number of threads.
 #pragma once
 
 #include <algorithm>
@@ -13,26 +13,27 @@
 
 namespace fast_rfcn {
 
-// Classes of a task; the same in every instruction set (see kBlockBytes in vector.h).
+// Number of classes of a task, equal for all instruction sets (see kBlockBytes in vector.h).
 template <typename T>
 constexpr int64_t kClasses = 128 / static_cast<int64_t>(sizeof(T));
 
-// Runs of bins whose votes are summed by one task: fixed, so that the order of a sum does not depend on the threads.
+// Number of runs of bins; one task sums the votes of a run. It is fixed, so that the order of a sum does not depend on
+// the threads.
 constexpr int64_t kVoteRuns = 16;
 
-// Maps with fewer cells have an argmax of uint16, with this number for an empty bin; others one of int32, with -1.
+// Maps with fewer cells have a uint16 argmax, with this number for an empty bin; others have int32, with -1.
 constexpr int64_t kNarrowCells = 65535;
 
 struct ScorePlan {
-  MapView map;  // the score maps; backward: what it fills, [N, D * k * k, H, W] contiguous
+  MapView map;  // the score maps; backward: their gradient, [N, D * k * k, H, W] contiguous
   ScalarType dtype;
   int k;
-  const RoisByImage* rois;  // in the order of visiting_order(); the index of a visit is that in rois->order
+  const RoisByImage* rois;  // in the order of visiting_order(); a visit is an index into rois->order
   int64_t num_rois;
-  const void* cells;  // which cells each bin reads: BinSpans or BinSamples<T>
+  const void* cells;  // the cells that each bin reads: BinSpans or BinSamples<T>
   // A vector of classes for each run of bins and each visit: [blocks][runs][R], kClasses<T> numbers each.
   void* partial = nullptr;
-  int64_t runs = 1;          // k * k runs of one bin, or kVoteRuns, or (backward) 1 where all bins have one gradient
+  int64_t runs = 1;          // k * k runs of one bin, or kVoteRuns, or (backward) 1 if all bins share a gradient
   int32_t* where = nullptr;  // argmax [blocks][k * k][R][kClasses<T>], or null
   void* output = nullptr;    // [R, D, k, k] or [R, D]; backward: the gradient [R, D, k, k] or [R, D], dense
   void* argmax = nullptr;    // [R, D, k, k], uint16 or int32, or null
@@ -54,8 +55,8 @@ struct ScorePlan {
   }
 };
 
-// RoIs by image, those of like size one after the other: then the loops over the cells of their bins end as the branch
-// predictor expects, which costs more than the sums do.
+// RoIs by image, sorted by size, so that the CPU predicts the ends of the loops over cells well. Wrong predictions
+// would cost more than the sums.
 template <typename T>
 RoisByImage visiting_order(const T* rois, int64_t num_rois, int64_t num_images, int k, T scale) {
   RoisByImage visits(rois, num_rois, num_images);
@@ -76,7 +77,7 @@ RoisByImage visiting_order(const T* rois, int64_t num_rois, int64_t num_images, 
   return visits;
 }
 
-// RoIs that one task packs or unpacks.
+// Number of RoIs that one task packs or unpacks.
 constexpr int64_t kPackRois = 16;
 
 inline void check_score_maps(const Tensor& score_maps, const Tensor& rois, int64_t k) {
@@ -86,7 +87,7 @@ inline void check_score_maps(const Tensor& score_maps, const Tensor& rois, int64
 
 inline ScalarType arithmetic_dtype(ScalarType dtype) { return edge_dtype(dtype); }
 
-// Memory for `count` numbers that threads share during one call.
+// Memory for `count` numbers, shared by the threads of one call.
 inline Tensor shared_scratch(const Tensor& like, int64_t count, ScalarType dtype) {
   return new_output(like, {count}, dtype);
 }
@@ -127,7 +128,7 @@ void run_backward(ScorePlan plan, const Tensor& like, SpreadKernels kernels) {
   for_each_task(plan.map.images * blocks * plan.num_bins(), [&](int64_t task) { kernels.spread(plan, task); });
 }
 
-// A gradient [R, D, k, k] to read: dense, or one per class where the bins share it (the gradient of a vote).
+// A gradient [R, D, k, k] to read: dense, or one number per class if all bins share it (the gradient of a vote).
 struct BinGradient {
   Tensor tensor;
   bool shared;

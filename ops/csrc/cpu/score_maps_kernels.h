@@ -1,6 +1,6 @@
-// The four passes of score_maps.h for one instruction set; see for_each_instruction_set.h. A `Bins` works on
-// N vectors of classes of one bin of one RoI, named by its visit:
-//   void reduce<N>(visit, i, j, slab, value, place)   sets the value, and where it is, unless the bin is empty
+// The four passes of score_maps.h for one instruction set; see for_each_instruction_set.h. A `Bins` works on N vectors
+// of classes in bin (i, j) of the RoI of a visit:
+//   void reduce<N>(visit, i, j, slab, value, place)   sets the value, and its position, unless the bin is empty
 //   void spread<N>(visit, i, j, grad, slab)           adds to the cells of the bin
 
 // Calls f.operator()<N>() for the N vectors of T that hold `classes`.
@@ -39,7 +39,7 @@ static inline MapView map_of_bin(const ScorePlan& plan, int64_t bin) {
   return map;
 }
 
-// Fills the slab with the score maps of one bin. Lanes past the last class hold anything: no output reads them.
+// Fills the slab with the score maps of one bin. Lanes past the last class are arbitrary; no output reads them.
 template <typename S, typename T>
 static inline void load_bin(const ScorePlan& plan, int64_t image, int64_t first, int64_t classes, int64_t bin,
                             T* slab) {
@@ -53,7 +53,7 @@ static inline void load_bin(const ScorePlan& plan, int64_t image, int64_t first,
   load_slab<S, T>(map, image, first, classes, slab);
 }
 
-// One bin of all RoIs of an image, given its slab.
+// Reduces one bin of all RoIs of an image, from its slab.
 template <typename Bins, typename T, int N>
 static void reduce_bin(const ScorePlan& plan, int64_t image, int64_t block, int64_t run, int64_t bin, bool first,
                        const T* slab) {
@@ -147,7 +147,7 @@ static void finish(const ScorePlan& plan, int64_t task) {
   });
 }
 
-// Lays the gradients of some RoIs out a vector of classes at a time.
+// Copies the gradients of some RoIs to the layout of `partial`, a vector of classes at a time.
 static void pack(const ScorePlan& plan, int64_t task) {
   typed(plan.dtype, [&](auto storage, auto number) {
     using S = decltype(storage);

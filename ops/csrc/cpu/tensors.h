@@ -1,4 +1,4 @@
-// What the CPU kernels share outside their inner loops: views of tensors, checks, RoIs by image, tasks on threads.
+// Shared code of the CPU kernels, except inner loops: views of tensors, checks, RoIs by image, tasks on threads.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -27,7 +27,7 @@ namespace fast_rfcn {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// The two 16-bit floating types as they lie in memory.
+// The two 16-bit floating types, as they are in memory.
 struct Half {
   uint16_t bits;
 };
@@ -74,7 +74,7 @@ struct MapView {
   bool planes_are_dense() const { return stride[3] == 1 && stride[2] == width; }
 };
 
-// Direct callers of the dispatcher meet these; users of the public functions meet a ValueError before.
+// These checks are for direct callers of the dispatcher. Public functions raise a ValueError before.
 inline void check_rois(const Tensor& features, const Tensor& rois) {
   STD_TORCH_CHECK(features.dim() == 4, "expected features [N, C, H, W], got ", features.dim(), " dimensions");
   STD_TORCH_CHECK(rois.dim() == 2 && rois.size(1) == kRoiColumns, "expected rois [R, 5]");
@@ -87,8 +87,8 @@ inline Tensor dense(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
-// A fresh tensor like `like`. Touching fresh memory costs a page fault for each 4 KiB, more than the pooling itself:
-// large outputs ask for 2 MiB pages.
+// A new tensor like `like`. The first access to new memory costs a page fault for each 4 KiB, more than the pooling, so
+// large outputs use 2 MiB pages.
 inline Tensor new_output(const Tensor& like, const std::vector<int64_t>& size, ScalarType dtype) {
   Tensor output = torch::stable::new_empty(like, size, dtype);
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
@@ -101,10 +101,10 @@ inline Tensor new_output(const Tensor& like, const std::vector<int64_t>& size, S
   return output;
 }
 
-// Indices of the RoIs of each image. A RoI without an image goes to image 0; its bins are empty.
+// Indices of the RoIs of each image. A RoI with a wrong image index counts for image 0; its bins are empty.
 struct RoisByImage {
   std::vector<int64_t> order;
-  std::vector<int64_t> bounds;  // those of image n are order[bounds[n]] .. order[bounds[n + 1] - 1]
+  std::vector<int64_t> bounds;  // image n has order[bounds[n]] .. order[bounds[n + 1] - 1]
 
   template <typename T>
   RoisByImage(const T* rois, int64_t num_rois, int64_t num_images) : order(num_rois), bounds(num_images + 1) {
@@ -121,24 +121,24 @@ struct RoisByImage {
   }
 };
 
-// Channels that one task of a scatter owns: their planes stay in the L2 cache.
+// Number of channels that one task of a scatter owns; their planes fit in the L2 cache.
 constexpr int64_t kScatterPlanes = 16;
 
-// Outputs from this size on are written past the caches: ordinary writes read each line from memory before, and what is
-// in the caches is worth more than the beginning of such an output.
+// Outputs of at least this size are written past the caches. Ordinary writes first read each line from memory, and the
+// present content of the caches is more useful than the beginning of such an output.
 constexpr int64_t kStreamBytes = 8 << 20;
 
 inline bool streams(const Tensor& output) { return output.numel() * output.element_size() >= kStreamBytes; }
 
-// Makes what was written past the caches visible to other threads.
+// Makes writes past the caches visible to other threads.
 inline void end_streams() {
 #if defined(__x86_64__)
   _mm_sfence();
 #endif
 }
 
-// Runs f(task) for every task, each on whichever thread is free. Tasks own what they write, so results do not depend
-// on the schedule.
+// Runs f(task) for every task, on the next free thread. Each task writes its own memory, so results do not depend on
+// the schedule.
 template <typename F>
 void for_each_task(int64_t num_tasks, const F& f) {
   std::atomic<int64_t> next{0};
@@ -151,8 +151,8 @@ void for_each_task(int64_t num_tasks, const F& f) {
   });
 }
 
-// Memory of one thread, 64-byte aligned. It grows to the largest piece that was asked for and lasts as long as the
-// thread: a few slabs of one image.
+// Memory of one thread, 64-byte aligned: a few slabs of one image. It grows to the largest requested size and is freed
+// when the thread ends.
 class Scratch {
  public:
   template <typename T>

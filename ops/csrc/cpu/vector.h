@@ -1,7 +1,7 @@
-// Vectors of one instruction set, and the two moves between memory and channels-innermost blocks. Included by
-// for_each_instruction_set.h inside a namespace, once per instruction set: no include guard, no includes.
+// Vectors of one instruction set, and the copies between memory and channels-last blocks. for_each_instruction_set.h
+// includes this file inside a namespace, once per instruction set, so it has no include guard and no includes.
 //
-// A block holds kBlockBytes of consecutive channels for each of some positions (cells, bins), [positions][channels].
+// A block is [positions][channels]: kBlockBytes of consecutive channels for each of some positions (cells, bins).
 
 #ifndef FAST_RFCN_INLINE
 #define FAST_RFCN_INLINE __attribute__((always_inline)) static inline
@@ -27,7 +27,7 @@ using Vector = typename Lanes<T>::Vector;
 template <typename T>
 using Index = typename Lanes<T>::Index;
 
-// Channels, and vectors, of a block of T.
+// Number of channels, and of vectors, in a block of T.
 template <typename T>
 constexpr int kChannels = kBlockBytes / sizeof(T);
 constexpr int kVectors = kBlockBytes / kVectorBytes;
@@ -59,7 +59,7 @@ static inline float number(float value) { return value; }
 static inline double number(double value) { return value; }
 static inline float number(BFloat16 value) { return __builtin_bit_cast(float, uint32_t{value.bits} << 16); }
 static inline float number(Half value) {
-  // Shift exponent and mantissa into place and rescale; infinities and NaN keep the largest exponent.
+  // Shift exponent and mantissa to their position and rescale; infinities and NaN keep the largest exponent.
   const uint32_t sign = uint32_t{value.bits & 0x8000u} << 16;
   const uint32_t rest = uint32_t{value.bits & 0x7fffu} << 13;
   const float scaled = __builtin_bit_cast(float, rest) * 0x1p112f;
@@ -79,7 +79,8 @@ template <>
 inline Half stored<Half>(float value) {
   const uint32_t bits = __builtin_bit_cast(uint32_t, value);
   const uint32_t magnitude = bits & 0x7fffffffu, sign = (bits >> 16) & 0x8000u;
-  // Normal numbers round to even on the bits; small ones by adding a power of two whose last place is theirs.
+  // Normal numbers are rounded to even on their bits. Subnormal results are rounded by adding a power of two with the
+  // same last place.
   const uint32_t normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
   const float shifted = __builtin_bit_cast(float, magnitude) + 0.5f;
   const uint32_t small = __builtin_bit_cast(uint32_t, shifted) - 0x3f000000u;
@@ -91,7 +92,7 @@ inline Half stored<Half>(float value) {
 
 // ---- transposing: to[column * to_stride + row] = from[row * from_stride + column] ----
 
-// A number of so many bytes, whatever is stored there. No template argument: that would drop may_alias.
+// A number of `size` bytes of any type. The type is not passed as a template argument, which would drop may_alias.
 template <int size>
 struct Bits;
 template <>
@@ -109,7 +110,7 @@ struct Bits<8> {
 
 typedef uint16_t Octet __attribute__((vector_size(16), may_alias, aligned(2)));
 
-// Words: four by four, or eight by eight where registers are that wide.
+// Tile of words: four by four, or eight by eight if registers are wide enough.
 constexpr int64_t kWordTile = kVectorBytes >= 32 ? 8 : 4;
 
 FAST_RFCN_INLINE void transpose_tile(const uint32_t* from, int64_t from_stride, uint32_t* to, int64_t to_stride) {
@@ -168,7 +169,7 @@ FAST_RFCN_INLINE void transpose_tile(const Bits<8>::type* from, int64_t from_str
   to[0] = a, to[1] = c, to[to_stride] = b, to[to_stride + 1] = d;
 }
 
-// Tiles at the end of a row or column overlap their neighbours; what is too small for a tile goes one by one.
+// Tiles at the end of a row or column overlap their neighbours. Parts smaller than a tile are copied one by one.
 template <int size>
 static void transpose(const void* from_data, int64_t from_stride, void* to_data, int64_t to_stride, int64_t rows,
                       int64_t columns) {
@@ -184,7 +185,7 @@ static void transpose(const void* from_data, int64_t from_stride, void* to_data,
   constexpr int64_t strip = 256 / size;  // a few cache lines of each row at a time
   for (int64_t strip_begin = 0; strip_begin < columns; strip_begin += strip) {
     const int64_t strip_end = smaller(strip_begin + strip, columns);
-    // Many rows are more streams than the hardware follows.
+    // The hardware does not prefetch this many rows.
     for (int64_t row = 0; row < rows; ++row) __builtin_prefetch(from + row * from_stride + strip_begin + strip);
     for (int64_t row = 0; row < rows; row += side) {
       const int64_t r = smaller(row, rows - side);
@@ -198,7 +199,7 @@ static void transpose(const void* from_data, int64_t from_stride, void* to_data,
 
 // ---- blocks ----
 
-constexpr int64_t kChunk = 64;  // positions that are converted at once
+constexpr int64_t kChunk = 64;  // positions converted at a time
 
 // Fills a block [positions][kChannels<T>] from rows of S, one per channel; missing channels become 0.
 template <typename S, typename T>
@@ -225,7 +226,7 @@ static void load_block(const S* rows, int64_t row_stride, int64_t channels, int6
   }
 }
 
-// The other way: rows of S, one per channel, from a block.
+// Writes a block to rows of S, one per channel.
 template <typename S, typename T>
 static void store_block(const T* block, int64_t channels, int64_t positions, S* rows, int64_t row_stride) {
   constexpr int64_t width = kChannels<T>;
@@ -241,7 +242,7 @@ static void store_block(const T* block, int64_t channels, int64_t positions, S* 
   }
 }
 
-// Writes to memory past the caches; lines in part, at either end, go the ordinary way.
+// Writes to memory past the caches. Incomplete cache lines at each end are written through the caches.
 static void stream(const void* from_data, void* to_data, int64_t bytes) {
   const char* from = static_cast<const char*>(from_data);
   char* to = static_cast<char*>(to_data);
@@ -264,7 +265,7 @@ static void stream(const void* from_data, void* to_data, int64_t bytes) {
   __builtin_memcpy(to + at, from + at, bytes - at);
 }
 
-// Rows that follow one another, `size` bytes each number, from a block of as many; past the caches where asked.
+// Writes a block of numbers of `size` bytes to consecutive rows, with `past_caches` past the caches.
 template <int size>
 static void put_rows(const void* block, int64_t width, int64_t channels, int64_t positions, void* rows,
                      bool past_caches) {
@@ -274,7 +275,7 @@ static void put_rows(const void* block, int64_t width, int64_t channels, int64_t
   stream(staged, rows, channels * positions * size);
 }
 
-// The outputs [channels][positions] of one RoI, from its block.
+// Writes the outputs [channels][positions] of one RoI from its block.
 template <typename S, typename T>
 static void put_outputs(const T* block, int64_t channels, int64_t positions, S* rows, bool past_caches) {
   constexpr int64_t width = kChannels<T>;
@@ -287,7 +288,7 @@ static void put_outputs(const T* block, int64_t channels, int64_t positions, S* 
   }
 }
 
-// The slab of one task: the cells of an image for one block of channels, whatever the strides of the features.
+// Fills the slab of one task: the cells of an image for one block of channels, from features of any strides.
 template <typename S, typename T>
 static void load_slab(const MapView& map, int64_t image, int64_t channel, int64_t channels, T* slab) {
   const S* origin = static_cast<const S*>(map.data) + image * map.stride[0] + channel * map.stride[1];

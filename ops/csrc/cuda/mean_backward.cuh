@@ -1,8 +1,8 @@
-// The backward pass of means: a mean is linear and its weights are a product of one for the row and one for the column,
-// so each cell sums the gradients of the bins that cover it, by their weights. One kernel tabulates, per RoI and axis,
-// every cell's weight in every bin; then a block owns a tile of cells and a group of channels, picks the RoIs that touch
-// the tile, and its threads sum in registers over RoIs and bins. Sums have one order: no atomics, and the same bits on
-// every run.
+// The backward pass of means. A mean is linear, and a cell's weight is the product of a row weight and a column weight.
+// So each cell sums the gradients of the bins that cover it, times these weights. One kernel tabulates, per RoI and
+// axis, every cell's weight in every bin. In a second kernel, a block owns a tile of cells and a group of channels and
+// selects the RoIs that touch the tile. Its threads sum in registers over RoIs and bins. The order of the sums is
+// fixed, without atomics, so every run gives the same bits.
 #pragma once
 
 #include "reduce.cuh"
@@ -20,7 +20,7 @@ struct Tables {
   int rows, columns;          // bins
   int height, width;          // cells
   T* weights;                 // [R][height * rows + width * columns]
-  Span* touched;              // [R][rows + columns + 2], cells of each bin, then of all rows, of all columns
+  Span* touched;              // [R][rows + columns + 2], cells of each bin, then of all row bins, then of all column bins
   Span* bins_of;              // [R][height + width], the bins in which a row or column of cells has a weight
 
   __host__ __device__ int64_t weights_per_roi() const {
@@ -74,14 +74,14 @@ __global__ void __launch_bounds__(kTableThreads)
 
 __device__ __forceinline__ bool meets(Span span, int first, int end) { return span.first < end && span.end > first; }
 
-// The gradient may have any strides: that of a vote is one number for all bins.
+// The gradient may have any strides: the gradient of a vote is one number for all bins, with stride 0.
 template <typename S>
 __global__ void __launch_bounds__(kTileThreads)
     mean_backward_tiles(const View<S> grad, const Number<S>* __restrict__ rois, const Tables<Number<S>> tables, int64_t images,
                  int64_t channels, bool position_sensitive, S* __restrict__ total) {
   using T = Number<S>;
   __shared__ int listed[kTileThreads];
-  __shared__ int listed_by[kTileHeight];  // by each warp
+  __shared__ int listed_by[kTileHeight];  // hits listed by each warp
   const int64_t num_rois = grad.size[0], outputs = grad.size[1], bins = static_cast<int64_t>(tables.rows) * tables.columns;
   const int64_t tiles_across = (tables.width + kTileWidth - 1) / kTileWidth;
   const int64_t tiles_down = (tables.height + kTileHeight - 1) / kTileHeight;
@@ -111,8 +111,8 @@ __global__ void __launch_bounds__(kTileThreads)
       hit = meets(touched[position_sensitive ? the_row : all], top, top + kTileHeight) &&
             meets(touched[position_sensitive ? tables.rows + the_column : all + 1], left, left + kTileWidth);
     }
-    // Lists the hits in their order; a warp is a row of the tile. The next round's first barrier keeps this list, its
-    // second one these counts, until everybody has read them.
+    // Lists the hits in order; a warp is a row of the tile. No thread overwrites the list before the next round's first
+    // barrier, or the counts before this round's second barrier, so all threads have read them by then.
     const unsigned hits = __ballot_sync(0xffffffffu, hit);
     if (threadIdx.x == 0) listed_by[threadIdx.y] = __popc(hits);
     __syncthreads();
@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(kTileThreads)
   }
 }
 
-// Launches the above; grad is [R, outputs, rows, columns] and total, of `size` [N, C, H, W], is not empty.
+// Launches both kernels. grad is [R, outputs, rows, columns]; total has `size` [N, C, H, W] and is not empty.
 template <typename S, typename Bins>
 void mean_backward(const Device& device, const Tensor& grad, const Tensor& rois, const Bins& bins,
             const std::vector<int64_t>& size, bool position_sensitive, Tensor& total) {

@@ -1,7 +1,8 @@
-// Non-maximum suppression on CUDA. Boxes are sorted by score and settled in rounds of rows: one kernel writes, for each
-// row not yet dropped, a bit for every later box that it suppresses; another, of one block, walks down the rows, 64 at
-// a time, keeps those that no kept one suppresses and drops what they suppress. All of it stays on the device. The first
-// round is short where few boxes are wanted, and once enough are kept the kernels of later rounds return at once.
+// Non-maximum suppression on CUDA. Boxes (rows) are sorted by score and processed in rounds. One kernel writes, for
+// each row not yet dropped, a bit for every later box that it suppresses. A second kernel with one block goes through
+// the rows, 64 at a time, keeps the rows that no kept row suppresses, and drops the boxes that they suppress. All data
+// stays on the device. If few boxes are wanted, the first round is short. Once enough boxes are kept, later kernels
+// return at once.
 
 #include <array>
 
@@ -13,26 +14,26 @@ namespace fast_rfcn {
 using Word = unsigned long long;
 
 constexpr int kWordBits = 64;
-constexpr int kWordsPerBlock = 4;      // of the mask, along a row
+constexpr int kWordsPerBlock = 4;      // words of the mask, along a row
 constexpr int64_t kRoundRows = 4096;   // a multiple of kWordBits
-constexpr int64_t kFirstRows = 1024;   // likewise
+constexpr int64_t kFirstRows = 1024;   // a multiple of kWordBits
 constexpr int kSettleThreads = 1024;
-constexpr int kDropThreads = kSettleThreads - 32;  // all but the warp that settles
+constexpr int kDropThreads = kSettleThreads - 32;  // all threads but the first warp
 
 template <typename T>
 struct Boxes {
   const SortedBox<T>* box;  // by falling score
-  const int64_t* label;     // likewise, or null
+  const int64_t* label;     // by falling score, or null
   int64_t num;
 
   __host__ __device__ int64_t words() const { return (num + kWordBits - 1) / kWordBits; }
 };
 
-// What is known so far; all on the device.
+// The state after the rounds so far; its arrays are on the device.
 struct Progress {
   Word* dropped;   // a bit for each box
   int* num_kept;
-  int limit;       // of boxes wanted
+  int limit;       // maximum number of boxes to keep
 };
 
 template <typename S>
@@ -49,7 +50,7 @@ __global__ void __launch_bounds__(kItemThreads)
   if (labels != nullptr) label[i] = labels[source];
 }
 
-// mask[row - first_row][word]: boxes that row suppresses, for words from the row's own on.
+// mask[row - first_row][word]: the boxes that row suppresses, from the row's own word on.
 template <typename T>
 __global__ void __launch_bounds__(kWordBits * kWordsPerBlock)
     mask_rows(const Boxes<T> boxes, const Threshold<T> threshold, const Progress progress, int64_t first_row,
@@ -68,7 +69,7 @@ __global__ void __launch_bounds__(kWordBits * kWordsPerBlock)
   __syncthreads();
   const int64_t row = row_word * kWordBits + threadIdx.x;
   if (row >= end_row || word >= words || word < row_word) return;
-  if (progress.dropped[row_word] >> threadIdx.x & 1) return;  // its row of the mask is not read
+  if (progress.dropped[row_word] >> threadIdx.x & 1) return;  // this row of the mask is not read
   const SortedBox<T> mine = boxes.box[row];
   const int64_t my_label = boxes.label != nullptr ? boxes.label[row] : 0;
   const int count = static_cast<int>(smaller<int64_t>(kWordBits, boxes.num - word * kWordBits));
@@ -91,8 +92,8 @@ __device__ __forceinline__ Word any_of_lanes(Word bits) {
 #endif
 }
 
-// Rows of one word that stay, by one warp. Starting from all candidates, each turn settles at least one more row from
-// the front; a turn that changes nothing is the answer.
+// The kept rows of one word, computed by one warp. At first all candidates count as kept. Each turn finds the final
+// state of at least one more row, from the front. A turn without a change is the last.
 __device__ __forceinline__ Word settle_word(Word candidates, Word low_rows, Word high_rows) {
   const int lane = threadIdx.x % 32;
   Word stays = candidates;
@@ -104,25 +105,26 @@ __device__ __forceinline__ Word settle_word(Word candidates, Word low_rows, Word
   }
 }
 
-// Rows of two words, of which a lane holds two rows: what they suppress within their own word and in the next one.
+// Two rows of a lane: the bits that they suppress in their own word and in the next word.
 struct WordRows {
   Word own_low = 0, own_high = 0, next_low = 0, next_high = 0;
 };
 
-// One block: settles rows first_row .. end_row - 1 and lists those kept. The first warp settles a word; in the same turn
-// the others drop, from the words after it, what the rows of the word before suppress. So the first warp works out itself
-// what a word suppresses in the next one, from rows that it has read a turn ahead.
+// One block decides which of rows first_row .. end_row - 1 are kept, and lists them. In each turn, the first warp
+// decides one word. In the same turn, the other warps drop the boxes that the previous word suppresses in the words
+// after this one. So the first warp itself computes the boxes that a word suppresses in the next word, from rows read
+// one turn earlier.
 __global__ void __launch_bounds__(kSettleThreads)
     settle_rows(const Progress progress, const int64_t* __restrict__ order, int64_t words, int64_t first_row,
                 int64_t end_row, const Word* __restrict__ mask, int64_t* __restrict__ kept) {
   extern __shared__ Word dropped[];  // from the first row's word on
-  __shared__ Word settled[2];        // rows that stay, of words of even and of odd number
+  __shared__ Word settled[2];        // kept rows of the latest even and the latest odd word
   int num_kept = *progress.num_kept;
   if (num_kept >= progress.limit) return;
   const int64_t first_word = first_row / kWordBits, end_word = (end_row + kWordBits - 1) / kWordBits;
   for (int64_t i = first_word + threadIdx.x; i < words; i += kSettleThreads) dropped[i - first_word] = progress.dropped[i];
   const int lane = threadIdx.x % 32;
-  // The mask of a dropped row is not needed; of a row that was dropped before this round it was not written.
+  // The mask of a dropped row is not needed. For rows dropped before this round, it was not written.
   const auto read_rows = [&](int64_t word) {
     WordRows rows;
     if (word >= end_word) return rows;
@@ -137,8 +139,8 @@ __global__ void __launch_bounds__(kSettleThreads)
     }
     return rows;
   };
-  // What the rows that stay of a word suppress in later ones, from `target` on: a few rows per thread, so that all loads
-  // are under way together.
+  // Drops the boxes of the words from `target` on that the kept rows of a word suppress. Each thread reads a few rows,
+  // so that all loads run at the same time.
   const auto drop = [&](int64_t word, Word stays, int64_t target, int thread, int threads) {
     const Word* rows = mask + (word * kWordBits - first_row) * words;
     const int64_t later = larger<int64_t>(words - target, 0);
@@ -160,7 +162,7 @@ __global__ void __launch_bounds__(kSettleThreads)
   const bool settles = threadIdx.x < 32;
   WordRows rows;
   if (settles) rows = read_rows(first_word);
-  Word by_last = 0;  // rows of this word that the last one suppresses
+  Word by_last = 0;  // rows of this word that the previous word suppresses
   __syncthreads();
   int64_t word = first_word;
   for (; word < end_word && num_kept < progress.limit; ++word) {
@@ -181,7 +183,7 @@ __global__ void __launch_bounds__(kSettleThreads)
     num_kept += __popcll(last);
     __syncthreads();
   }
-  if (word > first_word) {  // the last word that was settled
+  if (word > first_word) {  // the last word of the loop
     const Word last = settled[(word - 1) % 2];
     drop(word - 1, last, word, threadIdx.x, kSettleThreads);
     list(word - 1, last, threadIdx.x);
@@ -198,7 +200,7 @@ static Tensor falling(const Tensor& scores) {
   std::array<StableIValue, 4> stack{torch::stable::detail::from(scores), torch::stable::detail::from(stable),
                                     torch::stable::detail::from(int64_t{0}), torch::stable::detail::from(true)};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
-  const Tensor values = torch::stable::detail::to<Tensor>(stack[0]);  // takes ownership, to release it
+  const Tensor values = torch::stable::detail::to<Tensor>(stack[0]);  // takes ownership, so that it is released
   return torch::stable::detail::to<Tensor>(stack[1]);
 }
 
@@ -247,7 +249,7 @@ static Tensor nms(const Tensor& boxes_in, const Tensor& scores, std::optional<Te
                     reinterpret_cast<const Word*>(input<int64_t>(mask)), output<int64_t>(kept));
     }
   });
-  // The only wait for the device: the size of the result.
+  // The host waits for the device only here, for the size of the result.
   check(cudaMemcpyAsync(&num_kept, progress.num_kept, sizeof(num_kept), cudaMemcpyDeviceToHost, device.stream()));
   check(cudaStreamSynchronize(device.stream()));
   return torch::stable::narrow(kept, 0, 0, num_kept);

@@ -1,21 +1,21 @@
-// How kernels read feature maps: a few channels of a cell at a time, from shared memory or where they are.
+// Access to feature maps, a few channels of a cell at a time, in shared or in global memory.
 #pragma once
 
 #include "tensors.cuh"
 
 namespace fast_rfcn {
 
-// Channels that a thread handles together: 32 bytes of them, 16 in half precision.
+// Number of channels that a thread handles together: 32 bytes, 16 bytes in half precision.
 template <typename S>
 constexpr int kGroup = sizeof(S) == 8 ? 4 : 8;
 
-// What one cell has in a group of channels.
+// The values of one cell in a group of channels.
 template <typename S>
 struct alignas(16) Cell {
   S channel[kGroup<S>];
 };
 
-// A cell as words of 16 bytes, the most that one instruction moves.
+// A cell as words of 16 bytes; one instruction moves at most 16 bytes.
 template <typename S>
 union CellWords {
   static constexpr int kWords = sizeof(Cell<S>) / 16;
@@ -23,7 +23,7 @@ union CellWords {
   Cell<S> cell;
 };
 
-// Reads words that lie `step` words apart.
+// Reads a cell whose words are `step` words apart.
 template <typename S>
 __device__ __forceinline__ Cell<S> load(const void* source, int step) {
   CellWords<S> copy{};
@@ -32,13 +32,13 @@ __device__ __forceinline__ Cell<S> load(const void* source, int step) {
   return copy.cell;
 }
 
-// A group of channels of one image, where it lies in global memory.
+// A group of channels of one image, in global memory.
 template <typename S>
 struct GlobalPlanes {
   const S* data;
   int64_t channel_stride, row_stride, column_stride;
   int count;
-  bool vectors;  // the group's channels lie side by side, aligned
+  bool vectors;  // the group's channels are adjacent and aligned
 
   __device__ GlobalPlanes(const View<S>& map, int64_t image, int64_t first_channel, int64_t channel_step, int count)
       : data(map.data + image * map.stride[0] + first_channel * map.stride[1]),
@@ -61,8 +61,8 @@ struct GlobalPlanes {
   }
 };
 
-// The same in shared memory, as [words of a cell][cells]: neighbouring cells then lie in different banks, whichever of
-// their words is read.
+// A group of channels in shared memory, as [words of a cell][cells]. So neighbouring cells are in different banks, for
+// each of their words.
 template <typename S>
 struct SharedPlanes {
   uint4* words;

@@ -1,7 +1,7 @@
 // The forward pass of every RoI operator. A block owns one image and one group of channels (for position-sensitive
-// operators: one bin and one group of classes), copies that part of the map (a slab) to shared memory where it fits and
-// is worth it, and reduces the bins of its share of the RoIs. A thread reduces one bin for the whole group, so that edges
-// and weights are worked out once for up to 8 channels. Every output is written once, by one thread.
+// operators: one bin and one group of classes). It copies that part of the map (a slab) to shared memory if it fits and
+// saves time, and reduces the bins of its share of the RoIs. A thread reduces one bin for the whole group, so edges and
+// weights are computed once for up to 8 channels. Every output is written once, by one thread.
 #pragma once
 
 #include "reduce.cuh"
@@ -9,14 +9,14 @@
 namespace fast_rfcn {
 
 constexpr int kPoolThreads = 512;
-constexpr int kMostRois = 256;            // of one round of a block
-constexpr int64_t kEntryBytes = 12 << 10;  // of shared memory for what rounds know about axes
+constexpr int kMostRois = 256;            // RoIs in one round of a block
+constexpr int64_t kEntryBytes = 12 << 10;  // shared memory for the entries of one round
 
 struct PoolShape {
   int height, width;         // bins
   bool position_sensitive;   // channel (d * height + i) * width + j serves bin (i, j) of output d
   int64_t num_rois, outputs;
-  // Of pooled, for (num_rois * outputs, height * width); places lie as [num_rois, outputs, height, width].
+  // Strides of pooled as (num_rois * outputs, height * width); places are [num_rois, outputs, height, width].
   int64_t output_stride, bin_stride;
   int rois_per_round = 0;
 
@@ -33,7 +33,7 @@ struct PoolShape {
   void put_bins_first() { output_stride = 1, bin_stride = num_rois * outputs; }
 
   __host__ __device__ int64_t bins() const { return static_cast<int64_t>(height) * width; }
-  // Bins that one block reduces, along each axis.
+  // Number of bins that one block reduces, along each axis.
   __host__ __device__ int rows() const { return position_sensitive ? 1 : height; }
   __host__ __device__ int columns() const { return position_sensitive ? 1 : width; }
 };
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kPoolThreads, kShared ? 2 : 1)
     for (int i = threadIdx.x; i < num_cells; i += kPoolThreads) slab.put(i, there.at(i / map_width, i % map_width));
   }
 
-  // RoIs are dealt out in turn, for they often come sorted by image.
+  // A block takes every `splits`-th RoI, since RoIs are often sorted by image.
   const int rows = shape.rows(), columns = shape.columns(), axes = rows + columns;
   const int64_t splits = gridDim.y, share = (shape.num_rois - blockIdx.y + splits - 1) / splits;
   for (int64_t begin = 0; begin < share; begin += shape.rois_per_round) {
@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(kPoolThreads, kShared ? 2 : 1)
       int bin = vertical ? k : k - rows;
       if (shape.position_sensitive) bin = vertical ? the_bin / shape.width : the_bin % shape.width;
       Entry entry = reduction.entry(roi, vertical, bin);
-      if (its_image < 0) Reduction::clear(entry);  // no such image: the bins are empty
+      if (its_image < 0) Reduction::clear(entry);  // there is no such image, so the bins are empty
       entries[i] = entry;
     }
     __syncthreads();
@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kPoolThreads, kShared ? 2 : 1)
   }
 }
 
-// Launches the above; neither the map nor the output is empty.
+// Launches pool_bins. Neither the map nor the output is empty.
 template <typename S, typename O, typename Reduction>
 void pool(const Device& device, const View<S>& map, const Number<S>* rois, const Reduction& reduction, PoolShape shape,
           O* pooled, Places places) {
@@ -117,12 +117,12 @@ void pool(const Device& device, const View<S>& map, const Number<S>* rois, const
   const int64_t most = device.attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) - kMostRois;
   STD_TORCH_CHECK(entries <= most, "expected at most ", most / sizeof(typename Reduction::Entry),
                   " bins along both axes together, got ", shape.height, " and ", shape.width);
-  // The slab is read once in long runs; bins read some ten cells each, in short ones.
+  // The slab is read once, in long runs. Each bin reads about ten cells, in short runs.
   const bool shared = slab + entries <= most && shape.num_rois * shape.rows() * shape.columns() * 32 >= map.cells();
   const int64_t bytes = entries + (shared ? slab : 0);
   const int64_t blocks = map.images() * blocks_for(shape.outputs, kGroup<S>) *
                          (shape.position_sensitive ? shape.bins() : 1);
-  // As many shares of RoIs as keep the GPU filled with one wave of blocks.
+  // The number of RoI shares that fills the GPU with one wave of blocks.
   const int64_t per_processor = larger<int64_t>(
       1, smaller<int64_t>(2, device.attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / (bytes + 2048)));
   const int64_t wave = device.attribute(cudaDevAttrMultiProcessorCount) * per_processor;

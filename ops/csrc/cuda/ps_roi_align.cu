@@ -1,4 +1,4 @@
-// Position-sensitive RoIAlign on CUDA: the samples of RoIAlign (aligned, at centres), each bin on maps of its own.
+// Position-sensitive RoIAlign on CUDA: the samples of RoIAlign (aligned, at centres); each bin has its own maps.
 
 #include "pool.cuh"
 #include "mean_backward.cuh"

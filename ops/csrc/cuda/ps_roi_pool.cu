@@ -1,6 +1,6 @@
-// Position-sensitive RoI pooling and the vote on CUDA. Classes of one bin share its cells: pool.cuh reduces a bin for a
-// group of classes. The vote pools into a scratch in float32 or better, bin by bin, which the L2 cache holds, and averages
-// that.
+// Position-sensitive RoI pooling and the vote on CUDA. The classes of a bin share its cells, so pool.cuh reduces a bin
+// for a group of classes. The vote pools into a scratch buffer in float32 or better, bin by bin, and averages it; the
+// buffer fits in the L2 cache.
 
 #include "pool.cuh"
 #include "mean_backward.cuh"
@@ -18,8 +18,8 @@ using MaximumWithPlaces = CellMaximum<S, Bins, true>;
 template <typename S, typename Bins>
 using MaximumAlone = CellMaximum<S, Bins, false>;
 
-// Fills pooled, and argmax [R, D, k, k] if the reduction has places; none is empty. Pooled is [R, D, k, k] of the dtype of
-// the score maps, or for a vote [k, k, R, D] of that of sums.
+// Fills pooled, and argmax [R, D, k, k] if the reduction has places; neither is empty. Pooled is [R, D, k, k] in the
+// dtype of the score maps, or for a vote [k, k, R, D] in the dtype of the sums.
 template <template <typename, typename> class Reduction>
 static void pool_score_maps(const Device& device, const Tensor& score_maps, const Tensor& rois, int64_t bins,
                             double spatial_scale, Tensor& pooled, Tensor* argmax, bool for_vote) {
@@ -98,7 +98,7 @@ static Tensor ps_roi_pool_backward(const Tensor& grad, const Tensor& rois_in, st
   return total;
 }
 
-// Means over the bins of pooled [bins, items], one item per thread.
+// Means over the bins of pooled [bins, items]; one item per thread.
 template <typename S>
 __global__ void __launch_bounds__(kItemThreads)
     vote(const Number<S>* __restrict__ pooled, int64_t items, int64_t bins, S* __restrict__ votes) {

@@ -1,5 +1,5 @@
-// What a bin does with what it covers: the mean or maximum of cells, the mean or maximum of bilinear samples. Each rule
-// says what it needs to know of an axis (an Entry for each bin) and reduces one bin for a group of channels.
+// The reductions of a bin: the mean or maximum of its cells, or of its bilinear samples. Each reduction has an Entry,
+// the data of one bin along one axis, and reduces one bin for a group of channels.
 #pragma once
 
 #include "../bins.h"
@@ -11,16 +11,16 @@ namespace fast_rfcn {
 template <typename S>
 struct Reduced {
   Number<S> value[kGroup<S>];
-  int place[kGroup<S>];  // of maxima, -1 for none
+  int place[kGroup<S>];  // cells or samples of the maxima, -1 for none
 };
 
-// Whether a value takes the place of the best so far: the first of equal ones stays, and so does a NaN.
+// Whether a value replaces the best so far. The first of equal values stays, and a NaN stays.
 template <typename T>
 __device__ __forceinline__ bool beats(T value, T best) {
   return !(value <= best) && best == best;
 }
 
-// The largest cell, and with places where it is: y * width + x.
+// The largest cell, and with places its position y * width + x.
 template <typename S, typename Bins, bool kWithPlaces>
 struct CellMaximum {
   Bins bins;
@@ -98,7 +98,7 @@ __device__ __forceinline__ void read_sample(const Planes& planes, const Neighbou
   }
 }
 
-// The mean of the samples; one outside the map counts as 0.
+// The mean of the samples; a sample outside the map counts as 0.
 template <typename S>
 struct SampleMean {
   using T = Number<S>;
@@ -132,7 +132,7 @@ struct SampleMean {
   }
 };
 
-// The largest sample and its number, row by row within the bin; one outside the map has the value 0.
+// The largest sample and its index, row-major within the bin; a sample outside the map counts as 0.
 template <typename S>
 struct SampleMaximum {
   using T = Number<S>;

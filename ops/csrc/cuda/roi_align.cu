@@ -1,5 +1,5 @@
-// RoIAlign (mean and maximum) and RoIWarp on CUDA: pool.cuh reduces the bins; mean_backward.cuh takes the gradient of means
-// back, scatter.cuh that of maxima.
+// RoIAlign (mean and maximum) and RoIWarp on CUDA. pool.cuh reduces the bins. mean_backward.cuh computes the gradient
+// of means, scatter.cuh the gradient of maxima.
 
 #include "pool.cuh"
 #include "scatter.cuh"
@@ -84,7 +84,7 @@ static std::tuple<Tensor, Tensor> roi_align_max(const Tensor& features, const Te
   return {pooled, argmax};
 }
 
-// Outputs came from the four neighbours of the winning sample.
+// The cells that an output comes from: the four neighbours of its winning sample.
 template <typename T>
 struct SampleTarget {
   static constexpr int kCorners = 4;
@@ -184,7 +184,7 @@ static Tensor roi_warp(const Tensor& features, const Tensor& rois, int64_t heigh
 
 constexpr int kWarpThreads = 256;
 
-// Gradient of the four corners of one RoI: a block sums over its outputs, in one order.
+// Gradient of the coordinates of one RoI: a block sums over the RoI's outputs, in a fixed order.
 template <typename S>
 __global__ void __launch_bounds__(kWarpThreads)
     warp_corners(const View<S> grad, const View<S> map, const Number<S>* __restrict__ rois,
@@ -210,8 +210,8 @@ __global__ void __launch_bounds__(kWarpThreads)
     const T bottom_right = to_number(lower_row[x.upper * map.stride[3]]);
     const T given = to_number(grad.data[blockIdx.x * grad.stride[0] + channel * grad.stride[1] + p * grad.stride[2] +
                                         q * grad.stride[3]]);
-    // A sample that is held to the border does not follow its position. One at fraction f of the way between the
-    // corners moves by 1 - f with the first and by f with the second.
+    // A sample that is clamped to the border does not move with its position. A sample at fraction f from the first
+    // corner moves by 1 - f per unit of the first corner and by f per unit of the second.
     const T down = !y.follows ? 0
                               : given * (x.weight_lower * (bottom_left - top_left) +
                                          x.weight_upper * (bottom_right - top_right));

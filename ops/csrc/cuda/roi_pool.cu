@@ -1,4 +1,4 @@
-// RoI max pooling on CUDA: pool.cuh reduces the bins, scatter.cuh takes gradients back to the maxima.
+// RoI max pooling on CUDA: pool.cuh reduces the bins, scatter.cuh adds the gradients at the maxima.
 
 #include "pool.cuh"
 #include "scatter.cuh"
@@ -46,7 +46,7 @@ static std::tuple<Tensor, Tensor> roi_pool(const Tensor& features, const Tensor&
   return {pooled, argmax};
 }
 
-// Outputs came from one cell each.
+// The cell that an output comes from: the cell of its maximum.
 struct CellTarget {
   static constexpr int kCorners = 1;
   Places argmax;

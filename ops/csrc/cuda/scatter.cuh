@@ -1,6 +1,7 @@
-// The backward pass of maxima: gradients are added where the maxima were. A warp owns a plane (one channel of one
-// image), kept in shared memory where it fits, and takes the RoIs' gradients 32 at a time in their order. Lanes that
-// aim at one cell take turns, so sums have one order, that of the CPU: no atomics, and the same bits on every run.
+// The backward pass of maxima: gradients are added at the cells of the maxima. A warp owns a plane (one channel of one
+// image), in shared memory if it fits, and processes the RoIs' gradients in order, 32 at a time. Lanes with the same
+// target cell take turns, so the order of the sums is fixed and equals the CPU's. There are no atomics, and every run
+// gives the same bits.
 #pragma once
 
 #include "tensors.cuh"
@@ -22,7 +23,7 @@ __device__ __forceinline__ void add_in_order(T* plane, int cell, T value) {
   }
 }
 
-// `targets(roi, bin, index, cells, weights)` fills in the cells that output `index` [R, C, bins] came from.
+// `targets(roi, bin, index, cells, weights)` fills in the cells and weights that output `index` [R, C, bins] came from.
 template <typename S, typename Targets>
 __global__ void __launch_bounds__(32 * kScatterWarps)
     scatter_planes(const S* __restrict__ grad, const Number<S>* __restrict__ rois, const Targets targets,
@@ -30,17 +31,17 @@ __global__ void __launch_bounds__(32 * kScatterWarps)
                    S* __restrict__ total, Number<S>* scratch) {
   using T = Number<S>;
   constexpr int corners = Targets::kCorners;
-  constexpr int batch = 8 / corners;  // loads in flight
+  constexpr int batch = 8 / corners;  // loads that run at the same time
   extern __shared__ __align__(16) unsigned char memory[];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int64_t number = static_cast<int64_t>(blockIdx.x) * (blockDim.x / 32) + warp;
-  if (number >= images * channels) return;  // the whole warp; others do not wait for it
+  if (number >= images * channels) return;  // the whole warp returns; other warps do not wait for it
   const int64_t image = number / channels, channel = number % channels;
   T* plane = scratch != nullptr ? scratch + number * cells : reinterpret_cast<T*>(memory) + warp * cells;
   for (int64_t i = lane; i < cells; i += 32) plane[i] = 0;
   __syncwarp();
 
-  // Each lane walks through (roi, bin) in steps of 32 bins.
+  // Each lane goes through (roi, bin) in steps of 32 bins.
   const int64_t step_rois = 32 / bins, step_bins = 32 % bins;
   int64_t roi = lane / bins, bin = lane % bins;
   while (__any_sync(kAllLanes, roi < num_rois)) {
@@ -69,7 +70,7 @@ __global__ void __launch_bounds__(32 * kScatterWarps)
   for (int64_t i = lane; i < cells; i += 32) total[number * cells + i] = from_number<S>(plane[i]);
 }
 
-// Launches the above for a dense gradient [R, C, bins] and a total [N, C, cells] that is not empty.
+// Launches scatter_planes for a dense gradient [R, C, bins] and a total [N, C, cells] that is not empty.
 template <typename S, typename Targets>
 void scatter(const Device& device, const Tensor& grad, const Tensor& rois, const Targets& targets,
              const std::vector<int64_t>& size, int64_t bins, Tensor& total) {

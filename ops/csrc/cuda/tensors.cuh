@@ -1,4 +1,4 @@
-// What the CUDA kernels share on the host: number types, views of tensors, checks, the stream and launches.
+// Shared host code of the CUDA kernels: number types, views of tensors, checks, the stream and launches.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -24,7 +24,7 @@ namespace fast_rfcn {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Storage types and the numbers that they are read as: float, or double for double, in which edges are computed too.
+// Storage types and the type of their arithmetic, also of edges: double for double, else float.
 template <typename S>
 struct NumberOf {
   using type = float;
@@ -77,14 +77,14 @@ inline void check(cudaError_t error) {
   STD_TORCH_CHECK(error == cudaSuccess, "CUDA: ", cudaGetErrorString(error));
 }
 
-// The device of a tensor, made current while this lives, and its current stream.
+// The device of a tensor and its current stream. The device is current during the lifetime of this object.
 class Device {
  public:
   explicit Device(const Tensor& tensor) : index_(tensor.get_device_index()), guard_(index_) {
     void* stream = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index_, &stream));
     stream_ = static_cast<cudaStream_t>(stream);
-    check(cudaSetDevice(index_));  // this library has a CUDA runtime of its own
+    check(cudaSetDevice(index_));  // this library is linked to its own CUDA runtime
   }
 
   cudaStream_t stream() const { return stream_; }
@@ -98,7 +98,7 @@ class Device {
   template <typename... Parameters, typename... Arguments>
   void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, int64_t shared_bytes,
               const Arguments&... arguments) const {
-    // Beyond 48 KB, what a kernel declares itself included, shared memory is there for those that ask.
+    // A kernel must ask for more than 48 KB of shared memory, static shared memory included.
     if (shared_bytes > 32 * 1024) {
       check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
     }
@@ -106,7 +106,7 @@ class Device {
     check(cudaGetLastError());
   }
 
-  // Sets every byte: 0, or 0xff for the mark of an empty bin in any argmax.
+  // Sets every byte: 0, or 0xff, which marks an empty bin in an argmax of either width.
   void fill(Tensor& tensor, int byte) const {
     if (tensor.numel() == 0) return;
     check(cudaMemsetAsync(tensor.mutable_data_ptr(), byte, tensor.numel() * tensor.element_size(), stream_));
@@ -125,7 +125,7 @@ inline dim3 grid_of(int64_t blocks, int64_t splits = 1) {
   return dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(splits));
 }
 
-// A grid for one thread per item that loops if there are more than the GPU holds.
+// A grid with one thread per item, limited to the threads that the GPU can hold; kernels then loop.
 constexpr int kItemThreads = 256;
 inline dim3 grid_of_items(const Device& device, int64_t items) {
   const int64_t full = device.attribute(cudaDevAttrMultiProcessorCount) * (2048 / kItemThreads);
@@ -149,7 +149,7 @@ struct View {
   __host__ __device__ int64_t cells() const { return size[2] * size[3]; }
 };
 
-// Where maxima were: uint16 on maps of fewer cells than 65535, else int32; null where nobody asks.
+// Positions of maxima: uint16 on maps of fewer than 65535 cells, else int32; null if they are not stored.
 struct Places {
   void* data;
   bool wide;
@@ -170,7 +170,7 @@ struct Places {
 
 inline bool wide_places(int64_t cells) { return cells >= 65535; }
 
-// Direct callers of the dispatcher meet these; users of the public functions meet a ValueError before.
+// These checks are for direct callers of the dispatcher. Public functions raise a ValueError before.
 inline void check_rois(const Tensor& rois, ScalarType features) {
   STD_TORCH_CHECK(rois.dim() == 2 && rois.size(1) == kRoiColumns, "expected rois [R, 5]");
   STD_TORCH_CHECK(rois.scalar_type() == number_dtype(features),

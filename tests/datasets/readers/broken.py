@@ -1,7 +1,7 @@
-"""Faults that real exports have, each made in a whole folder of three pictures.
+"""Faults that real exports have, each made in an intact folder of three pictures.
 
-`FAULTS` lists (format, name of the fault, change, what must be said). What is said is an error, a warning or a line
-about how the folder was read. None: the folder is read as if whole.
+`FAULTS` lists (format, name of the fault, change, expected message). The message is an error, a warning or a line
+about how the folder was read. None: the folder is read as if it were intact.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ Change = Callable[[Path], None]
 
 
 class Fault(NamedTuple):
-    """One way in which a folder is broken."""
+    """One fault of a folder."""
 
     write: Callable[[Path], str]
     name: str
     change: Change
-    said: str | None  # a regular expression
+    message: str | None  # a regular expression; None: the folder is read as if it were intact
 
 
 def put(file: str, content: bytes | str) -> Change:
-    """Another content of a file."""
+    """Replace the content of a file."""
     return lambda root: _write(root / file, content)
 
 
 def edit(file: str, was: str, now: str, count: int = 1) -> Change:
-    """Another text at the first places of a file; `was` is a regular expression."""
+    """Replace the first `count` matches of the regular expression `was` by `now` (0: all matches)."""
 
     def change(root: Path) -> None:
         content = (root / file).read_text(encoding="utf-8")
-        made = re.sub(was, lambda _: now, content, count=count)
-        assert made != content
-        _write(root / file, made.encode("utf-8", "surrogateescape"))
+        changed = re.sub(was, lambda _: now, content, count=count)
+        assert changed != content
+        _write(root / file, changed.encode("utf-8", "surrogateescape"))
 
     return change
 
 
 def recode(file: str, encoding: str, head: bytes = b"", line: str = "\n") -> Change:
-    """A file in another encoding, or with other ends of lines."""
+    """Write a file in another encoding, or with other line ends."""
 
     def change(root: Path) -> None:
         text = (root / file).read_text(encoding="utf-8").replace("\n", line)
@@ -64,7 +64,7 @@ def remove(file: str) -> Change:
 
 
 def directory(file: str) -> Change:
-    """A folder where a file was."""
+    """Replace a file by a folder."""
 
     def change(root: Path) -> None:
         (root / file).unlink()
@@ -82,7 +82,7 @@ def move(file: str, to: str) -> Change:
 
 
 def link(file: str, to: str) -> Change:
-    """A link; it replaces a file of this name."""
+    """Make a link. It replaces a file of this name."""
 
     def change(root: Path) -> None:
         (root / file).unlink(missing_ok=True)
@@ -92,7 +92,7 @@ def link(file: str, to: str) -> Change:
 
 
 def cut(file: str, share: float) -> Change:
-    """The first part of a file alone."""
+    """Keep only the first part of a file."""
     return lambda root: _write(root / file, (root / file).read_bytes()[: int((root / file).stat().st_size * share)])
 
 
@@ -105,7 +105,7 @@ def both(*changes: Change) -> Change:
 
 
 def as_json(file: str, change_content: Callable[[Any], object]) -> Change:
-    """A JSON file whose content a function changes, or replaces by what it returns."""
+    """Change the content of a JSON file. The function may change it in place or return the new content."""
 
     def change(root: Path) -> None:
         content = json.loads((root / file).read_text(encoding="utf-8"))
@@ -116,7 +116,7 @@ def as_json(file: str, change_content: Callable[[Any], object]) -> Change:
 
 
 def picture(file: str, kind: str, size: tuple[int, int] = (formats.WIDTH, formats.HEIGHT), mode: str = "RGB") -> Change:
-    """A picture of another kind under the same name; GIF and PNG move."""
+    """Replace a picture by one of another kind under the same name. GIF, PNG and TIFF get two frames."""
 
     def change(root: Path) -> None:
         shape = (size[1], size[0], len(mode)) if len(mode) > 1 else (size[1], size[0])
@@ -124,10 +124,10 @@ def picture(file: str, kind: str, size: tuple[int, int] = (formats.WIDTH, format
             Image.fromarray(np.random.default_rng(seed).integers(0, 255, shape, np.uint8), mode if mode != "P" else "L")
             for seed in (7, 8)
         ]
-        made = io.BytesIO()
+        changed = io.BytesIO()
         moving = {"save_all": True, "append_images": frames[1:]} if kind in ("GIF", "PNG", "TIFF") else {}
-        frames[0].save(made, kind, **moving)
-        _write(root / file, made.getvalue())
+        frames[0].save(changed, kind, **moving)
+        _write(root / file, changed.getvalue())
 
     return change
 
@@ -138,7 +138,7 @@ def _write(path: Path, content: bytes | str) -> None:
 
 
 def _first(key: str, **values: Any) -> Callable[[Any], None]:
-    """Changes the first entry of a list in a JSON object; None takes a key away."""
+    """Change the first entry of a list in a JSON object. None removes a key."""
 
     def change(content: Any) -> None:
         content[key][0].update(values)
@@ -155,17 +155,17 @@ POLYGON = [[10, 6, 30, 6, 30, 24, 10, 24]]
 
 VOC = [
     Fault(formats.labelimg, "BOM before the declaration", recode("train/a.xml", "utf-8", b"\xef\xbb\xbf"), None),
-    Fault(formats.labelimg, "ends of lines of Windows", edit("train/a.xml", "><", ">\r\n<", 0), None),
+    Fault(formats.labelimg, "Windows line ends", edit("train/a.xml", "><", ">\r\n<", 0), None),
     Fault(formats.labelimg, "empty file", put("train/a.xml", b""), r"train/a\.xml"),
     Fault(formats.labelimg, "zeros after a crash", put("train/a.xml", b"\0" * 300), r"train/a\.xml"),
     Fault(formats.labelimg, "cut off", cut("train/a.xml", 0.6), r"train/a\.xml: not readable as XML"),
-    Fault(formats.labelimg, "folder for a file", directory("train/a.xml"), "have no annotation"),
-    Fault(formats.labelimg, "link to nothing", link("train/a.xml", "gone.xml"), r"train/a\.xml"),
+    Fault(formats.labelimg, "folder in place of a file", directory("train/a.xml"), "have no annotation"),
+    Fault(formats.labelimg, "broken link", link("train/a.xml", "gone.xml"), r"train/a\.xml"),
     Fault(formats.labelimg, "link to itself", link("train/a.xml", "a.xml"), r"train/a\.xml"),
-    Fault(formats.labelimg, "folder that links to its parent", link("train/loop", ".."), None),
+    Fault(formats.labelimg, "link to the parent folder", link("train/loop", ".."), None),
     Fault(
         formats.labelimg,
-        "pointer of Git LFS",
+        "Git LFS pointer",
         put("train/a.xml", "version https://git-lfs.github.com/spec/v1\n"),
         r"train/a\.xml",
     ),
@@ -174,20 +174,20 @@ VOC = [
     ),
     Fault(
         formats.labelimg,
-        "exchanged <size>",
+        "swapped <size>",
         edit("train/a.xml", "<width>40</width><height>30", "<width>30</width><height>40"),
         r"train/a\.jpg: the image is 40x30, its annotation says 30x40",
     ),
     Fault(
         formats.labelimg,
-        "exchanged corners",
+        "swapped corners",
         edit("train/a.xml", "<xmin>11</xmin>", "<xmin>31</xmin>"),
         r"train/a\.xml: object 0 .*inverted",
     ),
     Fault(formats.labelimg, "negative corner", edit("train/a.xml", "<ymin>7<", "<ymin>-7<"), r"train/a\.xml: object 0"),
     Fault(
         formats.labelimg,
-        "fractions for pixels",
+        "fractions in place of pixels",
         both(
             *(
                 edit(
@@ -205,9 +205,9 @@ VOC = [
         formats.labelimg, "decimal comma", edit("train/a.xml", "<xmin>11<", "<xmin>11,5<"), r"train/a\.xml: object 0"
     ),
     Fault(formats.labelimg, "no name", edit("train/a.xml", "<name>cat</name>", ""), r"train/a\.xml: object 0"),
-    Fault(formats.labelimg, "name with blanks around", edit("train/a.xml", "<name>cat<", "<name>\n cat \t<"), None),
-    Fault(formats.labelimg, "entity that is not declared", edit("train/a.xml", "cat", "c&eacute;t"), r"train/a\.xml"),
-    Fault(formats.labelimg, "two pictures of one stem", picture("train/a.png", "PNG"), r"train/a\.png"),
+    Fault(formats.labelimg, "name with spaces around it", edit("train/a.xml", "<name>cat<", "<name>\n cat \t<"), None),
+    Fault(formats.labelimg, "undeclared entity", edit("train/a.xml", "cat", "c&eacute;t"), r"train/a\.xml"),
+    Fault(formats.labelimg, "two pictures with one stem", picture("train/a.png", "PNG"), r"train/a\.png"),
     Fault(
         formats.labelimg,
         "upper-case suffixes",
@@ -217,17 +217,15 @@ VOC = [
     Fault(formats.labelimg, "annotation without picture", remove("train/a.jpg"), r"train/a\.xml: no picture"),
     Fault(
         formats.labelimg,
-        "file of a segmentation",
+        "segmentation file",
         edit("train/a.xml", "<bndbox>.*?</bndbox>", "<polygon><x1>1</x1></polygon>"),
         r"train/a\.xml: object 0",
     ),
-    Fault(
-        formats.voc, "blanks and tabs behind the ids", put("ImageSets/Main/train.txt", "a \t\r\nb c\t\r\n\r\n"), None
-    ),
+    Fault(formats.voc, "spaces and tabs after the ids", put("ImageSets/Main/train.txt", "a \t\r\nb c\t\r\n\r\n"), None),
     Fault(formats.voc, "an id twice", put("ImageSets/Main/train.txt", "a\na\nb c\n"), None),
     Fault(
         formats.voc,
-        "an id that is a path of the root",
+        "an id that is an absolute path",
         put("ImageSets/Main/train.txt", "a\n/etc/x\nb c\n"),
         r"ImageSets/Main/train\.txt lists",
     ),
@@ -238,7 +236,9 @@ VOC = [
         r"ImageSets/Main/train\.txt lists",
     ),
     Fault(formats.voc, "empty list", put("ImageSets/Main/train.txt", "\n"), r"train\.txt: the image list is empty"),
-    Fault(formats.voc, "folder for a list", directory("ImageSets/Main/train.txt"), "1 pictures, .*nothing to divide"),
+    Fault(
+        formats.voc, "folder for a list", directory("ImageSets/Main/train.txt"), "1 pictures, .*expected two or more"
+    ),
     Fault(formats.voc, "list of numbers for names", put("ImageSets/Main/train.txt", "0\n1\n"), r"train\.txt lists"),
     Fault(
         formats.voc, "picture in both lists", put("ImageSets/Main/test.txt", "a\nd\n"), "in train and in test .first: a"
@@ -246,31 +246,31 @@ VOC = [
 ]
 
 PICTURES = [
-    Fault(formats.labelimg, "picture without bytes", put("train/a.jpg", b""), r"train/a\.jpg: cannot be read .*empty"),
+    Fault(formats.labelimg, "empty picture file", put("train/a.jpg", b""), r"train/a\.jpg: cannot be read .*empty"),
     Fault(
         formats.labelimg,
-        "page of an error as picture",
+        "error page in place of a picture",
         put("train/a.jpg", "<html>404</html>"),
         r"train/a\.jpg: cannot be read",
     ),
     Fault(formats.labelimg, "picture cut off", cut("train/a.jpg", 0.7), r"train/a\.jpg: cannot be read"),
     Fault(formats.labelimg, "GIF named .jpg", picture("train/a.jpg", "GIF"), None),
     Fault(formats.labelimg, "CMYK JPEG", picture("train/a.jpg", "JPEG", mode="CMYK"), None),
-    Fault(formats.labelimg, "PNG that moves, named .jpg", picture("train/a.jpg", "PNG"), None),
-    Fault(formats.labelimg, "TIFF of several pages, named .jpg", picture("train/a.jpg", "TIFF"), None),
+    Fault(formats.labelimg, "animated PNG named .jpg", picture("train/a.jpg", "PNG"), None),
+    Fault(formats.labelimg, "TIFF with several pages, named .jpg", picture("train/a.jpg", "TIFF"), None),
     Fault(formats.labelimg, "grey picture", picture("train/a.jpg", "JPEG", mode="L"), None),
     Fault(
         formats.labelimg,
-        "picture made smaller",
+        "resized picture",
         picture("train/a.jpg", "JPEG", (20, 15)),
         r"train/a\.jpg: the image is 20x15",
     ),
-    Fault(formats.labelimg, "folder for a picture", directory("train/a.jpg"), r"train/a\.xml: no picture"),
+    Fault(formats.labelimg, "folder in place of a picture", directory("train/a.jpg"), r"train/a\.xml: no picture"),
     Fault(formats.labelimg, "picture that links to itself", link("train/a.jpg", "a.jpg"), r"train/a\.jpg"),
-    Fault(formats.yolo_data, "YOLO picture without bytes", put("images/train/a.jpg", b""), r"train/a\.jpg"),
-    Fault(formats.open_images, "Open Images picture of text", put("train/a.jpg", "x"), r"train/a\.jpg"),
-    Fault(formats.csv, "CSV picture of text", put("train/a.jpg", "x"), r"train/a\.jpg"),
-    Fault(formats.label_studio, "Label Studio picture of text", put("train/a.jpg", "x"), r"train/a\.jpg"),
+    Fault(formats.yolo_data, "empty YOLO picture file", put("images/train/a.jpg", b""), r"train/a\.jpg"),
+    Fault(formats.open_images, "Open Images: text in place of a picture", put("train/a.jpg", "x"), r"train/a\.jpg"),
+    Fault(formats.csv, "CSV: text in place of a picture", put("train/a.jpg", "x"), r"train/a\.jpg"),
+    Fault(formats.label_studio, "Label Studio: text in place of a picture", put("train/a.jpg", "x"), r"train/a\.jpg"),
 ]
 
 COCO = [
@@ -304,7 +304,7 @@ COCO = [
     ),
     Fault(
         formats.roboflow_coco,
-        "corners for sizes",
+        "corners in place of sizes",
         as_json(TRAIN_COCO, _first("annotations", bbox=[10, 6, 90, 80])),
         "annotation 0 lies outside",
     ),
@@ -373,11 +373,11 @@ COCO = [
         formats.roboflow_coco,
         "no image of the annotation",
         as_json(TRAIN_COCO, _first("annotations", image_id=77)),
-        "annotation 0 is of image 77",
+        "annotation 0 is for image 77",
     ),
     Fault(
         formats.roboflow_coco,
-        "a list, as results are",
+        "a list, as in result files",
         as_json(TRAIN_COCO, lambda content: content["annotations"]),
         r"in no annotation file and are left out .first: train/a\.jpg",
     ),
@@ -395,7 +395,7 @@ COCO = [
     ),
     Fault(
         formats.roboflow_coco,
-        "size beyond reason",
+        "huge size",
         as_json(TRAIN_COCO, _first("images", width=10**12)),
         "image 0: its width",
     ),
@@ -409,7 +409,7 @@ COCO = [
 
 YOLO = [
     Fault(formats.yolo_data, "BOM", recode("labels/train/a.txt", "utf-8", b"\xef\xbb\xbf"), None),
-    Fault(formats.yolo_data, "ends of lines of old systems", recode("labels/train/a.txt", "utf-8", line="\r"), None),
+    Fault(formats.yolo_data, "line ends of old systems", recode("labels/train/a.txt", "utf-8", line="\r"), None),
     Fault(formats.yolo_data, "tabs", edit("labels/train/a.txt", " ", "\t", 0), None),
     Fault(
         formats.yolo_data,
@@ -451,7 +451,7 @@ YOLO = [
     Fault(formats.yolo_data, "negative size", put("labels/train/a.txt", "0 0.5 0.5 -0.2 0.2\n"), r"a\.txt: line 1"),
     Fault(
         formats.yolo_data,
-        "middle outside",
+        "centre outside",
         put("labels/train/a.txt", "0 1.4 0.5 0.2 0.2\n"),
         r"a\.txt: line 1 lies outside",
     ),
@@ -475,7 +475,7 @@ YOLO = [
         edit("data.yaml", "names: .*", "names: [cat, null]"),
         r"data\.yaml: names is",
     ),
-    Fault(formats.yolo_data, "folder for a label file", directory("labels/train/a.txt"), "have no text file"),
+    Fault(formats.yolo_data, "folder in place of a label file", directory("labels/train/a.txt"), "have no text file"),
     Fault(
         formats.yolo_darknet,
         "a blank line among the names",
@@ -547,7 +547,7 @@ JSON_AND_XML = [
     Fault(formats.cvat, "cut off", cut("annotations.xml", 0.7), r"annotations\.xml: not readable as XML"),
     Fault(
         formats.cvat,
-        "picture that is not there",
+        "missing picture",
         remove("images/train/a.jpg"),
         r"annotations\.xml: names the picture a\.jpg",
     ),
@@ -587,13 +587,11 @@ JSON_AND_XML = [
 
 TABLES = [
     Fault(formats.csv_without_head, "semicolons", edit("annotations.csv", ",", ";", 0), None),
-    Fault(
-        formats.csv_without_head, "ends of lines of old systems", recode("annotations.csv", "utf-8", line="\r"), None
-    ),
+    Fault(formats.csv_without_head, "line ends of old systems", recode("annotations.csv", "utf-8", line="\r"), None),
     Fault(formats.csv_without_head, "quoted cells", edit("annotations.csv", r"train/a\.jpg", '"train/a.jpg"'), None),
     Fault(
         formats.csv_without_head,
-        "quote that does not end",
+        "quote without an end",
         edit("annotations.csv", r"train/a\.jpg", '"train/a.jpg'),
         r"annotations\.csv",
     ),
@@ -607,11 +605,11 @@ TABLES = [
     ),
     Fault(
         formats.csv_without_head,
-        "exchanged corners",
+        "swapped corners",
         edit("annotations.csv", "10,6,30,24", "30,24,10,6"),
         r"annotations\.csv: line 1",
     ),
-    Fault(formats.csv_without_head, "picture that is not there", remove("train/a.jpg"), r"annotations\.csv.*a\.jpg"),
+    Fault(formats.csv_without_head, "missing picture", remove("train/a.jpg"), r"annotations\.csv.*a\.jpg"),
     Fault(formats.csv_of_sizes, "decimal commas between semicolons", edit("boxes.csv", ";10;6;", ";10,0;6,0;"), None),
     Fault(
         formats.csv_of_sizes,
@@ -623,31 +621,31 @@ TABLES = [
         formats.csv_of_sizes,
         "no class column",
         edit("boxes.csv", "Label", "Kind"),
-        r"boxes\.csv: no column names the classes",
+        r"boxes\.csv: no class column",
     ),
     Fault(
         formats.csv_of_sizes,
         "split with an unknown name",
         edit("boxes.csv", "train;", "holdout;", 0),
-        r"boxes\.csv: the split column has 'holdout' ",
+        r"boxes\.csv: lines with the unknown split 'holdout' ",
     ),
     Fault(
         formats.csv_of_sizes,
-        "head twice",
+        "header twice",
         edit("boxes.csv", "\ntrain", "\nSplit;Label;X;Y;W;H;Image\ntrain"),
         r"boxes\.csv: line 2",
     ),
     Fault(
         formats.csv_of_sizes,
-        "head alone",
+        "header only",
         put("boxes.csv", "Split;Label;X;Y;W;H;Image\n"),
-        "boxes.csv, but no picture with an annotation",
+        "boxes.csv, but no picture has an annotation",
     ),
     Fault(formats.csv_of_sizes, "NaN of pandas", edit("boxes.csv", ";10;6;", ";nan;6;"), r"boxes\.csv: line 2"),
     Fault(formats.csv_of_sizes, "thousands", edit("boxes.csv", ";10;6;", ";1.000,5;6;"), r"boxes\.csv: line 2"),
     Fault(
         formats.open_images,
-        "old ends of lines in the head",
+        "old line ends in the header",
         edit("train-annotations-bbox.csv", "IsGroupOf", "IsGr\roupOf"),
         r"train-annotations-bbox\.csv",
     ),
@@ -666,7 +664,7 @@ TABLES = [
     Fault(formats.open_images, "no names for the classes", remove("class-descriptions-boxable.csv"), "/m/01"),
     Fault(
         formats.open_images,
-        "pixels for fractions",
+        "pixels in place of fractions",
         edit("train-annotations-bbox.csv", "0.25,0.75,0.2,0.8", "10,30,6,24"),
         r"train-annotations-bbox\.csv: line 2",
     ),

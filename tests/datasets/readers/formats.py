@@ -1,4 +1,4 @@
-"""One truth, written as each annotation tool writes it: two pictures in train, one in test."""
+"""One data set in the format of each annotation tool: two pictures in train, one in test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 WIDTH, HEIGHT = 40, 30
-# The upright boxes (x1, y1, x2, y2) of each picture, half-open.
+# The axis-aligned boxes (x1, y1, x2, y2) of each picture, half-open.
 TRUTH: dict[str, list[tuple[str, tuple[float, float, float, float]]]] = {
     "train/a": [("cat", (10, 6, 30, 24)), ("dog", (0, 0, 20, 15))],
     "train/b c": [("cat", (2, 3, 38, 27))],
@@ -75,7 +75,7 @@ def yolo_lines(name: str) -> str:
 
 
 def yolo_data(root: Path) -> str:
-    """Folders by role, then by split; data.yaml points at them."""
+    """Folders by role, then by split. data.yaml names them."""
     pictures(root, "images")
     for name in TRUTH:
         path = root / "labels" / f"{name}.txt"
@@ -86,7 +86,7 @@ def yolo_data(root: Path) -> str:
 
 
 def yolo_roboflow(root: Path) -> str:
-    """Folders by split, then by role; the older list of names."""
+    """Folders by split, then by role, with the older list of names."""
     for number, name in enumerate(TRUTH):
         split, stem = name.split("/")
         path = root / split / "images" / f"{stem}.jpg"
@@ -99,7 +99,7 @@ def yolo_roboflow(root: Path) -> str:
 
 
 def yolo_darknet(root: Path) -> str:
-    """Text files beside the pictures, classes.txt, polygons for boxes."""
+    """Text files beside the pictures, classes.txt, polygons in place of boxes."""
     pictures(root)
     for name in TRUTH:
         lines = [
@@ -124,7 +124,7 @@ def labelme(root: Path) -> str:
         content = {"version": "5.0", "flags": {}, "shapes": shapes, "imagePath": f"..\\x\\{name.split('/')[1]}.jpg"}
         content |= {"imageData": None, "imageHeight": HEIGHT, "imageWidth": WIDTH}
         (root / f"{name}.json").write_text(json.dumps(content))
-    return "LabelMe folder: 3 pictures, a JSON file each"
+    return "LabelMe folder: 3 pictures with one JSON file each"
 
 
 def cvat(root: Path) -> str:
@@ -181,7 +181,7 @@ def label_studio_min(root: Path) -> str:
 
 
 def csv(root: Path) -> str:
-    """As TensorFlow's tutorials have it: a table for each split."""
+    """One table per split, as in TensorFlow's tutorials."""
     pictures(root)
     for split in ("train", "test"):
         rows = [
@@ -206,7 +206,7 @@ def csv_without_head(root: Path) -> str:
 
 
 def csv_of_sizes(root: Path) -> str:
-    """Semicolons, a column for the split, corner and size, and a picture without objects."""
+    """Semicolons, a split column, corner and size in place of two corners, and pictures named without suffix."""
     pictures(root, "all")
     rows = [
         f"{name.split('/')[0]};{label};{x1};{y1};{x2 - x1};{y2 - y1};{name.split('/')[1]}"

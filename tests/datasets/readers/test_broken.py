@@ -1,4 +1,4 @@
-"""Folders broken in many ways: each ends in one clear message, or is read as if it were whole."""
+"""Folders with many kinds of faults: each gives one clear message, or is read as if it were intact."""
 
 from __future__ import annotations
 
@@ -22,37 +22,39 @@ def objects(folder: Folder) -> list[tuple[str, list[float]]]:
     )
 
 
-def opened(root: Path) -> Folder:
-    """A folder as a training opens it, with the check of its pictures; then every picture is decoded."""
+def open_and_decode(root: Path) -> Folder:
+    """Open a folder as training does, with the check of its pictures. Then decode every picture."""
     folder = Folder(root)
     sides: list[FolderDataset] = [folder.train, folder.test]
     for side in sides:
-        require_readable(side, decode=False, keep_checks=False, skip=False, keep_places=False, where=str(root))
+        require_readable(side, decode=False, keep_checks=False, skip=False, keep_indices=False, where=str(root))
         for index in range(len(side.annotations)):
             side.image(index)
     return folder
 
 
 @pytest.mark.parametrize("fault", broken.FAULTS, ids=lambda fault: f"{fault.write.__name__}: {fault.name}")
-def test_a_broken_folder(fault: broken.Fault, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_faulty_folder_gives_its_message_or_is_read(
+    fault: broken.Fault, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     root = tmp_path / "data"
     fault.write(root)
     fault.change(root)
     try:
-        folder = opened(root)
+        folder = open_and_decode(root)
     except ValueError as error:
-        said = str(error)
-        assert fault.said is not None, said
-        assert str(root) in said
+        message = str(error)
+        assert fault.message is not None, message
+        assert str(root) in message
         if isinstance(error, FaultyDataError):
             assert all(str(root) in item.message for item in error.faults)  # noqa: PT017
     else:
-        said = "\n".join([*folder.told, *folder.odd, caplog.text])
-        if fault.said is None:
+        message = "\n".join([*folder.summary, *folder.odd, caplog.text])
+        if fault.message is None:
             truth = sorted((name, [*map(float, box)]) for rows in formats.TRUTH.values() for name, box in rows)
             assert objects(folder) == truth
-    if fault.said is not None:
-        assert re.search(fault.said, said, re.DOTALL), said
+    if fault.message is not None:
+        assert re.search(fault.message, message, re.DOTALL), message
 
 
 def test_there_are_many_faults() -> None:

@@ -1,4 +1,4 @@
-"""Every reader gives the same for one truth, and each fault names its file and place."""
+"""Every reader gives the same result for the same data, and each fault names its file and place."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from tests.datasets.readers.formats import (
 @pytest.mark.parametrize(
     "write", [item for item in FORMATS if item is not open_images], ids=lambda write: write.__name__
 )
-def test_every_format_gives_the_same_truth(tmp_path: Path, write: Callable[[Path], str]) -> None:
+def test_every_format_gives_the_same_annotations(tmp_path: Path, write: Callable[[Path], str]) -> None:
     root = tmp_path / "photos"
     root.mkdir()
-    told = write(root)
+    line = write(root)
     folder = Folder(root)
-    assert folder.told[0] == told
+    assert folder.summary[0] == line
     assert folder.train.classes == folder.test.classes == ("cat", "dog")
     found = {}
     for split, side in (("train", folder.train), ("test", folder.test)):
@@ -53,15 +53,15 @@ def test_every_format_gives_the_same_truth(tmp_path: Path, write: Callable[[Path
             assert box == pytest.approx(expected, abs=1e-3)
 
 
-def test_open_images_leaves_out_what_is_not_there(tmp_path: Path) -> None:
-    told = open_images(tmp_path)
+def test_open_images_skips_missing_pictures(tmp_path: Path) -> None:
+    line = open_images(tmp_path)
     (tmp_path / "test-annotations-bbox.csv").write_text(
         (tmp_path / "test-annotations-bbox.csv").read_text().replace("d,xclick", "gone,xclick", 1)
         + "\nd,xclick,/m/02,1,0.1,1,0.2,1,0,1,1"
     )
     folder = Folder(tmp_path)
-    assert folder.told[0] == told
-    assert "1 pictures of the tables are not there and are left out" in folder.told
+    assert folder.summary[0] == line
+    assert "1 pictures of the tables are not in the folder and are left out" in folder.summary
     assert folder.train.classes == ("cat", "dog")
     first = folder.train.annotations[0]
     assert first.boxes[0].tolist() == pytest.approx([10, 6, 30, 24])
@@ -70,26 +70,26 @@ def test_open_images_leaves_out_what_is_not_there(tmp_path: Path) -> None:
     assert folder.test.annotations[0].difficult.tolist()[-1] is True
 
 
-def test_flags_of_cvat(tmp_path: Path) -> None:
+def test_cvat_flags_are_read(tmp_path: Path) -> None:
     cvat(tmp_path)
     first = Folder(tmp_path).train.annotations[0]
     assert first.difficult.tolist() == [True, False]
     assert first.occluded.tolist() == [True, False]
 
 
-def test_points_are_passed_over_and_told(tmp_path: Path) -> None:
+def test_points_are_skipped_and_reported(tmp_path: Path) -> None:
     labelme(tmp_path)
-    assert "shapes that are no boxes are passed over: point (3)" in Folder(tmp_path).told
+    assert "shapes that are not boxes are skipped: point (3)" in Folder(tmp_path).summary
 
 
-def test_several_annotations_of_one_task(tmp_path: Path) -> None:
+def test_of_several_annotations_of_a_task_the_first_is_used(tmp_path: Path) -> None:
     pictures(tmp_path)
     tasks = studio_tasks(small=False)
     tasks[0]["annotations"].append({"result": []})
     tasks.append({"id": 9, "data": {"image": "later.jpg"}, "annotations": []})
     (tmp_path / "x.json").write_text(json.dumps(tasks))
-    told = Folder(tmp_path).told
-    assert "1 tasks are annotated several times; the first annotation is taken" in told
+    told = Folder(tmp_path).summary
+    assert "1 tasks are annotated several times; the first annotation is used" in told
     assert "1 tasks are not annotated and are left out" in told
 
 
@@ -98,16 +98,16 @@ def test_several_formats_are_refused_with_their_names(tmp_path: Path) -> None:
     csv(tmp_path)
     with pytest.raises(ValueError, match=r"several formats: labelme \(.*and 2 more\); csv \(.*dataset.format=labelme"):
         Folder(tmp_path)
-    assert Folder(tmp_path, format_="csv").told[0].startswith("CSV: 3 pictures")
+    assert Folder(tmp_path, format_="csv").summary[0].startswith("CSV: 3 pictures")
 
 
-def test_a_format_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_format_is_refused(tmp_path: Path) -> None:
     csv(tmp_path)
-    with pytest.raises(ValueError, match="no annotations of dataset.format=yolo; there is csv"):
+    with pytest.raises(ValueError, match="no annotations of dataset.format=yolo; found csv"):
         Folder(tmp_path, format_="yolo")
 
 
-def test_columns_by_options(tmp_path: Path) -> None:
+def test_columns_can_be_named_by_options(tmp_path: Path) -> None:
     pictures(tmp_path)
     rows = ["photo,kind,l,t,r,b", "a.jpg,cat,1,2,9,8", "d.jpg,dog,1,2,9,8"]
     (tmp_path / "x.csv").write_text("\n".join(rows))
@@ -115,28 +115,28 @@ def test_columns_by_options(tmp_path: Path) -> None:
         Folder(tmp_path)
     columns = {"picture": "photo", "class": "kind", "x1": "l", "y1": "t", "x2": "r", "y2": "B"}
     assert Folder(tmp_path, columns=columns).train.annotations[0].boxes.tolist() == [[1, 2, 9, 8]]
-    with pytest.raises(ValueError, match="dataset.columns has the key 'colour'; expected some of picture"):
+    with pytest.raises(ValueError, match="dataset.columns has the key 'colour'; expected keys from picture"):
         Folder(tmp_path, columns={**columns, "colour": "x"})
     with pytest.raises(ValueError, match="dataset.columns.class=sort: no such column; it has photo, kind"):
         Folder(tmp_path, columns={**columns, "class": "sort"})
 
 
-def test_fractions_in_a_table(tmp_path: Path) -> None:
+def test_fractions_in_a_table_are_recognised(tmp_path: Path) -> None:
     pictures(tmp_path)
     (tmp_path / "x.csv").write_text("image,label,xmin,ymin,xmax,ymax\na.jpg,cat,0.25,0.2,0.75,0.8\nd.jpg,cat,0,0,1,1\n")
     folder = Folder(tmp_path)
     assert folder.train.annotations[0].boxes.tolist() == [pytest.approx([10, 6, 30, 24])]
-    assert any("taken for fractions" in line for line in folder.told)
+    assert any("read as fractions" in line for line in folder.summary)
 
 
-def spoil(path: Path, was: str, now: str) -> None:
+def replace_text(path: Path, was: str, now: str) -> None:
     text = path.read_text()
     assert was in text
     path.write_text(text.replace(was, now, 1))
 
 
 @pytest.mark.parametrize(
-    ("write", "file", "was", "now", "said"),
+    ("write", "file", "was", "now", "message"),
     [
         (yolo_data, "labels/train/a.txt", "0.500000", "nan", "line 1 has a box that is not finite"),
         (yolo_data, "labels/train/a.txt", "0.500000", "inf", "line 1 is '0 inf"),
@@ -162,30 +162,30 @@ def spoil(path: Path, was: str, now: str) -> None:
         (cvat, "annotations.xml", "a.jpg", "gone.jpg", "names the picture gone.jpg"),
         (label_studio, "project-1.json", '"x": 25.0', '"x": NaN', "not finite"),
         (label_studio, "project-1.json", '"x": 25.0', '"x": "25"', "its x, y, width, height is"),
-        (label_studio, "project-1.json", "a.jpg", "gone.jpg", "names no picture below"),
+        (label_studio, "project-1.json", "a.jpg", "gone.jpg", "its picture .* is not in"),
         (csv_without_head, "annotations.csv", "10,6", "nan,6", "not finite"),
         (csv_without_head, "annotations.csv", "0,0,20", "0,0,x", "expected four numbers"),
-        (csv_without_head, "annotations.csv", "24,cat", "24,", "has a box and no class"),
+        (csv_without_head, "annotations.csv", "24,cat", "24,", "has a box but no class"),
         (csv_without_head, "annotations.csv", "a.jpg", "gone.jpg", "names the picture train/gone.jpg"),
         (csv_without_head, "annotations.csv", "30,24", "300,24", "lies outside the image of 40x30"),
         (open_images, "train-annotations-bbox.csv", "0.25", "nan", "not finite"),
         (open_images, "train-annotations-bbox.csv", "0.25", "left", "expected four fractions"),
     ],
 )
-def test_faults_name_the_file_and_the_place(
-    tmp_path: Path, write: Callable[[Path], str], file: str, was: str, now: str, said: str
+def test_faults_name_the_file_and_the_position(
+    tmp_path: Path, write: Callable[[Path], str], file: str, was: str, now: str, message: str
 ) -> None:
     write(tmp_path)
-    spoil(tmp_path / file, was, now)
-    with pytest.raises(ValueError, match=said) as error:
+    replace_text(tmp_path / file, was, now)
+    with pytest.raises(ValueError, match=message) as error:
         Folder(tmp_path)
     assert str(tmp_path / Path(file).parent) in str(error.value)
 
 
-def test_yolo_without_names(tmp_path: Path) -> None:
+def test_yolo_without_class_names_is_refused(tmp_path: Path) -> None:
     yolo_data(tmp_path)
     (tmp_path / "data.yaml").unlink()
-    with pytest.raises(ValueError, match="no data.yaml or classes.txt names them"):
+    with pytest.raises(ValueError, match="no data.yaml or classes.txt names the classes"):
         Folder(tmp_path)
 
 
@@ -194,10 +194,10 @@ def test_yolo_pictures_without_a_file_have_no_objects(tmp_path: Path) -> None:
     (tmp_path / "labels/train/b c.txt").unlink()
     folder = Folder(tmp_path)
     assert [len(item.boxes) for item in folder.train.annotations] == [2, 0]
-    assert "1 pictures have no text file and count as pictures without objects" in folder.told
+    assert "1 pictures have no text file and count as pictures without objects" in folder.summary
 
 
-def test_a_picture_that_two_files_annotate(tmp_path: Path) -> None:
+def test_a_picture_annotated_by_two_files_is_refused(tmp_path: Path) -> None:
     roboflow_coco(tmp_path)
     (tmp_path / "train/again.json").write_text((tmp_path / "train/_annotations.coco.json").read_text())
     with pytest.raises(FaultyDataError, match=r"annotates train/a.jpg, as .*_annotations.coco.json does"):

@@ -1,4 +1,4 @@
-"""Damaged files of every format are read or refused in words; nothing else ever happens."""
+"""Damaged files of every format are read, or refused with a message. No other error occurs."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ PIECES = (
 
 
 def mutant(content: bytes, rng: random.Random) -> bytes:
-    """The bytes with one to four places changed, removed, repeated, cut off or filled with something awkward."""
-    made = bytearray(content)
+    """Return the bytes with one to four changes: replaced, removed, repeated, cut off, or with an awkward piece."""
+    changed = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 4))):
-        at = rng.randrange(len(made) + 1)
+        at = rng.randrange(len(changed) + 1)
         match rng.randrange(6):
-            case 0 if made:
-                made[min(at, len(made) - 1)] = rng.randrange(256)
+            case 0 if changed:
+                changed[min(at, len(changed) - 1)] = rng.randrange(256)
             case 1:
-                del made[at : at + rng.randrange(1, 12)]
+                del changed[at : at + rng.randrange(1, 12)]
             case 2:
-                del made[at:]
+                del changed[at:]
             case 3:
-                made[at:at] = made[rng.randrange(len(made) + 1) :][: rng.randrange(60)]
+                changed[at:at] = changed[rng.randrange(len(changed) + 1) :][: rng.randrange(60)]
             case _:
-                made[at : at + rng.choice((0, 0, 1, 3, 6))] = rng.choice(PIECES)
-    return bytes(made)
+                changed[at : at + rng.choice((0, 0, 1, 3, 6))] = rng.choice(PIECES)
+    return bytes(changed)
 
 
-def survive(root: Path, write: Callable[[Path], str], count: int) -> None:
+def open_mutants(root: Path, write: Callable[[Path], str], count: int) -> None:
     write(root)
     files = sorted(path for path in root.rglob("*") if path.is_file() and path.suffix != ".jpg")
     rng = random.Random(write.__name__)
@@ -47,19 +47,19 @@ def survive(root: Path, write: Callable[[Path], str], count: int) -> None:
         try:
             Folder(root)
         except ValueError as error:
-            said = str(error)
+            message = str(error)
         else:
-            said = str(root)
-        assert str(root) in said, f"mutant {number} of {path}: the message names no file"
+            message = str(root)
+        assert str(root) in message, f"mutant {number} of {path}: the message names no file"
         path.write_bytes(whole)
 
 
 @pytest.mark.parametrize("write", formats.FORMATS, ids=lambda write: write.__name__)
-def test_mutants(tmp_path: Path, write: Callable[[Path], str]) -> None:
-    survive(tmp_path, write, 25)
+def test_mutants_are_read_or_refused(tmp_path: Path, write: Callable[[Path], str]) -> None:
+    open_mutants(tmp_path, write, 25)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("write", formats.FORMATS, ids=lambda write: write.__name__)
-def test_many_mutants(tmp_path: Path, write: Callable[[Path], str]) -> None:
-    survive(tmp_path, write, 10_000)
+def test_many_mutants_are_read_or_refused(tmp_path: Path, write: Callable[[Path], str]) -> None:
+    open_mutants(tmp_path, write, 10_000)

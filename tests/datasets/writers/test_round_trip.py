@@ -1,4 +1,4 @@
-"""What the formats share comes back the same: classes, boxes, splits, and the pictures byte for byte."""
+"""Written folders read back the same: classes, boxes, splits, and the bytes of the pictures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WRITERS: dict[str, Writer] = {"voc": write_voc, "coco": write_coco, "yolo": writ
 
 
 def make(folder: Path, seed: int = 0) -> list[Side]:
-    """Pictures of odd sizes with boxes at odd places, one of them without objects."""
+    """Return pictures of random sizes with random boxes. The first of each split has no objects."""
     rng = np.random.default_rng(seed)
     sides = []
     for name, count in (("train", 5), ("test", 3)):
@@ -68,7 +68,7 @@ def require_same(found: Sequence[Side], expected: Sequence[Side], *, flags: bool
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_there_and_back(tmp_path: Path, name: str) -> None:
+def test_a_written_folder_reads_back(tmp_path: Path, name: str) -> None:
     sides = make(tmp_path / "source")
     WRITERS[name](tmp_path / name, sides, ("cat", "dog"))
     folder = Folder(tmp_path / name)
@@ -76,7 +76,7 @@ def test_there_and_back(tmp_path: Path, name: str) -> None:
     require_same(as_sides(folder), sides, flags=name != "yolo")
 
 
-def test_from_each_to_each(tmp_path: Path) -> None:
+def test_conversions_between_formats_keep_the_data(tmp_path: Path) -> None:
     sides = make(tmp_path / "source", seed=1)
     names = ["voc", "coco", "yolo", "coco", "voc"]
     WRITERS["voc"](tmp_path / "0_voc", sides, ("cat", "dog"))
@@ -86,28 +86,28 @@ def test_from_each_to_each(tmp_path: Path) -> None:
     require_same(as_sides(Folder(tmp_path / f"{len(names) - 1}_voc")), sides, flags=False)
 
 
-def test_what_a_format_cannot_hold_is_told(tmp_path: Path) -> None:
+def test_losses_of_a_format_are_reported(tmp_path: Path) -> None:
     sides = make(tmp_path / "source")
     sides[0].annotations[1].boxes[0] = torch.tensor([3.0, 3.0, 3.5, 9.0])
     assert write_voc(tmp_path / "voc", sides, ("cat", "dog")) == [
-        "1 boxes of a pixel or less across are left out: VOC names first and last pixels"
+        "1 boxes of one pixel or less are left out: VOC's corners are pixel numbers"
     ]
     assert write_yolo(tmp_path / "yolo", sides, ("cat", "dog")) == [
-        f"{sum(int(item.difficult.sum()) for side in sides for item in side.annotations)} difficult objects are "
-        "objects like others: YOLO has no flags"
+        f"{sum(int(item.difficult.sum()) for side in sides for item in side.annotations)} difficult objects become "
+        "ordinary objects: YOLO has no flags"
     ]
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_nothing_is_written_over(tmp_path: Path, name: str) -> None:
+def test_existing_files_are_not_overwritten(tmp_path: Path, name: str) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("x")
-    with pytest.raises(ValueError, match="is there already"):
+    with pytest.raises(ValueError, match="already exists"):
         WRITERS[name](tmp_path / "full", make(tmp_path / "source"), ("cat", "dog"))
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_dataset_command_converts_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_coco(tmp_path / "source", make(tmp_path / "made"), ("cat", "dog"))
     words = ["dataset", f"source={tmp_path / 'source'}", f"output={tmp_path / 'out'}"]
     assert cli.run([*words, "format=yolo", "dataset.rename={dog:wolf}"]) == 0
@@ -116,5 +116,5 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "format=pickle: expected one of voc, coco, yolo" in capsys.readouterr().err
     assert cli.run(words) == 2
     assert cli.run([*words, "format=voc"]) == 1
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert cli.run(["dataset", "--help"]) == 0

@@ -1,4 +1,4 @@
-"""A trous: between the cells that a strided network computes, a dilated one computes more, and changes none."""
+"""Dilation (a trous): a dilated network computes the cells of the strided network unchanged, and more between them."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def test_every_cell_of_the_strided_network_is_kept(name: str, most: int) -> None
     torch.manual_seed(0)
     network = models.get_model(name, weights=None).double().eval()
     images = torch.randn(2, 3, 128, 192, dtype=torch.float64)
-    if name == "efficientnet_b0":  # without its gates, which average over the map: that has more cells now
+    if name == "efficientnet_b0":  # without its gates: they average over the map, which now has more cells
         for gate in [
             module for module in network.modules() if isinstance(module, models.efficientnet.SqueezeExcitation)
         ]:
@@ -50,7 +50,7 @@ def test_mistakes_are_named() -> None:
 
 @pytest.mark.parametrize("side", [3, 5])
 @pytest.mark.parametrize("size", [(12, 18), (7, 11), (1, 2)])
-def test_a_dilated_depthwise_convolution_that_trains(side: int, size: tuple[int, int]) -> None:
+def test_a_dilated_depthwise_convolution_equals_torch_and_trains(side: int, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     conv = nn.Conv2d(5, 5, side, padding=side // 2 * 3, dilation=3, groups=5).double()
     x = torch.randn(2, 5, *size, dtype=torch.float64, requires_grad=True)

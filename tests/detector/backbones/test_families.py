@@ -1,4 +1,4 @@
-"""Every family of torchvision's classifiers makes a pyramid, its nodes chosen by themselves."""
+"""Every family of torchvision's classifiers makes a pyramid, with nodes that are found automatically."""
 
 import pytest
 import torch
@@ -11,8 +11,8 @@ from detector.configs.compose import load_config
 from tests.detector.backbones.test_pyramid import make_batch
 
 FAMILIES = ("convnext_tiny", "swin_t", "swin_v2_t", "regnet_y_400mf", "efficientnet_b0", "mobilenet_v3_small")
-# Tokens without rows and columns, or a network of one input size.
-WITHOUT = ("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14", "maxvit_t")
+# Tokens without rows and columns, or a network with a fixed input size.
+WITHOUT_MAPS = ("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14", "maxvit_t")
 
 
 @pytest.mark.parametrize("name", ["swin_t", "mobilenet_v3_small"])
@@ -21,8 +21,8 @@ def test_nodes_of_a_family_are_found(name: str) -> None:
     assert {4, 8, 16, 32} <= set(found)
 
 
-def test_maps_with_channels_last_come_with_channels_first() -> None:
-    """Swin's first stage on a small picture against its own module."""
+def test_channels_last_maps_are_returned_channels_first() -> None:
+    """Compare Swin's first stage with torchvision's module on a small picture."""
     torch.manual_seed(0)
     backbone = TorchvisionBackbone(
         name="swin_t", node="features.1", proposals_node=None, max_stride=None, norm="frozen_bn", frozen_nodes=None,
@@ -40,7 +40,7 @@ def test_maps_with_channels_last_come_with_channels_first() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_family_takes_a_step(name: str) -> None:
+def test_a_family_trains_one_step(name: str) -> None:
     words = [
         "backbone=torchvision", f"backbone.name={name}", "backbone.norm=bn", "backbone.tail_channels=32", "neck=fpn",
         "neck.channels=16", "head=fast_rcnn_align", "proposals=rpn_fpn", "proposals.channels=16",
@@ -52,6 +52,6 @@ def test_a_family_takes_a_step(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", models.list_models(module=models))
-def test_every_classifier_has_four_strides_or_none(name: str) -> None:
+def test_every_classifier_has_four_strides_or_is_listed_as_without_maps(name: str) -> None:
     found = set(nodes_by_stride(name)) if name not in ("maxvit_t",) else set()
-    assert {4, 8, 16, 32} <= found or name in WITHOUT
+    assert {4, 8, 16, 32} <= found or name in WITHOUT_MAPS

@@ -1,4 +1,4 @@
-"""The last block of each stride, of networks whose blocks are known from their papers."""
+"""The last block of each stride, for networks whose blocks are known from their papers."""
 
 import pytest
 
@@ -14,11 +14,11 @@ from detector.backbones.nodes import nodes_by_stride
         ("convnext_tiny", {4: "features.1", 8: "features.3", 16: "features.5", 32: "features.7"}),
     ],
 )
-def test_known_networks(name: str, expected: dict[int, str]) -> None:
+def test_the_blocks_of_known_networks_are_found(name: str, expected: dict[int, str]) -> None:
     found = nodes_by_stride(name)
     assert {stride: found[stride] for stride in expected} == expected
 
 
-def test_a_name_that_is_not_known() -> None:
+def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(ValueError, match="no classifier 'resnet19'"):
         nodes_by_stride("resnet19")

@@ -1,4 +1,4 @@
-"""Frozen batch norm against PyTorch's own in evaluation, and its folding into the convolution before it."""
+"""Frozen batch norm against PyTorch's in evaluation mode, and its folding into the preceding convolution."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def moved_batch_norm(channels: int) -> nn.BatchNorm2d:
     return norm
 
 
-def test_frozen_batch_norm_is_batch_norm_in_evaluation_and_never_moves() -> None:
+def test_frozen_batch_norm_equals_batch_norm_in_evaluation_and_never_changes() -> None:
     norm = moved_batch_norm(6).eval()
     frozen = with_frozen_norms(norm).train()
     before = {key: value.clone() for key, value in frozen.state_dict().items()}
@@ -36,7 +36,7 @@ def test_frozen_norms_replace_every_batch_norm_below() -> None:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_folding_keeps_the_values_and_the_gradients(bias: bool) -> None:
+def test_folding_keeps_values_and_gradients(bias: bool) -> None:
     conv = nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2, bias=bias)
     frozen = with_frozen_norms(moved_batch_norm(6))
     x = torch.randn(2, 4, 9, 8, requires_grad=True)

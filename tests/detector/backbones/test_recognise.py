@@ -1,4 +1,4 @@
-"""Whose weights a file holds."""
+"""Recognising the classifier whose weights a file holds."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from detector.backbones.recognise import recognise
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet34", "vgg16_bn", "squeezenet1_1", "shufflenet_v2_x0_5"])
-def test_a_classifier_is_known_by_its_tensors(name: str) -> None:
+def test_a_classifier_is_recognised_by_its_tensors(name: str) -> None:
     with torch.device("meta"):
         state = models.get_model(name, weights=None).state_dict()
     assert recognise(state) == name
@@ -21,18 +21,18 @@ def test_another_number_of_classes_does_not_matter() -> None:
     assert recognise({key: value for key, value in state.items() if not key.startswith("fc.")}) == "resnet18"
 
 
-def test_counters_of_batches_may_be_missing() -> None:
+def test_batch_norm_counters_may_be_missing() -> None:
     with torch.device("meta"):
         state = models.resnet18().state_dict()
     assert recognise({key: value for key, value in state.items() if "num_batches" not in key}) == "resnet18"
 
 
-def test_no_tensor_is_no_classifier() -> None:
+def test_an_empty_state_dict_is_not_recognised() -> None:
     assert recognise({}) is None
 
 
-@pytest.mark.slow  # makes every classifier that torchvision has
-def test_foreign_tensors_are_no_classifier() -> None:
+@pytest.mark.slow  # builds every classifier of torchvision
+def test_a_state_dict_with_foreign_tensors_is_not_recognised() -> None:
     with torch.device("meta"):
         state = {**models.resnet18().state_dict(), "extra.weight": torch.zeros(1)}
     assert recognise(state) is None

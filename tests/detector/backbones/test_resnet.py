@@ -1,4 +1,4 @@
-"""ResNets against torchvision's, the dilated res5, and what trains."""
+"""ResNets against torchvision's, the dilated res5, and the trained parameters."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def resnet(**changes: Any) -> ResNet:
 
 
 def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
-    """Equal to 1e-5 of the map's largest value: untrained residual sums grow, and rounding with them."""
+    """Compare to 1e-5 of the map's largest value: untrained residual sums grow, and rounding errors with them."""
     torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-5 * expected.abs().max().item())
 
 
@@ -49,12 +49,12 @@ def their_c4(theirs: Any, images: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("depth", [18, 50])
-def test_c4_and_the_res5_tail_are_torchvisions(depth: int, tmp_path: Path) -> None:
+def test_c4_and_the_res5_tail_equal_torchvisions(depth: int, tmp_path: Path) -> None:
     theirs: Any = moved_classifier(depth)
     torch.save(theirs.state_dict(), tmp_path / "resnet.pth")
     ours = resnet(depth=depth, width=1.0)
     load_classifier_weights(ours, str(tmp_path / "resnet.pth"), architecture=f"resnet{depth}", sha256=None)
-    ours.train()  # frozen norms: the mode makes no difference
+    ours.train()  # with frozen norms the mode makes no difference
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         c4 = their_c4(theirs, images)
@@ -92,7 +92,7 @@ def test_a_dilated_block_equals_the_strided_one_at_its_positions() -> None:
     x = torch.rand(1, strided.head_channels, 9, 11)
     shortcut = dilated.layer4.get_submodule("0.downsample")(x)[:, :, ::2, ::2]
     torch.testing.assert_close(shortcut, source.get_submodule("0.downsample")(x))
-    # A 3x3 of dilation 2 on the dense map reads what a 3x3 of dilation 1 reads on the strided map.
+    # A 3x3 of dilation 2 on the dense map reads the same values as a 3x3 of dilation 1 on the strided map.
     second = source.get_submodule("1.conv2")
     dense = torch.rand(1, second.in_channels, 9, 11)  # type: ignore[arg-type]
     torch.testing.assert_close(
@@ -150,7 +150,7 @@ def test_channels_last_gives_the_same_maps() -> None:
 def test_impossible_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="use tail=fc or dilated_c5=false"):
         resnet(dilated_c5=True)
-    with pytest.raises(ValueError, match="among 18, 34, 50, 101, 152, got 20"):
+    with pytest.raises(ValueError, match="from 18, 34, 50, 101, 152, got 20"):
         resnet(depth=20)
     with pytest.raises(ValueError, match="frozen_stages from 0 to 5"):
         resnet(frozen_stages=-1)

@@ -18,7 +18,7 @@ def identity(join: TopDown) -> TopDown:
     return join
 
 
-def test_coarse_cells_are_added_to_the_fine_ones_they_cover() -> None:
+def test_coarse_cells_are_added_to_the_fine_cells_they_cover() -> None:
     fine, coarse = torch.arange(16.0).reshape(1, 1, 4, 4), torch.tensor([[[[100.0, 200.0], [300.0, 400.0]]]])
     joined = identity(TopDown([1, 1], 1))([fine, coarse])
     expected = fine + torch.tensor(
@@ -43,7 +43,7 @@ def make(**changes: object) -> TorchvisionBackbone:
     return TorchvisionBackbone(**{**settings, **changes})  # type: ignore[arg-type]
 
 
-def test_a_backbone_gives_one_joined_map_for_both_readers() -> None:
+def test_head_and_rpn_read_the_same_joined_map() -> None:
     backbone = make()
     maps = backbone(torch.zeros(1, 3, 64, 96))
     assert (backbone.strides, backbone.head_channels, backbone.proposal_channels) == ((8,), 24, 24)
@@ -51,13 +51,13 @@ def test_a_backbone_gives_one_joined_map_for_both_readers() -> None:
     assert maps.proposals[0] is maps.head[0]
 
 
-def test_new_layers_are_not_looked_for_in_a_classifier() -> None:
+def test_new_layers_are_not_expected_in_a_classifiers_weights() -> None:
     backbone = make()
     assert backbone.rename("features.0.0.weight") == "body.features.0.0.weight"
     assert any(key.startswith("top_down.") for key in backbone.state_dict())
     assert not any(key.startswith("body.top_down.") for key in backbone.state_dict())
 
 
-def test_maps_that_do_not_grow_coarser_are_refused() -> None:
-    with pytest.raises(ValueError, match="larger and larger strides"):
+def test_maps_whose_strides_do_not_increase_are_refused() -> None:
+    with pytest.raises(ValueError, match="by increasing stride"):
         make(deeper_nodes=["features.5"])

@@ -1,4 +1,4 @@
-"""Torchvision's classifiers cut at a node: the features are theirs, and mistakes are named."""
+"""Torchvision's classifiers, cut at a node: the features are equal to theirs, and mistakes are named."""
 
 import copy
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_two_nodes_of_one_stride() -> None:
         backbone(proposals_node="features.6")
 
 
-def test_deep_maps_of_a_fine_stride() -> None:
+def test_max_stride_dilates_deep_maps() -> None:
     found = backbone(node="features.17", proposals_node="features.13", max_stride=16)
     assert (found.strides, found.head_channels, found.proposal_channels) == ((16,), 320, 96)
     maps = found(torch.randn(1, 3, 64, 96))
@@ -81,12 +81,12 @@ def test_deep_maps_of_a_fine_stride() -> None:
         ({"name": "mobilenet_v22"}, "no classifier 'mobilenet_v22'; nearest: mobilenet_v2"),
         ({"node": "feature.13"}, "no node 'feature.13'; nearest: features.13"),
         ({"proposals_node": "layer9"}, "mobilenet_v2 has no node 'layer9'"),
-        ({"frozen_nodes": "features.15"}, "no module 'features.15' up to this node; nearest: features."),
+        ({"frozen_nodes": "features.15"}, "used part of mobilenet_v2 has no module 'features.15'; nearest: features."),
         ({"node": "classifier.1", "frozen_nodes": None}, r"maps \[N, C, H, W\] that grow with the image"),
         ({"max_stride": 12}, "max_stride=12 of mobilenet_v2: expected a largest stride that is a power of two"),
         (
             {"name": "squeezenet1_1", "node": "features.12", "frozen_nodes": None, "max_stride": 4},
-            "squeezenet1_1 pools its maps to a stride of 16 at features.12",
+            "a stride of at most 4 at features.12 of squeezenet1_1, got 16",
         ),
         ({"tail": "native"}, "use tail=fc"),
         ({"name": "vit_b_32", "node": "encoder.ln", "frozen_nodes": None}, "vit_b_32 does not take images of"),
@@ -97,13 +97,13 @@ def test_mistakes_are_named(changes: dict[str, str], message: str) -> None:
         backbone(**changes)
 
 
-def test_a_node_that_gives_no_map_is_refused() -> None:
+def test_a_node_without_a_map_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected the head node of mobilenet_v2 to give maps \[N, C, H, W\]"):
         backbone(name="mobilenet_v2", node="classifier.1", frozen_nodes=None)
 
 
 @pytest.mark.parametrize("norm", ["frozen_bn", "bn", "gn"])
-def test_exactly_the_nodes_behind_the_frozen_one_learn(norm: str) -> None:
+def test_exactly_the_nodes_after_the_frozen_one_learn(norm: str) -> None:
     found = backbone(norm=norm, tail=None).train()
     before = {key: value.clone() for key, value in found.state_dict().items()}
     found(torch.randn(2, 3, 64, 64)).head[0].square().mean().backward()
@@ -118,13 +118,15 @@ def test_exactly_the_nodes_behind_the_frozen_one_learn(norm: str) -> None:
     assert not any(is_frozen(key) for key in moved)
 
 
-def test_parameters_held_by_a_block_freeze_and_its_stochastic_depth_rests() -> None:
+def test_freezing_a_block_freezes_its_own_parameters_and_its_stochastic_depth() -> None:
     found = backbone(name="convnext_tiny", node="features.3", frozen_nodes="features.1", tail=None).train()
     scales = {name: item.requires_grad for name, item in found.named_parameters() if name.endswith("layer_scale")}
     assert scales
     assert all(trained == (".features.3." in name) for name, trained in scales.items())
-    resting = {name.split(".")[2] for name, item in found.named_modules() if "stochastic" in name and not item.training}
-    assert resting == {"1"}
+    inactive = {
+        name.split(".")[2] for name, item in found.named_modules() if "stochastic" in name and not item.training
+    }
+    assert inactive == {"1"}
     found.eval()
     found.train()
     assert not found.body.get_submodule("features.1.0.stochastic_depth").training
@@ -132,7 +134,7 @@ def test_parameters_held_by_a_block_freeze_and_its_stochastic_depth_rests() -> N
 
 def test_classifiers_weights_give_the_classifiers_features(tmp_path: Path) -> None:
     theirs = models.mobilenet_v2(weights=None)
-    theirs(torch.randn(4, 3, 64, 64))  # moves the running statistics
+    theirs(torch.randn(4, 3, 64, 64))  # changes the running statistics
     theirs.eval()
     torch.save(
         {key: value.half() if value.is_floating_point() else value for key, value in theirs.state_dict().items()},
@@ -164,13 +166,13 @@ def test_published_weights_give_torchvisions_features(file: str, name: str, node
     images = torch.randn(1, 3, 120, 160)
     with torch.no_grad():
         expected = theirs.features[: int(node.split(".")[1]) + 1](images)
-        # Norms are computed in the convolutions here: other roundings, of features that reach 60.
+        # Our norms are folded into the convolutions, so features of up to 60 are rounded differently.
         torch.testing.assert_close(ours.train()(images).head[0], expected, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "efficientnet_b0"])
 @pytest.mark.parametrize("training", [True, False])
-def test_frozen_norms_are_computed_in_their_convolutions(name: str, training: bool) -> None:
+def test_frozen_norms_are_folded_into_their_convolutions(name: str, training: bool) -> None:
     node = {"mobilenet_v2": "features.13", "resnet18": "layer3", "efficientnet_b0": "features.5"}[name]
     found = backbone(name=name, node=node, frozen_nodes=None).train(training)
     called: list[nn.Module] = []

@@ -1,4 +1,4 @@
-"""VGG16 against torchvision's, and what of it trains."""
+"""VGG16 against torchvision's, and its trained parameters."""
 
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ def vgg16(**changes: Any) -> VGG16:
 
 
 @pytest.mark.parametrize("architecture", ["vgg16", "vgg16_bn"])
-def test_features_and_tail_are_torchvisions(architecture: str, tmp_path: Path) -> None:
-    # Random weights of the classifier's last layers are not looked at: a narrow fc8 spares time.
+def test_features_and_tail_equal_torchvisions(architecture: str, tmp_path: Path) -> None:
+    # The classifier's last layer is not compared: two classes save time.
     theirs = models.get_model(architecture, weights=None, num_classes=2).eval()
     torch.save(theirs.state_dict(), tmp_path / "vgg.pth")
     ours = vgg16(width=1.0, norm="frozen_bn" if architecture == "vgg16_bn" else None)
@@ -41,7 +41,7 @@ def test_features_and_tail_are_torchvisions(architecture: str, tmp_path: Path) -
         torch.testing.assert_close(ours.tail(pooled), hidden, rtol=1e-5, atol=1e-5)
 
 
-def test_maps_have_stride_16_and_odd_sides_floor() -> None:
+def test_maps_have_stride_16_and_odd_sides_are_rounded_down() -> None:
     maps = vgg16()(torch.randn(2, 3, 67, 101))
     assert maps.head[0].shape == (2, 64, 67 // 16, 101 // 16)
     assert maps.proposals[0] is maps.head[0]
@@ -60,7 +60,7 @@ def test_exactly_the_later_stages_get_gradients(frozen_stages: int, first_traine
     assert out.requires_grad == bool(trained)
 
 
-def test_batch_norm_of_frozen_stages_stays_put_while_the_rest_learns() -> None:
+def test_only_batch_norms_after_the_frozen_stages_update_their_statistics() -> None:
     backbone = vgg16(norm="bn", frozen_stages=2).train()
     before = {key: value.clone() for key, value in backbone.state_dict().items() if "running" in key}
     backbone(torch.randn(2, 3, 32, 32) + 1.0)

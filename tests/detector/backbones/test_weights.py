@@ -1,4 +1,4 @@
-"""Weight files: what is loaded, what is refused, and that a cache is never trusted blindly."""
+"""Weight files: loading, refusals, and a cache that is verified on every use."""
 
 import hashlib
 import logging
@@ -45,16 +45,16 @@ def load(backbone: ResNet, weights: Any, sha256: str | None = None) -> None:
     load_classifier_weights(backbone, str(weights), architecture="resnet18", sha256=sha256)
 
 
-def saved(path: Path, state: object) -> str:
-    """Saves and returns the file's sha256."""
+def save(path: Path, state: object) -> str:
+    """Save `state` and return the file's sha256."""
     torch.save(state, path)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_new_tail_keeps_its_values_and_the_log_says_so(
+def test_a_new_tail_keeps_its_values_and_is_logged(
     state: dict[str, Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    digest = saved(tmp_path / "resnet18.pth", state)
+    digest = save(tmp_path / "resnet18.pth", state)
     backbone = resnet18()
     assert backbone.tail is not None
     before = [item.clone() for item in backbone.tail.parameters()]
@@ -65,42 +65,42 @@ def test_new_tail_keeps_its_values_and_the_log_says_so(
     assert "new layers: tail.1, tail.3" in caplog.text
 
 
-def test_native_tail_is_loaded_and_must_be_there(state: dict[str, Tensor], tmp_path: Path) -> None:
-    saved(tmp_path / "whole.pth", state)
+def test_a_native_tail_is_loaded_and_required(state: dict[str, Tensor], tmp_path: Path) -> None:
+    save(tmp_path / "whole.pth", state)
     backbone = resnet18(tail="native")
     load(backbone, tmp_path / "whole.pth")
     key = "layer4.1.conv2.weight"
     assert torch.equal(backbone.state_dict()[f"tail.0.{key.removeprefix('layer4.')}"], state[key])
-    saved(tmp_path / "part.pth", {k: v for k, v in state.items() if k != key})
+    save(tmp_path / "part.pth", {k: v for k, v in state.items() if k != key})
     with pytest.raises(ValueError, match=r"1 missing \(first: tail.0.1.conv2.weight\)"):
         load(resnet18(tail="native"), tmp_path / "part.pth")
-    load(resnet18(tail="fc"), tmp_path / "part.pth")  # res5 has no place there
+    load(resnet18(tail="fc"), tmp_path / "part.pth")  # this tail has no res5
 
 
-def test_misfits_are_named(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_are_named(state: dict[str, Tensor], tmp_path: Path) -> None:
     path = tmp_path / "resnet18.pth"
-    saved(path, state)
+    save(path, state)
     with pytest.raises(ValueError, match=r"conv1.weight: \(64, 3, 7, 7\) in the file, \(32, 3, 7, 7\) here"):
         load(resnet18(width=0.5), path)
     with pytest.raises(ValueError, match="gn has no batch norm weights"):
         load(resnet18(norm="gn"), path)
-    saved(path, state | {"layer3.7.conv1.weight": torch.zeros(1)})
+    save(path, state | {"layer3.7.conv1.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"1 unknown \(first: layer3.7.conv1.weight\)"):
         load(resnet18(), path)
 
 
-def test_a_file_that_is_no_state_dict_is_refused(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_state_dict_is_refused(state: dict[str, Tensor], tmp_path: Path) -> None:
     path = tmp_path / "resnet18.pth"
-    with pytest.raises(ValueError, match="no such file; give a path, a URL, imagenet or null"):
+    with pytest.raises(ValueError, match="no such file; give a path, a URL, imagenet, null, or one of"):
         load(resnet18(), path)
-    saved(path, {"state_dict": state, "epoch": 3})
-    with pytest.raises(ValueError, match="found a dict of state_dict, epoch; save its state dict alone"):
+    save(path, {"state_dict": state, "epoch": 3})
+    with pytest.raises(ValueError, match="found a dict of state_dict, epoch; save the state dict only"):
         load(resnet18(), path)
-    saved(path, state)
+    save(path, state)
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(ValueError, match="resnet18.pth is damaged or not a state dict"):
         load(resnet18(), path)
-    saved(path, state)
+    save(path, state)
     with pytest.raises(ValueError, match=f"has sha256 [0-9a-f]{{64}}, expected {'0' * 64}"):
         load(resnet18(), path, "0" * 64)
 
@@ -113,41 +113,41 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
 
 def test_a_url_is_fetched_once_and_checked_each_time(state: dict[str, Tensor], tmp_path: Path, hub: Path) -> None:
     source = tmp_path / "model.pth"
-    digest = saved(source, state)
-    with pytest.raises(ValueError, match="cannot fetch file:.*give backbone.weights=FILE"):
+    digest = save(source, state)
+    with pytest.raises(ValueError, match="cannot download file:.*give backbone.weights=FILE"):
         load(resnet18(), source.as_uri(), "0" * 64)
-    assert not list(hub.glob("*")), "a file of the wrong hash must not stay"
+    assert not list(hub.glob("*")), "a file with a wrong hash must be deleted"
     load(resnet18(), source.as_uri(), digest)
     (kept,) = hub.glob("*")
     source.unlink()
     load(resnet18(), source.as_uri(), digest)  # from the cache
     kept.write_bytes(b"changed")
-    with pytest.raises(ValueError, match="delete it and fetch it again"):
+    with pytest.raises(ValueError, match="delete the file and download it again"):
         load(resnet18(), source.as_uri(), digest)
 
 
 def test_urls_of_one_file_name_do_not_share_a_cache_entry(state: dict[str, Tensor], tmp_path: Path, hub: Path) -> None:
     for folder, value in (("a", 1.0), ("b", 2.0)):
         (tmp_path / folder).mkdir()
-        saved(tmp_path / folder / "model.pth", state | {"bn1.weight": torch.full((64,), value)})
+        save(tmp_path / folder / "model.pth", state | {"bn1.weight": torch.full((64,), value)})
         backbone = resnet18()
         load(backbone, (tmp_path / folder / "model.pth").as_uri())
         assert torch.equal(backbone.state_dict()["bn1.weight"], torch.full((64,), value))
     assert len(list(hub.glob("*"))) == 2
 
 
-def test_imagenet_without_a_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch, hub: Path) -> None:
+def test_imagenet_without_a_network_names_the_remedy(monkeypatch: pytest.MonkeyPatch, hub: Path) -> None:
     def offline(*_: object, **__: object) -> None:
         raise OSError("Name or service not known")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    told = r"cannot fetch https://.*resnet18-f37072fd.pth .*Put the file at .*weights=null"
-    with pytest.raises(ValueError, match=told):
+    message = r"cannot download https://.*resnet18-f37072fd.pth .*Put the file at .*weights=null"
+    with pytest.raises(ValueError, match=message):
         load(resnet18(), "imagenet")
 
 
 def test_imagenet_checks_the_hash_in_the_name(state: dict[str, Tensor], hub: Path) -> None:
     hub.mkdir(parents=True)
-    saved(hub / "resnet18-f37072fd.pth", state)  # random weights under the name of the trained ones
+    save(hub / "resnet18-f37072fd.pth", state)  # random weights under the name of the trained ones
     with pytest.raises(ValueError, match="expected f37072fd"):
         load(resnet18(), "imagenet")

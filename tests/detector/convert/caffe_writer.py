@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def varint(value: int) -> bytes:
-    """Seven bits a byte, lowest first."""
+    """Encode a number with seven bits per byte, lowest first."""
     groups = [value & 0x7F]
     while value := value >> 7:
         groups.append(value & 0x7F)
@@ -20,7 +20,7 @@ def field(number: int, content: bytes | int) -> bytes:
 
 
 def blob(tensor: Tensor, *, old: bool = False, double: bool = False, packed: bool = True) -> bytes:
-    """A BlobProto: with a shape message, or the four old dimensions; floats packed, single, or as doubles."""
+    """Return a BlobProto, with a shape message or the four old dimensions. Values are packed, single, or doubles."""
     values = tensor.flatten().tolist()
     if old:
         sizes = [1] * (4 - tensor.ndim) + list(tensor.shape)
@@ -35,7 +35,7 @@ def blob(tensor: Tensor, *, old: bool = False, double: bool = False, packed: boo
 
 
 def caffemodel(layers: dict[str, list[Tensor]], *, v1: bool = False) -> bytes:
-    """A NetParameter with its name, a layer without weights, and the layers."""
+    """Return a NetParameter with a name, one layer without weights, and the layers."""
     name_field, blobs_field, layer_field = (4, 6, 2) if v1 else (1, 7, 100)
     content = field(1, b"net") + field(layer_field, field(name_field, b"relu1"))
     for name, blobs in layers.items():

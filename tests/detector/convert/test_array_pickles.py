@@ -1,4 +1,4 @@
-"""Pickled arrays read like numpy reads them, and a pickle that would run something does not."""
+"""Pickled arrays are read as numpy reads them. A pickle that could run code is refused."""
 
 import os
 import pickle
@@ -13,7 +13,7 @@ from detector.convert.array_pickles import read_array_pickle
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4])
-def test_as_numpy_wrote_it(tmp_path: Path, protocol: int) -> None:
+def test_arrays_are_read_as_numpy_wrote_them(tmp_path: Path, protocol: int) -> None:
     generator = np.random.default_rng(0)
     arrays = {
         "weight": generator.normal(size=(2, 3, 4)).astype(np.float32),
@@ -39,7 +39,9 @@ MARK = "harm-was-done"
 
 
 @pytest.mark.parametrize("content", [Harmful(), {"a": Harmful()}, {"a": torch.zeros(2)}, {"a": Path("x")}])
-def test_what_names_a_program_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: object) -> None:
+def test_a_pickle_that_could_run_code_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: object
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
     with pytest.raises(ValueError, match="which could run code; only arrays of numbers are read"):
@@ -48,17 +50,17 @@ def test_what_names_a_program_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "damaged"),
         (b"no pickle", "damaged"),
         (pickle.dumps([1]), "expected a dictionary, found list"),
-        (pickle.dumps({"a": np.array(["x", None], dtype=object)}), "an array of type 'O8'"),
+        (pickle.dumps({"a": np.array(["x", None], dtype=object)}), "found an array of type 'O8'"),
         (pickle.dumps({"a": np.zeros(4)}).replace(b"\x85\x94", b"\x86\x94"), "damaged"),
     ],
 )
-def test_what_is_no_dictionary_of_arrays(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_file_without_a_dictionary_of_arrays_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "a.pkl").write_bytes(content)
-    with pytest.raises(ValueError, match=said) as error:
+    with pytest.raises(ValueError, match=message) as error:
         read_array_pickle(tmp_path / "a.pkl")
     assert str(error.value).startswith(f"{tmp_path / 'a.pkl'}: ")

@@ -1,4 +1,4 @@
-"""The wire format: what a writer of the test's own writes is read, both generations of it; damage is one line."""
+"""The wire format, in both generations, read from files of the tests' own writer. Damage is one error line."""
 
 import contextlib
 import importlib.util
@@ -23,7 +23,7 @@ LAYERS = {"conv1": [torch.arange(24.0).reshape(2, 3, 2, 2), torch.tensor([0.5, -
 
 
 @pytest.mark.parametrize("v1", [False, True])
-def test_both_generations(tmp_path: Path, v1: bool) -> None:
+def test_both_generations_are_read(tmp_path: Path, v1: bool) -> None:
     (tmp_path / "net").write_bytes(caffemodel(LAYERS, v1=v1))
     found = read_caffemodel(tmp_path / "net")
     assert found.keys() == LAYERS.keys()
@@ -33,20 +33,20 @@ def test_both_generations(tmp_path: Path, v1: bool) -> None:
             assert one.dtype == torch.float32
 
 
-@pytest.mark.parametrize("how", [{"double": True}, {"packed": False}])
-def test_other_ways_to_write_numbers(tmp_path: Path, how: dict[str, bool]) -> None:
-    content = field(100, field(1, b"a") + field(7, blob(LAYERS["conv1"][0], **how)))
+@pytest.mark.parametrize("encoding", [{"double": True}, {"packed": False}])
+def test_other_encodings_of_numbers_are_read(tmp_path: Path, encoding: dict[str, bool]) -> None:
+    content = field(100, field(1, b"a") + field(7, blob(LAYERS["conv1"][0], **encoding)))
     (tmp_path / "net").write_bytes(content)
     assert torch.equal(read_caffemodel(tmp_path / "net")["a"][0], LAYERS["conv1"][0])
 
 
-def test_a_scalar(tmp_path: Path) -> None:
+def test_a_scalar_is_read(tmp_path: Path) -> None:
     (tmp_path / "net").write_bytes(caffemodel({"bn": [torch.tensor([1.5])]}, v1=True))
     assert float(read_caffemodel(tmp_path / "net")["bn"][0]) == 1.5
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "has no layer with weights"),
         (b"\xff" * 20, "a number of more than 10 bytes"),
@@ -58,16 +58,16 @@ def test_a_scalar(tmp_path: Path) -> None:
         (field(100, field(1, b"\xff\xfe") + field(7, blob(torch.ones(1)))), "codec"),
     ],
 )
-def test_damage_is_one_line(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "net.caffemodel").write_bytes(content)
     with pytest.raises(ValueError, match="net.caffemodel") as error:
         read_caffemodel(tmp_path / "net.caffemodel")
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 @given(st.data())
-def test_cut_or_changed_bytes_are_a_value_error_or_other_weights(
+def test_cut_or_changed_bytes_raise_nothing_but_value_errors(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     content = bytearray(caffemodel({"a": [torch.arange(3.0)], "b": [torch.ones(2, 2)]}))

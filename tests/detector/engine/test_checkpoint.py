@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, loaded without running anything, refused with a reason."""
+"""Checkpoints: complete or absent, loaded without running code, refused with a reason."""
 
 import os
 import resource
@@ -26,20 +26,20 @@ from detector.pipeline.versions import versions
 CONTENT = {"step": 7, "best": 0.5, "classes": ["a", "b"], "model": {"w": torch.arange(6.0).reshape(2, 3)}}
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_a_saved_checkpoint_loads_unchanged(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "deep" / "last.pt", CONTENT)
     loaded = load_checkpoint(tmp_path / "deep" / "last.pt")
     assert {key: loaded[key] for key in ("step", "best", "classes")} == {"step": 7, "best": 0.5, "classes": ["a", "b"]}
     assert torch.equal(loaded["model"]["w"], CONTENT["model"]["w"])  # type: ignore[index]
 
 
-def test_the_circumstances_of_a_run_can_be_loaded_back(tmp_path: Path) -> None:
-    """torch.__version__ is no plain string, and numpy's numbers no plain numbers: neither may slip in."""
+def test_the_versions_of_a_run_can_be_loaded(tmp_path: Path) -> None:
+    """torch.__version__ is not a plain string, and numpy's numbers are not plain numbers. Neither may be saved."""
     save_checkpoint(tmp_path / "last.pt", {**CONTENT, "versions": versions()})
     assert load_checkpoint(tmp_path / "last.pt")["versions"] == versions()
 
 
-def test_a_run_folder_stands_for_its_last_checkpoint(tmp_path: Path) -> None:
+def test_a_run_folder_loads_its_last_checkpoint(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "checkpoints" / "last.pt", CONTENT)
     assert load_checkpoint(tmp_path)["step"] == 7
 
@@ -80,7 +80,7 @@ def test_a_truncated_file_is_refused(tenth: int, tmp_path: Path) -> None:
         load_checkpoint(path)
 
 
-def test_bytes_put_in_the_middle_or_at_the_end_are_refused(tmp_path: Path) -> None:
+def test_inserted_or_appended_bytes_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     save_checkpoint(path, CONTENT)
     whole = path.read_bytes()
@@ -96,14 +96,14 @@ def test_a_checkpoint_of_the_format_before_checksums_is_read(tmp_path: Path) -> 
 
 
 def save_at(path: Path, step: int, age: int) -> Path:
-    """A checkpoint that was written `age` seconds ago."""
+    """Save a checkpoint whose file is `age` seconds old."""
     save_checkpoint(path, {**CONTENT, "step": step})
     written = path.stat().st_mtime - age
     os.utime(path, (written, written))
     return path
 
 
-def test_the_newest_whole_checkpoint_is_found_and_damaged_ones_are_told(
+def test_the_newest_intact_checkpoint_is_found_and_damaged_ones_are_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "checkpoints"
@@ -123,7 +123,7 @@ def test_the_newest_whole_checkpoint_is_found_and_damaged_ones_are_told(
     assert f"skipped: {last} is damaged" in caplog.text
 
 
-def test_where_every_checkpoint_is_damaged_nothing_is_started_anew(tmp_path: Path) -> None:
+def test_a_folder_with_only_damaged_checkpoints_is_refused(tmp_path: Path) -> None:
     for name in ("last.pt", "best.pt"):
         save_at(tmp_path / "checkpoints" / name, 1, age=0).write_bytes(b"PK")
     with pytest.raises(ValueError, match="all 2 checkpoints in .* are damaged"):
@@ -131,7 +131,7 @@ def test_where_every_checkpoint_is_damaged_nothing_is_started_anew(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("keep", "left"), [(None, [1, 2, 3]), (2, [2, 3]), (5, [1, 2, 3]), (0, [])])
-def test_of_the_checkpoints_kept_by_step_the_newest_stay(keep: int | None, left: list[int], tmp_path: Path) -> None:
+def test_pruning_keeps_the_newest_numbered_checkpoints(keep: int | None, left: list[int], tmp_path: Path) -> None:
     for name in ("last.pt", "best.pt", *(f"step_{step:07d}.pt" for step in (1, 2, 3))):
         (tmp_path / name).touch()
     prune_checkpoints(tmp_path, keep)
@@ -139,7 +139,7 @@ def test_of_the_checkpoints_kept_by_step_the_newest_stay(keep: int | None, left:
     assert {path.name for path in tmp_path.iterdir()} == expected
 
 
-def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     torch.save({"w": torch.zeros(2)}, path)
     with pytest.raises(ValueError, match="expected a checkpoint of format 2, found None"):
@@ -167,7 +167,7 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
     assert "weights_only" not in str(caught.value)
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file_and_no_temporary_file(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     path.write_bytes(b"old")
 
@@ -182,8 +182,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("room", [0, 1, 1000, 5000])
-def test_a_disk_that_is_full_after_some_bytes_costs_nothing_that_was_saved(room: int, tmp_path: Path) -> None:
-    """RLIMIT_FSIZE stands for the full disk: a write beyond it fails as one on a full disk does."""
+def test_a_full_disk_leaves_the_previous_checkpoint_intact(room: int, tmp_path: Path) -> None:
+    """RLIMIT_FSIZE simulates the full disk: a write beyond it fails in the same way."""
     path = tmp_path / "last.pt"
     save_checkpoint(path, CONTENT)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -197,14 +197,14 @@ def test_a_disk_that_is_full_after_some_bytes_costs_nothing_that_was_saved(room:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_checkpoint_that_cannot_be_written_says_so_in_one_line(tmp_path: Path) -> None:
+def test_a_failed_write_says_that_the_previous_checkpoint_is_intact(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match=r"cannot write the checkpoint .*the previous checkpoint is intact"):
         save_checkpoint(tmp_path / "file" / "last.pt", CONTENT)
 
 
-def test_killing_the_writer_leaves_a_whole_file(tmp_path: Path) -> None:
-    """A process that does nothing but save is killed at ten moments."""
+def test_killing_the_writer_leaves_an_intact_file(tmp_path: Path) -> None:
+    """A process that only saves is stopped at ten moments, then killed."""
     path = tmp_path / "last.pt"
     program = (
         "import sys, torch\n"
@@ -225,7 +225,7 @@ def test_killing_the_writer_leaves_a_whole_file(tmp_path: Path) -> None:
             time.sleep(0.02)
         for moment in range(10):
             time.sleep(0.011 * (1 + moment % 3))
-            process.send_signal(signal.SIGSTOP)  # what is on the disk now is what a kill would leave
+            process.send_signal(signal.SIGSTOP)  # the disk is now in the state that a kill would leave
             loaded = load_checkpoint(path)
             assert (loaded["model"]["w"] == loaded["step"]).all()
             seen.append(loaded["step"])
@@ -237,7 +237,7 @@ def test_killing_the_writer_leaves_a_whole_file(tmp_path: Path) -> None:
     assert len(set(seen)) > 1
 
 
-def test_weights_that_do_not_fit_are_told_by_name() -> None:
+def test_weights_that_do_not_fit_are_named() -> None:
     module = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
     weights = module.state_dict()
     other = {**weights, "0.weight": torch.zeros(5, 2), "9.weight": torch.zeros(1)}
@@ -252,7 +252,7 @@ def test_weights_that_do_not_fit_are_told_by_name() -> None:
         assert part in str(caught.value)
 
 
-def test_weights_under_the_names_to_skip_stay_as_they_are() -> None:
+def test_weights_under_skipped_names_are_not_loaded() -> None:
     source = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
     target = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 5))
     own = target[1].weight.detach().clone()
@@ -265,7 +265,7 @@ def test_weights_under_the_names_to_skip_stay_as_they_are() -> None:
         load_weights(target, source.state_dict(), "model.pt", skip=["heads"])
 
 
-def test_weights_that_fit_are_taken() -> None:
+def test_weights_that_fit_are_loaded() -> None:
     source, target = nn.Linear(2, 3), nn.Linear(2, 3)
     load_weights(target, source.state_dict(), "model.pt")
     assert torch.equal(target.weight, source.weight)

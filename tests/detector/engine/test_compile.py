@@ -1,4 +1,4 @@
-"""Compiled parts and checkpointed gradients give what plain ones give; the first without compiling again and again."""
+"""Compiled parts and gradient checkpointing give the plain results. Compiled parts recompile rarely."""
 
 import pytest
 import torch
@@ -24,9 +24,9 @@ def make_batch(height: int, width: int, num_proposals: int = 30) -> Batch:
     generator = torch.Generator().manual_seed(0)
     low = torch.rand(num_proposals, 2, generator=generator) * 30
     boxes = torch.cat((low, low + 20), dim=1)
-    truths = Instances(boxes[:2], torch.tensor([1, 2]), torch.zeros(2, dtype=torch.bool))
+    ground_truth = Instances(boxes[:2], torch.tensor([1, 2]), torch.zeros(2, dtype=torch.bool))
     image = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
-    return Batch([image], [truths], [Proposals(boxes, torch.zeros(num_proposals))], ["a"], [1], [height])
+    return Batch([image], [ground_truth], [Proposals(boxes, torch.zeros(num_proposals))], ["a"], [1], [height])
 
 
 def gradients(detector: Detector, batch: Batch) -> dict[str, Tensor]:
@@ -35,10 +35,10 @@ def gradients(detector: Detector, batch: Batch) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in detector.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's compiler looks at every tensor
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's compiler reads every tensor
 @pytest.mark.parametrize(("sampling", "most"), [("random", 2), ("ohem", 4)])
 def test_many_sizes_share_few_compilations(sampling: str, most: int) -> None:
-    """Ten sizes on one canvas; under mining the tail also runs without gradient, for any number of RoIs."""
+    """Ten sizes on one canvas. With hard example mining the tail also runs without gradient, for any number of RoIs."""
     torch._dynamo.reset()
     counter = CompileCounter()
     detector = make_detector("input.canvas_multiple=64", f"sampling={sampling}", "sampling.rois_per_image=16")
@@ -55,7 +55,7 @@ def test_many_sizes_share_few_compilations(sampling: str, most: int) -> None:
     torch._dynamo.reset()
 
 
-def test_the_canvas_is_rounded_up_to_its_multiple() -> None:
+def test_the_canvas_is_rounded_up_to_the_multiple() -> None:
     for multiple, size in ((None, (64, 96)), (64, (64, 128)), (24, (96, 96))):
         detector = make_detector(f"input.canvas_multiple={'null' if multiple is None else multiple}")
         assert detector.preprocess(make_batch(60, 90)).images.shape[2:] == size
@@ -64,7 +64,7 @@ def test_the_canvas_is_rounded_up_to_its_multiple() -> None:
 @pytest.mark.parametrize(
     "backbone", ["resnet18_narrow", "vgg16 backbone.weights=null backbone.dropout=0.0 backbone.frozen_stages=2"]
 )
-def test_checkpointed_gradients_are_the_same_bits_in_less_memory(backbone: str) -> None:
+def test_gradient_checkpointing_gives_the_same_bits_with_less_memory(backbone: str) -> None:
     detector = make_detector(*f"backbone={backbone}".split())
     batch = make_batch(64, 96)
     weights = {parameter.untyped_storage().data_ptr() for parameter in detector.parameters()}

@@ -17,7 +17,7 @@ class _Parts(nn.Module):
         self.norm = nn.BatchNorm2d(2)
 
 
-def test_the_average_is_its_recurrence_and_shares_what_the_model_shares() -> None:
+def test_the_average_follows_its_recurrence_and_keeps_shared_layers_shared() -> None:
     model: Any = _Parts()
     average = Average(model, decay=0.5)
     expected = model.tail.weight.detach().clone()

@@ -1,4 +1,4 @@
-"""Signals as a wish to stop."""
+"""Signals that request a stop."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from detector.engine.interrupt import Interrupt
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
-def test_a_signal_is_noted_by_name(name: str) -> None:
+def test_a_signal_is_recorded_by_name(name: str) -> None:
     with Interrupt() as interrupt:
         assert interrupt.requested is None
         os.kill(os.getpid(), getattr(signal, name))
@@ -24,15 +24,15 @@ def test_a_second_ctrl_c_stops_at_once() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_a_second_sigterm_is_only_noted() -> None:
-    """Schedulers send it repeatedly; the first wish is being fulfilled."""
+def test_a_second_sigterm_is_only_recorded() -> None:
+    """Schedulers send it repeatedly, while the run already stops."""
     with Interrupt() as interrupt:
         os.kill(os.getpid(), signal.SIGUSR1)
         os.kill(os.getpid(), signal.SIGTERM)
         assert interrupt.requested == "SIGTERM"
 
 
-def test_handlers_are_put_back_also_after_an_error() -> None:
+def test_handlers_are_restored_even_after_an_error() -> None:
     before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     with pytest.raises(RuntimeError), Interrupt():  # noqa: PT012
         assert signal.getsignal(signal.SIGTERM) != before[signal.SIGTERM]

@@ -1,4 +1,4 @@
-"""Freezing parts of a detector, and finding what of a backbone only the head uses."""
+"""Freezing parts of a detector, and finding the backbone modules that only the head uses."""
 
 from typing import Any
 
@@ -32,9 +32,9 @@ def detector_with(head: str) -> Detector:
 
 
 def batch() -> Batch:
-    truths = Instances(torch.tensor([[8.0, 8, 40, 40]]), torch.tensor([1]), torch.tensor([False]))
+    ground_truth = Instances(torch.tensor([[8.0, 8, 40, 40]]), torch.tensor([1]), torch.tensor([False]))
     image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
-    return Batch([image], [truths], None, ["a"], [0], [64])
+    return Batch([image], [ground_truth], None, ["a"], [0], [64])
 
 
 def with_gradient(detector: Detector) -> set[str]:
@@ -44,7 +44,7 @@ def with_gradient(detector: Detector) -> set[str]:
 
 
 @pytest.mark.parametrize("head", ["fast_rcnn", "rfcn"])
-def test_only_what_is_named_learns(head: str) -> None:
+def test_only_named_parts_learn(head: str) -> None:
     cases: list[tuple[list[str], set[str], set[str]]] = [
         (["backbone", "proposals"], {"loss_rpn_cls", "loss_rpn_box"}, {"backbone", "proposals"}),
         (["proposals"], {"loss_rpn_cls", "loss_rpn_box"}, {"proposals"}),
@@ -62,7 +62,7 @@ def test_only_what_is_named_learns(head: str) -> None:
 
 
 @pytest.mark.parametrize(("head", "expected"), [("fast_rcnn", ["tail"]), ("rfcn", ["layer4"])])
-def test_what_only_the_head_uses_is_found(head: str, expected: list[str]) -> None:
+def test_backbone_modules_that_only_the_head_uses_are_found(head: str, expected: list[str]) -> None:
     assert modules_of_the_head(detector_with(head).get_submodule("backbone")) == expected
 
 
@@ -72,14 +72,14 @@ def test_a_name_without_weights_is_refused() -> None:
 
 
 def test_the_rpn_reads_conv4_and_the_head_conv5() -> None:
-    """R-FCN 2: the RPN's losses reach no weight of the dilated res5, the head's do."""
+    """R-FCN 2: the RPN's losses reach no weight of the dilated res5, but the head's losses do."""
     detector: Any = detector_with("rfcn").train()
     losses = detector(batch()).parts
     (losses["loss_rpn_cls"] + losses["loss_rpn_box"]).backward(retain_graph=True)
     assert all(p.grad is None for p in detector.backbone.layer4.parameters())
     assert all(p.grad is not None for p in detector.proposals.parameters())
     detector.zero_grad()
-    # Approximate joint training: through the coordinates of its proposals the head would reach the RPN.
+    # Approximate joint training: no gradient flows from the head to the RPN through the proposal coordinates.
     (losses["loss_cls"] + losses["loss_box"]).backward()
     assert all(p.grad is None for p in detector.proposals.parameters())
     assert any(p.grad is not None for p in detector.backbone.layer4.parameters())

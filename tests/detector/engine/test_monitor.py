@@ -1,4 +1,4 @@
-"""What a person sees of a run, read back from TensorBoard's files."""
+"""The values that a run shows, read back from TensorBoard's files."""
 
 import time
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def test_means_since_the_last_logging_step_are_written(tmp_path: Path) -> None:
     assert all(value > 0 for _, value in found["speed/images_per_s"])
 
 
-def test_the_loss_scale_is_written_where_there_is_one(tmp_path: Path) -> None:
+def test_the_loss_scale_is_written_if_it_is_enabled(tmp_path: Path) -> None:
     monitor = Monitor(tmp_path, first_step=0, max_steps=2, log_every=1)
     for step, enabled in ((1, False), (2, True)):
         scaler = torch.amp.GradScaler("cpu", init_scale=64.0, enabled=enabled)
@@ -75,7 +75,7 @@ def test_an_evaluation_does_not_count_as_training_time(tmp_path: Path) -> None:
     assert scalars(tmp_path)["speed/images_per_s"][1][1] > 1 / 0.3
 
 
-def test_what_an_earlier_run_wrote_beyond_the_resumed_step_is_hidden(tmp_path: Path) -> None:
+def test_values_of_an_earlier_run_beyond_the_resumed_step_are_hidden(tmp_path: Path) -> None:
     first = Monitor(tmp_path, first_step=0, max_steps=6, log_every=1)
     for step in range(1, 6):
         first.step(step, losses(1.0), lr=0.1, num_images=1)
@@ -87,7 +87,7 @@ def test_what_an_earlier_run_wrote_beyond_the_resumed_step_is_hidden(tmp_path: P
     assert scalars(tmp_path)["train/loss_cls"] == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 7.0)]
 
 
-def test_the_bar_starts_at_the_resumed_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_progress_bar_starts_at_the_resumed_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     monitor = Monitor(tmp_path, first_step=3, max_steps=6, log_every=1)
     assert (monitor.bar.n, monitor.bar.total) == (3, 6)
     monitor.close()

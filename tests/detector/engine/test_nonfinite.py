@@ -1,4 +1,4 @@
-"""A loss that is not finite: the three policies in the loop, and what is left behind to find the cause."""
+"""A loss that is not finite: the three policies in the loop, and the report that helps to find the cause."""
 
 import json
 import logging
@@ -27,13 +27,13 @@ from detector.structures import Batch, Instances, Losses, Mean, Proposals
 
 def make_batch(name: str = "a") -> Batch:
     boxes = torch.tensor([[8.0, 8.0, 40.0, 40.0], [30.0, 20.0, 80.0, 60.0]])
-    truths = Instances(boxes, torch.tensor([1, 2]), torch.zeros(2, dtype=torch.bool))
+    ground_truth = Instances(boxes, torch.tensor([1, 2]), torch.zeros(2, dtype=torch.bool))
     image = torch.randint(256, (3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return Batch([image], [truths], [Proposals(boxes + 2, torch.zeros(2))], [name], [1], [64])
+    return Batch([image], [ground_truth], [Proposals(boxes + 2, torch.zeros(2))], [name], [1], [64])
 
 
-class _Sick(nn.Module):
-    """Loss w^2, not a number for the images named bad."""
+class _NanOnBadImages(nn.Module):
+    """Loss w^2, NaN for images named bad."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class _Sick(nn.Module):
 
 
 def run(folder: Path, bad: set[int], policy: str, steps: int = 6) -> tuple[TrainingState, Outcome]:
-    detector: Any = _Sick()
+    detector: Any = _NanOnBadImages()
     optimizer = torch.optim.SGD(detector.parameters(), lr=0.1, momentum=0.9)
     state = TrainingState(
         detector=detector,
@@ -82,7 +82,7 @@ def weight(steps: int) -> float:
     return w
 
 
-def test_stop_names_the_images_and_leaves_a_report(tmp_path: Path) -> None:
+def test_stop_names_the_images_and_writes_a_report(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLossError, match=r"step 4 \(loss nan\) on images bad: .*nonfinite_0000004_0"):
         run(tmp_path, {4}, "stop")
     report = json.loads((tmp_path / "nonfinite_0000004_0" / "report.json").read_text())
@@ -91,7 +91,7 @@ def test_stop_names_the_images_and_leaves_a_report(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path)["step"] == 2
 
 
-def test_skip_leaves_the_step_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_skip_omits_the_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="detector"):
         state, outcome = run(tmp_path, {4}, "skip")
     assert (outcome, state.step) == (Outcome.done, 6)
@@ -99,8 +99,8 @@ def test_skip_leaves_the_step_out(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert "step skipped (1 in a row)" in caplog.text
 
 
-def test_rollback_takes_the_last_checkpoint_and_goes_on_with_the_next_images(tmp_path: Path) -> None:
-    """Step 4 is bad: the weights are those after step 2, on which steps 5 and 6 are taken."""
+def test_rollback_loads_the_last_checkpoint_and_continues_with_the_next_images(tmp_path: Path) -> None:
+    """Step 4 is bad: the weights return to those of step 2, and steps 5 and 6 follow."""
     state, outcome = run(tmp_path, {4}, "rollback")
     assert (outcome, state.step) == (Outcome.done, 6)
     assert state.detector.w.item() == pytest.approx(weight(4), rel=1e-5)  # type: ignore[union-attr, operator]
@@ -112,7 +112,7 @@ def test_rollback_without_a_checkpoint_stops(tmp_path: Path) -> None:
         run(tmp_path, {1}, "rollback")
 
 
-def test_a_run_of_bad_steps_is_not_skipped_for_ever(tmp_path: Path) -> None:
+def test_many_bad_steps_in_a_row_stop_the_run(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLossError):
         run(tmp_path, set(range(2, 100)), "skip", steps=50)
     assert len(list(tmp_path.glob("nonfinite_*"))) == MOST_IN_A_ROW + 1
@@ -124,24 +124,24 @@ def detector() -> Detector:
     return build_detector(config, num_classes=3).train()
 
 
-def ruined(detector: Detector, batch: Batch, what: str) -> Batch:
-    """Puts one thing wrong; the caller restores the weights."""
+def with_fault(detector: Detector, batch: Batch, fault: str) -> Batch:
+    """Damage the weights or the batch in one way. The caller restores the weights."""
     with torch.no_grad():
-        if what == "weights":
+        if fault == "weights":
             detector.get_submodule("head.scores").weight.fill_(math.nan)  # type: ignore[union-attr, operator]
-        if what == "activations":
+        if fault == "activations":
             detector.get_submodule("backbone.conv1").weight.mul_(1e30)  # type: ignore[union-attr, operator]
             detector.get_submodule("backbone.bn1").weight.mul_(1e30)  # type: ignore[union-attr, operator]
-    if what == "box":
+    if fault == "box":
         item = batch.instances[0]
         return replace(batch, instances=[replace(item, boxes=item.boxes * torch.tensor([1.0, 1.0, 0.0, 1.0]))])
-    if what == "proposals":
+    if fault == "proposals":
         return replace(batch, proposals=[Proposals(torch.full((2, 4), math.nan), torch.zeros(2))])
     return batch
 
 
 @pytest.mark.parametrize(
-    ("what", "cause"),
+    ("fault", "cause"),
     [
         ("weights", "the weights of head.scores.weight are already not finite.*lower optimizer.lr"),
         ("activations", "backbone.bn1 is the first layer|backbone.conv1 is the first layer"),
@@ -149,14 +149,14 @@ def ruined(detector: Detector, batch: Batch, what: str) -> Batch:
         ("proposals", "image a has proposals that are not finite"),
     ],
 )
-def test_the_cause_is_the_first_thing_that_is_wrong(detector: Detector, tmp_path: Path, what: str, cause: str) -> None:
+def test_the_first_fault_is_named_as_the_cause(detector: Detector, tmp_path: Path, fault: str, cause: str) -> None:
     before = {name: value.clone() for name, value in detector.state_dict().items()}
-    batch = ruined(detector, make_batch(), what)
+    batch = with_fault(detector, make_batch(), fault)
     try:
-        told = write_postmortem(tmp_path, detector, batch, precision="fp32", about={"step": 1})
+        message = write_postmortem(tmp_path, detector, batch, precision="fp32", about={"step": 1})
     finally:
         detector.load_state_dict(before)
-    assert re.search(cause, told), told
+    assert re.search(cause, message), message
 
 
 def test_the_report_holds_every_layer_and_the_batch(detector: Detector, tmp_path: Path) -> None:

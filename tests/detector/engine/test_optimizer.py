@@ -1,4 +1,4 @@
-"""Parameter groups and the learning rate's course."""
+"""Parameter groups and learning rate schedules."""
 
 import itertools
 
@@ -27,7 +27,7 @@ def test_biases_learn_twice_as_fast_without_decay() -> None:
     assert (groups["scales"]["lr"], groups["scales"]["weight_decay"]) == (1e-3, 0.0)
 
 
-def test_biases_of_new_layers_decay_where_asked_as_in_rfcn() -> None:
+def test_biases_of_new_layers_decay_if_set_as_in_rfcn() -> None:
     module = network()
     groups = {group["name"]: group for group in parameter_groups(module, **SOLVER, bias_decay=True)}
     assert (groups["decaying biases"]["lr"], groups["decaying biases"]["weight_decay"]) == (2e-3, 5e-4)
@@ -41,7 +41,7 @@ def test_the_bias_of_a_norm_never_decays() -> None:
     assert {group["name"]: len(group["params"]) for group in groups}["decaying biases"] == 2
 
 
-def test_modules_learn_at_rates_of_their_own() -> None:
+def test_modules_can_have_their_own_learning_rates() -> None:
     module = nn.Module()
     module.body, module.head = network(), nn.Linear(4, 2)
     factors = {"body": 0.1, "body.2": 0.5}
@@ -53,7 +53,7 @@ def test_modules_learn_at_rates_of_their_own() -> None:
         assert rates[parameter] == pytest.approx(1e-3 * expected[place] * (2 if kind == "bias" else 1))
 
 
-def test_a_module_that_two_names_lead_to_learns_at_the_rate_of_the_longer_one() -> None:
+def test_a_module_with_two_names_learns_at_the_rate_of_the_longer_name() -> None:
     module = nn.Module()
     module.backbone, module.head = nn.Module(), nn.Module()
     module.backbone.tail = module.head.tail = nn.Linear(2, 2, bias=False)
@@ -63,7 +63,7 @@ def test_a_module_that_two_names_lead_to_learns_at_the_rate_of_the_longer_one() 
     assert group["lr"] == pytest.approx(3e-3)
 
 
-def test_a_module_that_there_is_not_is_told_with_those_that_there_are() -> None:
+def test_an_unknown_module_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
         ValueError, match="optimizer.lr_factors has 'backbone', which has no trained parameters; use one of 0, 1"
     ):
@@ -90,7 +90,7 @@ def test_a_module_that_there_is_not_is_told_with_those_that_there_are() -> None:
         ("rfcn_resnet50_voc0712_ohem", ["head.box_maps", "head.reduce", "head.score_maps"]),
     ],
 )
-def test_the_biases_that_decay_are_those_of_the_recipe(experiment: str, decaying: list[str]) -> None:
+def test_the_biases_of_the_recipe_decay(experiment: str, decaying: list[str]) -> None:
     config = load_config([f"experiment={experiment}", "backbone.weights=null"])
     with torch.device("meta"):
         detector = build_detector(config, 20)
@@ -118,7 +118,7 @@ def test_a_group_without_parameters_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(("step", "factor"), [(0, 1), (29_999, 1), (30_000, 0.1), (39_999, 0.1)])
-def test_the_published_step_is_at_30000_of_40000(step: int, factor: float) -> None:
+def test_the_published_recipe_lowers_the_rate_at_step_30000_of_40000(step: int, factor: float) -> None:
     assert step_factor(step, **STEPS) == pytest.approx(factor)
 
 
@@ -132,13 +132,13 @@ def test_warm_up_is_linear() -> None:
     assert warmup(0, 0, 0.1) == 1
 
 
-def test_half_a_cosine_ends_at_zero() -> None:
+def test_the_cosine_schedule_ends_at_zero() -> None:
     course = {"max_steps": 110, "warmup_steps": 10, "warmup_factor": 0.1}
     assert [cosine_factor(step, **course) for step in (10, 60, 110, 500)] == pytest.approx([1, 0.5, 0, 0])
 
 
 @given(st.integers(1, 1000), st.integers(0, 1000))
-def test_a_cosine_never_rises_after_the_warm_up(max_steps: int, warmup_steps: int) -> None:
+def test_the_cosine_schedule_never_rises_after_the_warm_up(max_steps: int, warmup_steps: int) -> None:
     factors = [
         cosine_factor(step, max_steps=max_steps, warmup_steps=warmup_steps, warmup_factor=0.1)
         for step in range(warmup_steps, max_steps)
@@ -146,7 +146,7 @@ def test_a_cosine_never_rises_after_the_warm_up(max_steps: int, warmup_steps: in
     assert all(0 <= later <= earlier for earlier, later in itertools.pairwise(factors))
 
 
-def test_the_optimizer_steps_as_the_groups_say() -> None:
+def test_the_optimizer_uses_the_rates_and_decays_of_the_groups() -> None:
     """One step of SGD on a gradient of ones: weight - lr (1 + decay weight), bias - 2 lr."""
     module = nn.Linear(1, 1)
     nn.init.ones_(module.weight)

@@ -1,4 +1,4 @@
-"""fp16 in the loop: a step whose gradients overflow is left out and the loss scale falls; the scale is resumed."""
+"""fp16 in the loop: a step whose gradients overflow is skipped and the loss scale falls. The scale is resumed."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +13,14 @@ from detector.engine.monitor import Monitor
 from detector.engine.trainer import LoopSettings, Outcome, TrainingState, train
 from detector.structures import Batch, Instances, Losses, Mean
 
-FIRST_SCALE = 65536.0  # torch's
+FIRST_SCALE = 65536.0  # torch's default
 LR = 0.1
 
 
 class _Steep(nn.Module):
-    """Loss 2 w in float16, always finite: its scaled gradient is not above a scale of 16,384 (float16 ends at 65,504).
+    """Loss 2 w in float16, always finite. Above a scale of 16,384 the scaled gradient overflows.
 
-    So the first two steps overflow.
+    float16 ends at 65,504. So the first two steps overflow.
     """
 
     def __init__(self) -> None:
@@ -70,8 +70,8 @@ def weight(state: TrainingState) -> float:
     return state.detector.w.item()  # type: ignore[union-attr, operator, return-value]
 
 
-def test_steps_that_overflow_are_left_out_and_lower_the_scale(tmp_path: Path) -> None:
-    """No loss that is not finite: the run, which would stop at one, goes on; the schedule counts every step."""
+def test_steps_that_overflow_are_skipped_and_lower_the_scale(tmp_path: Path) -> None:
+    """Every loss is finite, so the run does not stop. The schedule counts every step."""
     state = make_state()
     assert run(tmp_path, state, 2) is Outcome.done
     assert (weight(state), state.scaler.get_scale()) == (1.0, FIRST_SCALE / 4)
@@ -81,8 +81,8 @@ def test_steps_that_overflow_are_left_out_and_lower_the_scale(tmp_path: Path) ->
     assert not list(tmp_path.glob("nonfinite_*"))
 
 
-def test_gradients_are_cut_in_their_own_units(tmp_path: Path) -> None:
-    """Scaled they are 32,768, and cut to 0.5 before being divided by the scale they would move nothing."""
+def test_gradients_are_clipped_after_unscaling(tmp_path: Path) -> None:
+    """Scaled gradients are 32,768. Clipped to 0.5 before unscaling, they would change nothing."""
     state = make_state()
     run(tmp_path, state, 3, clip_norm=0.5)
     assert weight(state) == pytest.approx(1 - LR * 0.5, rel=1e-5)
@@ -102,7 +102,7 @@ def test_the_scale_is_resumed(stopped_at: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [("fp32", "fp16"), ("fp16", "fp32")])
-def test_a_run_may_go_on_in_another_precision(before: str, after: str, tmp_path: Path) -> None:
+def test_a_run_can_resume_in_another_precision(before: str, after: str, tmp_path: Path) -> None:
     make_state(before).save(tmp_path / "checkpoints" / "last.pt")
     state = make_state(after)
     state.load(load_checkpoint(tmp_path), "here")

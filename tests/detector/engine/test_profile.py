@@ -13,7 +13,7 @@ def batches(count: int) -> list[Batch]:
     return [Batch([], [], None, [str(number)], [0], [0]) for number in range(count)]
 
 
-def test_the_steps_after_the_warm_up_are_traced_and_every_batch_passes(tmp_path: Path) -> None:
+def test_steps_after_the_warm_up_are_traced_and_every_batch_passes(tmp_path: Path) -> None:
     given = batches(WARM_UP + 4)
     passed = []
     for number, batch in enumerate(profiled(given, 2, tmp_path, torch.device("cpu"))):
@@ -26,12 +26,12 @@ def test_the_steps_after_the_warm_up_are_traced_and_every_batch_passes(tmp_path:
     assert "aten::mm" in (tmp_path / "table.txt").read_text()
 
 
-def test_a_run_that_ends_earlier_leaves_what_there_is(tmp_path: Path) -> None:
-    left = profiled(batches(WARM_UP + 3), 5, tmp_path, torch.device("cpu"))
+def test_a_run_that_ends_early_still_writes_its_trace(tmp_path: Path) -> None:
+    steps = profiled(batches(WARM_UP + 3), 5, tmp_path, torch.device("cpu"))
     for _ in range(WARM_UP + 1):
-        next(left)
+        next(steps)
     assert list(tmp_path.iterdir()) == []
-    left.close()  # as a loop does that breaks off
+    steps.close()  # as after `break` in a loop
     assert (tmp_path / "trace.json").is_file()
 
 

@@ -1,4 +1,4 @@
-"""Processes of one start find each other in a store in which an earlier start has left its keys."""
+"""Processes of one start find each other in a store that still holds the keys of an earlier start."""
 
 import threading
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from detector.engine.rendezvous import store_of_this_start
 
 
 def begin(store: dist.Store, ranks: Sequence[int], world_size: int, timeout_s: float = 20.0) -> dict[int, dist.Store]:
-    """The stores of `ranks`, each found in a thread of its own."""
+    """Return the stores of `ranks`. Each is found in its own thread."""
     found: dict[int, dist.Store] = {}
 
     def find(rank: int) -> None:
@@ -36,8 +36,8 @@ def test_a_later_start_sees_nothing_of_an_earlier_one(order: Sequence[int]) -> N
         assert read == [[f"{start}/{other}" for other in range(3)]] * 3
 
 
-def test_a_start_that_was_cut_short_misleads_nobody() -> None:
-    """A process asked and was killed before it was answered; another one never came."""
+def test_the_keys_of_an_interrupted_start_are_ignored() -> None:
+    """One process asked and was killed before the answer came. Another never started."""
     store = dist.HashStore()
     store.set("question/1", "asked by the dead")
     with pytest.raises(ConnectionError, match="processes 1, 2 of 3 did not start within 0.1 s"):
@@ -47,5 +47,5 @@ def test_a_start_that_was_cut_short_misleads_nobody() -> None:
     assert found[1].get("key") == found[2].get("key") == b"value"
 
 
-def test_a_single_process_waits_for_nobody() -> None:
+def test_a_single_process_does_not_wait() -> None:
     store_of_this_start(dist.HashStore(), 0, 1, 0.0).set("key", "value")

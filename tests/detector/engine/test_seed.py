@@ -13,20 +13,20 @@ from detector.engine.seed import derive, make_deterministic, seed_step
 
 @given(st.integers(0, 2**40), st.integers(0, 2**40))
 def test_a_derived_seed_is_a_63_bit_function_of_its_parts(seed: int, step: int) -> None:
-    made = derive("step", seed, step)
-    assert 0 <= made < 2**63
-    assert made == derive("step", seed, step)
-    assert made != derive("step", seed, step + 1)
-    assert made != derive("order", seed, step)
+    found = derive("step", seed, step)
+    assert 0 <= found < 2**63
+    assert found == derive("step", seed, step)
+    assert found != derive("step", seed, step + 1)
+    assert found != derive("order", seed, step)
 
 
-def test_parts_do_not_run_together() -> None:
+def test_parts_are_separated() -> None:
     assert derive(1, 23) != derive(12, 3)
     assert derive("1") != derive(1)
 
 
-def test_derived_seeds_stay_the_same_for_ever() -> None:
-    """A resumed run may be continued by a later version: the function is frozen."""
+def test_derived_seeds_never_change() -> None:
+    """A later version may resume a run, so the function is frozen."""
     assert derive("step", 3, 0, 0) == 800036095388685770
 
 
@@ -49,8 +49,8 @@ def _restored() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_restored")
-def test_determinism_is_asked_of_torch_and_of_cublas(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that the old value comes back
+def test_make_deterministic_configures_torch_and_cublas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that monkeypatch restores the old value
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     make_deterministic()
     assert torch.are_deterministic_algorithms_enabled()

@@ -1,4 +1,4 @@
-"""The loop on a detector of one number: the order of events, what is saved when, and how it ends."""
+"""The training loop on a detector with one parameter: order of events, saved files, and end."""
 
 import logging
 import math
@@ -32,8 +32,8 @@ SETTINGS = {
 }
 
 
-class _OneNumber(nn.Module):
-    """Loss (w - 1)^2, with dropout on a vector so that it draws random numbers."""
+class _OneParameter(nn.Module):
+    """Loss (w - 1)^2. Draws one random number per step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class _OneNumber(nn.Module):
 
 
 def make_state() -> TrainingState:
-    detector = _OneNumber()
+    detector = _OneParameter()
     optimizer = torch.optim.SGD(detector.parameters(), lr=0.1, momentum=0.9)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 if step < 3 else 0.1)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
@@ -91,7 +91,7 @@ def saved(folder: Path) -> set[str]:
     return {path.name for path in (folder / "checkpoints").iterdir()}
 
 
-def test_a_run_ends_at_its_last_step_evaluated_and_saved(tmp_path: Path) -> None:
+def test_the_last_step_is_evaluated_and_saved(tmp_path: Path) -> None:
     state, evaluated = make_state(), []
     assert run(tmp_path, state, lambda step: evaluated.append(step) or 0.5) is Outcome.done  # type: ignore[func-returns-value]
     assert (state.step, evaluated, saved(tmp_path)) == (6, [6], {"last.pt", "best.pt"})
@@ -99,8 +99,8 @@ def test_a_run_ends_at_its_last_step_evaluated_and_saved(tmp_path: Path) -> None
     assert load_checkpoint(tmp_path)["best"] == 0.5
 
 
-def test_the_steps_are_those_of_the_optimizer_alone(tmp_path: Path) -> None:
-    """SGD with momentum on (w - 1)^2, the rate divided by 10 after three steps."""
+def test_the_steps_equal_those_of_the_optimizer(tmp_path: Path) -> None:
+    """SGD with momentum on (w - 1)^2; after three steps the rate is divided by 10."""
     state = make_state()
     run(tmp_path, state)
     w = velocity = 0.0
@@ -110,21 +110,21 @@ def test_the_steps_are_those_of_the_optimizer_alone(tmp_path: Path) -> None:
     assert state.detector.w.item() == pytest.approx(w, rel=1e-5)  # type: ignore[union-attr, operator]
 
 
-def test_gradients_are_cut_to_their_norm(tmp_path: Path) -> None:
+def test_gradients_are_clipped_by_norm(tmp_path: Path) -> None:
     state = make_state()
     run(tmp_path, state, max_steps=1, clip_norm=0.5)
     assert state.detector.w.item() == pytest.approx(0.1 * 0.5, rel=1e-4)  # type: ignore[union-attr, operator]
 
 
-def test_the_best_checkpoint_is_that_of_the_best_figure(tmp_path: Path) -> None:
-    figures = {2: 0.3, 4: 0.8, 6: 0.6}
-    run(tmp_path, make_state(), figures.__getitem__, eval_every=2)
+def test_the_best_checkpoint_has_the_best_score(tmp_path: Path) -> None:
+    scores = {2: 0.3, 4: 0.8, 6: 0.6}
+    run(tmp_path, make_state(), scores.__getitem__, eval_every=2)
     best = load_checkpoint(tmp_path / "checkpoints" / "best.pt")
     assert (best["step"], best["best"]) == (4, 0.8)
     assert load_checkpoint(tmp_path)["best"] == 0.8
 
 
-def test_a_run_killed_after_an_evaluation_remembers_the_best_figure(tmp_path: Path) -> None:
+def test_a_run_killed_after_an_evaluation_keeps_the_best_score(tmp_path: Path) -> None:
     def killed_later(source: Iterator[Batch]) -> Iterator[Batch]:
         for index, batch in enumerate(source):
             if index == 3:
@@ -137,7 +137,7 @@ def test_a_run_killed_after_an_evaluation_remembers_the_best_figure(tmp_path: Pa
     assert load_checkpoint(tmp_path)["best"] == 0.5
 
 
-def test_an_evaluation_that_a_kill_cut_short_is_done_on_resumption(tmp_path: Path) -> None:
+def test_an_evaluation_that_a_kill_interrupted_is_done_on_resuming(tmp_path: Path) -> None:
     def killed(step: int) -> float:
         if step == 4:
             raise KeyboardInterrupt
@@ -152,7 +152,7 @@ def test_an_evaluation_that_a_kill_cut_short_is_done_on_resumption(tmp_path: Pat
     assert (state.best, state.stale, state.evaluated_step) == (0.6, 0, 6)
 
 
-def test_an_evaluation_that_fails_costs_no_steps(tmp_path: Path) -> None:
+def test_a_failed_evaluation_loses_no_steps(tmp_path: Path) -> None:
     def fails(step: int) -> float:
         raise RuntimeError("no space for pictures")
 
@@ -161,7 +161,7 @@ def test_an_evaluation_that_fails_costs_no_steps(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path)["step"] == 4
 
 
-def test_checkpoints_are_kept_as_asked(tmp_path: Path) -> None:
+def test_numbered_checkpoints_are_kept_every_n_steps(tmp_path: Path) -> None:
     run(tmp_path, make_state(), keep_every=2)
     assert saved(tmp_path) == {"last.pt", "best.pt", "step_0000002.pt", "step_0000004.pt", "step_0000006.pt"}
 
@@ -179,7 +179,7 @@ def test_a_signal_saves_at_the_next_step(tmp_path: Path, name: str) -> None:
     assert saved(tmp_path) == {"last.pt"}
 
 
-def test_a_resumed_state_goes_on_bit_for_bit(tmp_path: Path) -> None:
+def test_a_resumed_run_equals_a_whole_run_bit_for_bit(tmp_path: Path) -> None:
     whole, first, second = make_state(), make_state(), make_state()
     run(tmp_path / "whole", whole)
     run(tmp_path / "parts", first, max_steps=3)
@@ -199,7 +199,7 @@ def test_a_finished_run_is_only_evaluated(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(tmp_path: Path, value: float) -> None:
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path: Path, value: float) -> None:
     state = make_state()
     state.detector.scale = value  # type: ignore[assignment]
     with pytest.raises(
@@ -210,7 +210,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(tmp_path
     assert state.detector.w.item() == 0  # type: ignore[union-attr, operator]
 
 
-def test_the_time_limit_ends_a_run_properly(tmp_path: Path) -> None:
+def test_a_run_at_the_time_limit_is_saved_and_evaluated(tmp_path: Path) -> None:
     state = make_state()
     assert run(tmp_path, state, max_minutes=1e-9) is Outcome.done
     assert state.step == 1
@@ -225,19 +225,19 @@ def test_state_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         make_state().load(content, "runs/x")
 
 
-def test_the_log_holds_the_means_of_logging_steps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_holds_the_means_since_the_last_logging_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger="detector"):
         run(tmp_path, make_state())
-    told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("step ")]
-    assert [line.split(":")[0] for line in told] == ["step 2", "step 4", "step 6"]
+    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("step ")]
+    assert [line.split(":")[0] for line in lines] == ["step 2", "step 4", "step 6"]
     first = (1.0 + (1 - 0.2) ** 2) / 2  # the means of two steps
-    assert f"loss {first:.3f} " in told[0]
-    assert "loss_a" in told[0]
-    assert "count 5" in told[0]
+    assert f"loss {first:.3f} " in lines[0]
+    assert "loss_a" in lines[0]
+    assert "count 5" in lines[0]
 
 
-def test_a_run_stops_early_when_nothing_gets_better(tmp_path: Path) -> None:
-    """The figures of steps 2 and 3 are no better than that of step 1; a resumed run remembers."""
+def test_a_run_stops_early_without_improvement(tmp_path: Path) -> None:
+    """The scores of steps 2 and 3 are no better than that of step 1. A resumed run keeps the count."""
     evaluated: list[int] = []
     state = make_state()
 
@@ -258,11 +258,11 @@ BEST_AT_2 = {2: 0.5, 4: 0.4, 6: 0.3, 8: 0.9, 9: 0.9}  # patience ends the run at
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing in the loop handles it."""
+    """Simulates SIGKILL: nothing in the loop handles it."""
 
 
 def count_writes(monkeypatch: pytest.MonkeyPatch, dies_after: int | None = None) -> list[str]:
-    """The files that are saved or pruned from now on; after so many of them the process is killed."""
+    """Return a list that collects the next saves and prunings. Raise Killed after `dies_after` of them."""
     done: list[str] = []
 
     def counted(name: str, call: Callable[..., None]) -> Callable[..., None]:
@@ -281,10 +281,10 @@ def count_writes(monkeypatch: pytest.MonkeyPatch, dies_after: int | None = None)
 
 @pytest.mark.parametrize("newest", [True, False], ids=["resume=auto", "resume=FOLDER"])
 @pytest.mark.parametrize("patience", [2, None])
-def test_a_kill_after_any_write_leaves_the_files_and_the_end_of_an_undisturbed_run(
+def test_a_run_killed_after_any_write_resumes_to_the_files_of_an_undisturbed_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int | None, newest: bool
 ) -> None:
-    """Among them: after an evaluation's first save, between it and the checkpoint kept at that step, before pruning."""
+    """Also after an evaluation's first save, before the numbered checkpoint of that step, and before pruning."""
     life = {**LIFE, "patience": patience}
     whole = make_state()
     writes = count_writes(monkeypatch)

@@ -1,4 +1,4 @@
-"""Small detectors whose scores differ, and photographs of noise with boxes."""
+"""Small detectors whose scores differ, and images of noise with boxes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from detector.model import Detector
 from detector.structures import Batch, Detections, Instances, Proposals
 
 SHORT_SIDE, MAX_SIDE, NUM_CLASSES = 96, 160, 5
-SIZES = ((50, 77), (300, 120), (200, 220))  # height and width, none of them that of the traced image
+SIZES = ((50, 77), (300, 120), (200, 220))  # height and width; none is the size of the traced image
 COUNTS = (0, 1, 300)
 
 
 def tiny_detector(*words: str) -> Detector:
-    """A detector with random weights, norms and score layers that make its answers differ from box to box."""
+    """Return a detector with random weights, norms and score layers, so that its outputs differ from box to box."""
     torch.manual_seed(0)
     settings = ["backbone.weights=null", f"input.max_side={MAX_SIDE}", *words]
     detector = build_detector(load_config(settings), NUM_CLASSES).eval()
@@ -44,7 +44,7 @@ def fast_rcnn() -> Detector:
 
 
 def photograph(height: int, width: int) -> Tensor:
-    """Noise in patches [height, width, 3] uint8."""
+    """Return patches of noise [height, width, 3] uint8."""
     generator = torch.Generator().manual_seed(height * width)
     coarse = torch.rand(1, 3, 8, 8, generator=generator) * 255
     image = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0]
@@ -52,14 +52,14 @@ def photograph(height: int, width: int) -> Tensor:
 
 
 def boxes_in(height: int, width: int, count: int) -> Tensor:
-    """Boxes [count, 4] anywhere in an image, of at least a pixel a side."""
+    """Return boxes [count, 4] anywhere in an image, at least one pixel wide and high."""
     corners = torch.rand(count, 2, 2, generator=torch.Generator().manual_seed(count)) * torch.tensor([width, height])
     corners = corners.sort(dim=1).values
     return torch.cat((corners[:, 0], corners[:, 1] + 1), dim=1)
 
 
 def detect(detector: Detector, image: Tensor, proposals: Tensor) -> Detections:
-    """What the detector itself finds in an image [H, W, 3]."""
+    """Return the detector's own detections in an image [H, W, 3]."""
     nothing = Instances(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
     given = [Proposals(proposals, torch.zeros(len(proposals)))]
     return detector.detect(Batch([image.permute(2, 0, 1)], [nothing], given, ["image"], [0], [SHORT_SIDE]))[0]

@@ -1,4 +1,4 @@
-"""The graph, its program and its ONNX model against the detector itself: unseen sizes, no proposals, one, many."""
+"""The graph, its program and its ONNX model against the detector: new sizes; no, one and many proposals."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from detector.compress import fold_norms
 from detector.export.graph import DetectorGraph
@@ -29,7 +30,7 @@ def arguments(graph: DetectorGraph, height: int, width: int, count: int) -> tupl
 
 
 def assert_same(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], longer_side: int) -> None:
-    """Boxes to 1e-4 of the longer side, scores to 1e-4, the same labels in the same order."""
+    """Compare boxes to 1e-4 of the longer side, scores to 1e-4, and labels and their order exactly."""
     assert [item.shape for item in found] == [item.shape for item in expected]
     torch.testing.assert_close(found[0], expected[0], rtol=0, atol=1e-4 * longer_side)
     torch.testing.assert_close(found[1], expected[1], rtol=0, atol=1e-4)
@@ -37,7 +38,7 @@ def assert_same(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], longer_
 
 
 @pytest.mark.parametrize("name", ["rfcn", "fast_rcnn"])
-def test_the_graph_is_the_detector(name: str, request: pytest.FixtureRequest) -> None:
+def test_the_graph_equals_the_detector(name: str, request: pytest.FixtureRequest) -> None:
     detector: Detector = request.getfixturevalue(name)
     graph = graph_of(detector)
     for height, width, count in INPUTS:
@@ -48,7 +49,7 @@ def test_the_graph_is_the_detector(name: str, request: pytest.FixtureRequest) ->
     assert len(found[0]) > 0
 
 
-def test_without_nms_every_roi_and_class_is_there(fast_rcnn: Detector) -> None:
+def test_without_nms_every_roi_and_class_is_returned(fast_rcnn: Detector) -> None:
     graph = graph_of(fast_rcnn, suppress=False)
     image, boxes = arguments(graph, 60, 80, 9)
     with torch.no_grad():
@@ -70,7 +71,9 @@ def test_without_nms_every_roi_and_class_is_there(fast_rcnn: Detector) -> None:
         pytest.param("rfcn", False, True, marks=pytest.mark.slow),
     ],
 )
-def test_program(name: str, suppress: bool, standard: bool, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_the_program_equals_the_graph(
+    name: str, suppress: bool, standard: bool, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     graph = graph_of(request.getfixturevalue(name), suppress)
     save_program(graph, tmp_path / "model.pt2", standard=standard)
     program = torch.export.load(tmp_path / "model.pt2")
@@ -96,7 +99,7 @@ def run_onnx(model: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     )
 
 
-@pytest.mark.filterwarnings("ignore")  # the exporter's and its packages' own
+@pytest.mark.filterwarnings("ignore")  # warnings of the exporter and its packages
 @pytest.mark.parametrize(
     ("words", "suppress"),
     [
@@ -123,7 +126,7 @@ def run_onnx(model: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         ),
     ],
 )
-def test_onnx(words: tuple[str, ...], suppress: bool, tmp_path: Path) -> None:
+def test_the_onnx_model_equals_the_graph(words: tuple[str, ...], suppress: bool, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     onnx = pytest.importorskip("onnx")
     detector = tiny_detector(*words)
@@ -143,6 +146,25 @@ def test_onnx(words: tuple[str, ...], suppress: bool, tmp_path: Path) -> None:
             assert_same(run_onnx(model, given), graph(*given), max(height, width))
 
 
+@pytest.mark.filterwarnings("ignore")  # the exporter's and its packages' own
+def test_an_antialiased_input_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exported model resizes in float32, as PyTorch does on a GPU."""
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnx")
+    detector = tiny_detector("backbone=vgg16", "backbone.width=0.125", "proposals=grid", "input.antialias=true")
+    graph = graph_of(detector, suppress=False)
+    path = tmp_path / "model.onnx"
+    export_onnx(graph, path, {})
+    given = arguments(graph, 700, 900, 20)
+
+    def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+        return F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
+
+    monkeypatch.setattr("detector.preprocess.resize_antialiased", resize)
+    with torch.no_grad():
+        assert_same(run_onnx(session(path), given), graph(*given), 900)
+
+
 PYRAMID = ["backbone=resnet18_narrow", "neck=fpn", "neck.channels=16", "backbone.tail_channels=32"]
 
 
@@ -155,7 +177,7 @@ PYRAMID = ["backbone=resnet18_narrow", "neck=fpn", "neck.channels=16", "backbone
     ],
     ids=["fast_rcnn", "rfcn"],
 )
-def test_a_pyramid_is_exported_to_both_forms(words: list[str], tmp_path: Path) -> None:
+def test_a_pyramid_is_exported_to_both_formats(words: list[str], tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     detector = tiny_detector(*PYRAMID, *words)
     graph = graph_of(detector)

@@ -1,4 +1,4 @@
-"""The portable model: what it keeps, what it refuses, and that folding the targets' statistics changes no box."""
+"""The portable model: its content, its refusals, and folded target statistics, which change no box."""
 
 import json
 from pathlib import Path
@@ -53,7 +53,7 @@ def picture_with_boxes() -> Batch:
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_folded_statistics_detect_the_same_boxes(head: str) -> None:
+def test_folded_statistics_give_the_same_boxes(head: str) -> None:
     detector, batch = make(head), picture_with_boxes()
     before = detector.detect(batch)[0]
     assert len(before) > 10
@@ -61,11 +61,11 @@ def test_folded_statistics_detect_the_same_boxes(head: str) -> None:
     after = detector.detect(batch)[0]
     assert torch.equal(after.labels, before.labels)
     assert torch.equal(after.scores, before.scores)
-    torch.testing.assert_close(after.boxes, before.boxes, atol=1e-3, rtol=1e-5)  # a pixel in a thousand
+    torch.testing.assert_close(after.boxes, before.boxes, atol=1e-3, rtol=1e-5)  # 0.001 pixels
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_statistics_there_and_back_are_the_same_weights(head: str) -> None:
+def test_folding_and_unfolding_statistics_restores_the_weights(head: str) -> None:
     detector = make(head)
     before = {name: value.clone() for name, value in detector.state_dict().items()}
     mean, std = detector.coder.mean.clone(), detector.coder.std.clone()
@@ -98,7 +98,7 @@ def test_round_trip_is_exact_and_reproducible(model: PortableModel, tmp_path: Pa
     assert read_config(tmp_path / "one") == model.config
 
 
-def test_every_changed_or_missing_byte_is_noticed(model: PortableModel, tmp_path: Path) -> None:
+def test_every_changed_or_missing_byte_is_refused(model: PortableModel, tmp_path: Path) -> None:
     write_portable(tmp_path / "model", model)
     whole = (tmp_path / "model").read_bytes()
     for position in range(len(whole)):
@@ -109,7 +109,7 @@ def test_every_changed_or_missing_byte_is_noticed(model: PortableModel, tmp_path
             found = read_portable(tmp_path / "model")
         except ValueError:
             continue
-        assert whole[position : position + 1] == b" ", "only padding may change unseen"
+        assert whole[position : position + 1] == b" ", "only a change of the padding may stay unnoticed"
         assert found.config == model.config
     for length in range(0, len(whole), 7):
         (tmp_path / "model").write_bytes(whole[:length])
@@ -117,8 +117,8 @@ def test_every_changed_or_missing_byte_is_noticed(model: PortableModel, tmp_path
             read_portable(tmp_path / "model")
 
 
-def rewritten(path: Path, **changes: str | None) -> None:
-    """The file with other metadata and a right checksum."""
+def rewrite(path: Path, **changes: str | None) -> None:
+    """Write the file again with other metadata and a correct checksum."""
     tensors, metadata = read_safetensors(path)
     metadata = {key: value for key, value in {**metadata, **changes}.items() if value is not None}
     metadata.pop("sha256", None)
@@ -128,7 +128,7 @@ def rewritten(path: Path, **changes: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"format_version": "2"}, "has format version 2, newer than the 1"),
         ({"format_version": "2", "config": None, "extra": "x"}, "newer"),
@@ -140,17 +140,17 @@ def rewritten(path: Path, **changes: str | None) -> None:
         ({"config": "{"}, "damaged"),
     ],
 )
-def test_newer_foreign_and_damaged_files_are_told_apart(
-    model: PortableModel, tmp_path: Path, changes: dict[str, str | None], said: str
+def test_newer_foreign_and_damaged_files_are_distinguished(
+    model: PortableModel, tmp_path: Path, changes: dict[str, str | None], message: str
 ) -> None:
     write_portable(tmp_path / "model", model)
-    rewritten(tmp_path / "model", **changes)
-    with pytest.raises(ValueError, match=said) as error:
+    rewrite(tmp_path / "model", **changes)
+    with pytest.raises(ValueError, match=message) as error:
         read_portable(tmp_path / "model")
     assert "\n" not in str(error.value)
 
 
-def test_a_newer_file_may_hold_what_this_version_cannot_read(model: PortableModel, tmp_path: Path) -> None:
+def test_a_newer_file_with_unknown_content_is_reported_as_newer(model: PortableModel, tmp_path: Path) -> None:
     header = {
         "__metadata__": {"format": "fast-rfcn", "format_version": "7"},
         "x": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]},
@@ -177,7 +177,7 @@ def test_an_interrupted_write_leaves_the_old_file(
     assert (tmp_path / "model").read_bytes() == before
 
 
-def test_a_tensor_with_two_names_is_needed_once() -> None:
+def test_a_tensor_with_two_names_is_stored_once() -> None:
     detector = make("fast_rcnn")
     shared = shared_names(detector)
     assert shared

@@ -1,4 +1,4 @@
-"""The file format: what is written reads back, and nothing but that is read."""
+"""The file format: written files read back, and other files are refused."""
 
 import io
 import json
@@ -35,7 +35,7 @@ def with_header(header: Any, data: bytes) -> bytes:
 
 
 def raw_bytes(tensor: Tensor) -> list[int]:
-    """The stored bytes: 0.0 and -0.0 are equal numbers, but not equal bytes."""
+    """Return the stored bytes. 0.0 and -0.0 are equal numbers, but not equal bytes."""
     values: list[int] = tensor.reshape(-1).view(torch.uint8).tolist()
     return values
 
@@ -45,7 +45,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "model.safetensors"
 
 
-def test_round_trip(path: Path) -> None:
+def test_a_written_file_reads_back(path: Path) -> None:
     path.write_bytes(packed())
     tensors, metadata = read_safetensors(path)
     assert metadata == METADATA == read_metadata(path)
@@ -55,12 +55,12 @@ def test_round_trip(path: Path) -> None:
         assert torch.equal(tensors[name], tensor)
 
 
-def test_layout_is_the_published_one(path: Path) -> None:
-    """Read by hand, as the format's README tells."""
+def test_the_layout_follows_the_specification(path: Path) -> None:
+    """Read by hand, as the format's README describes."""
     content = packed()
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
-    assert length % 8 == 0, "the data begin aligned"
+    assert length % 8 == 0, "the data are aligned"
     entry = header["a.weight"]
     assert (entry["dtype"], entry["shape"]) == ("F32", [2, 3])
     start, end = entry["data_offsets"]
@@ -92,7 +92,7 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "header of 0 bytes in a file of 0"),
         (b"PK\x03\x04 something else entirely", "its first 8 bytes give a header of"),
@@ -101,38 +101,38 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         (with_header(b"[" * 200_000, b""), "not JSON"),
         (with_header(b"\xff\xfe", b""), "not JSON"),
         (with_header([], b""), "its header is a list"),
-        (with_header({"__metadata__": {"a": 1}}, b""), "metadata is not strings"),
-        (with_header({"__metadata__": "a"}, b""), "metadata is not strings"),
+        (with_header({"__metadata__": {"a": 1}}, b""), "metadata are not strings"),
+        (with_header({"__metadata__": "a"}, b""), "metadata are not strings"),
         (with_header(b'{"x":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},"x":{}}', b""), "a name occurs twice"),
-        (with_header({"x": ENTRY | {"dtype": "F33"}}, b"\0" * 8), "the entry of x cannot be"),
-        (with_header({"x": ENTRY | {"dtype": ["F32"]}}, b"\0" * 8), "the entry of x cannot be"),
-        (with_header({"x": ENTRY | {"shape": [-2]}}, b"\0" * 8), "the entry of x cannot be"),
-        (with_header({"x": ENTRY | {"shape": [2.0]}}, b"\0" * 8), "the entry of x cannot be"),
-        (with_header({"x": ENTRY | {"shape": [True, 2]}}, b"\0" * 8), "the entry of x cannot be"),
-        (with_header({"x": ENTRY | {"shape": [3]}}, b"\0" * 8), "the entry of x cannot be"),
-        (with_header({"x": ENTRY | {"data_offsets": [0]}}, b"\0" * 8), "the entry of x cannot be"),
-        (with_header({"x": ENTRY | {"data_offsets": [8, 0]}}, b"\0" * 8), "the entry of x cannot be"),
-        (with_header({"x": 3}, b""), "the entry of x cannot be"),
+        (with_header({"x": ENTRY | {"dtype": "F33"}}, b"\0" * 8), "the entry of x is invalid"),
+        (with_header({"x": ENTRY | {"dtype": ["F32"]}}, b"\0" * 8), "the entry of x is invalid"),
+        (with_header({"x": ENTRY | {"shape": [-2]}}, b"\0" * 8), "the entry of x is invalid"),
+        (with_header({"x": ENTRY | {"shape": [2.0]}}, b"\0" * 8), "the entry of x is invalid"),
+        (with_header({"x": ENTRY | {"shape": [True, 2]}}, b"\0" * 8), "the entry of x is invalid"),
+        (with_header({"x": ENTRY | {"shape": [3]}}, b"\0" * 8), "the entry of x is invalid"),
+        (with_header({"x": ENTRY | {"data_offsets": [0]}}, b"\0" * 8), "the entry of x is invalid"),
+        (with_header({"x": ENTRY | {"data_offsets": [8, 0]}}, b"\0" * 8), "the entry of x is invalid"),
+        (with_header({"x": 3}, b""), "the entry of x is invalid"),
         (
             with_header({"x": ENTRY | {"shape": [1 << 40], "data_offsets": [0, 1 << 42]}}, b""),
             "take 4398046511104 bytes",
         ),
         (with_header({"x": ENTRY}, b"\0" * 7), "its tensors take 8 bytes, but 7 follow"),
         (with_header({"x": ENTRY}, b"\0" * 9), "its tensors take 8 bytes, but 9 follow"),
-        (with_header({"x": ENTRY, "y": ENTRY}, b"\0" * 16), "y begins at byte 0 of the data, the one before ends at 8"),
+        (with_header({"x": ENTRY, "y": ENTRY}, b"\0" * 16), "y begins at byte 0 of the data, expected 8"),
         (with_header({"x": ENTRY | {"data_offsets": [4, 12]}}, b"\0" * 12), "x begins at byte 4"),
     ],
 )
-def test_what_is_not_as_the_format_says_is_refused_in_one_line(path: Path, content: bytes, said: str) -> None:
+def test_a_file_that_breaks_the_format_is_refused_in_one_line(path: Path, content: bytes, message: str) -> None:
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="is damaged or no safetensors file") as error:
+    with pytest.raises(ValueError, match="is damaged or not a safetensors file") as error:
         read_safetensors(path)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 500
 
 
-def test_no_such_file(path: Path) -> None:
+def test_a_missing_file_is_named(path: Path) -> None:
     with pytest.raises(ValueError, match="found no such file"):
         read_safetensors(path)
 

@@ -1,4 +1,4 @@
-"""The operators in standard form against the operators, on RoIs of every kind."""
+"""Our operators, written with standard operators, against the originals, on RoIs of every kind."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ CASES = {
 
 
 def rois(kind: str) -> Tensor:
-    """RoIs [R, 5] in and around a map of 14 x 20 cells."""
+    """Return RoIs [R, 5] in and around a map of 14 x 20 cells."""
     generator = torch.Generator().manual_seed(0)
     boxes = torch.rand(60, 4, generator=generator) * torch.tensor([420.0, 300.0, 420.0, 300.0]) - 50
-    if kind == "halves":  # where rounding half to even would go another way
+    if kind == "halves":  # where rounding half to even would differ
         boxes = (boxes / 8).round() * 8 + torch.tensor([0.5, 0.5, -0.5, -0.5])
     if kind != "inverted":
         boxes = torch.cat((torch.minimum(boxes[:, :2], boxes[:, 2:]), torch.maximum(boxes[:, :2], boxes[:, 2:])), dim=1)
@@ -39,7 +39,7 @@ def rois(kind: str) -> Tensor:
 
 @pytest.mark.parametrize("kind", ["any", "halves", "inverted", "none"])
 @pytest.mark.parametrize("case", CASES)
-def test_same_as_the_operator(case: str, kind: str) -> None:
+def test_the_standard_form_equals_the_operator(case: str, kind: str) -> None:
     operator, arguments = CASES[case]
     maps = torch.randn(1, 18, 14, 20, generator=torch.Generator().manual_seed(1))
     name = case.split(" ", maxsplit=1)[0]
@@ -51,7 +51,7 @@ def test_same_as_the_operator(case: str, kind: str) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=0 if exact else 3e-6)  # sums in another order
 
 
-def test_nms_without_labels() -> None:
+def test_nms_without_labels_equals_the_operator() -> None:
     boxes = rois("any")[:, 1:]
     scores = torch.rand(len(boxes), generator=torch.Generator().manual_seed(2))
     form = standard_operators(LONGEST)[OPS.nms.default]
@@ -60,7 +60,7 @@ def test_nms_without_labels() -> None:
         form(boxes, scores, torch.zeros(len(boxes), dtype=torch.int64), 0.4)
 
 
-def test_adaptive_sampling_has_no_fixed_graph() -> None:
+def test_adaptive_sampling_is_refused() -> None:
     form = standard_operators(LONGEST)[OPS.roi_align.default]
     with pytest.raises(ValueError, match="sampling_ratio"):
         form(torch.zeros(1, 1, 4, 4), rois("any"), 7, 7, SCALE, 0, True, False)

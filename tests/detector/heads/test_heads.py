@@ -1,4 +1,4 @@
-"""Both heads against their papers' figures: shapes, initial weights, and which input reaches which output."""
+"""Both heads against their papers: shapes, initial weights, and the dependence of outputs on inputs."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def features(seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("class_agnostic", [False, True])
 @pytest.mark.parametrize("make", [fast_rcnn, rfcn])
-def test_predictions_have_a_row_for_each_roi(make: type, class_agnostic: bool) -> None:
+def test_predictions_have_one_row_per_roi(make: type, class_agnostic: bool) -> None:
     head = make(class_agnostic)
     logits, deltas = head(head.maps([features()]), BOXES)
     assert logits.shape == (3, 5)
@@ -57,7 +57,7 @@ def test_predictions_have_a_row_for_each_roi(make: type, class_agnostic: bool) -
 
 
 @pytest.mark.parametrize("make", [fast_rcnn, rfcn])
-def test_no_rois_are_no_predictions_with_gradients_of_zero(make: type) -> None:
+def test_no_rois_give_no_predictions_and_zero_gradients(make: type) -> None:
     head = make()
     logits, deltas = head(head.maps([features()]), [torch.zeros(0, 4)] * 3)
     assert logits.shape[0] == deltas.shape[0] == 0
@@ -66,7 +66,7 @@ def test_no_rois_are_no_predictions_with_gradients_of_zero(make: type) -> None:
 
 
 @pytest.mark.parametrize("make", [fast_rcnn, rfcn])
-def test_a_roi_reads_its_own_image_only(make: type) -> None:
+def test_a_roi_reads_only_its_own_image(make: type) -> None:
     head = make()
     before = head(head.maps([features()]), BOXES).logits
     changed = features()
@@ -76,7 +76,7 @@ def test_a_roi_reads_its_own_image_only(make: type) -> None:
     assert not torch.allclose(after[2], before[2])
 
 
-def test_fast_rcnn_is_pooling_the_tail_and_two_siblings() -> None:
+def test_fast_rcnn_is_pooling_then_tail_then_two_linear_layers() -> None:
     head = fast_rcnn()
     logits, deltas = head(head.maps([features()]), BOXES)
     rois = box_ops.to_rois(BOXES, inclusive=True)
@@ -85,7 +85,7 @@ def test_fast_rcnn_is_pooling_the_tail_and_two_siblings() -> None:
     torch.testing.assert_close(deltas.flatten(1), hidden @ head.deltas.weight.T + head.deltas.bias)
 
 
-def test_a_reduced_map_is_what_is_pooled() -> None:
+def test_fast_rcnn_pools_from_the_reduced_map() -> None:
     head = fast_rcnn(channels=2)
     ((thin,),) = head.maps([features()])
     kernel, bias = (value for _, value in head.get_submodule("reduce.0").named_parameters())
@@ -95,15 +95,15 @@ def test_a_reduced_map_is_what_is_pooled() -> None:
     torch.testing.assert_close(head([(thin,)], BOXES).logits, hidden @ head.scores.weight.T + head.scores.bias)
 
 
-def counted(head: FastRCNNHead) -> list[int]:
-    """Numbers of RoIs that reach the head's tail, call by call."""
+def tail_calls(head: FastRCNNHead) -> list[int]:
+    """Return a list that collects the number of RoIs of each call of the head's tail."""
     calls: list[int] = []
     head.tail.register_forward_pre_hook(lambda _, inputs: calls.append(len(inputs[0])))
     return calls
 
 
-def alike(per_image: int = 30) -> list[Tensor]:
-    """Boxes of three images, none in the second; each comes three times, moved within its cells."""
+def repeated_boxes(per_image: int = 30) -> list[Tensor]:
+    """Return boxes of three images, none in the second. Each occurs three times, shifted within its cells."""
     generator = torch.Generator().manual_seed(0)
     corners = torch.randint(0, 5, (2, per_image, 2, 2), generator=generator).sort(dim=2).values.flatten(2) * 16.0
     first, last = (
@@ -112,9 +112,9 @@ def alike(per_image: int = 30) -> list[Tensor]:
     return [first, torch.zeros(0, 4), last]
 
 
-def test_at_test_time_rois_of_the_same_cells_are_computed_once() -> None:
-    head, boxes = fast_rcnn().eval(), alike()
-    calls = counted(head)
+def test_in_evaluation_rois_of_the_same_cells_are_computed_once() -> None:
+    head, boxes = fast_rcnn().eval(), repeated_boxes()
+    calls = tail_calls(head)
     once = head(head.maps([features()]), boxes)
     head.distinct = None
     each = head(head.maps([features()]), boxes)
@@ -125,9 +125,9 @@ def test_at_test_time_rois_of_the_same_cells_are_computed_once() -> None:
     assert not torch.equal(once.logits[0], once.logits[-1])
 
 
-def test_training_and_compiled_graphs_take_every_roi() -> None:
-    head, boxes = fast_rcnn(), alike()
-    calls = counted(head)
+def test_training_and_exported_graphs_compute_every_roi() -> None:
+    head, boxes = fast_rcnn(), repeated_boxes()
+    calls = tail_calls(head)
     head.train()(head.maps([features()]), boxes)
     exported = torch.export.export(head.eval(), ([(features(),)], boxes), strict=False)
     expected = head(head.maps([features()]), boxes)
@@ -136,7 +136,7 @@ def test_training_and_compiled_graphs_take_every_roi() -> None:
     torch.testing.assert_close(exported.module()([(features(),)], boxes)[0], expected.logits, rtol=0, atol=1e-6)
 
 
-def test_fast_rcnn_starts_from_the_published_deviations() -> None:
+def test_fast_rcnn_has_the_published_initial_standard_deviations() -> None:
     head = FastRCNNHead(
         num_classes=20,
         reduce=None,
@@ -155,7 +155,7 @@ def test_fast_rcnn_starts_from_the_published_deviations() -> None:
     assert (head.deltas.bias == 0).all()
 
 
-def test_rfcn_has_the_published_numbers_of_score_maps() -> None:
+def test_rfcn_has_the_published_number_of_score_maps() -> None:
     head = RFCNHead(
         num_classes=20,
         in_channels=2048,
@@ -171,8 +171,8 @@ def test_rfcn_has_the_published_numbers_of_score_maps() -> None:
     assert head.score_maps.weight.std().item() == pytest.approx(0.01, rel=0.02)
 
 
-def test_rfcn_votes_by_class_row_and_column() -> None:
-    """Raising the maps of class 2 at the bin of row 0, column 2 raises that class alone, by a ninth."""
+def test_rfcn_maps_are_ordered_by_class_row_and_column() -> None:
+    """Adding 9 to the map of class 2 and the bin of row 0, column 2 raises only that class, by 9 / 9."""
     head = rfcn()
     ((scores, boxes),) = head.maps([features()])
     before = head([(scores, boxes)], BOXES).logits
@@ -185,7 +185,7 @@ def test_rfcn_votes_by_class_row_and_column() -> None:
 
 
 def test_rfcn_has_no_weights_per_roi() -> None:
-    """Its cost per RoI is pooling: all parameters act on the maps."""
+    """All parameters act on the maps: a RoI costs only pooling."""
     head = rfcn()
     maps = tuple(part.detach().requires_grad_() for part in head.maps([features()])[0])
     logits, _ = head([maps], BOXES)
@@ -195,7 +195,7 @@ def test_rfcn_has_no_weights_per_roi() -> None:
 
 
 @pytest.mark.parametrize("pooling", [PSPooling.published(), PSPooling.published("max"), PSPooling.aligned()])
-def test_the_mean_of_the_votes_is_the_score(pooling: PSPooling) -> None:
+def test_the_score_is_the_mean_of_the_votes(pooling: PSPooling) -> None:
     head = rfcn()
     head.pooling = pooling
     maps = head.maps([features()])
@@ -206,7 +206,7 @@ def test_the_mean_of_the_votes_is_the_score(pooling: PSPooling) -> None:
     torch.testing.assert_close(bins.mean(dim=(2, 3)), head(maps, BOXES).logits)
 
 
-def test_the_aligned_vote_of_constant_maps_is_the_constant() -> None:
+def test_the_aligned_vote_on_constant_maps_is_the_constant() -> None:
     maps = torch.arange(5.0).repeat_interleave(9)[None, :, None, None].expand(1, 45, 6, 8)
     rois = torch.tensor([[0.0, 20, 20, 70, 60]])
     torch.testing.assert_close(PSPooling.aligned().vote(maps, rois, 3, 1 / 16), torch.arange(5.0)[None])

@@ -1,4 +1,4 @@
-"""RoIs to levels: against torchvision's mapper, against one RoI at a time, and with both heads."""
+"""The level of a RoI: against torchvision's mapper, against one RoI at a time, and with both heads."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def boxes_of_all_sizes(count: int = 200) -> Tensor:
     return torch.cat((corner, corner + sides), dim=1)
 
 
-def test_levels_are_those_of_torchvision() -> None:
+def test_levels_equal_those_of_torchvision() -> None:
     edges = torch.tensor([[0.0, 0, side, side] for side in (0, 1, 111.99, 112, 223.99, 224, 447.99, 448, 5000)])
     boxes = [boxes_of_all_sizes(), edges]
     mapper = LevelMapper(2, 5)
@@ -38,7 +38,7 @@ def test_a_roi_of_the_canonical_size_reads_stride_16(side: float, stride: int) -
     assert (8, 16, 32)[int(found)] == stride
 
 
-def test_one_map_has_no_levels_to_choose() -> None:
+def test_one_map_has_no_levels() -> None:
     assert levels_of([boxes_of_all_sizes()], (16,)) is None
 
 
@@ -47,7 +47,7 @@ def pyramid(channels: int, images: int = 2) -> list[Tensor]:
     return [torch.randn(images, channels, 256 // s, 320 // s, generator=generator) for s in STRIDES]
 
 
-def test_pooling_from_levels_is_pooling_each_roi_from_its_own_map() -> None:
+def test_pooling_from_levels_equals_pooling_each_roi_from_its_map() -> None:
     maps = [level.requires_grad_() for level in pyramid(3)]
     boxes = [boxes_of_all_sizes(20), boxes_of_all_sizes(7)]
     rois, levels = box_ops.to_rois(boxes), levels_of(boxes, STRIDES)
@@ -83,7 +83,7 @@ def rfcn(strides: tuple[int, ...]) -> RFCNHead:
 
 
 @pytest.mark.parametrize("make", [fast_rcnn, rfcn])
-def test_a_head_over_levels_is_one_head_on_the_map_of_each_roi(make: type) -> None:
+def test_a_head_over_levels_equals_a_head_on_the_map_of_each_roi(make: type) -> None:
     """The same weights on one map, RoI by RoI."""
     maps, boxes = pyramid(5, images=1), [boxes_of_all_sizes(12)]
     head = make(STRIDES)
@@ -98,7 +98,7 @@ def test_a_head_over_levels_is_one_head_on_the_map_of_each_roi(make: type) -> No
 
 
 @pytest.mark.parametrize("make", [fast_rcnn, rfcn])
-def test_no_rois_over_levels_are_no_predictions_with_gradients_of_zero(make: type) -> None:
+def test_no_rois_over_levels_give_no_predictions_and_zero_gradients(make: type) -> None:
     head = make(STRIDES)
     logits, deltas = head(head.maps(pyramid(5)), [torch.zeros(0, 4)] * 2)
     assert logits.shape[0] == deltas.shape[0] == 0
@@ -106,11 +106,11 @@ def test_no_rois_over_levels_are_no_predictions_with_gradients_of_zero(make: typ
     assert all(parameter.grad is not None and (parameter.grad == 0).all() for parameter in head.parameters())
 
 
-def test_votes_are_told_of_boxes_on_one_map() -> None:
+def test_votes_are_returned_only_for_boxes_on_one_map() -> None:
     head, small = rfcn(STRIDES), torch.tensor([[8.0, 8, 40, 40], [0, 0, 230, 230]])
     maps = head.maps(pyramid(5, images=1))
     votes = head.votes(maps, [small[1:]])
     assert votes.stride == 16
     torch.testing.assert_close(votes.bins.mean(dim=(2, 3)), head(maps, [small[1:]]).logits)
-    with pytest.raises(ValueError, match="boxes of 2 maps"):
+    with pytest.raises(ValueError, match="boxes that read 2 maps"):
         head.votes(maps, [small])

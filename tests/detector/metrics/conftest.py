@@ -1,4 +1,4 @@
-"""Tables to score: small random ones, and VOC2007's own."""
+"""Tables to evaluate: small random tables, and those of VOC2007."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ TableMaker = Callable[[int], tuple[DetectionTable, TruthTable]]
 
 @pytest.fixture(scope="session")
 def make_tables() -> TableMaker:
-    """Small tables of a seed: empty images and classes, difficult objects, near and exact duplicates, equal scores."""
+    """Small random tables with empty images and classes, difficult objects, near and exact duplicates, equal scores."""
     return _make_tables
 
 
@@ -103,6 +103,6 @@ def _make_tables(seed: int) -> tuple[DetectionTable, TruthTable]:
 
 
 def _boxes(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Boxes [count, 4] with corners on whole pixels, so that overlaps of exactly one half occur."""
+    """Return boxes [count, 4] with corners on whole pixels, so that overlaps of exactly one half occur."""
     corner, size = rng.integers(0, 16, (count, 2)), rng.integers(1, 9, (count, 2))
     return np.concatenate((corner, corner + size), axis=1).astype(np.float64)

@@ -1,4 +1,4 @@
-"""AP of one kind of object at a time, by hand."""
+"""AP for each kind of object, compared with hand-computed values."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ TRUTHS = TruthTable(
 )
 
 
-def test_by_hand() -> None:
-    boxes = np.array([[700.0, 0, 710, 10], SMALL, LARGE, [700.0, 0, 710, 15]])  # two small ones on nothing
+def test_hand_computed_values() -> None:
+    boxes = np.array(
+        [[700.0, 0, 710, 10], SMALL, LARGE, [700.0, 0, 710, 15]]
+    )  # the first and the last are small, on no object
     scores, labels = np.array([0.9, 0.8, 0.7, 0.6]), np.ones(4, np.int64)
     detections = DetectionTable(("1",), ("a",), np.zeros(4, np.int64), boxes, scores, labels)
     results = {(part.property, part.name): part for part in by_attribute(detections, TRUTHS)}
@@ -35,15 +37,15 @@ def test_by_hand() -> None:
         ("truncated", "no"): 2,
         ("truncated", "yes"): 1,
     }
-    assert results["size", "small"].mean == pytest.approx(0.5)  # behind a false positive of its own size
-    assert results["size", "large"].mean == pytest.approx(1.0)  # false positives of another size are left out
+    assert results["size", "small"].mean == pytest.approx(0.5)  # ranked below a false positive of the same size
+    assert results["size", "large"].mean == pytest.approx(1.0)  # false positives of other sizes do not count
     assert results["size", "medium"].mean == pytest.approx(0.0)  # missed
     assert results["aspect", "tall"].mean is None
     assert results["truncated", "yes"].average_precision == {"a": pytest.approx(0.5)}
-    assert results["truncated", "no"].mean == pytest.approx(0.25)  # one of two, behind a false positive
+    assert results["truncated", "no"].mean == pytest.approx(0.25)  # finds one of two, ranked below a false positive
 
 
-def test_the_kinds_of_a_property_share_out_all_objects() -> None:
+def test_each_object_has_one_kind_of_each_property() -> None:
     empty = np.zeros(0, np.int64)
     nothing = DetectionTable(("1",), ("a",), empty, np.zeros((0, 4)), np.zeros(0), empty)
     for name in ("size", "aspect", "truncated"):

@@ -1,4 +1,4 @@
-"""Calibration by hand."""
+"""Calibration, compared with hand-computed values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DETECTIONS = DetectionTable(("1",), ("a",), ZEROS, BOXES, np.array([1.0, 0.95, 0
 TRUTHS = TruthTable(("1",), ("a",), ZEROS[:2], BOXES[[0, 2]], ONES[:2], np.array([False, False]))
 
 
-def test_by_hand() -> None:
+def test_hand_computed_values() -> None:
     result = calibrate(DETECTIONS, TRUTHS)
     assert result.count.tolist() == [1, 0, 0, 1, 0, 0, 0, 0, 0, 2]
     assert result.precision[[0, 3, 9]] == pytest.approx([0, 1, 0.5])
@@ -30,7 +30,7 @@ def test_detections_on_difficult_objects_do_not_count() -> None:
     assert result.count.sum() == 3
 
 
-def test_no_detection_has_no_error_and_a_logit_is_refused() -> None:
+def test_no_detection_gives_no_error_and_a_logit_is_refused() -> None:
     assert calibrate(DETECTIONS.select(ZEROS[:0]), TRUTHS).error is None
     with pytest.raises(ValueError, match=r"expected scores in \[0, 1\], detection 1 has 3.5"):
         calibrate(dataclasses.replace(DETECTIONS, scores=np.array([1.0, 3.5, 0, 0])), TRUTHS)

@@ -1,4 +1,4 @@
-"""COCO's twelve numbers: as pycocotools gives them on its own file format, and the same from both packages."""
+"""COCO's twelve numbers: equal to those of pycocotools on COCO's files, and the same from both packages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TableMaker = Callable[[int], tuple[DetectionTable, TruthTable]]
 
 
 def large_tables(seed: int) -> tuple[DetectionTable, TruthTable]:
-    """Boxes of every area range, crowds, and objects whose stated area is not their box's."""
+    """Return boxes of every area range, crowds, and objects whose stated area is not their box's area."""
     rng = np.random.default_rng(seed)
     classes = ("a", "b", "c")
     image_ids = tuple(str(number) for number in range(1, 21))
@@ -46,7 +46,7 @@ def large_tables(seed: int) -> tuple[DetectionTable, TruthTable]:
 
 
 def by_pycocotools(detections: DetectionTable, truths: TruthTable, folder: Path) -> list[float]:
-    """The twelve numbers by pycocotools itself, from the files that COCO's own tools read."""
+    """Return the twelve numbers of pycocotools, computed from files in COCO's format."""
     assert truths.areas is not None
     annotations = [
         {
@@ -73,7 +73,9 @@ def by_pycocotools(detections: DetectionTable, truths: TruthTable, folder: Path)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_equals_pycocotools_on_its_own_files(seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_numbers_equal_those_of_pycocotools_on_its_files(
+    seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     detections, truths = large_tables(seed)
     expected = by_pycocotools(detections, truths, tmp_path)
     capsys.readouterr()
@@ -120,7 +122,7 @@ def test_the_mean_over_classes_is_ap() -> None:
     assert result.statistics["AP"] == pytest.approx(np.mean(values))
 
 
-def test_a_class_that_was_not_looked_for_is_left_out() -> None:
+def test_an_unsearched_class_is_left_out() -> None:
     detections, truths = large_tables(0)
     partial = dataclasses.replace(detections.select(detections.labels != 2), unsearched=("b",))
     result = coco.evaluate(partial, truths)
@@ -128,7 +130,7 @@ def test_a_class_that_was_not_looked_for_is_left_out() -> None:
     assert result.statistics["AP"] == pytest.approx(result.average_precision["a"])
 
 
-def test_perfect_detections_and_none() -> None:
+def test_perfect_detections_have_ap_1_and_none_have_ap_0() -> None:
     _, truths = large_tables(0)
     truths = dataclasses.replace(truths, difficult=np.zeros(len(truths), bool))
     perfect = DetectionTable(
@@ -138,7 +140,7 @@ def test_perfect_detections_and_none() -> None:
     assert coco.evaluate(perfect.select(np.zeros(0, np.int64)), truths).statistics["AP"] == 0.0
 
 
-def test_no_object_gives_no_number() -> None:
+def test_without_objects_every_number_is_none() -> None:
     detections, _ = large_tables(0)
     none = np.zeros(0, np.int64)
     empty = TruthTable(detections.image_ids, detections.classes, none, np.zeros((0, 4)), none, np.zeros(0, bool))

@@ -1,4 +1,4 @@
-"""The paired bootstrap against scoring each resampled data set for itself, and what makes two protocols part."""
+"""The paired bootstrap against evaluating each resampled data set, and the causes of differences of two protocols."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from detector.metrics import compare, voc
 from detector.metrics.differences import compare_protocols
 from detector.metrics.tables import DetectionTable, TruthTable
 
-FLOAT32 = 1e-6  # curves of resamples are in single precision
+FLOAT32 = 1e-6  # the curves of resamples have single precision
 TableMaker = Callable[[int], tuple[DetectionTable, TruthTable]]
 
 
 def resampled(detections: DetectionTable, truths: TruthTable, images: np.ndarray) -> tuple[DetectionTable, TruthTable]:
-    """The tables of a data set that holds the drawn images, each draw under a name of its own."""
+    """Return the tables of a data set that holds the drawn images. Each draw has its own name."""
     names = tuple(f"{truths.image_ids[image]}-{place:03d}" for place, image in enumerate(images))
     rows = [np.flatnonzero(detections.image_index == image) for image in images]
     objects = [np.flatnonzero(truths.image_index == image) for image in images]
@@ -37,11 +37,11 @@ def resampled(detections: DetectionTable, truths: TruthTable, images: np.ndarray
 @pytest.mark.parametrize("protocol", ["voc_area", "voc07_11point_exact", "voc_area_devkit"])
 @settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_a_draw_is_worth_what_its_images_score(make_tables: TableMaker, protocol: str, seed: int) -> None:
+def test_each_resample_has_the_score_of_its_images(make_tables: TableMaker, protocol: str, seed: int) -> None:
     detections, truths = make_tables(seed)
     assume(len(truths.image_ids) and (~truths.difficult).any())
     rng = np.random.default_rng(seed)
-    detections = detections.select(np.unique(detections.scores, return_index=True)[1])  # of equal scores, one
+    detections = detections.select(np.unique(detections.scores, return_index=True)[1])  # keep one of equal scores
     other = detections.select(rng.random(len(detections)) < 0.5)
     result = compare.compare(other, detections, truths, protocol, num_resamples=5, seed=seed)
     draws = np.random.default_rng(seed).integers(0, len(truths.image_ids), (5, len(truths.image_ids)))
@@ -53,7 +53,7 @@ def test_a_draw_is_worth_what_its_images_score(make_tables: TableMaker, protocol
         assert difference == pytest.approx(means[1] - means[0], abs=FLOAT32)
 
 
-def test_a_better_detector_is_told_from_luck() -> None:
+def test_a_better_detector_is_significantly_better() -> None:
     rng = np.random.default_rng(0)
     count = 300
     corner = rng.random((count, 2)) * 100
@@ -70,7 +70,7 @@ def test_a_better_detector_is_told_from_luck() -> None:
     low, high = result.interval()
     assert 0 < low < result.mean_b - result.mean_a < high
     assert result.doubt == 0.0
-    # Without false positives AP is the recall, of which the bootstrap's spread is the binomial one.
+    # Without false positives AP is the recall, and the bootstrap's deviation is binomial.
     expected = np.sqrt(0.8 * 0.2 / count)
     assert np.std(result.differences) == pytest.approx(expected, rel=0.2)
     assert compare.compare(good, good, truths, num_resamples=9).interval() == (0.0, 0.0)
@@ -83,11 +83,11 @@ def test_nothing_to_compare_is_refused() -> None:
     none = np.zeros(0, np.int64)
     table = DetectionTable(("1",), ("a",), none, np.zeros((0, 4)), np.zeros(0), none)
     truths = TruthTable(("1",), ("a",), none, np.zeros((0, 4)), none, np.zeros(0, bool))
-    with pytest.raises(ValueError, match="expected a class with objects that both detectors looked for"):
+    with pytest.raises(ValueError, match="expected a class with objects that both detectors searched for"):
         compare.compare(table, table, truths)
 
 
-def test_what_makes_two_protocols_part() -> None:
+def test_the_causes_of_differences_of_two_protocols_are_named() -> None:
     boxes = np.array([[20.0 * k, 0, 20.0 * k + 10, 10] for k in range(10)])
     zeros, ones = np.zeros(10, np.int64), np.ones(10, np.int64)
     truths = TruthTable(("1",), ("a",), zeros, boxes, ones, np.zeros(10, bool))

@@ -1,4 +1,4 @@
-"""The confusion matrix by hand, and its sums on any table."""
+"""The confusion matrix, compared with hand-computed values, and its sums on random tables."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from detector.metrics.confusion import confusion_matrix
 from detector.metrics.tables import DetectionTable, TruthTable
 
 
-def test_by_hand() -> None:
+def test_hand_computed_values() -> None:
     boxes = np.array([[0.0, 0, 10, 10], [50, 0, 60, 10], [90, 0, 99, 9], [70, 0, 79, 9]])
     truths = TruthTable(
         ("1",), ("a", "b"), np.zeros(4, np.int64), boxes, np.array([1, 2, 2, 1]), np.array([False, False, False, True])
     )
     rows = [
-        (boxes[0], 0.6, 1),  # right
-        (boxes[0], 0.9, 2),  # of another class, on an object that its own class found: background
-        (boxes[1], 0.8, 1),  # b taken for a
-        (boxes[1], 0.7, 1),  # again: background
+        (boxes[0], 0.6, 1),  # correct
+        (boxes[0], 0.9, 2),  # wrong class, on an object found by a detection of its class: background
+        (boxes[1], 0.8, 1),  # object b, detected as a
+        (boxes[1], 0.7, 1),  # a second time: background
         (boxes[2], 0.4, 2),  # below the threshold, so object 2 is missed
         (boxes[3], 0.9, 1),  # on a difficult object: not counted
     ]

@@ -1,4 +1,4 @@
-"""Proposal recall: small truths by hand, and a literal pairing as oracle."""
+"""Proposal recall: hand-computed values, and a literal pairing as reference."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def truths_of(boxes: list[list[float]], labels: list[int], difficult: list[bool]
     )
 
 
-def test_recall_by_hand() -> None:
+def test_recall_equals_hand_computed_values() -> None:
     truths = truths_of([[0, 0, 10, 10], [20, 0, 30, 10], [50, 0, 60, 10]], [1, 2, 2], [False, False, True])
     proposals = torch.tensor([[90.0, 0, 99, 9], [0, 0, 10, 6], [20, 0, 30, 9.99]])
     result = recall.evaluate([torch.zeros(0, 4), proposals], truths, counts=(1, 2, 2000))
@@ -51,7 +51,7 @@ def test_every_image_needs_its_proposals() -> None:
 
 
 @given(seed=st.integers(0, 2**32 - 1))
-def test_the_closest_pair_goes_first(seed: int) -> None:
+def test_the_closest_pairs_are_matched_first(seed: int) -> None:
     rng = np.random.default_rng(seed)
     corner = rng.random((rng.integers(0, 12), 2)) * 10
     proposals = torch.from_numpy(np.concatenate((corner, corner + 5), axis=1))

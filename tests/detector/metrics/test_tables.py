@@ -1,4 +1,4 @@
-"""Tables: from structures and annotations, aligned by name, and each fault one clear error."""
+"""Tables: made from structures and annotations, aligned by name, with one clear error for each fault."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ GOOD: dict[str, Any] = {
     ("change", "message"),
     [
         ({"image_index": np.array([0, 2])}, "detection 1: unknown image number 2, the table lists 2,"),
-        ({"scores": np.array([0.1, np.nan])}, "detection 1, image 2: its score is NaN"),
-        ({"boxes": np.array([[0.0, 0, 1, 1], [2, 2, 1, 3]])}, "detection 1, image 2: its box .* is inverted"),
-        ({"boxes": np.array([[0.0, 0, 1, 1], [2, 2, np.inf, 3]])}, "detection 1, image 2: its box .* is not finite"),
+        ({"scores": np.array([0.1, np.nan])}, "detection 1, image 2: the score is NaN"),
+        ({"boxes": np.array([[0.0, 0, 1, 1], [2, 2, 1, 3]])}, "detection 1, image 2: the box .* is inverted"),
+        ({"boxes": np.array([[0.0, 0, 1, 1], [2, 2, np.inf, 3]])}, "detection 1, image 2: the box .* is not finite"),
         ({"labels": np.array([1, 3])}, "detection 1, image 2: label 3 has no class, expected 1..2"),
         ({"labels": np.array([0, 1])}, "detection 0, image 1: label 0 has no class"),
         ({"image_ids": ("1", "1")}, "expected every image once, got 1 2 times"),
@@ -43,7 +43,7 @@ def test_a_fault_is_one_clear_error(change: dict[str, Any], message: str) -> Non
         DetectionTable(**GOOD | change)
 
 
-def test_truths_are_checked_likewise() -> None:
+def test_ground_truth_is_also_checked() -> None:
     good = {key: value for key, value in GOOD.items() if key != "scores"} | {"difficult": np.zeros(2, bool)}
     TruthTable(**good)
     with pytest.raises(ValueError, match="object 1, image 2: label 3 has no class"):
@@ -54,7 +54,7 @@ def test_truths_are_checked_likewise() -> None:
         TruthTable(**good | {"sizes": np.zeros((3, 2), np.int64)})
 
 
-def test_from_detections() -> None:
+def test_a_table_is_made_from_detections() -> None:
     first = Detections(torch.tensor([[0.0, 1, 2, 3]]), torch.tensor([0.5]), torch.tensor([2]))
     empty = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
     table = DetectionTable.from_detections([empty, first], ["x", "y"], ["a", "b"])
@@ -64,7 +64,7 @@ def test_from_detections() -> None:
         DetectionTable.from_detections([empty, first], ["x"], ["a", "b"])
 
 
-def test_from_annotations() -> None:
+def test_a_table_is_made_from_annotations() -> None:
     flags = torch.tensor([True, False])
     full = SimpleNamespace(
         image_id="x",
@@ -103,7 +103,7 @@ def test_from_annotations() -> None:
     assert len(TruthTable.from_annotations([], ["a"])) == 0
 
 
-def test_aligned_goes_by_name() -> None:
+def test_tables_are_aligned_by_name() -> None:
     truths = TruthTable(
         ("2", "1"), ("b", "a"), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, bool)
     )
@@ -119,7 +119,7 @@ def test_aligned_goes_by_name() -> None:
             DetectionTable(**GOOD).aligned(dataclasses.replace(truths, **change))
 
 
-def test_join_takes_every_image_once_and_the_same_classes() -> None:
+def test_join_requires_distinct_images_and_the_same_classes() -> None:
     table = DetectionTable(**GOOD)
     other = dataclasses.replace(table, image_ids=("3", "4"))
     joined = DetectionTable.join([table, other])

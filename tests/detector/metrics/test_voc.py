@@ -1,4 +1,4 @@
-"""VOC's AP against the original's numbers, against a literal loop, and by its properties."""
+"""VOC's AP against the original script's numbers, against a literal loop, and by its properties."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TableMaker = Callable[[int], tuple[DetectionTable, TruthTable]]
 
 
 @pytest.mark.parametrize("name", ["tinyyolo_caffe", "yolo2_root19"])
-def test_equals_the_original_script_on_voc2007(
+def test_ap_equals_the_original_script_on_voc2007(
     name: str, shared: Path, voc2007_test: TruthTable, voc2007_results: Path
 ) -> None:
     reference = json.loads((shared / "voc2007_detections" / "reference_ap.json").read_text())[name]
@@ -55,7 +55,7 @@ def ap(detections: DetectionTable, truths: TruthTable, protocol: str) -> float:
     return voc.evaluate(detections, truths, [protocol]).results[protocol].average_precision["a"]
 
 
-def test_a_recall_of_three_tenths_fails_the_original_threshold() -> None:
+def test_a_recall_of_0_3_is_below_the_original_threshold() -> None:
     boxes = [[20.0 * k, 0, 20.0 * k + 10, 10] for k in range(10)]
     found = one_image(boxes[:3], [0.9, 0.8, 0.7])
     truths = objects(boxes, [False] * 10)
@@ -69,19 +69,19 @@ def test_an_overlap_of_exactly_one_half_counts_only_in_the_devkit() -> None:
     assert [ap(found, truths, name) for name in ALL] == pytest.approx([0, 0, 1, 0, 1])
 
 
-def test_a_detection_has_no_second_choice() -> None:
+def test_a_detection_matches_only_its_best_object() -> None:
     truths = objects([[0, 0, 10, 10], [0, 2, 10, 12]], [False, False])
     found = one_image([[0, 0, 10, 10], [0, 0.5, 10, 10.5]], [0.9, 0.8])  # the second overlaps both, the first more
     assert ap(found, truths, "voc_area") == pytest.approx(0.5)
 
 
-def test_a_difficult_object_hides_its_detections_and_is_not_missed() -> None:
+def test_a_difficult_object_and_its_detections_do_not_count() -> None:
     truths = objects([[0, 0, 10, 10], [50, 0, 60, 10]], [True, False])
     found = one_image([[0, 0, 10, 10], [0, 0, 10, 10], [50, 0, 60, 10]], [0.9, 0.8, 0.7])
     assert ap(found, truths, "voc07_11point") == pytest.approx(1.0)
 
 
-def test_classes_that_cannot_be_scored_are_named() -> None:
+def test_classes_without_ground_truth_or_detections_are_named() -> None:
     classes = ("a", "b", "c", "d")
     none = np.zeros(0, np.int64)
     detections = DetectionTable(("1",), classes, none, np.zeros((0, 4)), np.zeros(0), none, unsearched=("d",))
@@ -106,7 +106,7 @@ def test_classes_that_cannot_be_scored_are_named() -> None:
     ]
 
 
-def test_no_class_at_all_has_no_mean() -> None:
+def test_without_classes_the_mean_is_none() -> None:
     result = voc.evaluate(one_image([], []), objects([], []))
     assert result.results["voc_area"].mean is None
     assert result.table().endswith("none")
@@ -118,7 +118,7 @@ def test_an_unknown_protocol_is_refused() -> None:
 
 
 def literal_ap(detections: DetectionTable, truths: TruthTable, label: int) -> dict[str, float]:
-    """The metric as its definition reads, a detection at a time, in exact arithmetic where that matters."""
+    """Return the metric by its definition, one detection at a time, with exact arithmetic where needed."""
     count = sum(1 for row in range(len(truths)) if truths.labels[row] == label and not truths.difficult[row])
     scores: dict[str, float] = {}
     for name in ALL:
@@ -163,7 +163,7 @@ def box_iou(box: np.ndarray, other: np.ndarray) -> float:
 
 
 @given(seed=SEEDS)
-def test_equals_a_literal_loop(make_tables: TableMaker, seed: int) -> None:
+def test_ap_equals_a_literal_loop(make_tables: TableMaker, seed: int) -> None:
     detections, truths = make_tables(seed)
     result = voc.evaluate(detections, truths, ALL)
     for label, name in enumerate(truths.classes, 1):
@@ -194,7 +194,7 @@ def test_a_monotone_rescaling_of_scores_is_irrelevant(make_tables: TableMaker, s
     assert voc.evaluate(rescaled, truths, ALL).to_json() == voc.evaluate(detections, truths, ALL).to_json()
 
 
-@settings(max_examples=40)  # each scores once for every false positive
+@settings(max_examples=40)  # each example evaluates once per false positive
 @given(seed=SEEDS)
 def test_removing_a_false_positive_never_lowers_ap(make_tables: TableMaker, seed: int) -> None:
     detections, truths = make_tables(seed)
@@ -210,7 +210,7 @@ def test_removing_a_false_positive_never_lowers_ap(make_tables: TableMaker, seed
 
 
 @given(seed=SEEDS)
-def test_one_image_at_a_time_equals_all_at_once(make_tables: TableMaker, seed: int) -> None:
+def test_joined_single_image_tables_equal_the_whole_table(make_tables: TableMaker, seed: int) -> None:
     detections, truths = make_tables(seed)
     parts = []
     for image, image_id in enumerate(truths.image_ids):
@@ -221,7 +221,7 @@ def test_one_image_at_a_time_equals_all_at_once(make_tables: TableMaker, seed: i
 
 
 @given(seed=SEEDS)
-def test_curves_agree_with_ap(make_tables: TableMaker, seed: int) -> None:
+def test_curves_are_monotone_and_values_are_in_range(make_tables: TableMaker, seed: int) -> None:
     detections, truths = make_tables(seed)
     for result in voc.evaluate(detections, truths, ALL).results.values():
         assert all(0.0 <= value <= 1.0 + 1e-12 and math.isfinite(value) for value in result.average_precision.values())

@@ -1,4 +1,4 @@
-"""Workers end with the loop that reads from them: on every way out of it, whatever they do at that moment."""
+"""Workers end with the loop that reads from them, however the loop ends and whatever the workers do then."""
 
 import gc
 import multiprocessing
@@ -13,7 +13,7 @@ from detector.pipeline.loader_workers import LoaderWorkers
 
 
 class Numbers(Dataset[int]):
-    """0 to 7, each prepared by `prepare` first."""
+    """The numbers 0 to 7. `prepare(index)` runs before each is returned."""
 
     def __init__(self, prepare: Callable[[int], object] = lambda index: None) -> None:
         self.prepare = prepare
@@ -27,17 +27,17 @@ class Numbers(Dataset[int]):
 
 
 def loader(dataset: Numbers, workers: LoaderWorkers, count: int = 2) -> DataLoader[int]:
-    return DataLoader(dataset, batch_size=None, num_workers=count, worker_init_fn=workers.begin)
+    return DataLoader(dataset, batch_size=None, num_workers=count, worker_init_fn=workers.init_worker)
 
 
 def open_files() -> int:
-    gc.collect()  # what other tests left
+    gc.collect()  # closes files that other tests left open
     return len(os.listdir("/proc/self/fd"))
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 @pytest.mark.parametrize("taken", [0, 1, 8])
-def test_none_outlives_the_context_however_many_batches_were_taken(count: int, taken: int) -> None:
+def test_no_worker_outlives_the_context_after_any_number_of_batches(count: int, taken: int) -> None:
     with LoaderWorkers() as workers:
         batches = workers.batches(loader(Numbers(), workers, count))
         assert [next(batches) for _ in range(taken)] == list(range(taken))
@@ -46,14 +46,14 @@ def test_none_outlives_the_context_however_many_batches_were_taken(count: int, t
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-def test_an_error_of_the_loop_passes_and_takes_them_away(error: type[BaseException]) -> None:
+def test_an_error_in_the_loop_is_raised_and_ends_the_workers(error: type[BaseException]) -> None:
     with pytest.raises(error), LoaderWorkers() as workers:  # noqa: PT012
         for _ in workers.batches(loader(Numbers(), workers)):
             raise error
     assert multiprocessing.active_children() == []
 
 
-def test_an_error_of_a_worker_passes_and_takes_them_away() -> None:
+def test_an_error_in_a_worker_is_raised_and_ends_the_workers() -> None:
     def fail(index: int) -> None:
         if index == 3:
             raise ValueError("three")
@@ -63,7 +63,7 @@ def test_an_error_of_a_worker_passes_and_takes_them_away() -> None:
     assert multiprocessing.active_children() == []
 
 
-def test_one_that_waits_for_a_file_that_never_comes_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_worker_that_is_blocked_in_a_read_is_ended(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "never")
 
     def wait(index: int) -> None:
@@ -76,7 +76,7 @@ def test_one_that_waits_for_a_file_that_never_comes_is_not_waited_for(tmp_path: 
     assert multiprocessing.active_children() == []
 
 
-def test_a_loop_within_a_loop_takes_only_its_own_away() -> None:
+def test_an_inner_loop_ends_only_its_own_workers() -> None:
     with LoaderWorkers() as outer:
         batches = outer.batches(loader(Numbers(), outer))
         first = next(batches)
@@ -86,8 +86,8 @@ def test_a_loop_within_a_loop_takes_only_its_own_away() -> None:
     assert multiprocessing.active_children() == []
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch's half-made iterator
-def test_those_that_were_started_before_one_could_not_be_are_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch's incomplete iterator
+def test_workers_are_ended_if_a_later_worker_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
     start, started = multiprocessing.Process.start, []
 
     def refuse_the_second(process: multiprocessing.Process) -> None:

@@ -1,4 +1,4 @@
-"""The order in which training sees images: a function of seed and step, whatever else changes."""
+"""The order of training images: a function of seed and step only."""
 
 from typing import Any
 
@@ -31,26 +31,26 @@ def order(images: int = 10, batch: int = 3, **changes: Any) -> list[Step]:
 def test_an_epoch_shows_each_image_at_most_once_and_drops_the_incomplete_batch(n: int, batch: int, seed: int) -> None:
     batch = min(n, batch)
     steps = n // batch
-    made = order(n, batch, seed=seed, last_step=2 * steps)
+    found_order = order(n, batch, seed=seed, last_step=2 * steps)
     for epoch in range(2):
-        seen = [key for step in made[epoch * steps : (epoch + 1) * steps] for key in step]
+        seen = [key for step in found_order[epoch * steps : (epoch + 1) * steps] for key in step]
         assert {found for found, _ in seen} == {epoch}
         assert len({index for _, index in seen}) == len(seen) == steps * batch
 
 
 @given(st.integers(0, 30), st.integers(0, 5))
-def test_a_resumed_order_goes_on_where_it_stopped(first: int, seed: int) -> None:
+def test_a_resumed_order_continues_at_its_step(first: int, seed: int) -> None:
     assert order(seed=seed, first_step=first, last_step=31) == order(seed=seed, last_step=31)[first:]
 
 
-def test_seeds_and_epochs_have_orders_of_their_own() -> None:
+def test_each_seed_and_epoch_has_its_own_order() -> None:
     assert order(seed=1) != order(seed=2)
     first, second = order()[:3], order()[3:6]
     assert [[i for _, i in step] for step in first] != [[i for _, i in step] for step in second]
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_processes_share_every_batch(world_size: int) -> None:
+def test_processes_divide_every_batch(world_size: int) -> None:
     whole = order(20, 4)
     parts = [order(20, 4, rank=rank, world_size=world_size) for rank in range(world_size)]
     for step, expected in enumerate(whole):
@@ -58,28 +58,26 @@ def test_processes_share_every_batch(world_size: int) -> None:
 
 
 @given(st.integers(1, 40), st.integers(1, 8), st.integers(0, 2**40 - 1), st.integers(0, 30))
-def test_images_of_one_kind_share_batches_but_for_one_and_steps_remain_a_function_of_seed_and_step(
-    n: int, batch: int, tall: int, first: int
-) -> None:
+def test_at_most_one_batch_mixes_kinds_and_resuming_keeps_the_order(n: int, batch: int, tall: int, first: int) -> None:
     batch = min(n, batch)
     kinds = [bool(tall >> index & 1) for index in range(n)]
     steps = n // batch
-    made = order(n, batch, last_step=2 * steps + first, is_tall=kinds)
+    found_order = order(n, batch, last_step=2 * steps + first, is_tall=kinds)
     for epoch in range(2):
-        keys = [[index for _, index in step] for step in made[epoch * steps : (epoch + 1) * steps]]
+        keys = [[index for _, index in step] for step in found_order[epoch * steps : (epoch + 1) * steps]]
         assert sum(len({kinds[index] for index in step}) > 1 for step in keys) <= 1
         seen = [index for step in keys for index in step]
         assert len(set(seen)) == len(seen) == steps * batch
-    assert order(n, batch, first_step=first, last_step=2 * steps + first, is_tall=kinds) == made[first:]
+    assert order(n, batch, first_step=first, last_step=2 * steps + first, is_tall=kinds) == found_order[first:]
 
 
-def test_its_length_is_the_number_of_steps_left() -> None:
+def test_the_length_is_the_number_of_remaining_steps() -> None:
     for first, last, expected in ((0, 12, 12), (5, 12, 7), (12, 12, 0), (15, 12, 0)):
-        made = TrainingOrder(10, 3, seed=0, first_step=first, last_step=last, rank=0, world_size=1)
-        assert len(made) == len(list(made)) == expected
+        found_order = TrainingOrder(10, 3, seed=0, first_step=first, last_step=last, rank=0, world_size=1)
+        assert len(found_order) == len(list(found_order)) == expected
 
 
-def test_what_cannot_be_shared_out_is_refused() -> None:
+def test_a_batch_that_cannot_be_divided_is_refused() -> None:
     with pytest.raises(ValueError, match="images_per_step is 11, but the training split has only 10 images"):
         order(10, 11)
     with pytest.raises(ValueError, match="images_per_step is 3; expected a multiple of 2 processes"):
@@ -107,7 +105,7 @@ def view() -> TrainingView:
     return TrainingView(dataset, grid, flip=True, short_sides=(40, 60), seed=3)
 
 
-def test_the_number_of_workers_changes_nothing_and_neither_does_the_global_generator(view: TrainingView) -> None:
+def test_batches_depend_neither_on_workers_nor_on_the_global_generator(view: TrainingView) -> None:
     def batches(workers: int, seed: int) -> list[Batch]:
         torch.manual_seed(seed)
         steps = TrainingOrder(7, 2, seed=3, first_step=2, last_step=8, rank=0, world_size=1)
@@ -119,7 +117,7 @@ def test_the_number_of_workers_changes_nothing_and_neither_does_the_global_gener
     assert len(alone) == 6
     assert all(same(a, b) for a, b in zip(alone, batches(2, 99), strict=True))
     torch.manual_seed(0)
-    assert torch.equal(before, torch.random.get_rng_state())  # loading drew nothing
+    assert torch.equal(before, torch.random.get_rng_state())  # loading drew no random number
 
 
 def test_a_flipped_sample_mirrors_its_image_boxes_and_proposals(view: TrainingView) -> None:

@@ -1,4 +1,4 @@
-"""What workers raise, or die of, in one line."""
+"""Errors and deaths of workers, reported in one line."""
 
 from collections.abc import Callable
 from typing import NoReturn
@@ -25,7 +25,7 @@ class Failing(Dataset[int]):
 
 def load(fail: Callable[[], object]) -> None:
     with loading_errors(), LoaderWorkers() as workers:
-        loader = DataLoader(Failing(fail), batch_size=None, num_workers=1, worker_init_fn=workers.begin)
+        loader = DataLoader(Failing(fail), batch_size=None, num_workers=1, worker_init_fn=workers.init_worker)
         list(workers.batches(loader))
 
 
@@ -37,29 +37,29 @@ def raising(error: BaseException) -> Callable[[], NoReturn]:
 
 
 @pytest.mark.parametrize("kind", [ValueError, OSError, MemoryError])
-def test_the_error_of_a_worker_is_its_message_alone(kind: type[Exception]) -> None:
+def test_an_error_in_a_worker_keeps_only_its_message(kind: type[Exception]) -> None:
     with pytest.raises(kind) as caught:
         load(raising(kind("a.jpg: cannot decode this: image; replace it")))
     assert str(caught.value) == "a.jpg: cannot decode this: image; replace it"
 
 
-def test_an_error_without_a_word_is_given_some() -> None:
+def test_an_error_without_a_message_gets_one() -> None:
     with pytest.raises(MemoryError, match="^a loader worker has no memory left"):
         load(raising(MemoryError()))
 
 
-def test_torch_out_of_memory_in_a_worker() -> None:
+def test_torch_out_of_memory_in_a_worker_names_the_remedy() -> None:
     with pytest.raises(MemoryError, match=r"^a loader worker has no memory left: lower trainer\.workers.*$"):
         load(lambda: torch.empty(1 << 50, dtype=torch.uint8))
 
 
-def test_a_bug_keeps_its_trace() -> None:
+def test_a_bug_keeps_its_traceback() -> None:
     with pytest.raises(RuntimeError, match="Traceback"):
         load(raising(RuntimeError("a bug")))
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (ConnectionResetError(104, "Connection reset by peer"), "a loader worker exited unexpectedly.*Lower"),
         (EOFError(), "a loader worker exited unexpectedly.*Lower trainer.workers"),
@@ -67,8 +67,8 @@ def test_a_bug_keeps_its_trace() -> None:
         (RuntimeError("Too many open files. Communication with the"), "too many open files: raise the limit"),
     ],
 )
-def test_what_the_trainer_notices(error: Exception, told: str) -> None:
-    with pytest.raises(OSError, match=told), loading_errors():
+def test_the_death_of_a_worker_is_explained(error: Exception, message: str) -> None:
+    with pytest.raises(OSError, match=message), loading_errors():
         raise error
 
 

@@ -1,4 +1,4 @@
-"""From a folder of pictures to a finished run, by the plan, from Python and from the command line."""
+"""From a folder of pictures to a finished run with a plan, from Python and from the command line."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from detector import train
 from detector.engine.checkpoint import load_checkpoint
 from detector.tools.cli import run as run_command
 
-# The plan's own values would take minutes.
+# Small values: a run with the planned values would take minutes.
 SMALL = {
     "dataset": "voc", "dataset.train": "trainval", "dataset.test": "test", "backbone.weights": None,
     "trainer.max_steps": 3, "trainer.device": "cpu", "input.test_short_side": 64, "input.short_sides": [64],
@@ -22,7 +22,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight pictures with one bright square each, laid out as VOC has it."""
+    """Eight pictures with one bright square each, in VOC's folder layout."""
     root: Path = tmp_path_factory.mktemp("squares")
     for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (root / name).mkdir(parents=True)
@@ -43,11 +43,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words(settings: dict[str, object]) -> list[str]:
-    made = {key: "null" if value is None else str(value).replace(" ", "") for key, value in settings.items()}
-    return [f"{key}={value}" for key, value in made.items()]
+    texts = {key: "null" if value is None else str(value).replace(" ", "") for key, value in settings.items()}
+    return [f"{key}={value}" for key, value in texts.items()]
 
 
-def test_from_python(folder: Path, tmp_path: Path) -> None:
+def test_training_and_resuming_from_python(folder: Path, tmp_path: Path) -> None:
     run = train(folder, output_dir=tmp_path / "run", settings=SMALL)
     assert run.finished
     assert run.metrics["step"] == 3
@@ -57,7 +57,7 @@ def test_from_python(folder: Path, tmp_path: Path) -> None:
     assert again.metrics["step"] == 4
 
 
-def test_the_plan_is_kept_and_every_planned_value_is_a_setting(folder: Path, tmp_path: Path) -> None:
+def test_the_plan_is_saved_and_every_planned_value_is_a_setting(folder: Path, tmp_path: Path) -> None:
     run = train(folder, output_dir=tmp_path / "run", settings=SMALL)
     plan = json.loads((run.path / "plan.json").read_text())
     config = yaml.safe_load((run.path / "config.yaml").read_text())
@@ -67,11 +67,11 @@ def test_the_plan_is_kept_and_every_planned_value_is_a_setting(folder: Path, tmp
         assert len(choice["reason"]) > 10
     assert set(plan["set_by_user"]) >= {"trainer.max_steps", "input.test_short_side"}
     assert not {choice["key"] for choice in plan["choices"]} & set(plan["set_by_user"])
-    assert config["backbone"]["norm"] == "gn", "without weights a frozen norm would be noise"
+    assert config["backbone"]["norm"] == "gn", "without weights there are no statistics to freeze"
     assert load_checkpoint(run.path)["config"]["trainer"]["ema_decay"] == config["trainer"]["ema_decay"]
 
 
-def test_the_command_leaves_a_report_and_a_portable_model(
+def test_the_command_writes_a_report_and_a_portable_model(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
@@ -79,24 +79,24 @@ def test_the_command_leaves_a_report_and_a_portable_model(
     assert "<html" in (out / "analysis.html").read_text()
     assert (out / "model.safetensors").stat().st_size > 1000
     assert list((out / "pictures").glob("*.jpg"))
-    told = capfd.readouterr().err
-    assert "about" in told
-    assert f"detector predict weights={out / 'model.safetensors'} images=FOLDER" in told
+    output = capfd.readouterr().err
+    assert "about" in output
+    assert f"detector predict weights={out / 'model.safetensors'} images=FOLDER" in output
 
 
-@pytest.mark.slow  # takes its minutes
-def test_a_budget_settles_the_steps(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.slow  # takes 0.6 minutes
+def test_the_number_of_steps_follows_the_time_budget(folder: Path, tmp_path: Path) -> None:
     settings = {key: value for key, value in SMALL.items() if key != "trainer.max_steps"}
     run = train(folder, minutes=0.6, output_dir=tmp_path / "run", settings=settings)
     plan = json.loads((run.path / "plan.json").read_text())
     config = yaml.safe_load((run.path / "config.yaml").read_text())
     (steps,) = [choice["value"] for choice in plan["choices"] if choice["key"] == "trainer.max_steps"]
     assert steps == config["trainer"]["max_steps"] == load_checkpoint(run.path)["config"]["trainer"]["max_steps"]
-    assert run.metrics["step"] == steps, "the schedule ends whole within the budget"
+    assert run.metrics["step"] == steps, "the whole schedule fits into the budget"
 
 
-def test_one_of_folder_and_resume() -> None:
-    with pytest.raises(ValueError, match="needs a folder"):
+def test_a_folder_or_resume_is_required() -> None:
+    with pytest.raises(ValueError, match="expected a folder of photographs or resume=FOLDER of a run, got neither"):
         train()
 
 
@@ -105,10 +105,10 @@ def test_the_plan_command_trains_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run_command(["plan", f"data={folder}", *words(SMALL)]) == 0
-    told = capfd.readouterr()
-    assert f"plan for {folder} on" in told.out
-    assert "optimizer.lr=" in told.out
-    assert "minutes in all" in told.err
+    output = capfd.readouterr()
+    assert f"plan for {folder} on" in output.out
+    assert "optimizer.lr=" in output.out
+    assert "minutes in all" in output.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -116,20 +116,20 @@ def test_the_plan_command_trains_nothing(
     ("line", "expected"),
     [
         (["plan"], "plan needs data=FOLDER"),
-        (["train", "data=photos", "resume=runs/one"], "a saved run has its data"),
-        (["train", "data=photos", "--multirun"], "data= makes one plan"),
+        (["train", "data=photos", "resume=runs/one"], "a saved run has its own data"),
+        (["train", "data=photos", "--multirun"], "data= makes one plan, without --multirun"),
         (["train", "data=photos", "trainer.max_step=3"], "did you mean trainer.max_steps?"),
     ],
 )
-def test_words_that_cannot_be_meant(line: list[str], expected: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_contradictory_words_are_refused(line: list[str], expected: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run_command(line) == 2
-    told = capfd.readouterr().err
-    assert expected in told
-    assert told.count("\n") == 1
+    output = capfd.readouterr().err
+    assert expected in output
+    assert output.count("\n") == 1
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_folder_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run_command(["train", f"data={tmp_path / 'none'}", "backbone.weights=null"]) in (1, 2)
-    told = capfd.readouterr().err
-    assert str(tmp_path / "none") in told
-    assert "Traceback" not in told
+    output = capfd.readouterr().err
+    assert str(tmp_path / "none") in output
+    assert "Traceback" not in output

@@ -1,4 +1,4 @@
-"""`from detector import load_detector`: one picture or many, of every kind, and what importing costs."""
+"""`from detector import load_detector`: one picture or many, pictures of every type, and the cost of the import."""
 
 import subprocess
 import sys
@@ -46,7 +46,7 @@ def same(one: Prediction, other: Prediction) -> bool:
     return torch.equal(one.boxes, other.boxes) and torch.equal(one.scores, other.scores) and one.names == other.names
 
 
-def test_a_picture_of_any_kind(detect: Predictor, photo: Path) -> None:
+def test_every_type_of_picture_gives_the_same_result(detect: Predictor, photo: Path) -> None:
     found = detect(str(photo))
     assert len(found) > 0
     assert found.boxes.shape == (len(found), 4)
@@ -62,39 +62,39 @@ def test_a_picture_of_any_kind(detect: Predictor, photo: Path) -> None:
         assert same(detect(picture), found)
 
 
-def test_a_model_trained_in_bf16_predicts_in_fp32_unless_asked(detect: Predictor, model: Path, photo: Path) -> None:
+def test_a_model_trained_in_bf16_predicts_in_fp32_by_default(detect: Predictor, model: Path, photo: Path) -> None:
     exact = load_detector(model, "trainer.precision=fp32", device="cpu")(photo)
     narrow = load_detector(model, "trainer.precision=bf16", device="cpu")(photo)
     assert same(detect(photo), exact)
     assert not same(narrow, exact)
 
 
-def test_one_or_many(detect: Predictor, photo: Path) -> None:
+def test_several_pictures_give_the_results_of_each(detect: Predictor, photo: Path) -> None:
     pixels = np.array(Image.open(photo))
     one = detect(pixels)
     assert detect([]) == []
     for pictures in ([photo, pixels], (pixels, photo), np.stack([pixels] * 2)):
         assert [same(item, one) for item in detect(pictures)] == [True, True]
-    for item in detect([photo, pixels, photo], batch_size=2):  # convolutions of two sum in another order
+    for item in detect([photo, pixels, photo], batch_size=2):  # convolutions of two images sum in another order
         assert item.names == one.names
         torch.testing.assert_close(item.boxes, one.boxes, atol=1e-3, rtol=1e-5)
         torch.testing.assert_close(item.scores, one.scores, atol=1e-5, rtol=1e-5)
 
 
-def test_grey_transparent_and_sixteen_bits(detect: Predictor, tmp_path: Path) -> None:
+def test_grey_transparent_and_16_bit_pictures_are_converted(detect: Predictor, tmp_path: Path) -> None:
     grey = np.random.default_rng(1).integers(0, 256, (40, 60), np.uint8)
     wanted = detect(np.stack([grey] * 3, axis=2))
     assert same(detect(grey), wanted)
     assert same(detect(grey[:, :, None]), wanted)
     assert same(detect(torch.from_numpy(grey)[None]), wanted)
     Image.fromarray(grey.astype(np.uint16) << 8 | 77).save(tmp_path / "deep.png")
-    assert same(detect(tmp_path / "deep.png"), wanted), "16 bits keep their upper 8"
+    assert same(detect(tmp_path / "deep.png"), wanted), "of 16 bits the upper 8 are used"
     rgba = np.dstack([grey, grey, grey, 255 - grey])
     Image.fromarray(rgba).save(tmp_path / "clear.png")
     assert same(detect(tmp_path / "clear.png"), wanted)
 
 
-def test_exif_turns_files_and_pil_pictures(detect: Predictor, photo: Path, tmp_path: Path) -> None:
+def test_exif_rotates_files_and_pil_pictures(detect: Predictor, photo: Path, tmp_path: Path) -> None:
     picture = Image.open(photo)
     exif = picture.getexif()
     exif[0x0112] = 6
@@ -102,11 +102,11 @@ def test_exif_turns_files_and_pil_pictures(detect: Predictor, photo: Path, tmp_p
     upright = detect(np.rot90(np.array(picture), -1).copy())
     assert same(detect(tmp_path / "turned.png"), upright)
     assert same(detect(Image.open(tmp_path / "turned.png")), upright)
-    assert read_image(tmp_path / "turned.png").shape == (3, 40, 60), "datasets read pixels as they are stored"
+    assert read_image(tmp_path / "turned.png").shape == (3, 40, 60), "data sets read pixels without rotation"
 
 
 @pytest.mark.parametrize(
-    ("picture", "said"),
+    ("picture", "message"),
     [
         (np.zeros((4, 4, 3)), "ndarray of float64 and shape (4, 4, 3)"),
         (np.zeros((3, 4, 5), np.uint8), "shape (3, 4, 5)"),
@@ -116,20 +116,20 @@ def test_exif_turns_files_and_pil_pictures(detect: Predictor, photo: Path, tmp_p
         (None, "got NoneType"),
     ],
 )
-def test_what_is_no_picture(detect: Predictor, picture: object, said: str) -> None:
+def test_values_that_are_not_pictures_are_refused(detect: Predictor, picture: object, message: str) -> None:
     with pytest.raises(ValueError, match="expected a path, a PIL picture, an array") as error:
         detect(picture)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
-def test_given_proposals(detect: Predictor, photo: Path) -> None:
+def test_given_proposals_are_used_and_counted(detect: Predictor, photo: Path) -> None:
     assert len(detect(photo, proposals=[torch.zeros(0, 4)])) == 0
     assert len(detect(photo, proposals=[torch.tensor([[0.0, 0, 30, 30]])])) >= 1
     with pytest.raises(ValueError, match="expected proposals for each of 1 pictures, got 2"):
         detect(photo, proposals=[torch.zeros(0, 4)] * 2)
 
 
-def test_overrides(model: Path, photo: Path) -> None:
+def test_overrides_are_applied_and_checked(model: Path, photo: Path) -> None:
     assert len(load_detector(model, "postprocess.score_threshold=0.99", device="cpu")(photo)) == 0
     with pytest.raises(ValueError, match="did you mean postprocess.score_threshold"):
         load_detector(model, "postprocess.score_treshold=1")

@@ -1,4 +1,4 @@
-"""What a `detector train` line starts from: a new run, a saved config, a run, the newest whole checkpoint."""
+"""The start of a `detector train` line: a new run, a saved config, a run, or the newest intact checkpoint."""
 
 from pathlib import Path
 
@@ -19,12 +19,12 @@ def save_run(folder: Path, step: int, *overrides: str) -> None:
     save_checkpoint(folder / "checkpoints" / "last.pt", {"config": config, "step": step})
 
 
-def test_a_line_without_a_start_is_a_new_run() -> None:
+def test_a_line_without_resume_or_config_is_a_new_run() -> None:
     start = find_start(DEMO)
     assert (start.config, start.checkpoint) == (load_config(DEMO), None)
 
 
-def test_a_run_goes_on_under_its_own_settings_and_the_overrides(tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_settings_and_takes_the_overrides(tmp_path: Path) -> None:
     save_run(tmp_path, 5)
     start = find_start([f"resume={tmp_path}", "trainer.log_every=3"])
     assert start.checkpoint is not None
@@ -33,7 +33,7 @@ def test_a_run_goes_on_under_its_own_settings_and_the_overrides(tmp_path: Path) 
     assert start.config.trainer.log_every == 3
 
 
-def test_auto_begins_a_run_and_takes_it_up_with_one_and_the_same_line(tmp_path: Path) -> None:
+def test_one_line_with_auto_starts_a_run_and_later_resumes_it(tmp_path: Path) -> None:
     words = [*DEMO, f"output_dir={tmp_path / 'run'}", "resume=auto"]
     first = find_start(words)
     assert first.checkpoint is None
@@ -45,7 +45,7 @@ def test_auto_begins_a_run_and_takes_it_up_with_one_and_the_same_line(tmp_path: 
         assert getattr(first.config, part) == getattr(second.config, part)
 
 
-def test_auto_without_a_folder_takes_up_the_newest_of_all_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_without_a_folder_resumes_the_newest_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     save_run(Path("runs/old"), 50)
     save_run(Path("runs/sweep/1"), 5, "trainer.seed=9")
@@ -53,7 +53,7 @@ def test_auto_without_a_folder_takes_up_the_newest_of_all_runs(tmp_path: Path, m
     assert (start.config.output_dir, start.config.trainer.seed, start.config.trainer.workers) == ("runs/sweep/1", 9, 0)
 
 
-def test_auto_passes_over_what_is_damaged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_skips_damaged_checkpoints(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_run(tmp_path, 5)
     last = tmp_path / "checkpoints" / "last.pt"
     kept = last.rename(last.with_name("step_0000005.pt"))
@@ -61,18 +61,18 @@ def test_auto_passes_over_what_is_damaged(tmp_path: Path, caplog: pytest.LogCapt
     start = find_start([f"output_dir={tmp_path}", "resume=auto"])
     assert start.checkpoint is not None
     assert f"skipped: {last} is damaged" in caplog.text
-    assert f"going on from {kept}, step 5" in caplog.text
+    assert f"resuming from {kept}, step 5" in caplog.text
 
 
-def test_auto_with_nothing_to_go_on_with_wants_to_know_what_to_train(
+def test_auto_without_a_checkpoint_needs_a_dataset_or_experiment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="no checkpoint in runs, and no dataset or experiment to start a run with"):
+    with pytest.raises(ConfigError, match="no checkpoint in runs; to start a new run, give dataset= or experiment="):
         find_start(["resume=auto"])
 
 
-def test_a_saved_config_repeats_a_run_in_a_folder_of_its_own(tmp_path: Path) -> None:
+def test_a_saved_config_repeats_a_run_in_a_new_folder(tmp_path: Path) -> None:
     RunFolder(tmp_path).write_config(load_config([*DEMO, f"output_dir={tmp_path}"]))
     for given in (tmp_path / "config.yaml", tmp_path):
         start = find_start([f"config={given}", "trainer.seed=4"])
@@ -81,7 +81,7 @@ def test_a_saved_config_repeats_a_run_in_a_folder_of_its_own(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (None, "cannot be read .No such file or directory."),
         ("a: [", "cannot be read"),
@@ -90,24 +90,24 @@ def test_a_saved_config_repeats_a_run_in_a_folder_of_its_own(tmp_path: Path) -> 
         ("text", "expected the settings of a whole run|cannot be read"),
     ],
 )
-def test_a_file_that_is_no_saved_config_is_refused(content: str | None, told: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_saved_config_is_refused(content: str | None, message: str, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "config.yaml").write_text(content)
-    with pytest.raises(ConfigError, match=told) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         find_start([f"config={tmp_path / 'config.yaml'}"])
     assert "\n" not in str(caught.value)
 
 
-def test_a_saved_config_of_another_version_is_told_by_its_key(tmp_path: Path) -> None:
+def test_an_unknown_key_in_a_saved_config_is_named(tmp_path: Path) -> None:
     text = RunFolder(tmp_path).write_config(load_config(DEMO))
     (tmp_path / "config.yaml").write_text(text.replace("max_steps:", "max_stepz:"))
     with pytest.raises(ConfigError, match="max_stepz: no such setting; did you mean trainer.max_steps?"):
         find_start([f"config={tmp_path}"])
 
 
-def test_two_starts_at_once_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="two starts"):
+def test_resume_and_config_together_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"expected resume= or config=, got both"):
         find_start(["resume=runs/a", "config=runs/b"])
     RunFolder(tmp_path).write_config(load_config(DEMO))
-    with pytest.raises(ConfigError, match="experiment=demo: a saved run has its settings"):
+    with pytest.raises(ConfigError, match="experiment=demo: a saved run already has settings"):
         find_start([f"config={tmp_path}", "experiment=demo"])

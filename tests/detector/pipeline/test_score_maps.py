@@ -1,4 +1,4 @@
-"""Score maps in TensorBoard: a voting head's votes are drawn, other heads are passed over."""
+"""Score maps in TensorBoard: the votes of a head with score maps are drawn, other heads are skipped."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -41,22 +41,22 @@ def detections(count: int) -> Detections:
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "align"])
-def test_a_picture_for_each_image_with_a_detection(pooling: str, tmp_path: Path) -> None:
+def test_each_image_with_a_detection_gets_a_picture(pooling: str, tmp_path: Path) -> None:
     model = detector("head=rfcn", "head.k=3", "head.channels=16", f"head.pooling={pooling}")
     tags = pictures(tmp_path, model, [detections(2), detections(0), detections(1)])
     ids = [item.image_id for item in VIEW.dataset.annotations]
     assert tags == [f"score_maps/{ids[0]}", f"score_maps/{ids[2]}"]
-    assert model.training, "left in the mode that it was in"
+    assert model.training, "the mode is unchanged"
 
 
-def test_a_head_without_votes_is_passed_over(tmp_path: Path) -> None:
+def test_a_head_without_score_maps_is_skipped(tmp_path: Path) -> None:
     model = detector("head=fast_rcnn")
     assert pictures(tmp_path, model, [detections(1)] * 3) == []
     with pytest.raises(ValueError, match="FastRCNNHead; only head=rfcn makes score maps"):
         votes_of(model, batch(), BOX[0])
 
 
-def test_the_stride_is_in_pixels_of_the_original_image() -> None:
+def test_the_stride_is_measured_in_pixels_of_the_original_image() -> None:
     model = detector("head=rfcn", "head.k=3", "head.channels=16").eval()
     half = replace(batch(), short_sides=[24])
     assert votes_of(model, batch(), BOX[0]).stride == pytest.approx(16)

@@ -1,4 +1,4 @@
-"""A worker's batches in shared memory."""
+"""Batches of a worker, moved to shared memory."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_every_tensor_is_moved(batch: Batch) -> None:
     assert all(tensor.is_shared() for tensor in shared)
 
 
-def test_no_room_is_one_line_that_says_what_to_do(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_shared_memory_gives_one_line_with_the_remedy(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(tensor: Tensor) -> Tensor:
         raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)\nx")
 

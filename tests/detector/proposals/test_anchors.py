@@ -24,7 +24,7 @@ def test_the_nine_published_anchors_exactly() -> None:
     assert [tuple(row) for row in base_anchors(16, SCALES, ASPECTS).tolist()] == expected
 
 
-def test_the_grid_goes_along_rows_with_the_anchors_of_a_cell_together() -> None:
+def test_the_grid_is_ordered_by_row_column_and_anchor() -> None:
     base = base_anchors(16, SCALES, ASPECTS)
     grid = anchor_grid(base, 3, 4, 16)
     assert grid.shape == (3 * 4 * 9, 4)

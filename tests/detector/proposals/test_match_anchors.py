@@ -1,4 +1,4 @@
-"""Matching anchors with truths in one bounded pass, against the whole matrix."""
+"""Matching anchors with ground truth in tiles, against the whole overlap matrix."""
 
 import subprocess
 import sys
@@ -14,7 +14,9 @@ from detector.proposals.rpn import match_anchors
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.integers(0, 60), st.integers(0, 9), st.sampled_from([1, 1 << 11, 64 << 20]))
-def test_tiles_give_what_the_whole_matrix_gives(seed: int, num_anchors: int, num_truths: int, tile_bytes: int) -> None:
+def test_tiles_give_the_result_of_the_whole_matrix(
+    seed: int, num_anchors: int, num_truths: int, tile_bytes: int
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     # A coarse grid of corners, so that ties are common.
     low = torch.randint(0, 5, (num_anchors + num_truths, 2), generator=generator) * 8.0
@@ -39,8 +41,8 @@ def test_tiles_give_what_the_whole_matrix_gives(seed: int, num_anchors: int, num
 
 
 @pytest.mark.slow
-def test_2000_truths_with_250000_anchors_take_under_500_megabytes() -> None:
-    """The peak of a process of its own: this one may have freed memory to hand out unseen."""
+def test_2000_boxes_with_250000_anchors_take_under_500_megabytes() -> None:
+    """Measured in a new process: this process may reuse freed memory, so that its peak would not rise."""
     program = """
 import resource, torch
 from detector.proposals.anchors import anchor_grid, base_anchors

@@ -60,7 +60,7 @@ def inputs_of(*instances: Instances, frame: Frame = FRAME) -> Inputs:
 
 
 def loop_assign(anchors: Tensor, truths: Tensor, frame: Frame) -> list[int]:
-    """anchor_target_layer.py: negatives first, then each truth's best anchors, then the high overlaps."""
+    """Assign as anchor_target_layer.py: negatives, then the best anchors of each object, then the high overlaps."""
     inside = [
         i
         for i, (x1, y1, x2, y2) in enumerate(anchors.tolist())
@@ -105,13 +105,13 @@ def anchors_of(*boxes: list[float]) -> Tensor:
     return torch.tensor(boxes, dtype=torch.float32)
 
 
-def test_all_anchors_that_tie_for_a_truth_are_objects_even_with_little_overlap() -> None:
+def test_all_anchors_with_the_best_overlap_of_an_object_are_positive_even_if_it_is_small() -> None:
     anchors = anchors_of([0, 0, 40, 40], [40, 0, 80, 40], [0, 80, 40, 120])
     labels, _ = make_rpn().assign(anchors, objects([35, 0, 45, 40]), FRAME)
     assert labels.tolist() == [1, 1, 0]  # the overlap of each is only 0.11
 
 
-def test_the_best_anchor_of_a_truth_wins_over_being_background() -> None:
+def test_the_best_anchor_of_an_object_is_positive_even_below_the_background_threshold() -> None:
     labels, _ = make_rpn().assign(anchors_of([0, 0, 100, 100]), objects([0, 0, 10, 10]), FRAME)
     assert labels.tolist() == [1]
 
@@ -122,14 +122,14 @@ def test_overlaps_between_the_thresholds_are_ignored() -> None:
     assert labels.tolist() == [1, -1, 0]
 
 
-def test_anchors_that_cross_the_border_never_count() -> None:
+def test_anchors_that_cross_the_border_are_ignored() -> None:
     anchors = anchors_of([-1, 0, 40, 40], [0, 0, 40, 40], [100, 0, 161, 40], [100, 88, 160, 128])
     labels, _ = make_rpn().assign(anchors, objects([0, 0, 40, 40]), FRAME)
     assert labels.tolist() == [-1, 1, -1, 0]
 
 
-def test_a_truth_that_no_anchor_meets_makes_no_object() -> None:
-    """py-faster-rcnn compares with a best overlap of 0 here, and every anchor becomes an object."""
+def test_an_object_that_overlaps_no_anchor_makes_no_anchor_positive() -> None:
+    """Here py-faster-rcnn compares with a best overlap of 0, and makes every anchor positive."""
     labels, _ = make_rpn().assign(anchors_of([0, 0, 40, 40], [50, 50, 90, 90]), objects([120, 100, 130, 110]), FRAME)
     assert labels.tolist() == [0, 0]
 
@@ -139,7 +139,7 @@ def test_an_image_without_objects_is_all_background() -> None:
     assert labels.tolist() == [0, -1]
 
 
-def test_difficult_objects_are_left_out_by_policy() -> None:
+def test_difficult_objects_are_used_only_if_use_difficult_is_set() -> None:
     anchors, difficult = anchors_of([0, 0, 40, 40]), objects([0, 0, 40, 40], difficult=[True])
     assert make_rpn().assign(anchors, difficult, FRAME)[0].tolist() == [1]
     assert make_rpn(use_difficult=False).assign(anchors, difficult, FRAME)[0].tolist() == [0]
@@ -158,7 +158,7 @@ def test_tiles_do_not_change_the_assignment(tile_bytes: int, monkeypatch: pytest
 
 
 @pytest.mark.slow
-def test_2000_truths_and_250000_anchors_fit_in_500_megabytes() -> None:
+def test_assigning_2000_boxes_to_250000_anchors_takes_under_500_megabytes() -> None:
     rpn = make_rpn(scales=(8.0, 16.0, 32.0))
     anchors = anchor_grid(rpn.bases[0], 160, 174, 16)
     assert len(anchors) > 250_000
@@ -169,7 +169,7 @@ def test_2000_truths_and_250000_anchors_fit_in_500_megabytes() -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kilobytes
 
 
-def test_256_anchors_are_sampled_half_of_them_objects_at_most() -> None:
+def test_256_anchors_are_sampled_at_most_half_of_them_positive() -> None:
     rpn = make_rpn()
     labels = torch.tensor([1] * 300 + [0] * 2000 + [-1] * 500)
     chosen = labels[rpn.sampling.priority(labels, 0) > 0]
@@ -182,7 +182,7 @@ def test_256_anchors_are_sampled_half_of_them_objects_at_most() -> None:
 def loop_rpn_losses(
     scores: Tensor, deltas: Tensor, labels: list[int], targets: Tensor, sigma: float
 ) -> tuple[float, float]:
-    """Both losses over the sampled anchors, divided by their number."""
+    """Return both losses, averaged over the sampled anchors."""
     classification = box = 0.0
     count = 0
     for (background, foreground), delta, label, target in zip(
@@ -250,7 +250,7 @@ def test_an_image_smaller_than_every_anchor_gives_zeros_and_gradients() -> None:
     assert all(parameter.grad is not None for parameter in rpn.parameters())
 
 
-def test_proposals_carry_no_gradient_and_are_inside_sorted_and_apart() -> None:
+def test_proposals_have_no_gradient_and_are_inside_sorted_and_suppressed() -> None:
     rpn = make_rpn()
     torch.nn.init.normal_(rpn.scores.weight, std=0.5)
     torch.nn.init.normal_(rpn.deltas.weight, std=0.1)
@@ -268,7 +268,7 @@ def test_proposals_carry_no_gradient_and_are_inside_sorted_and_apart() -> None:
         assert overlaps.max() <= 0.7 + 1e-6
 
 
-def test_training_and_testing_keep_their_own_counts() -> None:
+def test_training_and_evaluation_keep_different_numbers_of_proposals() -> None:
     rpn = make_rpn(nms_iou=0.99)
     features = torch.randn(1, 8, 8, 10)
     assert len(rpn([features], inputs_of(objects())).proposals[0]) == 50
@@ -277,7 +277,7 @@ def test_training_and_testing_keep_their_own_counts() -> None:
     assert output.losses == {}
 
 
-def test_the_smallest_side_follows_the_scale_of_the_image() -> None:
+def test_the_minimum_size_follows_the_scale_of_the_image() -> None:
     rpn = make_rpn(nms_iou=1.0, test_keep=KeepCounts(1000, 1000)).eval()
     features = torch.zeros(1, 8, 8, 10)
     large = rpn([features], inputs_of(objects(), frame=Frame(128, 160, 2.0, 2.0))).proposals[0]
@@ -288,7 +288,7 @@ def test_the_smallest_side_follows_the_scale_of_the_image() -> None:
     assert len(large) < len(small)
 
 
-def test_each_image_is_treated_as_if_it_were_alone() -> None:
+def test_each_image_is_processed_independently() -> None:
     rpn = make_rpn()
     torch.nn.init.normal_(rpn.scores.weight, std=0.5)
     features = torch.randn(2, 8, 8, 10)
@@ -299,19 +299,19 @@ def test_each_image_is_treated_as_if_it_were_alone() -> None:
         torch.testing.assert_close(together.proposals[index].boxes, alone.proposals[0].boxes)
 
 
-def test_given_proposals_are_cut_to_the_image() -> None:
+def test_given_proposals_are_clipped_to_the_image() -> None:
     boxes = torch.tensor([[-5.0, -5, 20, 20], [100, 100, 200, 200]])
     inputs = inputs_of(objects())._replace(proposals=[Proposals(boxes, torch.zeros(2))])
-    (made,) = GivenProposals()(torch.zeros(1, 8, 8, 10), inputs).proposals
-    assert made.boxes.tolist() == [[0, 0, 20, 20], [100, 100, 160, 128]]
+    (clipped,) = GivenProposals()(torch.zeros(1, 8, 8, 10), inputs).proposals
+    assert clipped.boxes.tolist() == [[0, 0, 20, 20], [100, 100, 160, 128]]
 
 
-def test_missing_proposals_are_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(ValueError, match="pass them in Batch.proposals or build it with proposals=rpn"):
+def test_missing_proposals_are_an_error_with_the_remedy() -> None:
+    with pytest.raises(ValueError, match="pass proposals in Batch.proposals or build the detector with proposals=rpn"):
         GivenProposals()(torch.zeros(1, 8, 8, 10), inputs_of(objects()))
 
 
-def test_levels_share_weights_and_the_best_of_all_are_handed_on() -> None:
+def test_levels_share_weights_and_the_best_proposals_of_all_levels_are_kept() -> None:
     rpn = make_rpn(strides=(8, 16), test_keep=KeepCounts(100, 20)).eval()
     features = [torch.randn(1, 8, 16, 20), torch.randn(1, 8, 8, 10)]
     (found,) = rpn(features, inputs_of(objects())).proposals
@@ -323,7 +323,7 @@ def test_levels_share_weights_and_the_best_of_all_are_handed_on() -> None:
         assert any((item.boxes == box).all(dim=1).any() for item in each)
 
 
-def test_losses_over_levels_sample_from_the_anchors_of_all() -> None:
+def test_losses_sample_from_the_anchors_of_all_levels() -> None:
     rpn = make_rpn(strides=(8, 16), anchors_per_image=64)
     losses = rpn([torch.randn(2, 8, 16, 20), torch.randn(2, 8, 8, 10)], inputs_of(objects([20, 20, 60, 60]), objects()))
     assert losses.losses["loss_rpn_cls"].normalizer == 128
@@ -331,7 +331,7 @@ def test_losses_over_levels_sample_from_the_anchors_of_all() -> None:
     assert rpn.scores.weight.grad is not None
 
 
-def test_corner_anchors_are_those_of_torchvision() -> None:
+def test_corner_anchors_equal_those_of_torchvision() -> None:
     theirs = AnchorGenerator(tuple((8 * s,) for s in (4, 8, 16)), ((0.5, 1.0, 2.0),) * 3)
     for stride, cell in zip((4, 8, 16), theirs.cell_anchors, strict=True):
         assert torch.equal(corner_anchors(stride, (8.0,), (0.5, 1.0, 2.0)), cell)

@@ -1,4 +1,4 @@
-"""Ways to break the kernels, and what the emulator is to say of each."""
+"""Ways to break the kernels, and the emulator's expected message for each."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ WRONG = r"values differ"
 
 @dataclass(frozen=True, slots=True)
 class Breakage:
-    """A text of a file that is replaced where it stands first."""
+    """A change of a kernel: the first occurrence of a text in a file is replaced."""
 
     name: str
     file: str
     old: str
     new: str
-    source: str  # that is compiled
-    group: str  # of cases that are run
-    says: str  # a pattern
+    source: str  # the operator file that is compiled
+    group: str  # the cases that run
+    message: str  # a pattern of the emulator's message
     dtype: str = "float32"  # of the features
 
     def apply(self, texts: Mapping[str, str]) -> dict[str, str]:
-        """The sources with this fault, with one operator file and one storage type: enough, and quick to compile."""
+        """Return the sources with this fault, with one operator file and one storage type, which compile fast."""
         kept = {name: text for name, text in texts.items() if not name.endswith(".cu") or name == self.source}
-        assert self.old in kept[self.file], f"{self.name}: {self.file} has changed; break it anew"
+        assert self.old in kept[self.file], f"{self.name}: {self.file} has changed; adapt this breakage"
         kept[self.file] = kept[self.file].replace(self.old, self.new, 1)
         return with_one_dtype(kept, {"float32": "float", "float16": "__half"}[self.dtype])
 
@@ -63,7 +63,7 @@ BREAKAGES = (
         "beyond a shared array",
     ),
     Breakage(
-        "rows and columns exchanged",
+        "rows and columns swapped",
         POOL,
         "there.at(i / map_width, i % map_width)",
         "there.at(i % map_width, i / map_width)",
@@ -87,7 +87,7 @@ BREAKAGES = (
         f"races|{OUTSIDE}",
     ),
     Breakage(
-        "channels that are not there are read",
+        "missing channels are read",
         "cuda/planes.cuh",
         "source[smaller(k, count - 1) * channel_stride]",
         "source[k * channel_stride]",
@@ -103,7 +103,7 @@ BREAKAGES = (
         "misaligned",
     ),
     Breakage(
-        "places of 16 bits on a map that needs more",
+        "16-bit positions on a map that needs more",
         "cuda/tensors.cuh",
         "{ return cells >= 65535; }",
         "{ return cells >= 70000; }",
@@ -160,7 +160,7 @@ BREAKAGES = (
         "races|other bits",
     ),
     Breakage(
-        "another thread lists",
+        "the wrong thread writes the list",
         SPREAD,
         "if (threadIdx.x == 0) listed_by",
         "if (threadIdx.x == 1 && hits) listed_by",
@@ -209,7 +209,7 @@ BREAKAGES = (
         "races",
     ),
     Breakage(
-        "a vote over another RoI's bins",
+        "a vote over the bins of another RoI",
         "cuda/ps_roi_pool.cu",
         "sum += pooled[bin * items + i]",
         "sum += pooled[bin * items + i + 1]",
@@ -226,7 +226,7 @@ BREAKAGES = (
         OUTSIDE,
     ),
     Breakage(
-        "a plain write in the place of an atomic one",
+        "a plain write in place of an atomic one",
         NMS,
         "atomicOr(dropped + (target + i % later - first_word), bits)",
         "dropped[target + i % later - first_word] |= bits",
@@ -258,7 +258,7 @@ BREAKAGES = (
         "does not end",
     ),
     Breakage(
-        "boxes that nobody clears",
+        "boxes that are never cleared",
         NMS,
         "if (i % kWordBits == 0) progress.dropped[i / kWordBits] = 0;",
         "if (i % kWordBits == 0 && i > 0) progress.dropped[i / kWordBits] = 0;",
@@ -266,7 +266,7 @@ BREAKAGES = (
         "nobody wrote",
     ),
     Breakage(
-        "two words settle into one place",
+        "two words share one place",
         NMS,
         "if (lane == 0) settled[word % 2] = stays;",
         "if (lane == 0) settled[0] = settled[1] = stays;",
@@ -274,7 +274,7 @@ BREAKAGES = (
         "races",
     ),
     Breakage(
-        "what a word suppresses in the next is forgotten",
+        "the suppressions of the next word are lost",
         NMS,
         "rows = next;",
         "rows = next, by_last = 0;",
@@ -282,7 +282,7 @@ BREAKAGES = (
         WRONG,
     ),
     Breakage(
-        "some lanes leave out a shuffle",
+        "some lanes skip a shuffle",
         NMS,
         "const Word next = candidates & ~any_of_lanes(mine);",
         "const Word next = mine == 0 ? candidates : candidates & ~any_of_lanes(mine);",
@@ -290,7 +290,7 @@ BREAKAGES = (
         "wait for ever|different collectives|different barriers",
     ),
     Breakage(
-        "a loop over the grid goes one too far",
+        "a loop over the grid goes one step too far",
         "cuda/roi_pool.cu",
         "threadIdx.x; i < items;",
         "threadIdx.x; i <= items;",
@@ -314,7 +314,7 @@ BREAKAGES = (
         WRONG,
     ),
     Breakage(
-        "threads without work leave their part of a sum",
+        "threads without work do not write their part of a sum",
         "cuda/roi_align.cu",
         "  sums[0][threadIdx.x] = x1,",
         "  if (threadIdx.x < items) sums[0][threadIdx.x] = x1,",
@@ -341,7 +341,7 @@ BREAKAGES = (
         "float16",
     ),
     Breakage(
-        "the second half of a cell lies over its neighbour's first",
+        "the second half of a cell overlaps the first half of its neighbour",
         "cuda/planes.cuh",
         "words[i * num_cells + index] = copy.words[i];",
         "words[i + index] = copy.words[i];",

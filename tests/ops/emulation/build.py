@@ -1,7 +1,7 @@
-"""Compiles the CUDA sources for the emulated device: a library that registers their operators for CPU tensors.
+"""Compile the CUDA sources for the emulated device, as a library that registers their operators for CPU tensors.
 
-Two things are not C++ and are translated, launches and shared memory; everything else, host code included, is compiled
-as it stands, against the headers in `include`. Objects are kept by a hash of all that goes into them.
+Launches and shared memory are not C++ and are translated. Everything else, host code included, is compiled unchanged,
+against the headers in `include`. Objects are cached by a hash of all their inputs.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ CACHE = ROOT / "build" / "emulation"
 
 DEVICE = ("memory.cpp", "device.cpp", "callbacks.cpp", "tensors.cpp", "traffic.cpp")
 COMMON = ["-std=c++20", "-fPIC", "-g1", "-Wno-psabi"]
-# As setup.py has them: no fused multiply-add, the stable ABI.
+# As in setup.py: no fused multiply-add, the stable ABI.
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DTORCH_STABLE_ONLY", "-DUSE_CUDA"]
 CHECKS = "alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero,float-cast-overflow"
-# -fno-tree-sra: a word of 16 bytes is read as one, so that its alignment is seen.
+# -fno-tree-sra: a word of 16 bytes is read at once, so that its alignment is checked.
 WATCHED = ["-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-fno-tree-sra", "-fno-ipa-sra", "-Wno-unknown-pragmas"]
 WATCHED += [
     "-fsanitize=thread",
@@ -48,10 +48,10 @@ class CannotBuildError(Exception):
 
 
 def translate(text: str, name: str) -> str:
-    """A CUDA source as C++ over `device.h`.
+    """Return a CUDA source as C++ for `device.h`.
 
     Raises:
-        CannotBuildError: a launch or a shared array is written in a way that is not known here.
+        CannotBuildError: a launch or a shared array has an unknown form.
     """
 
     def shared(found: re.Match[str]) -> str:
@@ -69,27 +69,27 @@ def translate(text: str, name: str) -> str:
 
 
 def sources(csrc: Path = CSRC) -> dict[str, str]:
-    """The kernels' files by their names below `csrc`."""
+    """Return the kernels' files by their names below `csrc`."""
     found = [*csrc.glob("*.h"), *csrc.glob("cuda/*")]
     return {str(path.relative_to(csrc)): path.read_text() for path in sorted(found)}
 
 
 def with_one_dtype(texts: Mapping[str, str], storage: str) -> dict[str, str]:
-    """The sources with the kernels of one storage type for all dtypes: quick to compile, right for that dtype alone."""
+    """Return sources that use one storage type for all dtypes: fast to compile, correct only for that dtype."""
     kept = dict(texts)
     kept["cuda/tensors.cuh"] = re.sub(r"return f\(\w+\{\}\);", f"return f({storage}{{}});", kept["cuda/tensors.cuh"])
     return kept
 
 
 def write_sources(texts: Mapping[str, str], folder: Path) -> None:
-    """Puts them under their names into a folder."""
+    """Write the sources under their names into a folder."""
     for name, text in texts.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
 
 
 def build(texts: Mapping[str, str], folder: Path = CACHE, jobs: int | None = None) -> Path:
-    """The library of these sources, named after what is in it.
+    """Build the library of these sources. Its name is a hash of its content.
 
     Raises:
         CannotBuildError: with the compiler's first error.
@@ -125,7 +125,7 @@ def build(texts: Mapping[str, str], folder: Path = CACHE, jobs: int | None = Non
     shutil.rmtree(tree)
     library = folder / f"libemulated-{_hash(map(str, commands))}.so"
     if not library.exists():
-        # The device first: where both have an inline function, the unwatched one is taken.
+        # The device first: if both have an inline function, the linker takes the uninstrumented one.
         linking = [f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10", "-ldl", "-Wl,-Bsymbolic"]
         _run([compiler, "-shared", *map(str, commands), "-o", str(library), *linking])
     return library
@@ -136,7 +136,7 @@ def _hash(texts: Iterable[str]) -> str:
 
 
 def _run(command: list[str]) -> None:
-    """Runs a compiler; what it was to make appears whole or not at all."""
+    """Run a compiler. Its output appears complete or not at all."""
     at = command.index("-o") + 1
     target = Path(command[at])
     partial = target.with_suffix(f".{os.getpid()}")

@@ -1,5 +1,5 @@
 // The kernels are compiled with -fsanitize=thread and parts of -fsanitize=undefined, and linked with neither runtime:
-// the calls that the compiler put before each access and each doubtful operation come here.
+// the calls that the compiler inserts before each access and each doubtful operation come here.
 #include <cstddef>
 #include <cstdint>
 
@@ -69,12 +69,12 @@ void __tsan_write_range(void* address, size_t size) {
   emulation::access(address, size, emulation::Access::write, PLACE);
 }
 
-// Loops that touch no memory are counted by their basic blocks.
+// Basic blocks are counted too, for loops without memory accesses.
 void __sanitizer_cov_trace_pc() {
   if (emulation::in_kernel()) emulation::step();
 }
 
-// The host's reference counts.
+// Reference counts of the host.
 #define ATOMICS(bits)                                                                                           \
   uint##bits##_t __tsan_atomic##bits##_load(const volatile uint##bits##_t* at, int) {                           \
     return __atomic_load_n(at, __ATOMIC_SEQ_CST);                                                               \

@@ -1,8 +1,8 @@
-"""Random cases of every operator: arguments, and what the PyTorch kernels make of them.
+"""Random cases of every operator: arguments, and the results of the PyTorch kernels.
 
-A case is drawn from its number alone, so that one that fails can be repeated. Maps come in layouts that kernels treat
-apart, in odd sizes, and larger than an emulated device's shared memory; RoIs lie in, across and outside the map, are
-inverted or empty or not finite, or name an image that is not there.
+A case depends only on its number, so that a failing case can be repeated. Maps have the layouts that kernels
+distinguish, odd sizes, and sizes beyond the shared memory of an emulated device. RoIs lie in, across and outside the
+map, are inverted, empty or not finite, or name an image that does not exist.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LAYOUTS = (
     "misaligned channels last",
     "expanded",
 )
-# (height, width): odd ones, those of whole vectors and tiles and one more; beyond 48 KiB, 227 KiB and 4 planes of it.
+# (height, width): odd sizes, whole vectors and tiles, and one more; beyond 48 KiB, 227 KiB and 4 planes of it.
 SIZES = ((1, 1), (1, 2), (3, 1), (5, 7), (8, 32), (9, 33), (16, 64), (23, 37), (38, 63))
 LARGE_SIZES = ((61, 45), (90, 85), (1, 13001), (130, 130), (1, 60001), (256, 257))
 BINS = ((1, 1), (7, 7), (7, 7), (3, 5), (14, 14), (33, 1), (1, 40))
@@ -41,10 +41,10 @@ class Check:
     operator: str
     arguments: tuple[Any, ...]
     expected: tuple[Tensor | None, ...]  # None: not compared
-    terms: float | None  # sums differ by as many roundings; None: equal
+    terms: float | None  # the allowed difference of sums, in roundings; None: equal
 
     def difference(self, results: Any) -> str:
-        """What is wrong with the results, "" if nothing is."""
+        """Return a description of the first difference, or ""."""
         results = results if isinstance(results, tuple) else (results,)
         for ours, other in zip(results, self.expected, strict=True):
             if other is None:
@@ -64,7 +64,7 @@ class Check:
 
 
 def reference(module: str, function: str) -> Callable[..., Any]:
-    """A PyTorch kernel, as a function to tuples."""
+    """Return a PyTorch kernel as a function that returns tuples."""
     kernel = getattr(importlib.import_module(f"detector.ops.{module}"), function)
 
     def run(*arguments: Any) -> tuple[Tensor, ...]:
@@ -75,7 +75,7 @@ def reference(module: str, function: str) -> Callable[..., Any]:
 
 
 class Draw:
-    """The dice of one case."""
+    """The random numbers of one case."""
 
     def __init__(self, number: int, dtypes: tuple[torch.dtype, ...] = DTYPES) -> None:
         self.dice = random.Random(number)
@@ -102,7 +102,7 @@ class Draw:
         if self.layout == "channels last":
             return self.numbers(*size).contiguous(memory_format=torch.channels_last)
         if self.layout.startswith("cropped"):
-            # What lies around is NaN: whoever reads it shows it.
+            # The margin is NaN, so that a read of it shows in the result.
             last = "last" in self.layout
             whole = torch.full((images, channels + 2, height + 2, width + 1), math.nan, dtype=self.dtype)
             whole = whole.contiguous(memory_format=torch.channels_last) if last else whole
@@ -146,11 +146,11 @@ class Draw:
         return self.dice.choice(BINS[:4] if self.large else BINS)
 
     def ratio(self, size: torch.Size) -> int:
-        """Samples of a bin and axis; 0, as many as it has cells, would take minutes on a map of thousands in a row."""
+        """Return the samples per bin and axis. 0 (one per cell) would take minutes on a map with thousands in a row."""
         return self.dice.choice((0, 1, 2, 3) if max(size[2:]) < 1000 else (1, 2))
 
     def gradient(self, rois: Tensor, channels: int, height: int, width: int) -> Tensor:
-        if self.dice.random() < 0.3:  # a vote's: one number for all bins
+        if self.dice.random() < 0.3:  # as of a vote: one number for all bins
             return self.numbers(len(rois), channels, 1, 1).expand(-1, -1, height, width)
         return self.numbers(len(rois), channels, height, width)
 
@@ -176,7 +176,7 @@ def roi_align(draw: Draw) -> Iterator[Check]:
     features, (height, width) = draw.features(), draw.bins()
     ratio = draw.ratio(features.shape)
     options = (draw.scale, ratio, draw.dice.random() < 0.6, draw.dice.random() < 0.4)
-    # An adaptive RoI that reaches to 1e9 has more samples than the PyTorch kernel can hold.
+    # An adaptive RoI that extends to 1e9 has too many samples for the PyTorch kernel's memory.
     rois, size = draw.rois(features.shape, wild=ratio > 0), list(features.shape)
     forward = (features, rois, height, width, *options)
     yield Check("roi_align", forward, reference("roi_align", "_mean_reference")(*forward), 2)
@@ -184,7 +184,7 @@ def roi_align(draw: Draw) -> Iterator[Check]:
     terms = max(4.0, len(rois) * height * width / 50)
     yield Check("roi_align_backward", backward, reference("roi_align", "_mean_grad_reference")(*backward), terms)
     pooled, argmax = reference("roi_align", "_max_reference")(*forward)
-    # Of equal samples either may win, where rounding decides.
+    # If two samples are equal up to rounding, either may be the maximum.
     yield Check("roi_align_max", forward, (pooled, None), 2)
     scattered = (draw.gradient(rois, size[1], height, width), rois, argmax, size, *options)
     yield Check("roi_align_max_scatter", scattered, reference("roi_align", "_max_scatter_reference")(*scattered), terms)

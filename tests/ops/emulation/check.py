@@ -1,7 +1,7 @@
-"""Runs the CUDA operators on the emulated device against the PyTorch kernels: `python tests/ops/emulation/check.py`.
+"""Run the CUDA operators on the emulated device against the PyTorch kernels: `python tests/ops/emulation/check.py`.
 
-Without a library it builds one. A case that fails says its number; `--first NUMBER --cases 1` repeats it. Thread order,
-poison and the device's size are drawn by case too; one call in four is repeated in another order and must give the same
+Without a library it builds one. A failing case prints its number; `--first NUMBER --cases 1` repeats it. Thread order,
+poison and device size also depend on the case. One call in four is repeated in another order and must give the same
 bits.
 """
 
@@ -27,13 +27,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from build import build, sources
 from cases import DTYPES, GROUPS, Check, Draw
 
-# Processors, shared memory of a block, of a processor: an H100, and one with as little as any.
+# Processors, shared memory of a block and of a processor: an H100, and the smallest device.
 PROFILES = {"h100": (132, 232448, 233472), "small": (4, 49152, 65536)}
 ADDRESS = re.compile(r"\[(0x[0-9a-f]+)\]")
 
 
 class Emulator:
-    """The emulated library, loaded once a process."""
+    """The emulated library, loaded once per process."""
 
     def __init__(self, library: Path) -> None:
         self.path = library
@@ -46,7 +46,7 @@ class Emulator:
         self.library.emulation_profile(*PROFILES[name])
 
     def run(self, check: Check, seed: int) -> tuple[str, Any]:
-        """What is wrong, "" if nothing is, and the results."""
+        """Return a description of the fault, or "", and the results."""
         self.library.emulation_begin(ctypes.c_uint64(seed))
         try:
             results = getattr(torch.ops.fast_rfcn, check.operator).default(*check.arguments)
@@ -59,7 +59,7 @@ class Emulator:
         return check.difference(results), results
 
     def with_lines(self, text: str) -> str:
-        """Puts files and lines in the place of addresses."""
+        """Replace addresses by files and lines."""
 
         def line(found: re.Match[str]) -> str:
             command = ["addr2line", "-s", "-e", str(self.path), found[1]]
@@ -68,7 +68,7 @@ class Emulator:
         return ADDRESS.sub(line, text)
 
     def launched(self) -> dict[str, int]:
-        """Kernels that ran, and their blocks."""
+        """Return the kernels that ran, with their numbers of blocks."""
         lines = self.library.emulation_launched().decode().splitlines()
         return {name: int(blocks) for name, _, blocks in (line.partition("\t") for line in lines)}
 
@@ -79,7 +79,7 @@ def same_bits(first: Any, second: Any) -> bool:
 
 
 def main() -> int:
-    """Returns 1 if a case failed."""
+    """Return 1 if a case failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--library", type=Path, help="as build.py made it (default: of the sources as they are)")
     parser.add_argument("--first", type=int, default=0, help="number of the first case")

@@ -1,8 +1,8 @@
-"""What the CUDA kernels ask of a GPU at the benchmark's sizes, counted without one: `make emulate-cost`.
+"""The load of the CUDA kernels on a GPU at the benchmark's sizes, counted without a GPU: `make emulate-cost`.
 
-The emulated device counts, for a sample of the blocks, bytes and 32-byte sectors of global memory and the turns that
-banks of shared memory take; nvcc says how many registers a kernel has and how many bytes it spills. Counts of a sample
-are multiplied up to the whole grid. The floor is what an operator must read and write: its inputs and outputs, once.
+The emulated device counts, for a sample of the blocks, bytes and 32-byte sectors of global memory and the turns of the
+banks of shared memory. nvcc reports the registers and spilled bytes of a kernel. Counts of a sample are scaled to the
+whole grid. The floor is the least that an operator must read and write: its inputs and outputs, once.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from build import CSRC, ROOT, build, sources, with_one_dtype, write_sources
 FOLDER = ROOT / "docs" / "benchmarks"
 ARCHITECTURE = "9.0"  # of an H100
 SAMPLE = 16  # blocks of a launch
-LARGE = re.compile(r"\[1, 392,|\[1, 1029.*2000 RoIs|backward.*2000|^batched")  # sizes that say nothing new
+LARGE = re.compile(r"\[1, 392,|\[1, 1029.*2000 RoIs|backward.*2000|^batched")  # sizes that add nothing new
 FIELDS = ("blocks", "all_blocks", "barriers", "read", "written", "sectors_read", "sectors_written")
 FIELDS += ("shared_read", "shared_written", "turns_read", "turns_written", "fewest_read", "fewest_written")
 
@@ -47,20 +47,20 @@ class Row:
     """One kernel of one case."""
 
     case: str
-    floor_mb: float  # of the case: its inputs and outputs
+    floor_mb: float  # inputs and outputs of the case
     kernel: str
     blocks: int
-    requested_mb: float  # by its threads, of global memory
-    sectors_mb: float  # that its warps touch
+    requested_mb: float  # of global memory, by its threads
+    sectors_mb: float  # touched by its warps
     shared_mb: float
-    turns: float  # of the banks of shared memory, for each that there would be without conflicts
-    barriers: float  # of a block
-    registers: int | None  # of a thread
-    spilled: int | None  # bytes of a thread
+    turns: float  # of the banks of shared memory, relative to those without conflicts
+    barriers: float  # per block
+    registers: int | None  # per thread
+    spilled: int | None  # bytes per thread
 
 
 class Moved(TorchDispatchMode):
-    """Adds up the bytes of the operators' inputs and outputs."""
+    """Sums the bytes of the operators' inputs and outputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Moved(TorchDispatchMode):
 
 
 def main() -> int:
-    """Counts, prints and writes; returns the exit code."""
+    """Count, print and write. Return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="cases whose name or size contains this; writes nothing")
     parser.add_argument("--blocks", type=int, default=SAMPLE, help=f"of a launch that run (default {SAMPLE})")
@@ -85,9 +85,9 @@ def main() -> int:
     torch.set_num_threads(1)
     names = {f"{case.name} {case.size}": case for case in CASES if case.headline}
     chosen = [case for name, case in names.items() if options.only in name and not LARGE.search(name)]
-    # Before the library is loaded, so that what comes before a gradient is PyTorch's and quick.
+    # Before the library is loaded, so that the forward pass before a gradient uses PyTorch, which is fast.
     works = [(case, case.prepare(torch.device("cpu"))) for case in chosen]
-    texts = with_one_dtype(sources(options.csrc), "float")  # all cases are of float32
+    texts = with_one_dtype(sources(options.csrc), "float")  # all cases are float32
     known = {} if options.no_registers else resources(texts)
     path = build(texts)
     torch.ops.load_library(path)
@@ -110,7 +110,7 @@ def main() -> int:
 def count(
     library: ctypes.CDLL, case: Case, work: Work, blocks: int, known: dict[str, tuple[int, int]]
 ) -> Iterator[Row]:
-    """The kernels of a case. Those of nms need what each other writes, so that all their blocks run."""
+    """Yield the kernels of a case. Kernels of nms depend on each other's results, so all their blocks run."""
     library.emulation_begin(ctypes.c_uint64(0))
     library.emulation_count(ctypes.c_uint64(1 << 40 if case.name.startswith("nms") else blocks))
     with Moved() as moved:
@@ -138,7 +138,7 @@ def count(
 
 
 def resources(texts: Mapping[str, str]) -> dict[str, tuple[int, int]]:
-    """Registers and spilled bytes of every kernel by its name, as nvcc tells them; empty without nvcc."""
+    """Return registers and spilled bytes of every kernel by name, as nvcc reports them. Empty without nvcc."""
     try:
         nvcc, torch_folder = str(kernels.cuda_toolkit() / "bin/nvcc"), kernels.torch_folder()
     except kernels.CannotBuildError as reason:
@@ -150,7 +150,7 @@ def resources(texts: Mapping[str, str]) -> dict[str, tuple[int, int]]:
     borrowed = map(str, sorted(torch_folder.parent.glob("nvidia/cu*/include")))
     environment = {**os.environ, "CPATH": os.pathsep.join(filter(None, [os.environ.get("CPATH"), *borrowed]))}
 
-    def told(source: Path) -> str:
+    def compiler_report(source: Path) -> str:
         command = [nvcc, *flags, *includes, "-c", str(source), "-o", str(source.with_suffix(".o"))]
         result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         if result.returncode != 0:
@@ -159,12 +159,12 @@ def resources(texts: Mapping[str, str]) -> dict[str, tuple[int, int]]:
 
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         write_sources(texts, Path(folder))
-        told_of_all = list(pool.map(told, sorted(Path(folder).glob("cuda/*.cu"))))
-    return parsed_resources("\n".join(told_of_all))
+        reports = list(pool.map(compiler_report, sorted(Path(folder).glob("cuda/*.cu"))))
+    return parsed_resources("\n".join(reports))
 
 
 def parsed_resources(text: str) -> dict[str, tuple[int, int]]:
-    """Of what ptxas tells, with readable names: kernel -> (registers, spilled bytes)."""
+    """Parse the report of ptxas, with readable names: kernel -> (registers, spilled bytes)."""
     found: dict[str, tuple[int, int]] = {}
     kernel, spilled = "", 0
     for each in text.splitlines():
@@ -187,7 +187,7 @@ def line(row: Row) -> str:
 
 
 def as_markdown(rows: list[Row]) -> str:
-    """The rows as a table."""
+    """Return the rows as a table."""
     columns = ("case", "kernel", "blocks", "floor", "requested", "sectors", "shared", "turns", "barriers")
     lines = [
         "# What the CUDA kernels ask of a GPU: emulated, not run",

@@ -1,4 +1,4 @@
-// Fibres, barriers and launches. Compiled without the sanitizers, whose callbacks are in callbacks.cpp.
+// Fibres, barriers and launches. Compiled without sanitizers; their callbacks are in callbacks.cpp.
 #include "device.h"
 
 #include <cxxabi.h>
@@ -29,14 +29,14 @@ namespace {
 
 constexpr size_t kStack = 64 << 10;
 constexpr size_t kMostFindings = 8;
-constexpr uint64_t kMostSteps = 100'000'000;  // of one block: more, and it is taken to run for ever
+constexpr uint64_t kMostSteps = 100'000'000;  // of one block; a block with more counts as endless
 
-// What the emulated device has; profiles set it.
+// The size of the emulated device, set by profiles.
 struct Profile {
   int processors = 132;
   int block_shared = 232448;      // bytes that a kernel may ask for
   int processor_shared = 233472;
-  int plain_shared = 49152;       // without asking
+  int plain_shared = 49152;       // without a request
 } profile;
 
 enum class State { ready, at_block_barrier, at_warp, done };
@@ -46,11 +46,11 @@ struct Fibre {
   jmp_buf resume;
   bool begun = false;
   State state = State::done;
-  int line = 0;  // where it waits
+  int line = 0;  // source line of its barrier
   uint64_t result = 0;
 };
 
-// Lanes that have come to a warp's collective.
+// Lanes that have reached a collective of their warp.
 struct Meeting {
   unsigned arrived = 0, lanes = 0;
   Collective what{};
@@ -94,7 +94,7 @@ std::string name_of(Kernel kernel) {
   return name.rfind("void ", 0) == 0 ? name.substr(5) : name;
 }
 
-// The running fibre waits, or ends; the scheduler goes on.
+// The running fibre waits or ends. The scheduler continues.
 void leave() {
   if (_setjmp(fibres[memory.clock.thread].resume) == 0) _longjmp(scheduler, 1);
 }
@@ -177,11 +177,11 @@ void run_block(size_t shared_bytes) {
   if (!stopped) report_waiting();
   stopped = true;
   for (int i = 0; i < num_threads; ++i) {
-    if (fibres[i].state != State::done) fibres[i].begun = false;  // never to be resumed
+    if (fibres[i].state != State::done) fibres[i].begun = false;  // never resumed
   }
 }
 
-// What every lane gets.
+// The result for every lane.
 uint64_t common_result(const Meeting& meeting) {
   uint64_t any = 0, all = ~uint64_t{0}, odd = 0, sum = 0, least = ~uint64_t{0}, most = 0;
   unsigned ballot = 0;
@@ -206,7 +206,7 @@ uint64_t common_result(const Meeting& meeting) {
   }
 }
 
-// What one lane gets of those collectives that tell lanes apart.
+// The result for one lane, of collectives whose results differ between lanes.
 uint64_t result_of(const Meeting& meeting, int lane) {
   if (meeting.what == Collective::match_any) {
     uint64_t same = 0;
@@ -297,7 +297,7 @@ uint64_t warp_collective(Collective what, unsigned lanes, uint64_t value, int fr
       fibres[warp * kWarp + i].result = apart ? result_of(meeting, i) : common;
       make_ready(warp * kWarp + i);
     }
-    if (what == Collective::sync) memory.clock.sync(warp, lanes);  // the others order no memory
+    if (what == Collective::sync) memory.clock.sync(warp, lanes);  // the other collectives order no memory
     meeting.arrived = 0;
   }
   leave();
@@ -392,7 +392,7 @@ FOR_PYTHON void emulation_profile(int processors, int block_shared, int processo
   emulation::allowed_shared.clear();
 }
 
-// Before each operator: what exists now is an input of it. Half of the seeds have another poison.
+// Called before each operator: all existing tensors are its inputs. Half of the seeds use another poison.
 FOR_PYTHON void emulation_begin(uint64_t seed) {
   emulation::chance.seed(seed);
   emulation::memory.seal();
@@ -403,7 +403,7 @@ FOR_PYTHON int64_t emulation_unwritten(const void* data, size_t bytes) {
   return emulation::memory.unwritten(data, bytes);
 }
 
-// Blocks of each kernel that ran, a line for each.
+// Number of blocks of each kernel that ran, one line each.
 FOR_PYTHON const char* emulation_launched() {
   static std::string lines;
   lines.clear();
@@ -411,13 +411,13 @@ FOR_PYTHON const char* emulation_launched() {
   return lines.c_str();
 }
 
-// From now on accesses are counted and not checked, and at most so many blocks of a launch run; 0: as before.
+// From now on accesses are counted, not checked, and at most `most_blocks` blocks of a launch run. 0 switches this off.
 FOR_PYTHON void emulation_count(uint64_t most_blocks) {
   emulation::traffic.most_blocks = most_blocks;
   emulation::traffic.counts.clear();
 }
 
-// A line for each kernel, its name and the members of Counts.
+// One line per kernel: its name and the members of Counts.
 FOR_PYTHON const char* emulation_counted() {
   static std::string lines;
   lines.clear();

@@ -1,5 +1,5 @@
-// A CUDA device on the CPU, as translated kernels see it. Blocks run one after another in random order; the threads of
-// a block are fibres, and whichever can run is resumed at random, until it waits at a barrier or ends.
+// A CUDA device on the CPU, for translated kernels. Blocks run one after another in random order. The threads of a
+// block are fibres. A random ready fibre runs until it waits at a barrier or ends.
 #pragma once
 
 #include <cstddef>
@@ -28,8 +28,8 @@ extern Builtins builtins;
 
 enum class Collective : int { sync, any, all, ballot, match_any, shuffle, bit_or, bit_and, bit_xor, add, least, most };
 
-// Each returns once all that it waits for are there. `line` names the place in the source.
-int block_barrier(int line, int value = 0);  // how many threads came with a value
+// Each returns when all threads that it waits for have arrived. `line` is the line in the source.
+int block_barrier(int line, int value = 0);  // returns the sum of the values
 uint64_t warp_collective(Collective what, unsigned lanes, uint64_t value, int from_lane, int line);
 int lane();
 
@@ -41,7 +41,7 @@ using Kernel = void (*)();
 using Body = void (*)(Kernel kernel, void* arguments);
 void run(Kernel kernel, dim3 grid, dim3 block, size_t shared_bytes, Body body, void* arguments, size_t arguments_size);
 
-// The runtime's side.
+// For the runtime.
 int attribute(int name);
 int allow_shared(Kernel kernel, int bytes);
 int take_error();

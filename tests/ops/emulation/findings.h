@@ -1,4 +1,4 @@
-// What the sanitizers' callbacks ask the device and tell it.
+// The interface of the sanitizers' callbacks to the device.
 #pragma once
 
 #include <cstdint>
@@ -6,11 +6,11 @@
 
 namespace emulation {
 
-void find(const std::string& what, void* place);  // the launch fails with this
+void find(const std::string& what, void* place);  // makes the launch fail with this message
 bool in_kernel();
-bool is_own(uintptr_t address);       // of the running thread: its stack, its builtins
+bool is_own(uintptr_t address);       // the stack or the builtins of the running thread
 bool is_constant(uintptr_t address);  // a kernel's arguments, or part of a library
-void abandon();                       // the block: its thread does not come back
-void step();                          // counted against blocks that do not end
+void abandon();                       // ends the block; does not return
+void step();                          // counts steps, to find endless blocks
 
 }  // namespace emulation

@@ -12,7 +12,7 @@ unsigned char Memory::poison = 0x7f;
 
 namespace {
 
-constexpr size_t kBetweenArrays = 256;     // bytes that belong to nobody
+constexpr size_t kBetweenArrays = 256;     // unused bytes
 constexpr size_t kDynamicGranule = 2;
 constexpr size_t kMostGranule = 8;
 
@@ -34,7 +34,7 @@ void Clock::new_block(int num_threads) {
   std::memset(seen, 0, sizeof(seen[0]) * num_threads);
 }
 
-// Every lane here has now seen what each of them did, and what each of them had seen.
+// Each of these lanes has now seen the accesses of all of them, and all that any of them had seen.
 void Clock::sync(int warp, unsigned lanes) {
   ++tick[warp];
   if (lanes == ~0u) {
@@ -121,7 +121,7 @@ void* Memory::shared_array(int name, size_t bytes, size_t align, size_t granule)
   for (const Array& array : arrays_) {
     if (array.name == name) return reinterpret_cast<void*>(array.begin);
   }
-  // No better aligned than it asks to be.
+  // Aligned exactly as requested, not better.
   const size_t at = (static_end_ + kBetweenArrays + 2 * align - 1) / (2 * align) * (2 * align) + align;
   const auto begin = reinterpret_cast<uintptr_t>(arena_) + at;
   last_array_ = nullptr;
@@ -206,7 +206,7 @@ std::string Memory::touch(Mark& mark, Access kind, bool shared) {
   }
   if (mark.read_epoch != clock.epoch) mark.read_epoch = clock.epoch, mark.read_warps = 0;
   if (mark.read_warps == 0) mark.read_lanes = 0;
-  // Of my own warp, only reads that I have not seen matter.
+  // In the thread's own warp only reads that it has not seen matter.
   if ((mark.read_warps & ~warp_bit) == 0) {
     const int first = clock.thread / kWarp * kWarp;
     for (uint32_t lanes = mark.read_lanes; lanes != 0; lanes &= lanes - 1) {

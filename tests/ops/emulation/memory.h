@@ -1,6 +1,6 @@
-// What is known of memory: which bytes belong to which tensor or shared array, who wrote them, and who read them.
-// Every load and store of a kernel is asked about here. Two accesses race if they meet in one granule, one of them
-// writes, not both are atomic, and no barrier lies between them.
+// The state of memory: the tensor or shared array that each byte belongs to, and its last writes and reads. Every load
+// and store of a kernel is checked here. Two accesses race if they touch the same granule, one of them writes, not
+// both are atomic, and no barrier lies between them.
 #pragma once
 
 #include <cstddef>
@@ -18,15 +18,15 @@ constexpr size_t kArena = 1 << 20;  // bytes: dynamic shared memory in the first
 
 enum class Access { read, write, atomic };
 
-// Where the running thread stands, and what it has seen of the others of its warp.
+// The time of the running thread, and the accesses of its warp that it has seen.
 struct Clock {
   uint32_t launch = 1;  // number of the first block of this launch
   uint32_t block = 1;   // blocks are numbered through all launches
   uint32_t epoch = 0;   // block barriers that the block has passed
   int thread = -1;      // -1: the host runs
   uint32_t tick[kMostThreads / kWarp] = {};  // barriers of each warp
-  uint32_t seen[kMostThreads][kWarp] = {};   // what lane j of my warp did before this tick is seen
-  uint32_t seen_by_all[kMostThreads / kWarp] = {};  // by and of every lane
+  uint32_t seen[kMostThreads][kWarp] = {};   // accesses of lane j of the warp before this tick are seen
+  uint32_t seen_by_all[kMostThreads / kWarp] = {};  // by every lane, of every lane
 
   void new_block(int num_threads);
   void sync(int warp, unsigned lanes);
@@ -42,15 +42,15 @@ struct Mark {
   uint16_t writer = 0;
   bool atomic = false;
   uint32_t read_block = 0, read_epoch = 0, read_tick = 0;
-  uint32_t read_warps = 0, read_lanes = 0;  // the lanes count if they are of one warp
-  uint32_t other_block = 0;                 // one more that read it
+  uint32_t read_warps = 0, read_lanes = 0;  // the lanes are valid if they belong to one warp
+  uint32_t other_block = 0;                 // another block that read it
 };
 
-// A tensor's bytes. Kernels write only to what their operator made; the rest came from the host.
+// The bytes of a tensor. Kernels write only to tensors that their operator made. The others come from the host.
 struct Region {
   uintptr_t begin = 0, end = 0;
   size_t granule = 1;
-  std::vector<Mark> marks;  // one for each granule; empty: from the host, not to be written
+  std::vector<Mark> marks;  // one per granule; empty: from the host, read-only
 };
 
 class Memory {
@@ -60,12 +60,12 @@ class Memory {
   // Tensors.
   void add(void* data, size_t bytes);
   void remove(void* data);
-  void make_output(void* data, size_t item_size);  // written by nobody so far
+  void make_output(void* data, size_t item_size);  // not yet written
   void host_writes(void* data, size_t bytes);
-  void seal();                                      // all that is there is an input from now on
+  void seal();                                      // all existing tensors become inputs
   int64_t unwritten(const void* data, size_t bytes) const;  // granules
 
-  // Shared arrays of a block; `name` tells them apart.
+  // Shared arrays of a block, distinguished by `name`.
   void begin_block(size_t dynamic_bytes);
   void* shared_array(int name, size_t bytes, size_t align, size_t granule);
   void* dynamic_array(size_t align);
@@ -74,11 +74,11 @@ class Memory {
   bool is_shared(uintptr_t address) const { return address - reinterpret_cast<uintptr_t>(arena_) < kArena; }
   bool in_tensor(uintptr_t address) { return region(address) != nullptr; }
 
-  // Where an access is not to be at all, and what is wrong with one that may be there; "" if nothing is.
+  // `astray`: the fault of an access outside all arrays. `access`: the fault of an access inside one. "": no fault.
   std::string astray(uintptr_t address, size_t size, Access kind);
   std::string access(uintptr_t address, size_t size, Access kind);
 
-  static unsigned char poison;  // fills what nobody wrote
+  static unsigned char poison;  // fills unwritten memory
 
  private:
   struct Array {
@@ -96,7 +96,7 @@ class Memory {
   Array* last_array_ = nullptr;
   std::vector<Array> arrays_;
   char* arena_ = nullptr;
-  Mark* arena_marks_ = nullptr;  // one for each byte; a granule uses its first
+  Mark* arena_marks_ = nullptr;  // one per byte; a granule uses the mark of its first byte
   uintptr_t dynamic_ = 0;
   size_t dynamic_bytes_ = 0, static_bytes_ = 0, static_end_ = 0;
 };

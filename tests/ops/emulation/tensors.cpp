@@ -1,6 +1,6 @@
-// libtorch's side. Every tensor of the process comes from an allocator that keeps account of it. The calls of CUDA's
-// that a libtorch without a GPU has not, and those that ask for a device, are answered here: the emulated library binds
-// them to itself before libtorch's own.
+// The interface to libtorch. Every tensor of the process comes from an allocator that tracks it. CUDA functions that a
+// libtorch without GPU support lacks, and those that ask for a device, are defined here. The emulated library binds to
+// them before libtorch's versions.
 #include <c10/core/Allocator.h>
 #include <dlfcn.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -14,7 +14,7 @@
 namespace emulation {
 namespace {
 
-constexpr size_t kBetween = 2048;  // bytes around a tensor that belong to nobody
+constexpr size_t kBetween = 2048;  // unused bytes around a tensor
 constexpr size_t kAlign = 64;
 
 void release(void* data) {
@@ -63,7 +63,7 @@ AOTITorchError aoti_torch_library_init_impl(const char* space, const char*, cons
   return next(space, "CPU", file, line, library);
 }
 
-// Tensors that the operator makes are the device's: nothing is in them yet.
+// Tensors that the operator makes belong to the device and are not yet written.
 AOTITorchError torch_call_dispatcher(const char* name, const char* overload, StableIValue* stack, uint64_t version) {
   static const auto next = emulation::libtorchs(&torch_call_dispatcher, "torch_call_dispatcher");
   const AOTITorchError error = next(name, overload, stack, version);

@@ -1,4 +1,4 @@
-"""The CUDA kernels on the emulated device: a sample of `make emulate`, and that the emulator sees faults."""
+"""The CUDA kernels on the emulated device: a sample of `make emulate`, and faults that the emulator must find."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from breakages import BREAKAGES, Breakage
 from build import CannotBuildError, build, sources, translate
 
 HERE = Path(__file__).parent
-# The others take minutes together.
+# Together the others take minutes.
 QUICK = {"lanes do not wait for their turn"}
 
 
@@ -33,13 +33,13 @@ def test_a_sample_of_all_operators_agrees_with_the_pytorch_kernels() -> None:
     "breakage",
     [pytest.param(each, marks=[] if each.name in QUICK else pytest.mark.slow, id=each.name) for each in BREAKAGES],
 )
-def test_a_broken_kernel_is_seen(breakage: Breakage, tmp_path: Path) -> None:
+def test_a_broken_kernel_is_found(breakage: Breakage, tmp_path: Path) -> None:
     library = build(breakage.apply(sources()), jobs=1)
     result = check(library, "--only", breakage.group, "--cases", "120", "--stop", "1", "--dtype", breakage.dtype)
     library.unlink()
-    assert result.returncode == 1, f"not seen: {result.stdout}{result.stderr}"
+    assert result.returncode == 1, f"not found: {result.stdout}{result.stderr}"
     failure = result.stdout.partition("FAILED")[2]
-    assert re.search(breakage.says, failure), failure
+    assert re.search(breakage.message, failure), failure
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,6 @@ def test_launches_and_shared_memory_are_translated(source: str, translated: str)
 
 
 @pytest.mark.parametrize("source", ["__shared__ float a, b;", "__shared__ float a = 0;", 'asm("exit;");'])
-def test_what_cannot_be_translated_is_named(source: str) -> None:
+def test_code_that_cannot_be_translated_is_named(source: str) -> None:
     with pytest.raises(CannotBuildError, match=r"kernel\.cu:2: no rule translates"):
         translate(f"int before;\n{source}", "kernel.cu")

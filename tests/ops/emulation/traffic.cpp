@@ -50,7 +50,7 @@ void Traffic::end_block(const std::string& kernel, int num_threads) {
   }
 }
 
-// `lanes` are in order. Wide accesses to shared memory take turns of 128 bytes; within a turn each bank gives one word.
+// `lanes` are in order. Wide accesses to shared memory take turns of 128 bytes. In a turn each bank gives one word.
 void Traffic::add(Counts& counts, const One* const* lanes, int num) {
   const One& one = *lanes[0];
   std::vector<uintptr_t> touched;

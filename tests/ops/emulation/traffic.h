@@ -1,8 +1,8 @@
-// What kernels ask of memory, counted: bytes, sectors of global memory, turns of shared memory's banks. While this is
-// on, accesses are not checked, and of a large grid only some blocks run.
+// Counts of the memory traffic of kernels: bytes, sectors of global memory, turns of the banks of shared memory. While
+// counting, accesses are not checked, and of a large grid only some blocks run.
 //
-// A warp's accesses belong together if they stand at one place of the program and are each lane's n-th there. That is
-// what a GPU does where the lanes of a warp take the same way; where they do not, it is close to it.
+// Accesses of a warp belong together if they are at one place in the program and each is its lane's n-th access there.
+// A GPU does the same if the lanes of a warp do not diverge. If they diverge, this is close to it.
 #pragma once
 
 #include <cstddef>
@@ -15,19 +15,19 @@
 
 namespace emulation {
 
-constexpr int kSector = 32;  // bytes that global memory moves at least
-constexpr int kBanks = 32;   // of shared memory, 4 bytes wide
+constexpr int kSector = 32;  // the smallest number of bytes that global memory moves
+constexpr int kBanks = 32;   // banks of shared memory, 4 bytes wide
 
-// Of one kernel; [0] is read, [1] is written.
+// Counts of one kernel. [0]: reads, [1]: writes.
 struct Counts {
-  uint64_t blocks = 0, all_blocks = 0, barriers = 0;  // that ran, that there are, that those that ran waited at
+  uint64_t blocks = 0, all_blocks = 0, barriers = 0;  // blocks that ran, all blocks, barriers of those that ran
   uint64_t bytes[2] = {}, sectors[2] = {};  // of global memory
   uint64_t shared_bytes[2] = {}, turns[2] = {}, fewest_turns[2] = {};
 };
 
 class Traffic {
  public:
-  uint64_t most_blocks = 0;  // of a launch that are run; 0: this is off
+  uint64_t most_blocks = 0;  // that run in a launch; 0: counting is off
 
   bool on() const { return most_blocks > 0; }
   void note(int thread, uintptr_t address, size_t size, Access kind, bool shared, const void* place);

@@ -1,4 +1,4 @@
-"""`make gpu-check` with stand-ins for its commands: what fails, hangs or is missing, and what is written then."""
+"""`make gpu-check` with substitute commands that fail, hang or are missing, and the report that it writes."""
 
 import json
 import os
@@ -28,12 +28,12 @@ def shell(name: str, script: str, limit: float = 10, **fields: object) -> Step:
     return Step(name, [SHELL, "-c", script], limit, **fields)  # type: ignore[arg-type]
 
 
-def written(folder: Path) -> list[dict]:
+def report_steps(folder: Path) -> list[dict]:
     return json.loads((folder / "gpu-check.json").read_text())["steps"]
 
 
 def has_ended(pid: int) -> bool:
-    """Whether a process that was killed is gone, which may take the system a moment."""
+    """Return whether a killed process is gone. Wait for it, since this may take a moment."""
     state = Path(f"/proc/{pid}/stat")
     for _ in range(1000):
         if not state.exists() or state.read_text().rpartition(")")[2].split()[0] in "ZX":
@@ -42,13 +42,13 @@ def has_ended(pid: int) -> bool:
     return False
 
 
-def test_after_every_step_what_is_known_is_written(tmp_path: Path) -> None:
+def test_the_report_is_written_after_every_step(tmp_path: Path) -> None:
     check = Check(tmp_path)
     check.run([shell("machine", """echo '{"gpu": "a GPU", "cuda": "13.0"}'""")])
-    assert [step["name"] for step in written(tmp_path)] == ["machine"]
+    assert [step["name"] for step in report_steps(tmp_path)] == ["machine"]
     check.run([shell("second", "echo 'what is wrong | really'; exit 3")])
     check.run([shell("training, bf16", """echo loading; echo '{"images/s": 41.5}'; echo '{broken'; kill -9 $$""")])
-    assert [step["outcome"] for step in written(tmp_path)] == [PASSED, FAILED, FAILED]
+    assert [step["outcome"] for step in report_steps(tmp_path)] == [PASSED, FAILED, FAILED]
     table = (tmp_path / "gpu-check.md").read_text()
     assert table.startswith("# Check on a GPU, ")
     assert "| second | FAILED |" in table
@@ -57,18 +57,18 @@ def test_after_every_step_what_is_known_is_written(tmp_path: Path) -> None:
     assert "| images/s | 41.5 |" in table
 
 
-def test_what_needs_a_step_that_failed_is_not_run(tmp_path: Path) -> None:
+def test_a_step_that_needs_a_failed_step_is_not_run(tmp_path: Path) -> None:
     check = Check(tmp_path)
     check.run([shell("build", "exit 1")])
     check.run([shell("kernels", "touch ran", needs=("build",)), shell("other", "true")])
     check.run([shell("tests", "touch ran", needs=("kernels",))])
-    outcomes = {step["name"]: step["outcome"] for step in written(tmp_path)}
+    outcomes = {step["name"]: step["outcome"] for step in report_steps(tmp_path)}
     assert outcomes == {"build": FAILED, "kernels": NOT_RUN, "other": PASSED, "tests": NOT_RUN}
     assert not Path(gpu_check.WORK, "ran").exists()
     assert 'it needs the step "build", which did not pass' in (tmp_path / "gpu-check.md").read_text()
 
 
-def test_a_step_that_takes_too_long_is_ended_with_its_children(tmp_path: Path) -> None:
+def test_a_step_over_its_time_limit_is_ended_with_its_children(tmp_path: Path) -> None:
     check = Check(tmp_path)
     start = time.monotonic()
     check.run([shell("slow", "sleep 60 & echo $!; wait", 0.3), shell("quick", "sleep 0.01; echo done")])
@@ -80,21 +80,21 @@ def test_a_step_that_takes_too_long_is_ended_with_its_children(tmp_path: Path) -
     assert has_ended(int(output.split()[0]))
 
 
-def test_what_a_step_leaves_running_is_ended(tmp_path: Path) -> None:
+def test_processes_that_a_step_leaves_running_are_ended(tmp_path: Path) -> None:
     check = Check(None)
     check.run([shell("leaves", "sleep 60 & echo $!")])
     assert check.outcomes["leaves"].outcome == PASSED
     assert has_ended(int(check.outcomes["leaves"].output))
 
 
-def test_nothing_is_started_when_the_time_is_over() -> None:
+def test_no_step_is_started_after_the_time_limit() -> None:
     check = Check(None, limit=0)
     check.run([shell("late", "true")])
     assert check.outcomes["late"].outcome == NOT_RUN
     assert check.outcomes["late"].output == "no time was left"
 
 
-def test_a_package_that_is_missing_is_no_failure() -> None:
+def test_a_step_with_a_missing_package_counts_as_not_run() -> None:
     check = Check(None)
     missing = "echo \"ModuleNotFoundError: No module named 'hydra'\"; exit 1"
     check.run([shell("training", missing, impossible=gpu_check.NO_TRAINING), shell("operators", missing)])
@@ -103,17 +103,17 @@ def test_a_package_that_is_missing_is_no_failure() -> None:
     assert check.outcomes["operators"].outcome == FAILED
 
 
-def test_results_of_a_command_that_was_ended_are_kept(tmp_path: Path) -> None:
+def test_partial_results_of_an_ended_command_are_kept(tmp_path: Path) -> None:
     check = Check(tmp_path)
     script = """echo '{"rows": [1]}' > ops-cuda.json; echo '# The operators' > ops-cuda.md; sleep 60"""
     check.run([shell("benchmark", script, 0.5, results="ops-cuda")])
-    assert written(tmp_path)[0]["results"] == {"rows": [1]}
+    assert report_steps(tmp_path)[0]["results"] == {"rows": [1]}
     assert "\n## The operators\n" in (tmp_path / "gpu-check.md").read_text()
 
 
 @pytest.fixture
 def compile_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Step that runs a copy of ops/compile.py with a stand-in for nvcc, whose script gets nvcc's arguments."""
+    """A function that makes a build step: a copy of ops/compile.py that runs a script in place of nvcc."""
 
     def step(script: str, limit: float = 20) -> Step:
         toolkit, ops = tmp_path / "cuda", tmp_path / "ops"
@@ -142,7 +142,7 @@ def compile_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return step
 
 
-def test_a_build_makes_the_cards_code_alone_and_each_file_once(compile_with, tmp_path: Path) -> None:
+def test_a_build_compiles_each_file_once_and_only_for_the_gpu_at_hand(compile_with, tmp_path: Path) -> None:
     check = Check(None)
     check.run([compile_with("true")])
     assert check.outcomes["build"].outcome == PASSED, check.outcomes["build"].output
@@ -155,7 +155,7 @@ def test_a_build_makes_the_cards_code_alone_and_each_file_once(compile_with, tmp
     assert all(call.count("-gencode") == 1 and "sm_90" in call for call in calls if "-shared" not in call)
 
 
-def test_a_build_that_fails_leaves_no_older_library(compile_with, tmp_path: Path) -> None:
+def test_a_failed_build_leaves_no_older_library(compile_with, tmp_path: Path) -> None:
     check = Check(None)
     check.run([compile_with("echo 'a.cu(3): error: expected a ;' >&2; exit 2")])
     assert check.outcomes["build"].outcome == FAILED
@@ -163,7 +163,7 @@ def test_a_build_that_fails_leaves_no_older_library(compile_with, tmp_path: Path
     assert not (tmp_path / "ops" / "libfast_rfcn_cuda.so").exists()
 
 
-def test_a_compiler_that_hangs_is_ended_with_what_it_started(compile_with, tmp_path: Path) -> None:
+def test_a_hanging_compiler_is_ended_with_its_children(compile_with, tmp_path: Path) -> None:
     check = Check(None)
     step = compile_with(f"sleep 60 & echo $! >> {tmp_path}/children; wait", limit=2)
     check.run([step])
@@ -174,7 +174,7 @@ def test_a_compiler_that_hangs_is_ended_with_what_it_started(compile_with, tmp_p
     assert not (tmp_path / "ops" / "libfast_rfcn_cuda.so").exists()
 
 
-def test_the_steps_use_the_compiled_kernels_and_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_steps_use_only_the_compiled_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(gpu_check, "find_sanitizer", lambda: ["compute-sanitizer"])
     options = gpu_check.argparse.Namespace(voc=tmp_path, seconds=0.4)
     stages = list(gpu_check.stages(options, lambda name: {"capability": "9.0"}, lambda: 300.0))
@@ -189,7 +189,7 @@ def test_the_steps_use_the_compiled_kernels_and_nothing_else(monkeypatch: pytest
         assert [steps[timed]] in stages
 
 
-def test_wheels_are_unpacked_where_the_steps_run(work: Path, tmp_path: Path) -> None:
+def test_wheels_are_unpacked_into_the_work_folder(work: Path, tmp_path: Path) -> None:
     wheels = tmp_path / "wheels"
     (wheels / "content" / "package").mkdir(parents=True)
     (wheels / "content" / "package" / "__init__.py").touch()

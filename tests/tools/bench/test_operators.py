@@ -1,4 +1,4 @@
-"""The benchmark's cases give what torchvision gives, and its report says what was measured."""
+"""The benchmark's cases give torchvision's results, and its report lists the measurements."""
 
 import json
 from dataclasses import replace
@@ -11,7 +11,7 @@ from torch import Tensor
 from detector.tools.bench import operators as bench_ops
 from detector.tools.bench.op_cases import CASES, Agreement, Case, Work
 
-# Relative to the largest value: the order of a float32 sum, and the last place of bfloat16.
+# Relative to the largest value. Causes: the order of float32 sums, and the last digit of bfloat16.
 ROUNDING = {torch.float32: 4e-6, torch.bfloat16: 2**-8}
 
 
@@ -24,7 +24,7 @@ def _parameters() -> list:
 
 
 @pytest.mark.parametrize("case", _parameters())
-def test_gives_what_torchvision_gives(case: Case) -> None:
+def test_each_case_gives_torchvisions_result(case: Case) -> None:
     work = case.prepare(torch.device("cpu"))
     ours, theirs = work.ours(), work.peer()
     assert isinstance(ours, Tensor)
@@ -40,7 +40,9 @@ def test_case_names_are_unique() -> None:
     assert len({(case.name, case.size) for case in CASES}) == len(CASES)
 
 
-def test_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_lists_the_cases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(bench_ops, "CASES", [case for case in CASES if case.name == "nms" and "2000" in case.size])
     assert bench_ops.main(["--device", "cpu", "--seconds", "0", "--folder", str(tmp_path)]) == 0
     assert "geometric mean (cpu)" in capsys.readouterr().out
@@ -50,9 +52,7 @@ def test_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert '"ratio"' in (tmp_path / "ops-cpu.json").read_text()
 
 
-def test_an_error_belongs_to_its_case_and_leaves_what_was_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_in_a_case_keeps_the_other_measurements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def break_down(device: torch.device) -> Work:
         written.append((tmp_path / "ops-cpu.md").exists())
         raise RuntimeError("no kernel image\nmore of it")

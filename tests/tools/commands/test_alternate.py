@@ -1,4 +1,4 @@
-"""The four steps on a few synthetic images: what each may change, and that a second call has nothing to do."""
+"""The four steps on a few synthetic images: the weights that each may change, and a second call that does nothing."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ SETTINGS = [
     "trainer.workers=0",
     "trainer.device=cpu",
 ]
-# The head, and the part of the backbone that only it reads.
+# The head, and the part of the backbone that only the head reads.
 HEADS = {
     "rfcn": (["head=rfcn", "head.k=3", "head.channels=8"], "backbone.layer4."),
     "fast_rcnn": (["head=fast_rcnn", "backbone.tail_channels=16"], "backbone.tail."),
@@ -39,8 +39,8 @@ HEADS = {
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_the_steps_change_what_they_may_and_no_more(head: str, tmp_path: Path) -> None:
-    settings, own = HEADS[head]
+def test_each_step_changes_only_its_weights(head: str, tmp_path: Path) -> None:
+    settings, head_only = HEADS[head]
     config = load_config([*SETTINGS, *settings])
     assert run_alternation(config, tmp_path) is Outcome.done
     steps = [load_checkpoint(last(tmp_path / name))["model"] for name in ("1_rpn", "2_detector", "3_rpn", "4_head")]
@@ -56,9 +56,9 @@ def test_the_steps_change_what_they_may_and_no_more(head: str, tmp_path: Path) -
     assert same(third, fourth, "coder.")
     assert same(third, fourth, "proposals.")
     assert same(third, fourth, "backbone.layer3.")
-    assert not same(third, fourth, own)
+    assert not same(third, fourth, head_only)
     assert not same(third, fourth, "head.")
-    # Files have measured target statistics, an RPN fixed ones: the head of step 2 is kept in other units.
+    # Target statistics are measured with proposal files and fixed with an RPN, so the head of step 2 has other units.
     before, after = (plain_head(tmp_path / name, settings) for name in ("2_detector", "3_rpn"))
     assert before.keys() == after.keys()
     for key, weights in before.items():
@@ -69,10 +69,10 @@ def test_the_steps_change_what_they_may_and_no_more(head: str, tmp_path: Path) -
 
 
 def plain_head(run: Path, settings: list[str]) -> dict[str, torch.Tensor]:
-    """The weights of a run's head with the target statistics folded in."""
-    own = [word for word in SETTINGS if not word.startswith("proposals")]
+    """Return the weights of a run's head with the target statistics folded in."""
+    others = [word for word in SETTINGS if not word.startswith("proposals")]
     source = ["proposals=grid"] if run.name == "2_detector" else [w for w in SETTINGS if w.startswith("proposals")]
-    detector = load_model(last(run), load_config([*own, *source, *settings]), torch.device("cpu")).detector
+    detector = load_model(last(run), load_config([*others, *source, *settings]), torch.device("cpu")).detector
     detector.set_target_statistics(torch.zeros_like(detector.coder.mean), torch.ones_like(detector.coder.std))
     return detector.head.state_dict()
 

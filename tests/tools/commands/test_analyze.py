@@ -1,4 +1,4 @@
-"""`detector analyze`: one page that needs nothing else, and the figures in it."""
+"""`detector analyze`: one self-contained page, and the numbers in it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VOID = {"meta", "br", "image", "rect", "line", "polyline", "polygon"}
 
 
 class Page(HTMLParser):
-    """Elements of a page, checked to be closed in order, and the addresses that it would fetch."""
+    """The elements of a page, checked for correct nesting, and the addresses that it refers to."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Page(HTMLParser):
             assert self.open.pop() == tag
 
 
-def test_the_page_is_whole_and_needs_nothing_else(command: Command, dumped: Dumped, faulty: DetectionTable) -> None:
+def test_the_page_is_complete_and_self_contained(command: Command, dumped: Dumped, faulty: DetectionTable) -> None:
     folder = dumped(faulty, "run")
     code, printed, out = command("analyze", f"detections={folder}", "evaluation.tensorboard=true")
     assert code == 0, printed
@@ -53,7 +53,7 @@ def test_the_page_is_whole_and_needs_nothing_else(command: Command, dumped: Dump
     assert "script" not in page.count
     assert all(address.startswith(("#", "data:image/jpeg;base64,")) for address in page.addresses)
     assert page.count["section"] == 9
-    assert page.count["image"] >= 4  # two worst images and two mistakes at least
+    assert page.count["image"] >= 4  # at least two worst images and two mistakes
     assert list((out / "tensorboard").iterdir())
 
 
@@ -64,17 +64,17 @@ def test_known_faults_are_found(command: Command, dumped: Dumped, faulty: Detect
     assert (count["classification"], count["localisation"], count["missed"]) == (1, 1, 1)
     confusion = torch.tensor(found["confusion"]["counts"])
     assert int(confusion[1:, 1:].diagonal().sum()) == int((~truths.difficult).sum()) - 3
-    worst = int(torch.tensor(truths.image_index[:3]).bincount().argmax())  # the first three objects are those got wrong
+    worst = int(torch.tensor(truths.image_index[:3]).bincount().argmax())  # the first three objects have the errors
     assert found["worst_images"][0]["image"] == truths.image_ids[worst]
 
 
-def test_nothing_detected_is_a_page_too(command: Command, dumped: Dumped, perfect: DetectionTable) -> None:
+def test_without_detections_there_is_still_a_page(command: Command, dumped: Dumped, perfect: DetectionTable) -> None:
     code, printed, out = command("analyze", f"detections={dumped(perfect.select(perfect.scores > 2), 'none')}")
     assert code == 0, printed
     Page((out / "analysis.html").read_text())
 
 
-def test_pictures_that_are_absent_are_passed_over() -> None:
+def test_missing_pictures_are_skipped() -> None:
     def read(image: int) -> torch.Tensor:
         if image % 2:
             raise ValueError("no such image")
@@ -84,7 +84,7 @@ def test_pictures_that_are_absent_are_passed_over() -> None:
     assert list(first_with_picture([2], read, 0)) == []
 
 
-def test_a_region_holds_all_boxes() -> None:
+def test_a_region_contains_all_boxes() -> None:
     assert around([(10, 10, 20, 20)], margin=0.5, least=40) == (-5, -5, 35, 35)
     x1, y1, x2, y2 = around([(0, 0, 10, 10), (90, 50, 200, 60)])
     assert x1 < 0 < 200 < x2
@@ -92,7 +92,7 @@ def test_a_region_holds_all_boxes() -> None:
 
 
 @pytest.mark.parametrize("words", [(), ("evaluation.protocol=coco", "detections=x")])
-def test_what_analyze_needs_is_said(command: Command, words: tuple[str, ...]) -> None:
+def test_missing_words_of_analyze_are_refused(command: Command, words: tuple[str, ...]) -> None:
     code, printed, _ = command("analyze", *words)
     assert code == 2
     assert printed.count("error: ") == 1

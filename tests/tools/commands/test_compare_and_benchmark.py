@@ -1,4 +1,4 @@
-"""`detector compare` and `detector benchmark`: their tables and what they write."""
+"""`detector compare` and `detector benchmark`: their tables and files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ Command = Callable[..., tuple[int, str, Path]]
 Dumped = Callable[[DetectionTable, str], Path]
 
 
-def test_two_runs(command: Command, dumped: Dumped, perfect: DetectionTable, faulty: DetectionTable) -> None:
+def test_two_runs_are_compared(
+    command: Command, dumped: Dumped, perfect: DetectionTable, faulty: DetectionTable
+) -> None:
     a, b = dumped(faulty, "a"), dumped(perfect, "b")
     code, printed, out = command("compare", f"a={a}", f"b={b}", "evaluation.resamples=200")
     assert code == 0, printed
@@ -37,7 +39,7 @@ def test_two_runs(command: Command, dumped: Dumped, perfect: DetectionTable, fau
     assert "B - A" in printed
 
 
-def test_two_protocols_part_at_an_overlap_of_one_half(
+def test_two_protocols_differ_at_an_overlap_of_one_half(
     command: Command, dumped: Dumped, perfect: DetectionTable
 ) -> None:
     boxes = perfect.boxes.copy()
@@ -53,13 +55,13 @@ def test_two_protocols_part_at_an_overlap_of_one_half(
 @pytest.mark.parametrize(
     "words", [(), ("a=x",), ("a=x", "b=y", "protocols=voc_area,voc07_11point"), ("a=x", "protocols=voc_area,coco")]
 )
-def test_what_compare_needs_is_said(command: Command, words: tuple[str, ...]) -> None:
+def test_missing_words_of_compare_are_refused(command: Command, words: tuple[str, ...]) -> None:
     code, printed, _ = command("compare", *words)
     assert code == 2
     assert printed.count("error: ") == 1
 
 
-def test_a_part_does_not_pay_for_its_inner_parts() -> None:
+def test_the_time_of_a_part_excludes_its_inner_parts() -> None:
     now = [0.0]
 
     def spend(amount: float) -> None:
@@ -67,30 +69,30 @@ def test_a_part_does_not_pay_for_its_inner_parts() -> None:
 
     def outer() -> None:
         spend(1.0)
-        place.inner(2.0)
+        parts.inner(2.0)
         spend(4.0)
 
-    place = SimpleNamespace(inner=spend, outer=outer)
+    parts = SimpleNamespace(inner=spend, outer=outer)
     watch = Stopwatch(lambda: now[0])
-    with watch.wrapped("inner", place, "inner"), watch.wrapped("outer", place, "outer"):
-        place.outer()
+    with watch.wrapped("inner", parts, "inner"), watch.wrapped("outer", parts, "outer"):
+        parts.outer()
     assert dict(watch.spent) == {"inner": 2.0, "outer": 5.0}
-    assert (place.inner, place.outer) == (spend, outer)
+    assert (parts.inner, parts.outer) == (spend, outer)
 
 
 SIZES = ("benchmark.height=48", "benchmark.width=64", "benchmark.repeats=2", "benchmark.warmup=1")
 
 
 @pytest.mark.parametrize("head", ["fast_rcnn", "rfcn"])
-def test_every_part_is_counted(command: Command, head: str) -> None:
+def test_every_part_is_measured(command: Command, head: str) -> None:
     words = ("backbone=resnet18_narrow", f"head={head}", "input.test_short_side=64", "postprocess.score_threshold=0")
     code, printed, out = command("benchmark", *words, *SIZES, "benchmark.backends=[]", "trainer.device=cpu")
     assert code == 0, printed
     found = json.loads((out / "benchmark.json").read_text())
     parts = {part["name"]: part for part in found["parts"]}
-    weighty = {"backbone", "head per RoI" if head == "fast_rcnn" else "head maps"}
-    assert {name for name, part in parts.items() if part["flops"] > 0} == weighty
-    assert {name for name, part in parts.items() if part["parameters"] > 0} == weighty
+    with_weights = {"backbone", "head per RoI" if head == "fast_rcnn" else "head maps"}
+    assert {name for name, part in parts.items() if part["flops"] > 0} == with_weights
+    assert {name for name, part in parts.items() if part["parameters"] > 0} == with_weights
     assert parts["RoI op"]["milliseconds"] > 0
     assert found["latency"]["min"] <= found["latency"]["p50"] <= found["latency"]["p99"]
     assert np.isfinite(found["images_per_s"])
@@ -114,7 +116,7 @@ LAYERS = ("backbone=vgg16", "backbone.width=0.125", "proposals=grid", "input.tes
     ],
     ids=["rfcn", "fast_rcnn"],
 )
-def test_ways_side_by_side(command: Command, words: tuple[str, ...], absent: dict[str, str]) -> None:
+def test_backends_are_compared(command: Command, words: tuple[str, ...], absent: dict[str, str]) -> None:
     code, printed, out = command(
         "benchmark", *words, *SIZES, "benchmark.backends=[folded,bf16,svd,int8]", "trainer.device=cpu"
     )
@@ -131,7 +133,7 @@ def test_ways_side_by_side(command: Command, words: tuple[str, ...], absent: dic
             assert absent[name] in printed
 
 
-def test_a_way_that_fails_is_a_line(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_that_fails_gets_a_note(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: object) -> None:
         raise RuntimeError("no such thing\nand a long story")
 
@@ -148,9 +150,9 @@ def test_a_way_that_fails_is_a_line(command: Command, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # the compiler's and the exporter's own
-def test_all_ways_find_the_same() -> None:
-    """Compiled, exported or in ONNX Runtime a model detects as much, and stays as it was."""
+@pytest.mark.filterwarnings("ignore")  # warnings of the compiler and the exporter
+def test_all_backends_detect_the_same() -> None:
+    """Compiled, exported or in ONNX Runtime, a model gives as many detections, and its weights do not change."""
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     torch.manual_seed(0)

@@ -32,7 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_given_ranks(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_given_ranks_are_used(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = tmp_path / "small.safetensors"
     assert run(["compress", f"weights={trained}", "ranks=[4,0]", "evaluate=true", f"output={small}"]) == 0
     printed = capsys.readouterr().err
@@ -47,7 +47,7 @@ def test_given_ranks(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert read_portable(again).weights.keys() == model.weights.keys()
 
 
-def test_a_head_that_pools_a_thinner_map(tmp_path: Path) -> None:
+def test_a_model_with_a_reduced_map_can_be_compressed(tmp_path: Path) -> None:
     run_folder, small = tmp_path / "run", tmp_path / "small.safetensors"
     assert run(["train", *TINY, "head.channels=6", f"output_dir={run_folder}"]) == 0
     assert run(["compress", f"weights={run_folder}", "ranks=[4,0]", f"output={small}"]) == 0
@@ -57,7 +57,7 @@ def test_a_head_that_pools_a_thinner_map(tmp_path: Path) -> None:
     assert run(["eval", f"weights={small}", f"output_dir={tmp_path / 'eval'}"]) == 0
 
 
-def test_a_search_takes_the_smallest_ranks_within_the_loss(trained: Path, tmp_path: Path) -> None:
+def test_a_search_takes_the_smallest_ranks_within_max_drop(trained: Path, tmp_path: Path) -> None:
     small = tmp_path / "small.safetensors"
     assert run(["compress", f"weights={trained}", "max_drop=1", f"output={small}"]) == 0
     assert read_portable(small).config["backbone"]["tail_ranks"] == [1, 1]
@@ -67,7 +67,7 @@ def test_a_search_takes_the_smallest_ranks_within_the_loss(trained: Path, tmp_pa
     ("words", "message"),
     [((), "needs one of"), (("ranks=[4,4]", "max_ms=1"), "needs one of"), (("ranks=[4]",), "one rank for each")],
 )
-def test_what_it_needs_is_said(
+def test_wrong_words_are_refused(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
 ) -> None:
     assert run(["compress", f"weights={trained}", *words, f"output={tmp_path / 'x'}"]) != 0

@@ -1,4 +1,4 @@
-"""`detector convert`: files written under the published names detect as the network that they were made from."""
+"""`detector convert`: files with the published names give the detections of the original network."""
 
 import importlib.util
 import pickle
@@ -43,7 +43,7 @@ PICTURE = torch.randint(0, 256, (3, 64, 80), generator=torch.Generator().manual_
 
 
 def randomised(*words: str, num_classes: int) -> Detector:
-    """A detector whose weights and statistics are all random, its box targets in plain units."""
+    """Return a detector with random weights and statistics, and box targets with mean 0 and deviation 1."""
     torch.manual_seed(0)
     detector = build_detector(load_config(["dataset=voc", *words]), num_classes).eval()
     for name, value in detector.state_dict().items():
@@ -61,19 +61,19 @@ def layer(module: nn.Module) -> list[Tensor]:
 
 
 def with_background(module: nn.Module, rows: int) -> list[Tensor]:
-    """The box outputs with the background's, which are noise."""
+    """Return the box outputs with extra rows of noise for the background."""
     return [torch.cat((torch.randn_like(item[:rows]), item)) for item in layer(module)]
 
 
 def caffe_norm(norm: nn.Module, place: str, bias: Tensor | float = 0.0) -> dict[str, list[Tensor]]:
-    """BatchNorm with sums over 3 steps, and Scale."""
+    """Return Caffe's BatchNorm, with sums over 3 steps, and Scale."""
     state = norm.state_dict()
     sums = [(state["running_mean"] + bias) * 3, state["running_var"] * 3, torch.tensor([3.0])]
     return {f"bn{place}": sums, f"scale{place}": [state["weight"], state["bias"]]}
 
 
 def caffe_resnet(network: nn.Module) -> dict[str, list[Tensor]]:
-    """KaimingHe/deep-residual-networks: res2a_branch1, res2a_branch2a, ..., and conv1 with a bias, as ResNet-50 has."""
+    """Name layers as KaimingHe/deep-residual-networks: res2a_branch1, res2a_branch2a, ... conv1 has a bias."""
     bias = torch.full_like(network.bn1.running_mean, 0.25)  # type: ignore[union-attr, arg-type]
     found = {"conv1": [network.conv1.weight.detach(), bias]}  # type: ignore[union-attr]
     found |= caffe_norm(network.bn1, "_conv1", bias)  # type: ignore[arg-type]
@@ -89,7 +89,7 @@ def caffe_resnet(network: nn.Module) -> dict[str, list[Tensor]]:
 
 
 def caffe_rpn(rpn: nn.Module) -> dict[str, list[Tensor]]:
-    """All background scores before all objects'."""
+    """Return the RPN with all background scores before all object scores."""
     anchors = rpn.bases.shape[1]  # type: ignore[arg-type]
     order = [2 * anchor + kind for kind in (0, 1) for anchor in range(anchors)]
     return {
@@ -99,25 +99,25 @@ def caffe_rpn(rpn: nn.Module) -> dict[str, list[Tensor]]:
     }
 
 
-def converted(path: Path, *words: str) -> Path:
+def convert(path: Path, *words: str) -> Path:
     output = path.with_suffix(".safetensors")
     assert run(["convert", f"source={path}", f"output={output}", *words]) == 0
     return output
 
 
 def require_same(output: Path, detector: Detector, boxes: list[Tensor] | None) -> None:
-    """The file detects as the detector does."""
+    """Require that the file gives the detections of the detector."""
     batch = make_batch([PICTURE], [None] if boxes is None else list(boxes), 64)
-    wanted = detector.detect(batch)[0]
-    assert len(wanted) > 5
+    expected = detector.detect(batch)[0]
+    assert len(expected) > 5
     found = load_detector(output, device="cpu").detect([PICTURE], boxes)[0]
-    assert torch.equal(found.labels, wanted.labels)
-    torch.testing.assert_close(found.scores, wanted.scores, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(found.boxes, wanted.boxes, atol=1e-2, rtol=1e-4)
+    assert torch.equal(found.labels, expected.labels)
+    torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.boxes, expected.boxes, atol=1e-2, rtol=1e-4)
 
 
 @pytest.mark.parametrize("v1", [False, True])
-def test_caffe_fast_rcnn(tmp_path: Path, v1: bool) -> None:
+def test_a_caffe_fast_rcnn_is_converted(tmp_path: Path, v1: bool) -> None:
     detector = randomised(*CAFFE, "backbone=vgg16", "proposals=grid", num_classes=20)
     convolutions = [item for item in detector.backbone.features if isinstance(item, nn.Conv2d)]  # type: ignore[attr-defined]
     names = [
@@ -128,7 +128,7 @@ def test_caffe_fast_rcnn(tmp_path: Path, v1: bool) -> None:
     layers |= {"fc6": layer(tail[1]), "fc7": layer(tail[4]), "cls_score": layer(detector.head.scores)}  # type: ignore[attr-defined]
     layers["bbox_pred"] = with_background(detector.head.deltas, 4)  # type: ignore[attr-defined]
     (tmp_path / "vgg16.caffemodel").write_bytes(caffemodel(layers, v1=v1))
-    output = converted(tmp_path / "vgg16.caffemodel", "proposals=grid", *NARROW)
+    output = convert(tmp_path / "vgg16.caffemodel", "proposals=grid", *NARROW)
     model = read_portable(output)
     assert model.classes[:2] == ("aeroplane", "bicycle")
     assert model.preprocessing["channels"] == "BGR"
@@ -138,7 +138,7 @@ def test_caffe_fast_rcnn(tmp_path: Path, v1: bool) -> None:
 
 
 @pytest.mark.parametrize("class_agnostic", [True, False])
-def test_caffe_rfcn(tmp_path: Path, class_agnostic: bool) -> None:
+def test_a_caffe_rfcn_is_converted(tmp_path: Path, class_agnostic: bool) -> None:
     head = ["head=rfcn", "head.k=3", "head.channels=16", f"head.class_agnostic={class_agnostic}"]
     words = [
         *CAFFE,
@@ -154,14 +154,14 @@ def test_caffe_rfcn(tmp_path: Path, class_agnostic: bool) -> None:
     layers |= {"conv_new_1": layer(head_layers.reduce), "rfcn_cls": layer(head_layers.score_maps)}
     layers["rfcn_bbox"] = with_background(head_layers.box_maps, 4 * 9)
     (tmp_path / "rfcn.caffemodel").write_bytes(caffemodel(layers))
-    output = converted(tmp_path / "rfcn.caffemodel", "classes=[a,b,c]", *NARROW)
+    output = convert(tmp_path / "rfcn.caffemodel", "classes=[a,b,c]", *NARROW)
     config = read_portable(output).config
     assert (config["head"]["k"], config["head"]["class_agnostic"]) == (3, class_agnostic)
     assert config["backbone"]["stride_in_1x1"] is True
     require_same(output, detector, None)
 
 
-def test_names_of_the_deeper_resnets() -> None:
+def test_the_layer_names_of_deeper_resnets_are_known() -> None:
     """res4a, res4b1, ..., res4b22 of ResNet-101 are blocks 0 to 22."""
     blocks = {2: "a b c", 3: "a b1 b2 b3", 4: " ".join(["a", *(f"b{i}" for i in range(1, 23))]), 5: "a b c"}
     one = torch.ones(1)
@@ -174,18 +174,18 @@ def test_names_of_the_deeper_resnets() -> None:
     state = classifier_state(layers)
     assert float(state["layer3.22.conv1.weight"]) == 22
     assert float(state["layer2.3.conv3.weight"]) == 3
-    wanted = {key for key in models.resnet101().state_dict() if "conv" in key and key.startswith("layer")}
-    assert {key for key in state if "conv" in key} == wanted
+    expected = {key for key in models.resnet101().state_dict() if "conv" in key and key.startswith("layer")}
+    assert {key for key in state if "conv" in key} == expected
     with pytest.raises(ValueError, match="expected a VGG16 or a ResNet"):
         classifier_state({"conv1": [one]})
 
 
-def test_a_caffe_classifier_becomes_weights_of_a_backbone(tmp_path: Path) -> None:
+def test_a_caffe_classifier_is_converted_to_backbone_weights(tmp_path: Path) -> None:
     words = ["backbone=resnet50", "backbone.width=0.125", "backbone.stride_in_1x1=true", "head=rfcn", "proposals=grid"]
     detector = randomised(*words, num_classes=2)
     layers = caffe_resnet(detector.backbone) | {"fc1000": [torch.ones(1000, 256), torch.ones(1000)]}  # type: ignore[arg-type]
     (tmp_path / "ResNet-50.caffemodel").write_bytes(caffemodel(layers, v1=True))
-    output = converted(tmp_path / "ResNet-50.caffemodel")
+    output = convert(tmp_path / "ResNet-50.caffemodel")
     from detector.build import load_backbone_weights
 
     config = load_config(["dataset=voc", *words, f"backbone.weights={output}"])
@@ -195,10 +195,10 @@ def test_a_caffe_classifier_becomes_weights_of_a_backbone(tmp_path: Path) -> Non
         torch.testing.assert_close(again.backbone.state_dict()[name], value, msg=name)  # type: ignore[attr-defined]
 
 
-def test_a_torchvision_classifier(tmp_path: Path) -> None:
+def test_a_torchvision_classifier_is_converted(tmp_path: Path) -> None:
     state = models.resnet18().state_dict()
     torch.save(state, tmp_path / "resnet18.pth")
-    output = converted(tmp_path / "resnet18.pth")
+    output = convert(tmp_path / "resnet18.pth")
     from detector.backbones.weights import load_classifier_weights
 
     backbone = build_detector(load_config(["dataset=voc", "backbone=resnet18", "proposals=grid"]), 2).backbone
@@ -212,9 +212,9 @@ DETECTRON2 += ["input.mean=[103.53,116.28,123.675]", "proposals.top_k_test=1000"
 
 
 def detectron2_file(detector: Detector, generator: torch.Generator) -> dict[str, Tensor]:
-    """Its names for the detector's backbone and head; a proposal network of its own."""
+    """Return backbone and head of the detector under Detectron2's names, and a random proposal network."""
 
-    def old(name: str) -> str | None:
+    def old_name(name: str) -> str | None:
         parts = name.split(".")
         if parts[0] in ("conv1", "bn1"):
             return f"backbone.stem.conv1.{'norm.' if parts[0] == 'bn1' else ''}{parts[1]}"
@@ -229,7 +229,7 @@ def detectron2_file(detector: Detector, generator: torch.Generator) -> dict[str,
             return f"{stage}.{block}.shortcut.{'norm.' if rest[0] == '1' else ''}{rest[1]}"
         return f"{stage}.{block}.{place.replace('bn', 'conv')}.{'norm.' if place.startswith('bn') else ''}{rest[0]}"
 
-    found = {old(name): value for name, value in detector.backbone.state_dict().items()}  # type: ignore[attr-defined]
+    found = {old_name(name): value for name, value in detector.backbone.state_dict().items()}  # type: ignore[attr-defined]
     head: Any = detector.head
     for kind in ("weight", "bias"):
         scores, deltas = getattr(head.scores, kind).detach(), getattr(head.deltas, kind).detach()
@@ -253,28 +253,30 @@ def as_pkl(path: Path, weights: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize(("name", "write"), [("r50.pth", as_pth), ("r50.pkl", as_pkl)])
-def test_detectron2(tmp_path: Path, name: str, write: Callable[[Path, dict[str, Tensor]], None]) -> None:
-    made = randomised(*DETECTRON2, num_classes=3)
-    weights = detectron2_file(made, torch.Generator().manual_seed(1))
+def test_a_detectron2_model_is_converted(
+    tmp_path: Path, name: str, write: Callable[[Path, dict[str, Tensor]], None]
+) -> None:
+    original = randomised(*DETECTRON2, num_classes=3)
+    weights = detectron2_file(original, torch.Generator().manual_seed(1))
     write(tmp_path / name, weights)
-    output = converted(tmp_path / name, "classes=[a,b,c]", *NARROW)
+    output = convert(tmp_path / name, "classes=[a,b,c]", *NARROW)
     config = read_portable(output).config
     assert (config["input"]["max_side"], config["proposals"]["top_k_test"]) == (1333, 1000)
     model = load_model(output, override_config(read_model_config(output), []), torch.device("cpu"))
     found: Any = model.detector
-    for key, value in made.backbone.state_dict().items():  # type: ignore[attr-defined]
+    for key, value in original.backbone.state_dict().items():  # type: ignore[attr-defined]
         assert torch.equal(found.backbone.state_dict()[key], value), key
-    wanted: Any = made.head
-    torch.testing.assert_close(found.head.scores.weight, wanted.scores.weight)
-    torch.testing.assert_close(found.head.scores.bias, wanted.scores.bias)
-    std = torch.tensor([0.1, 0.1, 0.2, 0.2]).repeat(3)  # it divides by (10, 10, 5, 5)
-    torch.testing.assert_close(found.head.deltas.weight, wanted.deltas.weight * 10 * std[:, None])
-    torch.testing.assert_close(found.head.deltas.bias, wanted.deltas.bias * std)
+    expected: Any = original.head
+    torch.testing.assert_close(found.head.scores.weight, expected.scores.weight)
+    torch.testing.assert_close(found.head.scores.bias, expected.scores.bias)
+    std = torch.tensor([0.1, 0.1, 0.2, 0.2]).repeat(3)  # Detectron2 divides by (10, 10, 5, 5)
+    torch.testing.assert_close(found.head.deltas.weight, expected.deltas.weight * 10 * std[:, None])
+    torch.testing.assert_close(found.head.deltas.bias, expected.deltas.bias * std)
     require_same_proposals(found.proposals, weights)
 
 
 def require_same_proposals(rpn: Any, weights: dict[str, Tensor]) -> None:
-    """Scores and boxes of every anchor of a small map as Detectron2 makes them, anchor by anchor."""
+    """Compare scores and boxes of a small map with Detectron2's, computed anchor by anchor."""
     hidden = torch.randn(1, 16, 3, 4, generator=torch.Generator().manual_seed(2))
 
     def outputs(name: str) -> Tensor:
@@ -298,29 +300,29 @@ def require_same_proposals(rpn: Any, weights: dict[str, Tensor]) -> None:
     shift = torch.tensor([[16 * x, 16 * y, 16 * x, 16 * y] for y in range(3) for x in range(4)])
     anchors = (shift[:, None] + rpn.bases[0]).reshape(-1, 4)
     ours = torch.cat(((scores[:, 1] - scores[:, 0])[:, None], box_ops.decode(regressed, anchors)), dim=1)
-    wanted = torch.tensor(theirs)
-    torch.testing.assert_close(ours[ours[:, 0].argsort()], wanted[wanted[:, 0].argsort()], atol=5e-3, rtol=1e-4)
+    expected = torch.tensor(theirs)
+    torch.testing.assert_close(ours[ours[:, 0].argsort()], expected[expected[:, 0].argsort()], atol=5e-3, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "words", "code", "said"),
+    ("name", "content", "words", "code", "message"),
     [
         ("none.pth", None, [], 1, "no such file"),
-        ("a.caffemodel", b"\xff" * 30, [], 1, "is damaged or no .caffemodel"),
+        ("a.caffemodel", b"\xff" * 30, [], 1, "is damaged or not a .caffemodel"),
         ("a.pth", b"junk", [], 1, "cannot be read"),
-        ("a.pth", {"x": torch.zeros(1)}, [], 1, "neither Detectron2's R50-C4 nor a torchvision classifier's"),
-        ("a.pth", {"x": 1}, [], 1, "expected tensors by name"),
-        ("a.pth", nn.Linear(1, 1), [], 1, "it holds more than tensors and plain values"),
+        ("a.pth", {"x": torch.zeros(1)}, [], 1, "expected tensor names of Detectron2's R50-C4"),
+        ("a.pth", {"x": 1}, [], 1, "expected a dict of named tensors"),
+        ("a.pth", nn.Linear(1, 1), [], 1, "it contains more than tensors and plain values"),
         ("a.pkl", pickle.dumps({"model": Path("x")}), [], 1, "which could run code"),
     ],
 )
-def test_what_cannot_be_converted(
+def test_files_that_cannot_be_converted_are_refused(
     tmp_path: Path,
     name: str,
     content: object,
     words: list[str],
     code: int,
-    said: str,
+    message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     if isinstance(content, bytes):
@@ -328,19 +330,19 @@ def test_what_cannot_be_converted(
     elif content is not None:
         torch.save(content, tmp_path / name)
     assert run(["convert", f"source={tmp_path / name}", f"output={tmp_path / 'o'}", *words]) == code
-    told = capsys.readouterr().err.strip().splitlines()
-    assert len(told) == 1
-    assert said in told[0]
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
     assert not (tmp_path / "o").exists()
 
 
-def test_words_and_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_words_and_class_names_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["convert", "--help"]) == 0
     assert "usage: detector convert" in capsys.readouterr().out
     assert run(["convert", "source=x"]) == 2
     assert "convert needs source=FILE and output=FILE" in capsys.readouterr().err
-    made = randomised(*DETECTRON2, num_classes=3)
-    as_pth(tmp_path / "r50.pth", detectron2_file(made, torch.Generator().manual_seed(1)))
+    original = randomised(*DETECTRON2, num_classes=3)
+    as_pth(tmp_path / "r50.pth", detectron2_file(original, torch.Generator().manual_seed(1)))
     words = ["convert", f"source={tmp_path / 'r50.pth'}", f"output={tmp_path / 'o'}", *NARROW]
     assert run(words) == 2
     assert "the file has 3 classes without names" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""torchvision's Faster R-CNN over a pyramid, converted: the same boxes and scores as torchvision's own forward."""
+"""torchvision's Faster R-CNN with a pyramid, converted: the same boxes and scores as from torchvision."""
 
 from pathlib import Path
 
@@ -15,12 +15,12 @@ from detector.structures import Batch, Detections, Instances
 from detector.tools.commands.convert import run_convert
 
 CLASSES = 4
-# Multiples of 64: of other sides torchvision takes a stride for P6 that is not 64 (800 pixels are 13 cells, so 61).
+# Multiples of 64: for other sides torchvision's stride of P6 is not 64 (800 pixels are 13 cells, so 61).
 SIZES = ((128, 192), (192, 128))
 
 
 def randomised(model: nn.Module) -> FasterRCNN:
-    """The model with scores and boxes that differ from RoI to RoI, in evaluation mode."""
+    """Return the model in evaluation mode, with scores and boxes that differ from RoI to RoI."""
     assert isinstance(model, FasterRCNN)
     generator = torch.Generator().manual_seed(0)
     for name, tensor in model.state_dict().items():
@@ -40,7 +40,7 @@ def randomised(model: nn.Module) -> FasterRCNN:
 
 
 def small(norm: type[nn.Module] = nn.BatchNorm2d) -> FasterRCNN:
-    """A ResNet-18's, as a user of torchvision composes one; its frozen norms as torchvision loads released weights."""
+    """Return a model with ResNet-18, composed as users do. Frozen norms have eps 0, as for released weights."""
     torch.manual_seed(0)
     backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None, trainable_layers=5, norm_layer=norm)
     model = FasterRCNN(backbone, CLASSES + 1, min_size=128, max_size=192)
@@ -51,7 +51,7 @@ def small(norm: type[nn.Module] = nn.BatchNorm2d) -> FasterRCNN:
 
 
 def detections(path: Path, image: torch.Tensor) -> list[Detections]:
-    """What the converted model at `path` finds."""
+    """Return the detections of the converted model at `path`."""
     sizes = ["input.test_short_side=128", "input.max_side=192"]
     model = load_model(path, override_config(read_model_config(path), sizes), torch.device("cpu"))
     nothing = Instances(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
@@ -64,23 +64,23 @@ def require_same_detections(model: FasterRCNN, folder: Path, names: str) -> None
     generator = torch.Generator().manual_seed(1)
     images = [torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8) for size in SIZES]
     for image in images:
-        # One by one: in a batch of several sizes, boxes in the padding take places among torchvision's best 1000.
+        # One image at a time: in a mixed batch, boxes in the padding are among torchvision's best 1000.
         (found,) = detections(folder / "fpn.safetensors", image)
         with torch.no_grad():
-            (wanted,) = model([image / 255])
-        assert len(found) == len(wanted["boxes"]) == 100
-        torch.testing.assert_close(found.scores, wanted["scores"], rtol=0, atol=1e-4)
-        torch.testing.assert_close(found.boxes, wanted["boxes"], rtol=1e-4, atol=1e-4)
-        assert torch.equal(found.labels, wanted["labels"])
+            (expected,) = model([image / 255])
+        assert len(found) == len(expected["boxes"]) == 100
+        torch.testing.assert_close(found.scores, expected["scores"], rtol=0, atol=1e-4)
+        torch.testing.assert_close(found.boxes, expected["boxes"], rtol=1e-4, atol=1e-4)
+        assert torch.equal(found.labels, expected["labels"])
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, FrozenBatchNorm2d])
-def test_boxes_and_scores_are_those_of_torchvision(norm: type[nn.Module], tmp_path: Path) -> None:
+def test_boxes_and_scores_equal_those_of_torchvision(norm: type[nn.Module], tmp_path: Path) -> None:
     require_same_detections(small(norm), tmp_path, "[a,b,c,d]")
 
 
 @pytest.mark.slow
-def test_boxes_and_scores_of_resnet50_fpn_are_those_of_torchvision(tmp_path: Path) -> None:
+def test_boxes_and_scores_of_resnet50_fpn_equal_those_of_torchvision(tmp_path: Path) -> None:
     torch.manual_seed(0)
     sizes = {"min_size": 128, "max_size": 192}
     model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=CLASSES + 1, **sizes)

@@ -1,4 +1,4 @@
-"""`detector download` on archives that the test makes: checksums, resuming, mirrors, no network."""
+"""`detector download` with test archives: checksums, resuming, mirrors, no network."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ CONTENT = packed(FILES)
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, list[str | None]]]:
-    """Serves CONTENT at any address, with ranges; notes the ranges that were asked for."""
+    """A server of CONTENT at any address, with ranges, and the list of requested ranges."""
     ranges: list[str | None] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked = self.headers.get("Range")
-            ranges.append(asked)
-            start = int(asked[6:-1]) if asked else 0
-            if asked and start >= len(CONTENT):
+            requested = self.headers.get("Range")
+            ranges.append(requested)
+            start = int(requested[6:-1]) if requested else 0
+            if requested and start >= len(CONTENT):
                 self.send_error(416)
                 return
-            self.send_response(206 if asked else 200)
+            self.send_response(206 if requested else 200)
             self.send_header("Content-Length", str(len(CONTENT) - start))
             self.end_headers()
             self.wfile.write(CONTENT[start:])
@@ -67,18 +67,18 @@ def archive(url: str = "http://127.0.0.1:9/none/voc.tar", md5: str | None = None
 def require_unpacked(root: Path) -> None:
     for name, content in FILES.items():
         assert (root / Path(name).relative_to("VOCdevkit")).read_bytes() == content
-    assert sorted(path.name for path in root.iterdir()) == ["VOC2007"], "nothing else stays"
+    assert sorted(path.name for path in root.iterdir()) == ["VOC2007"], "nothing else is left"
 
 
-def test_fetched_checked_unpacked_once(server: tuple[str, list[str | None]], tmp_path: Path) -> None:
+def test_an_archive_is_fetched_and_unpacked_once(server: tuple[str, list[str | None]], tmp_path: Path) -> None:
     fetch_and_unpack(archive(), tmp_path, mirror=server[0] + "/")
     require_unpacked(tmp_path)
     fetch_and_unpack(archive(), tmp_path, mirror=server[0])
-    assert server[1] == [None], "what is unpacked is not fetched again"
+    assert server[1] == [None], "an unpacked archive is not fetched again"
 
 
 @pytest.mark.parametrize("have", [1000, len(CONTENT)])
-def test_an_interrupted_download_goes_on(server: tuple[str, list[str | None]], tmp_path: Path, have: int) -> None:
+def test_an_interrupted_download_is_resumed(server: tuple[str, list[str | None]], tmp_path: Path, have: int) -> None:
     (tmp_path / "voc.tar.part").write_bytes(CONTENT[:have])
     fetch_and_unpack(archive(f"{server[0]}/voc.tar"), tmp_path)
     require_unpacked(tmp_path)
@@ -93,33 +93,33 @@ def test_a_mirror_may_be_a_folder(tmp_path: Path) -> None:
     require_unpacked(tmp_path / "root")
 
 
-def test_an_archive_brought_by_hand_is_used_and_kept(tmp_path: Path) -> None:
+def test_an_archive_that_is_already_there_is_used_and_kept(tmp_path: Path) -> None:
     (tmp_path / "voc.tar").write_bytes(CONTENT)
     fetch_and_unpack(archive(), tmp_path)
     assert (tmp_path / "voc.tar").is_file()
     assert (tmp_path / "VOC2007/JPEGImages/a.jpg").is_file()
 
 
-def test_a_wrong_checksum(server: tuple[str, list[str | None]], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"the checksum \(md5\) is [0-9a-f]{32}, expected 0000"):
+def test_a_wrong_checksum_is_refused(server: tuple[str, list[str | None]], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected the checksum \(md5\) 0000.*, got [0-9a-f]{32}"):
         fetch_and_unpack(archive(md5="0" * 32), tmp_path, mirror=server[0])
     assert [path.name for path in tmp_path.iterdir()] == ["voc.tar.wrong"]
 
 
-def test_no_network_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"cannot fetch http://127.0.0.1:9/none/voc.tar .*give mirror=") as error:
+def test_no_network_gives_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"cannot download http://127.0.0.1:9/none/voc.tar .*give mirror=") as error:
         fetch_and_unpack(archive(), tmp_path)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("content", "said"), [(b"no tar", "cannot unpack"), (packed({"a/b": b""}), "VOCdevkit")])
-def test_other_archives(tmp_path: Path, content: bytes, said: str) -> None:
+@pytest.mark.parametrize(("content", "message"), [(b"no tar", "cannot unpack"), (packed({"a/b": b""}), "VOCdevkit")])
+def test_other_archives_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "voc.tar").write_bytes(content)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         fetch_and_unpack(archive(md5=hashlib.md5(content).hexdigest()), tmp_path)
 
 
-def test_official_addresses(tmp_path: Path) -> None:
+def test_official_archives_are_listed_by_year(tmp_path: Path) -> None:
     names = [item.filename for item in official_archives(["2007", "2012"])]
     assert names == ["VOCtrainval_06-Nov-2007.tar", "VOCtest_06-Nov-2007.tar", "VOCtrainval_11-May-2012.tar"]
     with pytest.raises(ValueError, match="year=2010: expected one of 2007, 2012"):

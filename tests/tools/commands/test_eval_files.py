@@ -1,4 +1,4 @@
-"""`detector eval detections=...`: every kind of file gives the same figures, every fault one line."""
+"""`detector eval detections=...`: every kind of file gives the same scores, every fault gives one line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Command = Callable[..., tuple[int, str, Path]]
 Dumped = Callable[[DetectionTable, str], Path]
 
 
-def figures(folder: Path) -> dict[str, object]:
+def metrics_of(folder: Path) -> dict[str, object]:
     content: dict[str, object] = json.loads((folder / "metrics.json").read_text())
     return content
 
@@ -29,7 +29,7 @@ def test_a_dump_is_scored_by_every_protocol(
     code, printed, out = command("eval", f"detections={folder}", "evaluation.protocols=[voc07_11point,voc_area,coco]")
     assert code == 0, printed
     expected = voc.evaluate(faulty, truths).to_json()
-    found = figures(out)
+    found = metrics_of(out)
     assert {name: found[name] for name in expected} == json.loads(json.dumps(expected))
     assert found["coco"]["AP50"] is not None  # type: ignore[index]
     assert found["model"] == "ab" * 32
@@ -37,7 +37,7 @@ def test_a_dump_is_scored_by_every_protocol(
     assert "COCO" in printed
 
 
-def test_every_kind_of_file_gives_the_same_figures(
+def test_every_kind_of_file_gives_the_same_scores(
     command: Command, dumped: Dumped, faulty: DetectionTable, tmp_path: Path
 ) -> None:
     write_voc_results(faulty, tmp_path / "comp4")
@@ -47,13 +47,13 @@ def test_every_kind_of_file_gives_the_same_figures(
     for path in sources:
         code, printed, out = command("eval", f"detections={path}")
         assert code == 0, printed
-        results.append({key: value for key, value in figures(out).items() if key.startswith("voc")})
+        results.append({key: value for key, value in metrics_of(out).items() if key.startswith("voc")})
     assert results[0] == results[1] == results[2]
     assert set(results[0]) == {"voc07_11point", "voc07_11point_exact", "voc07_11point_devkit", "voc_area"}
 
 
 def change(path: Path, **columns: object) -> None:
-    """Writes a dump's file anew with some columns replaced, unchecked."""
+    """Write a dump's file again with some columns replaced, without checks."""
     with np.load(path) as archive:
         arrays = {name: archive[name] for name in archive.files}
     np.savez(path, **{**arrays, **columns})  # type: ignore[arg-type]
@@ -63,7 +63,7 @@ def change(path: Path, **columns: object) -> None:
     ("fault", "expected"),
     [
         ("image", "unknown image number 99"),
-        ("score", "its score is NaN"),
+        ("score", "the score is NaN"),
         ("box", "inverted"),
         ("class", "missing class"),
         ("twice", "expected every image once"),
@@ -108,10 +108,10 @@ def test_a_malformed_dump_is_one_clear_error(
     assert expected in lines[0]
 
 
-def test_what_is_not_there_or_not_known_is_said(command: Command, tmp_path: Path) -> None:
+def test_missing_files_and_unknown_protocols_are_refused(command: Command, tmp_path: Path) -> None:
     code, printed, _ = command("eval", f"detections={tmp_path / 'nothing'}")
     assert (code, "no such file or folder" in printed) == (1, True)
     code, printed, _ = command("eval", f"detections={tmp_path}", "evaluation.protocols=[voc08]")
-    assert (code, "no protocol 'voc08'; known: voc07_11point" in printed) == (2, True)
+    assert (code, "expected a protocol of voc07_11point" in printed) == (2, True)
     code, printed, _ = command("eval")
     assert (code, "detections=PATH" in printed) == (2, True)

@@ -1,4 +1,4 @@
-"""`detector export format=portable`: what training leaves becomes one file that every command takes."""
+"""`detector export format=portable`: a trained run becomes one file that every command takes."""
 
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def exported(trained: Path) -> Path:
     return path
 
 
-def test_it_holds_what_detection_needs_and_no_more(trained: Path, exported: Path) -> None:
+def test_the_file_holds_only_the_data_for_detection(trained: Path, exported: Path) -> None:
     checkpoint: dict[str, Any] = torch.load(trained / "checkpoints" / "last.pt", weights_only=True)
     model = read_portable(exported)
     assert list(model.classes) == checkpoint["classes"]
@@ -56,7 +56,7 @@ def test_it_holds_what_detection_needs_and_no_more(trained: Path, exported: Path
     assert exported.stat().st_size < 0.6 * (trained / "checkpoints" / "last.pt").stat().st_size
 
 
-def test_detections_are_those_of_the_checkpoint(trained: Path, exported: Path, tmp_path: Path) -> None:
+def test_detections_equal_those_of_the_checkpoint(trained: Path, exported: Path, tmp_path: Path) -> None:
     for name, weights in (("a", trained), ("b", exported)):
         assert (
             run(["eval", f"weights={weights}", "postprocess.score_threshold=0.01", f"output_dir={tmp_path / name}"])
@@ -66,26 +66,26 @@ def test_detections_are_those_of_the_checkpoint(trained: Path, exported: Path, t
     found = 0
     for one, other in zip(sorted(a), sorted(b), strict=True):
         lines = zip(one.read_text().splitlines(), other.read_text().splitlines(), strict=True)
-        for (image, *numbers), (image_too, *numbers_too) in ((x.split(), y.split()) for x, y in lines):
-            assert image == image_too
-            assert list(map(float, numbers)) == pytest.approx(list(map(float, numbers_too)), abs=2e-3)
+        for (image, *numbers), (other_image, *other_numbers) in ((x.split(), y.split()) for x, y in lines):
+            assert image == other_image
+            assert list(map(float, numbers)) == pytest.approx(list(map(float, other_numbers)), abs=2e-3)
             found += 1
     assert found
 
 
-def test_training_starts_from_it_in_the_units_of_training(exported: Path, tmp_path: Path) -> None:
+def test_training_from_the_file_normalises_box_targets_again(exported: Path, tmp_path: Path) -> None:
     words = ["train", *TINY, f"weights={exported}", "optimizer.lr=0", f"output_dir={tmp_path / 'more'}"]
     assert run(words) == 0
     again = tmp_path / "again.safetensors"
     assert run(["export", f"weights={tmp_path / 'more'}", f"output={again}"]) == 0
     checkpoint = torch.load(tmp_path / "more" / "checkpoints" / "last.pt", weights_only=True)
-    assert (checkpoint["model"]["coder.std"] != 1).any(), "targets are normalised as the config says"
+    assert (checkpoint["model"]["coder.std"] != 1).any(), "targets are normalised as in the config"
     one, other = read_portable(exported), read_portable(again)
     for name, value in one.weights.items():
         torch.testing.assert_close(other.weights[name], value, atol=1e-6, rtol=1e-5)
 
 
-def test_averaged_or_raw_weights(tmp_path: Path) -> None:
+def test_averaged_or_raw_weights_can_be_exported(tmp_path: Path) -> None:
     words = ["train", *TINY, "trainer.ema_decay=0.5", "optimizer.lr=0.01", f"output_dir={tmp_path / 'run'}"]
     assert run(words) == 0
     checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
@@ -97,14 +97,14 @@ def test_averaged_or_raw_weights(tmp_path: Path) -> None:
     assert not torch.equal(checkpoint["model"]["head.scores.weight"], checkpoint["average"]["head.scores.weight"])
 
 
-def test_overrides_are_kept_in_the_file(exported: Path, tmp_path: Path) -> None:
+def test_overrides_are_saved_in_the_file(exported: Path, tmp_path: Path) -> None:
     path = tmp_path / "strict.safetensors"
     assert run(["export", f"weights={exported}", f"output={path}", "postprocess.score_threshold=0.7"]) == 0
     assert read_portable(path).config["postprocess"]["score_threshold"] == 0.7
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         (["weights={exported}"], 2, "export needs weights=CHECKPOINT and output=FILE"),
         (["weights={exported}", "output=x", "format=zip"], 2, "export.format"),
@@ -113,15 +113,15 @@ def test_overrides_are_kept_in_the_file(exported: Path, tmp_path: Path) -> None:
         (["weights={exported}", "output=x", "backbone.tail_channels=8"], 1, "does not fit this model"),
     ],
 )
-def test_what_cannot_be_exported(
-    trained: Path, exported: Path, words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+def test_wrong_exports_are_refused(
+    trained: Path, exported: Path, words: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["export", *(word.format(exported=exported, trained=trained) for word in words)]) == code
-    told = capsys.readouterr().err.strip().splitlines()
-    assert said in told[-1]
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert message in lines[-1]
 
 
-def test_a_damaged_file_is_one_line_for_every_command(
+def test_a_damaged_file_gives_one_line_in_every_command(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "cut.safetensors"

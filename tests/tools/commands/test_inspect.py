@@ -1,4 +1,4 @@
-"""`detector inspect`: each fault and each oddity is found, the page stands alone, the source is not touched."""
+"""`detector inspect`: each fault and each oddity is found, the page is self-contained, the source is unchanged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PLAIN: Objects = [("cat", (40, 40, 160, 200))]
 
 
 def add(root: Path, name: str, objects: Objects, *, seed: int, orientation: int = 1) -> Path:
-    """A picture of 300x250 with its XML beside it; pictures of one seed are copies."""
+    """Add a picture of 300x250 with its XML file. Pictures with the same seed are copies."""
     path = root / f"{name}.jpg"
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -42,9 +42,9 @@ def add(root: Path, name: str, objects: Objects, *, seed: int, orientation: int 
 
 
 @pytest.fixture
-def sick(tmp_path: Path) -> Path:
-    """A folder with one case of each."""
-    root = tmp_path / "sick"
+def faulty_folder(tmp_path: Path) -> Path:
+    """A folder with one case of each fault and oddity."""
+    root = tmp_path / "faulty_folder"
     for number in range(4):
         add(root, f"train/{number}", PLAIN, seed=number)
         add(root, f"test/{number + 4}", PLAIN, seed=100 + number)
@@ -70,7 +70,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 class Elements(HTMLParser):
-    """Which tags and addresses a page has."""
+    """The tags and addresses of a page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,12 +92,12 @@ class Elements(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_everything_is_found_and_nothing_is_changed(
-    sick: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_every_fault_and_oddity_is_found_and_no_file_is_changed(
+    faulty_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = contents(sick)
-    assert cli.run(["inspect", f"data={sick}", f"output={tmp_path / 'report'}"]) == 1
-    assert contents(sick) == before
+    before = contents(faulty_folder)
+    assert cli.run(["inspect", f"data={faulty_folder}", f"output={tmp_path / 'report'}"]) == 1
+    assert contents(faulty_folder) == before
     found = json.loads((tmp_path / "report/inspection.json").read_text())
     assert sorted(fault["image"] for fault in found["faults"]) == ["cut", "outside"]
     odd = {item["kind"]: (item["count"], item["first"]) for item in found["oddities"]}
@@ -111,17 +111,17 @@ def test_everything_is_found_and_nothing_is_changed(
     assert [case.split(": ")[1] for case in cases("drawn twice")] == ["cat"]
     assert any("empty" in case for case in cases("without objects"))
     assert {case.split(": ")[0] for case in cases("below 2 cells")} == {"tiny", "thin"}
-    assert "thin: cat" in cases("no anchor")
-    assert cases("viewers turn by EXIF") == ["turned"]
+    assert "thin: cat" in cases("without a planned anchor")
+    assert cases("with an EXIF rotation") == ["turned"]
     assert any("nearly 'cat'" in case for case in cases("odd class names"))
-    said = capsys.readouterr().out
-    assert "fault: " in said
-    assert "odd: boxes drawn twice: 1" in said
-    assert re.search(r"^2 faults, \d+ oddities$", said, re.MULTILINE)
+    printed = capsys.readouterr().out
+    assert "fault: " in printed
+    assert "odd: boxes drawn twice: 1" in printed
+    assert re.search(r"^2 faults, \d+ oddities$", printed, re.MULTILINE)
 
 
-def test_the_page_stands_alone(sick: Path, tmp_path: Path) -> None:
-    cli.run(["inspect", f"data={sick}", f"output={tmp_path / 'report'}"])
+def test_the_page_is_self_contained(faulty_folder: Path, tmp_path: Path) -> None:
+    cli.run(["inspect", f"data={faulty_folder}", f"output={tmp_path / 'report'}"])
     page = Elements()
     page.feed((tmp_path / "report/inspection.html").read_text(encoding="utf-8"))
     assert page.open == []
@@ -130,10 +130,10 @@ def test_the_page_stands_alone(sick: Path, tmp_path: Path) -> None:
     assert page.tags.count("image") >= 6, "pictures with their boxes"
 
 
-def test_a_corrected_copy_trains(sick: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = contents(sick)
-    assert cli.run(["inspect", f"data={sick}", f"fix={tmp_path / 'mended'}", "dataset.rename={Cat:cat}"]) == 1
-    assert contents(sick) == before
+def test_a_corrected_copy_trains(faulty_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(faulty_folder)
+    assert cli.run(["inspect", f"data={faulty_folder}", f"fix={tmp_path / 'mended'}", "dataset.rename={Cat:cat}"]) == 1
+    assert contents(faulty_folder) == before
     capsys.readouterr()
     assert cli.run(["inspect", f"data={tmp_path / 'mended'}"]) == 0
     folder = Folder(tmp_path / "mended")
@@ -141,6 +141,21 @@ def test_a_corrected_copy_trains(sick: Path, tmp_path: Path, capsys: pytest.Capt
     assert "cut" not in count
     assert (count["outside"], count["twice"], count["empty"], count["tiny"]) == (1, 1, 0, 2)
     assert folder.train.classes == ("cat",)
+
+
+def test_a_picture_of_both_splits_stays_in_the_test_split(tmp_path: Path) -> None:
+    root, lists = tmp_path / "tree", tmp_path / "tree/ImageSets/Main"
+    lists.mkdir(parents=True)
+    for number in range(4):
+        picture = add(root, f"JPEGImages/{number}", PLAIN, seed=number)
+        (root / "Annotations").mkdir(exist_ok=True)
+        picture.with_suffix(".xml").rename(root / f"Annotations/{number}.xml")
+    (lists / "train.txt").write_text("0\n1\n2\n")
+    (lists / "test.txt").write_text("2\n3\n")
+    cli.run(["inspect", f"data={root}", f"fix={tmp_path / 'mended'}"])
+    folder = Folder(tmp_path / "mended")
+    assert [item.image_id for item in folder.train.annotations] == ["0", "1"]
+    assert [item.image_id for item in folder.test.annotations] == ["2", "3"]
 
 
 def test_anchors_and_stride_are_the_plans(tmp_path: Path) -> None:
@@ -157,8 +172,8 @@ def test_anchors_and_stride_are_the_plans(tmp_path: Path) -> None:
     assert [item["count"] for item in odd if item["kind"].endswith("(stride 64)")] == [7]
 
 
-def test_augment_draws_training_samples(sick: Path, tmp_path: Path) -> None:
-    words = ["inspect", f"data={sick}", f"output={tmp_path / 'report'}"]
+def test_augment_draws_training_samples(faulty_folder: Path, tmp_path: Path) -> None:
+    words = ["inspect", f"data={faulty_folder}", f"output={tmp_path / 'report'}"]
     cli.run(words)
     plain = (tmp_path / "report/inspection.html").read_text(encoding="utf-8")
     cli.run([*words, "augment=true", "input.color_jitter=0.5", "input.short_sides=[200]"])
@@ -169,24 +184,24 @@ def test_augment_draws_training_samples(sick: Path, tmp_path: Path) -> None:
     cli.run([*words, "augment=true"])
     page = (tmp_path / "report/inspection.html").read_text(encoding="utf-8")
     sides = {int(side) for side in re.findall(r"shorter side (\d+) px", page)}
-    folder = Folder(sick, mend=True)
+    folder = Folder(faulty_folder, leave_out_faulty=True)
     planned = planned_map(folder.train, schema.InputConfig(), set(), None)
     assert sides
-    assert sides <= set(planned.short_sides), "the plan's sizes"
+    assert sides <= set(planned.short_sides), "the sizes of the plan"
 
 
 @pytest.mark.parametrize("words", [["augment=true"], ["augment=yes", "output=x"]])
 def test_augment_needs_a_page(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["inspect", "data=x", *words]) == 2
-    assert "augment=true draws on the page of output=FOLDER" in capsys.readouterr().err
+    assert "augment=true draws on the page, so it needs output=FOLDER" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [[], ["data="], ["data=x", "stride=0"], ["data=x", "stride=wide"]])
-def test_wrong_words(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_words_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["inspect", *words]) == 2
     assert "inspect needs data=FOLDER" in capsys.readouterr().err
 
 
-def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["inspect", "--help"]) == 0
     assert "usage: detector inspect" in capsys.readouterr().out

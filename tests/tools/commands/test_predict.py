@@ -1,4 +1,4 @@
-"""`detector predict`: what `images=` may name, what is written, what is said of files that cannot be read."""
+"""`detector predict`: the values of `images=`, the written files, and messages about unreadable files."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ CLASSES = ("disc", "square", "triangle", "cross", "diamond", "ring")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A portable model that knows nothing: every class scores about 1 / 7 everywhere."""
+    """An untrained portable model: every class scores about 1 / 7 everywhere."""
     boxes = ["proposals=grid", "proposals.scales=[0.4]", "proposals.aspects=[1.0]", "postprocess.score_threshold=0.12"]
     network = ["backbone=resnet18_narrow", "backbone.width=0.125", "input.test_short_side=48", "trainer.device=cpu"]
     config = load_config(["dataset=synthetic", *boxes, *network])
@@ -37,7 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Three pictures, one of a name with a space, and two files that are none."""
+    """Three pictures, one with a space in its name, and two files that are not readable pictures."""
     dataset = SyntheticDataset("test", num_images=3, height=48, width=64, seed=0)
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -50,7 +50,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def predict(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Runs predict with more words: exit code, what it printed, its folder."""
+    """A function that runs predict with more words. It returns exit code, messages and output folder."""
 
     def call(*words: str) -> tuple[int, str, Path]:
         folder = tmp_path / "out"
@@ -60,10 +60,10 @@ def predict(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     return call
 
 
-def test_every_kind_of_result_tells_the_same(predict: Any, photos: Path) -> None:
-    code, told, folder = predict(f"images={photos}", "results=[json,csv,voc,coco]", "batch_size=2")
+def test_every_result_format_has_the_same_content(predict: Any, photos: Path) -> None:
+    code, messages, folder = predict(f"images={photos}", "results=[json,csv,voc,coco]", "batch_size=2")
     assert code == 1, "one picture could not be read"
-    assert "broken.jpg: cannot decode" in told
+    assert "broken.jpg: cannot decode" in messages
     content = json.loads((folder / "detections.json").read_text())
     assert list(content["images"]) == ["a.png", "b c.jpg", "d.png"]
     assert list(content["unreadable"]) == [str(photos / "broken.jpg")]
@@ -83,11 +83,11 @@ def test_every_kind_of_result_tells_the_same(predict: Any, photos: Path) -> None
         lines = [line.split() for line in path.read_text().splitlines()]
         same = [row for row in rows if row[1] == kind]
         assert [line[0] for line in lines] == [stems[row[0]] for row in same]
-        for line, row in zip(lines, same, strict=True):  # 1-based minima there
+        for line, row in zip(lines, same, strict=True):  # VOC's minima are 1-based
             assert [float(line[2]) - 1, float(line[5])] == pytest.approx([row[3], row[6]], abs=1e-3)
 
 
-def test_filters_pictures_and_crops(predict: Any, photos: Path) -> None:
+def test_classes_and_thresholds_filter_results_drawings_and_crops(predict: Any, photos: Path) -> None:
     settings = ["classes=[disc,ring]", "score_threshold=0.12", "draw_threshold=0.12", "crops=true"]
     code, _, folder = predict(f"images={photos}/*.png", *settings)
     assert code == 0
@@ -108,15 +108,15 @@ def test_filters_pictures_and_crops(predict: Any, photos: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         (["images=nothing/*.jpg"], 1, "found no picture"),
         (["images=nothing.txt"], 1, "no such list"),
         (["images={photos}/notes.md"], 1, "1 unreadable"),
-        (["images={photos}", "classes=[cat]"], 2, "predict.classes has cat; the model knows disc"),
+        (["images={photos}", "classes=[cat]"], 2, "predict.classes has cat; the model has disc"),
         (["images={photos}", "results=[xml]"], 2, "expected one of [json, csv, voc, coco]"),
         (["images={photos}", "batch_size=0"], 2, "predict.batch_size is 0"),
-        (["images={photos}", "output_dir={photos}"], 2, "would be overwritten"),
+        (["images={photos}", "output_dir={photos}"], 2, "would overwrite them"),
         (
             ["images={photos}/a.png", "proposals=file", "proposals.train=x", "proposals.test=x"],
             2,
@@ -124,11 +124,13 @@ def test_filters_pictures_and_crops(predict: Any, photos: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_be_done_is_one_line(predict: Any, photos: Path, words: list[str], code: int, said: str) -> None:
-    found, told, _ = predict(*(word.format(photos=photos) for word in words))
+def test_wrong_words_and_files_give_one_line(
+    predict: Any, photos: Path, words: list[str], code: int, message: str
+) -> None:
+    found, messages, _ = predict(*(word.format(photos=photos) for word in words))
     assert found == code
-    assert said in told
-    assert "Traceback" not in told
+    assert message in messages
+    assert "Traceback" not in messages
 
 
 def test_a_list_names_pictures_beside_it(photos: Path) -> None:
@@ -139,7 +141,7 @@ def test_a_list_names_pictures_beside_it(photos: Path) -> None:
         find_pictures(str(photos / "empty.txt"))
 
 
-def test_names_stay_apart(photos: Path) -> None:
+def test_short_names_are_unique(photos: Path) -> None:
     (photos / "more").mkdir()
     (photos / "more" / "a.png").write_bytes(b"")
     (photos / "a.jpg").write_bytes(b"")
@@ -150,10 +152,10 @@ def test_names_stay_apart(photos: Path) -> None:
     assert short_names(["x.jpg", "v_000001"]) == {"x.jpg": "x", "v_000001": "v_000001"}
 
 
-def test_exif_turns_the_picture(predict: Any, photos: Path) -> None:
+def test_exif_rotates_the_picture(predict: Any, photos: Path) -> None:
     with Image.open(photos / "b c.jpg") as picture:
         exif = picture.getexif()
-        exif[0x0112] = 6  # turn by 90 degrees to view
+        exif[0x0112] = 6  # rotate by 90 degrees for display
         picture.copy().save(photos / "turned.jpg", exif=exif)
     code, _, folder = predict(f"images={photos / 'turned.jpg'}")
     assert code == 0
@@ -165,7 +167,7 @@ def test_a_video_is_drawn_frame_by_frame(predict: Any, tmp_path: Path) -> None:
     cv2 = pytest.importorskip("cv2")
     writer = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5.0, (64, 48))
     for level in range(4):
-        writer.write(np.full((48, 64, 3), (0, 0, 60 * level), np.uint8))  # ever more red
+        writer.write(np.full((48, 64, 3), (0, 0, 60 * level), np.uint8))  # more and more red
     writer.release()
     with torch.no_grad():
         frames = list(videos.Video(str(tmp_path / "film.avi")))
@@ -182,7 +184,7 @@ def test_a_video_is_drawn_frame_by_frame(predict: Any, tmp_path: Path) -> None:
     assert [frame.shape for frame in videos.Video(str(folder / "film.mp4"))] == [(3, 48, 64)] * 3
 
 
-def test_a_camera_stops_by_ctrl_c_and_keeps_what_was_found(
+def test_ctrl_c_stops_a_camera_and_keeps_the_results(
     predict: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Camera:
@@ -198,26 +200,26 @@ def test_a_camera_stops_by_ctrl_c_and_keeps_what_was_found(
         def close(self) -> None: ...
 
     monkeypatch.setattr("detector.tools.commands.predict.Video", Camera)
-    code, told, folder = predict("images=camera:0", "draw=false")
-    assert (code, "stopped after 1 frames" in told) == (0, True)
+    code, messages, folder = predict("images=camera:0", "draw=false")
+    assert (code, "stopped after 1 frames" in messages) == (0, True)
     assert list(json.loads((folder / "detections.json").read_text())["images"]) == ["camera_000000"]
 
 
-def test_what_moves() -> None:
+def test_videos_and_cameras_are_recognised_by_name() -> None:
     assert [is_moving(name) for name in ("a.mp4", "b/C.AVI", "camera:1", "a.jpg", "folder", "x/*.png")] == [
         True, True, True, False, False, False,
     ]  # fmt: skip
 
 
-def test_without_opencv_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_opencv_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "cv2", None)
     with pytest.raises(ValueError, match=r"pip install 'fast-rfcn\[video\]'"):
         videos.Video("a.mp4")
 
 
-def test_a_video_that_is_none(predict: Any, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_video_is_refused(predict: Any, tmp_path: Path) -> None:
     pytest.importorskip("cv2")
     (tmp_path / "film.mp4").write_bytes(b"no film")
-    code, told, _ = predict(f"images={tmp_path / 'film.mp4'}")
+    code, messages, _ = predict(f"images={tmp_path / 'film.mp4'}")
     assert code == 1
-    assert "OpenCV cannot open this video" in told
+    assert "OpenCV cannot open this video" in messages

@@ -1,4 +1,4 @@
-"""`detector explain ps_roi_pool weights=...`: an untrained R-FCN's votes, drawn and printed as the head casts them."""
+"""`detector explain ps_roi_pool weights=...`: the votes of an untrained R-FCN, drawn and printed as in the head."""
 
 import re
 from pathlib import Path
@@ -30,7 +30,7 @@ def photo(tmp_path: Path) -> Path:
 
 
 def checkpoint(folder: Path, *overrides: str) -> Path:
-    """A model with random weights, saved as a run saves it."""
+    """Save a model with random weights as a run does."""
     words = ("backbone=resnet18_narrow", "backbone.weights=null", "proposals=grid", "input.test_short_side=64")
     config = load_config([*words, "trainer.device=cpu", *overrides])
     torch.manual_seed(0)
@@ -41,7 +41,9 @@ def checkpoint(folder: Path, *overrides: str) -> Path:
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "align"])
-def test_votes_are_the_heads(pooling: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_votes_equal_those_of_the_head(
+    pooling: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = checkpoint(tmp_path, "head=rfcn", "head.k=3", "head.channels=16", f"head.pooling={pooling}")
     box = ",".join(str(value) for value in BOX)
     out = tmp_path / "votes.png"
@@ -67,18 +69,18 @@ def test_votes_are_the_heads(pooling: str, photo: Path, tmp_path: Path, capsys: 
         assert picture.width > 900
 
 
-def test_faults_are_one_line(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_faults_give_one_line(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = checkpoint(tmp_path, "head=fast_rcnn")
     assert cli.run(["explain", "ps_roi_pool", f"weights={path}", f"images={photo}"]) == 2
-    assert "only head=rfcn makes score maps" in capsys.readouterr().err
+    assert "only head=rfcn has score maps" in capsys.readouterr().err
     path = checkpoint(tmp_path, "head=rfcn", "head.channels=16", "postprocess.score_threshold=0.999")
-    for word, said in (
-        ("class=cow", "class=cow: the model knows background, cat, dog"),
+    for word, message in (
+        ("class=cow", "class=cow: the model has no such class; use one of background, cat, dog"),
         ("class=cat", "the model detects no cat there; give a box with box=x1,y1,x2,y2"),
     ):
         assert cli.run(["explain", "ps_roi_pool", f"weights={path}", f"images={photo}", word]) == 2
         error = capsys.readouterr().err
-        assert said in error
+        assert message in error
         assert error.count("\n") == 1
     assert cli.run(["explain", "ps_roi_pool", f"weights={tmp_path / 'no.pt'}", f"images={photo}"]) == 1
     assert "no such file" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`detector explain nms`: fates as greedy suppression has them, a picture that shows them, one line for every fault."""
+"""`detector explain nms`: kept and removed boxes as in greedy suppression, their picture, one line per fault."""
 
 import re
 from pathlib import Path
@@ -13,33 +13,36 @@ from detector.tools import cli
 from detector.tools.explain.nms import KEPT, REMOVED, SIDE, run_explain_nms, suppress
 
 
-def test_fates_of_the_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kept_and_removed_boxes_of_the_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["explain", "nms", f"output={tmp_path / 'a.png'}"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "nms: 4 of 7 boxes kept, IoU threshold 0.5"
-    fates = [re.sub(r"  +", " ", line.partition(" box ")[0]).strip() for line in lines[1:-1]]
-    assert fates == [
+    outcomes = [re.sub(r"  +", " ", line.partition(" box ")[0]).strip() for line in lines[1:-1]]
+    assert outcomes == [
         "1 score 0.95 kept",
         "2 score 0.91 kept",
         "3 score 0.88 removed by 1, IoU 0.740",
         "4 score 0.74 removed by 1, IoU 0.575",
         "5 score 0.66 removed by 2, IoU 0.751",
-        "6 score 0.52 kept",  # box 4 overlaps it by 0.578, but is gone
+        "6 score 0.52 kept",  # box 4 overlaps it by 0.578, but is removed
         "7 score 0.31 kept",
     ]
     assert lines[3].endswith("box 60 72 214 310")
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.7])
-def test_causes_are_those_of_greedy_suppression(threshold: float) -> None:
+def test_removals_follow_greedy_suppression(threshold: float) -> None:
     generator = torch.Generator().manual_seed(0)
     corners = torch.rand(60, 2, generator=generator) * 30
     boxes = torch.cat((corners, corners + 30 + torch.rand(60, 2, generator=generator) * 20), dim=1)
-    boxes[5], boxes[6] = torch.tensor([9.0, 9, 9, 9]), torch.tensor([50.0, 50, 9, 9])  # no area: they meet no other
-    told = suppress(boxes, (torch.rand(60, generator=generator) * 10).round(), threshold)
-    assert (told.scores.diff() <= 0).all()
-    overlaps, kept = iou(told.boxes, told.boxes), list[int]()
-    for index, cause in enumerate(told.removed_by):
+    boxes[5], boxes[6] = (
+        torch.tensor([9.0, 9, 9, 9]),
+        torch.tensor([50.0, 50, 9, 9]),
+    )  # no area: they overlap no other box
+    result = suppress(boxes, (torch.rand(60, generator=generator) * 10).round(), threshold)
+    assert (result.scores.diff() <= 0).all()
+    overlaps, kept = iou(result.boxes, result.boxes), list[int]()
+    for index, cause in enumerate(result.removed_by):
         winner = next((other for other in kept if overlaps[other, index] > threshold), None)
         assert (None if cause is None else cause[0]) == winner
         if cause is None:
@@ -49,18 +52,18 @@ def test_causes_are_those_of_greedy_suppression(threshold: float) -> None:
     assert 2 < len(kept) < 50
 
 
-def test_boxes_of_equal_scores_stay_in_their_order(tmp_path: Path) -> None:
+def test_boxes_of_equal_scores_keep_their_order(tmp_path: Path) -> None:
     words = ["boxes=0,0,10,10;0,0,10,9;0,0,10,8", "scores=0.5,0.5,0.5", "iou=0.85", f"output={tmp_path / 'a.png'}"]
-    told = run_explain_nms(words)
-    assert told.boxes[:, 3].tolist() == [10, 9, 8]
-    assert told.removed_by == [None, (0, pytest.approx(0.9)), None]
+    result = run_explain_nms(words)
+    assert result.boxes[:, 3].tolist() == [10, 9, 8]
+    assert result.removed_by == [None, (0, pytest.approx(0.9)), None]
 
 
-def test_lines_of_kept_boxes_are_solid_and_of_removed_ones_dashed(tmp_path: Path) -> None:
+def test_kept_boxes_have_solid_lines_and_removed_boxes_dashed_lines(tmp_path: Path) -> None:
     run_explain_nms(["boxes=0,0,92,92;0,10,92,100", "scores=0.9,0.8", f"output={tmp_path / 'a.png'}"])
     with Image.open(tmp_path / "a.png") as opened:
         pixels = np.asarray(opened.convert("RGB")).astype(int)
-    # The longer side of both together spans SIDE pixels from (48, 78); the lower lines end at 92 and 100 of 100.
+    # The longer side of the union spans SIDE pixels from (48, 78). The lower edges are at 92 and 100 of 100.
     shares = []
     for color, y in ((KEPT, 78 + SIDE * 92 / 100 - 1), (REMOVED, 78 + SIDE)):
         row = pixels[round(y), 70:430]
@@ -70,18 +73,18 @@ def test_lines_of_kept_boxes_are_solid_and_of_removed_ones_dashed(tmp_path: Path
 
 
 @pytest.mark.parametrize("boxes", ["5,5,5,5;5,5,5,5", "9,9,2,2;0,9,9,9", "-1e9,0,1e9,1;0,0,1,1"])
-def test_odd_boxes_are_drawn_too(boxes: str, tmp_path: Path) -> None:
-    told = run_explain_nms([f"boxes={boxes}", "scores=1,2", f"output={tmp_path / 'a.png'}"])
-    assert told.removed_by == [None, None]
+def test_degenerate_boxes_are_drawn(boxes: str, tmp_path: Path) -> None:
+    result = run_explain_nms([f"boxes={boxes}", "scores=1,2", f"output={tmp_path / 'a.png'}"])
+    assert result.removed_by == [None, None]
     with Image.open(tmp_path / "a.png") as opened:
         assert max(opened.size) < 1200
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
-        ("boxes=0,0,1,1", "boxes= and scores= go together"),
-        ("scores=1", "boxes= and scores= go together"),
+        ("boxes=0,0,1,1", "give boxes= and scores= together"),
+        ("scores=1", "give boxes= and scores= together"),
         ("boxes=0,0,1 scores=1", "boxes=0,0,1: expected 4 numbers, x1,y1,x2,y2"),
         ("boxes=0,0,1,1 scores=1,2", "scores=1,2: expected 1 numbers, one per box"),
         ("boxes=0,0,1,1 scores=nan", "scores=nan: expected 1 numbers"),
@@ -91,10 +94,10 @@ def test_odd_boxes_are_drawn_too(boxes: str, tmp_path: Path) -> None:
         ("output=a.txt", "output=a.txt: expected the name of a picture"),
     ],
 )
-def test_faults_are_one_line(words: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_faults_give_one_line(words: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = [] if "output=" in words else [f"output={tmp_path / 'a.png'}"]
     assert cli.run(["explain", "nms", *words.split(), *output]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert said in error
+    assert message in error
     assert not list(tmp_path.iterdir())

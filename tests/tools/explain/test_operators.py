@@ -1,4 +1,4 @@
-"""`detector explain`: published numbers, pictures that show what is said, and one line for every fault."""
+"""`detector explain`: published numbers, pictures that match them, and one line for every fault."""
 
 import json
 import re
@@ -53,12 +53,12 @@ def picture(path: Path) -> Image.Image:
 
 
 def printed_table(text: str, heading: str) -> np.ndarray:
-    """The numbers below a heading, all tables of that name on top of each other."""
+    """Return the numbers below a heading. All tables of that name are joined by rows."""
     tables = re.findall(rf"^{heading}\n((?:  .*\n)+)", text, re.MULTILINE)
     return np.array([[float(word) for word in line.split()] for table in tables for line in table.splitlines()])
 
 
-def test_worked_examples_come_out_as_published(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_worked_examples_give_the_published_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cases = vectors()["cases"]
     assert len(cases) == 24
     for case in cases:
@@ -67,7 +67,7 @@ def test_worked_examples_come_out_as_published(tmp_path: Path, capsys: pytest.Ca
         np.testing.assert_allclose(pooled, case["expected"], atol=PUBLISHED, err_msg=str(case["name"]))
 
 
-def test_gradients_come_out_as_published(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gradients_equal_the_published_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for case in vectors()["gradients"]:
         run_explain([*words_of(case, tmp_path / "a.png"), "show=gradient"])
         gradient = printed_table(capsys.readouterr().out, "gradient of the sum of all outputs")
@@ -75,26 +75,26 @@ def test_gradients_come_out_as_published(tmp_path: Path, capsys: pytest.CaptureF
         np.testing.assert_allclose(gradient, expected, atol=PUBLISHED, err_msg=str(case["name"]))
 
 
-def test_built_in_maps_are_the_published_ones() -> None:
+def test_built_in_maps_equal_the_published_ones() -> None:
     maps = vectors()["maps"]
     for published, ours in MAPS.items():
         values = torch.tensor(maps[published])  # type: ignore[call-overload]
         assert torch.equal(named_map(ours), values.reshape(-1, *values.shape[-2:]))  # type: ignore[arg-type]
 
 
-def test_samples_of_the_slides_first_bin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_samples_of_the_first_bin_on_the_slides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_explain(["roi_align", f"output={tmp_path / 'a.png'}"])
     lines = [line for line in capsys.readouterr().out.splitlines() if re.match(r"S\d", line)]
     assert [line.split(": ")[1] for line in lines] == ["0.4875  largest", "0.4377", "0.3312", "0.2814"]
     assert "x 10.972, y 7.188" in lines[1]
 
 
-def test_losses_of_the_cat(tmp_path: Path) -> None:
-    """The RoI of 6.25 x 4.53 cells becomes 6 x 4, of which one row is left over."""
-    told = run_explain(["roi_pool", "example=post", f"output={tmp_path / 'a.png'}"])
-    areas = told.areas()
+def test_the_areas_lost_and_gained_in_the_example_of_the_post(tmp_path: Path) -> None:
+    """The RoI of 6.25 x 4.53 cells becomes 6 x 4 cells, and one row is not used."""
+    result = run_explain(["roi_pool", "example=post", f"output={tmp_path / 'a.png'}"])
+    areas = result.areas()
     assert areas["RoI"] == pytest.approx(6.25 * 4.53125)
-    assert areas["lost by rounding bins"] == pytest.approx(5.75)  # the row, less the quarter left of the RoI
+    assert areas["lost by rounding bins"] == pytest.approx(5.75)  # the row without the quarter cell left of the RoI
     assert areas["gained"] == pytest.approx(3 * 0.25)
     assert areas["RoI"] == pytest.approx(
         areas["read"] + areas["lost by rounding corners"] + areas["lost by rounding bins"]
@@ -102,41 +102,41 @@ def test_losses_of_the_cat(tmp_path: Path) -> None:
     pixels = np.asarray(picture(tmp_path / "a.png")).astype(int)
     drawn = [(np.abs(pixels - color).max(axis=-1) < 6).sum() for color in (LOST_CORNERS, LOST_BINS, GAINED)]
     shares = np.array(drawn) / sum(drawn)
-    told_shares = np.array([areas["lost by rounding corners"], areas["lost by rounding bins"], areas["gained"]])
-    np.testing.assert_allclose(shares, told_shares / told_shares.sum(), atol=0.06)
+    expected_shares = np.array([areas["lost by rounding corners"], areas["lost by rounding bins"], areas["gained"]])
+    np.testing.assert_allclose(shares, expected_shares / expected_shares.sum(), atol=0.06)
 
 
-def test_shown_values_are_the_operators(tmp_path: Path) -> None:
+def test_shown_values_equal_those_of_the_operator(tmp_path: Path) -> None:
     """On a random map from a file, with options other than the defaults."""
     values = np.random.default_rng(3).random((1, 9, 13), dtype=np.float32)
     np.save(tmp_path / "map.npy", values)
     map_word, box = f"map={tmp_path / 'map.npy'}", "rois=7,9,150,101.5"
     rest = [map_word, box, "output_size=2,4", "spatial_scale=1/16", f"output={tmp_path / 'a.png'}"]
     features, rois = torch.from_numpy(values)[None], to_rois([torch.tensor([[7.0, 9, 150, 101.5]])])
-    told = run_explain(["roi_pool", *rest, "quantization=outer"])
-    assert torch.equal(told.pooled, roi_pool(features, rois, (2, 4), 1 / 16, quantization="outer")[0, 0])
-    for (row, column), (y, x) in told.cells.items():
-        assert told.pooled[row, column] == features[0, 0, y, x]
-        assert told.bin(row, column).left <= x < told.bin(row, column).right
-    told = run_explain(["roi_align", *rest, "aligned=false", "sampling_ratio=3", "reduction=mean"])
-    wanted = roi_align(features, rois, (2, 4), 1 / 16, sampling_ratio=3, aligned=False)[0, 0]
-    torch.testing.assert_close(told.pooled, wanted)
-    assert told.samples is not None
-    torch.testing.assert_close(told.samples.values.mean(dim=(2, 3)).float(), wanted, rtol=1e-5, atol=1e-5)
+    result = run_explain(["roi_pool", *rest, "quantization=outer"])
+    assert torch.equal(result.pooled, roi_pool(features, rois, (2, 4), 1 / 16, quantization="outer")[0, 0])
+    for (row, column), (y, x) in result.cells.items():
+        assert result.pooled[row, column] == features[0, 0, y, x]
+        assert result.bin(row, column).left <= x < result.bin(row, column).right
+    result = run_explain(["roi_align", *rest, "aligned=false", "sampling_ratio=3", "reduction=mean"])
+    expected = roi_align(features, rois, (2, 4), 1 / 16, sampling_ratio=3, aligned=False)[0, 0]
+    torch.testing.assert_close(result.pooled, expected)
+    assert result.samples is not None
+    torch.testing.assert_close(result.samples.values.mean(dim=(2, 3)).float(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_score_maps_of_k_3_at_random(tmp_path: Path) -> None:
+def test_random_score_maps_give_the_operators_values(tmp_path: Path) -> None:
     words = ["ps_roi_pool", "map=random", "seed=5", "map_size=7,9", "output_size=3", "rois=-9,20,130,300"]
-    told = run_explain([*words, "reduction=max", f"output={tmp_path / 'a.png'}"])
+    result = run_explain([*words, "reduction=max", f"output={tmp_path / 'a.png'}"])
     rois = to_rois([torch.tensor([[-9.0, 20, 130, 300]])])
-    assert torch.equal(told.pooled, ps_roi_pool(told.maps[None], rois, 3, 1 / 16, reduction="max")[0, 0])
+    assert torch.equal(result.pooled, ps_roi_pool(result.maps[None], rois, 3, 1 / 16, reduction="max")[0, 0])
     vote = run_explain([*words, f"output={tmp_path / 'b.png'}"]).vote
     assert vote == pytest.approx(run_explain(["ps_roi_vote", *words[1:], f"output={tmp_path / 'c.png'}"]).vote)
 
 
 @pytest.mark.parametrize("box", ["500,500,600,600", "64,64,32,32", "-1e6,-1e6,1e6,1e6", "20,20,20,20"])
 @pytest.mark.parametrize("op", ["roi_pool", "roi_align", "ps_roi_pool", "ps_roi_align"])
-def test_odd_rois_are_drawn_too(op: str, box: str, tmp_path: Path) -> None:
+def test_degenerate_rois_are_drawn(op: str, box: str, tmp_path: Path) -> None:
     ratio = ["sampling_ratio=2"] if op.endswith("align") else []
     run_explain([op, f"rois={box}", f"output={tmp_path / 'a.png'}", *ratio])
     width, height = picture(tmp_path / "a.png").size
@@ -145,31 +145,31 @@ def test_odd_rois_are_drawn_too(op: str, box: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands_of_the_readme(command: str, tmp_path: Path) -> None:
+def test_the_commands_of_the_readme_run(command: str, tmp_path: Path) -> None:
     words = shlex.split(command)[1:]
     named = next(word.partition("=")[2] for word in words if word.startswith("output="))
     words = [f"output={tmp_path / 'a.png'}" if word.startswith("output=") else word for word in words]
     assert cli.run(words) == 0
     committed = ROOT / named
     assert committed.stat().st_size < 60_000
-    made, kept = picture(tmp_path / "a.png"), picture(committed)
-    assert made.size == kept.size, "make figures draws them anew"
-    assert len(made.getcolors(1 << 16) or ()) > 12
+    drawn, kept = picture(tmp_path / "a.png"), picture(committed)
+    assert drawn.size == kept.size, "run make figures"
+    assert len(drawn.getcolors(1 << 16) or ()) > 12
     assert f"({Path('..') / named})" in README
 
 
-def test_text_maps_with_channels(tmp_path: Path) -> None:
+def test_text_maps_can_have_channels(tmp_path: Path) -> None:
     (tmp_path / "map.csv").write_text("1, 2, 3\n4, 5, 6\n\n7 8 9\n10 11 12\n")
     assert torch.equal(read_map(tmp_path / "map.csv"), torch.arange(1.0, 13).view(2, 2, 3))
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("roi_poll", "expected an operator, one of roi_pool"),
         ("roi_pool quantisation=floor", "did you mean quantization?"),
         ("roi_pool reduction=max", "reduction: no such setting of explain roi_pool"),
-        ("roi_pool rois", "not of the form key=value"),
+        ("roi_pool rois", "expected settings key=value, got 'rois'"),
         ("roi_pool rois=1,2,3", "rois=1,2,3: expected 4 numbers"),
         ("roi_pool rois=1,2,3,nan", "expected 4 numbers"),
         ("roi_pool output_size=0", "output_size=0: expected one number or height,width"),
@@ -184,7 +184,7 @@ def test_text_maps_with_channels(tmp_path: Path) -> None:
         ("roi_align sample_grid=outer", "expected sample_grid"),
         ("roi_align aligned=maybe", "aligned=maybe: expected true or false"),
         ("ps_roi_pool reduction=sum", "expected reduction to be one of"),
-        ("ps_roi_pool output_size=3", "is explained on 9 map(s)"),
+        ("ps_roi_pool output_size=3", "needs 9 channel(s), one for each of 3 x 3 bins, got 4"),
         ("roi_pool map=nowhere.npy", "map=nowhere.npy: expected one of deepsense"),
         ("roi_pool map=random seed=x", "seed=x: expected a whole number"),
         ("roi_pool example=none", "example=none: expected one of deepsense"),
@@ -195,36 +195,36 @@ def test_text_maps_with_channels(tmp_path: Path) -> None:
         ("ps_roi_pool weights=runs/x images=a.jpg box=1,2", "box=1,2: expected 4 numbers"),
     ],
 )
-def test_faults_are_one_line(words: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_faults_give_one_line(words: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = [] if "output=" in words else [f"output={tmp_path / 'a.png'}"]
     assert cli.run(["explain", *words.split(), *output]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
-    assert said in error
+    assert message in error
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
-        ("ragged.csv", b"1,2\n3\n", "line 2: has 1 numbers"),
+        ("ragged.csv", b"1,2\n3\n", "line 2: expected 2 numbers as in line 1, got 1"),
         ("words.txt", b"1 2\nx 3\n", "line 2: expected numbers"),
         ("empty.txt", b"\n\n", r"expected a map \[H, W\]"),
-        ("bytes.txt", b"\xff\xfe\x00", "expected text"),
+        ("bytes.txt", b"\xff\xfe\x00", "expected a text file or a .npy file"),
         ("broken.npy", b"no array", "saved by numpy.save"),
         ("uneven.txt", b"1 2\n3 4\n\n5 6\n", "channels of one size"),
     ],
 )
-def test_faults_in_map_files(name: str, content: bytes, said: str, tmp_path: Path) -> None:
+def test_faulty_map_files_are_refused(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         read_request(["roi_pool", f"map={tmp_path / name}"])
 
 
 def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["explain", "--help"]) == 0
-    told = capsys.readouterr().out
+    result = capsys.readouterr().out
     for setting in (
         "quantization",
         "sampling_ratio",
@@ -236,4 +236,4 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
         "show",
         "iou",
     ):
-        assert f"{setting}=" in told
+        assert f"{setting}=" in result

@@ -1,4 +1,4 @@
-"""The curves of a run come back as they were written, and stand on its page."""
+"""The curves of a run are read back as written, and shown on its page."""
 
 import json
 from pathlib import Path
@@ -24,14 +24,14 @@ def write_run(folder: Path) -> None:
     (folder / "plan.json").write_text(json.dumps({"choices": [choice]}))
 
 
-def test_curves_come_back(tmp_path: Path) -> None:
+def test_curves_are_read_back(tmp_path: Path) -> None:
     write_run(tmp_path)
     record = read_training(tmp_path)
     assert record is not None
     assert list(record.losses) == ["loss", "loss_cls"]
     assert [step for step, _ in record.losses["loss"]] == [10, 20, 30]
     assert abs(record.losses["loss"][0][1] - 0.3) < 1e-6
-    assert record.scores == {"voc_area": [(30, 0.75)]}, "mean AP alone, not each class"
+    assert record.scores == {"voc_area": [(30, 0.75)]}, "only mean AP, not each class"
     assert record.minutes == 1.5
     assert record.plan == [("optimizer.lr", "0.005", "cells < 4 & more")]
 
@@ -40,7 +40,7 @@ def test_a_folder_without_curves_has_no_record(tmp_path: Path) -> None:
     assert read_training(tmp_path) is None
 
 
-def test_the_page_tells_them(tmp_path: Path) -> None:
+def test_the_page_shows_curves_and_plan(tmp_path: Path) -> None:
     write_run(tmp_path)
     record = read_training(tmp_path)
     assert record is not None

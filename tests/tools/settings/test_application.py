@@ -1,4 +1,4 @@
-"""Hydra's front door: its run folder, its search path, its options, its words for what it refuses."""
+"""Commands through Hydra: run folder, search path, options, and refusals."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def my_configs(tmp_path: Path) -> Path:
-    """A folder of one's own: an experiment and a head."""
+    """A config folder of a user, with an experiment and a head."""
     folder = tmp_path / "my configs, [1]"
     (folder / "experiment").mkdir(parents=True)
     (folder / "head").mkdir()
@@ -45,14 +45,14 @@ def my_configs(tmp_path: Path) -> Path:
 
 
 def task_of(*words: str) -> Task:
-    """What a command is given to do by a command line."""
+    """Return the task that a command line gives to the command."""
     found: list[Task] = []
     line = read_line(words)
     assert run_once("train", line, find_start(line.overrides, line.search), lambda task: found.append(task) or 0) == 0
     return found[0]
 
 
-def test_a_run_has_the_settings_that_were_checked_and_a_folder_of_its_own(tmp_path: Path) -> None:
+def test_a_run_gets_the_checked_settings_and_a_new_folder(tmp_path: Path) -> None:
     task = task_of("experiment=demo", "trainer.seed=5", "optimizer.lr_factors={backbone:0.1}")
     assert task.config == load_config(["experiment=demo", "trainer.seed=5", "optimizer.lr_factors={backbone:0.1}"])
     assert (task.folder.parent, task.folder.name[:6], task.experiment) == (Path("runs"), "train_", "demo")
@@ -60,14 +60,14 @@ def test_a_run_has_the_settings_that_were_checked_and_a_folder_of_its_own(tmp_pa
     assert words[:2] == ["experiment=demo", "trainer.seed=5"]
 
 
-def test_the_folder_is_named_by_output_dir_or_by_hydras_own_setting() -> None:
+def test_output_dir_or_hydras_setting_names_the_folder() -> None:
     assert task_of("experiment=demo", "output_dir=a, b=#1").folder == Path("a, b=#1")
     assert task_of("experiment=demo", "hydra.run.dir=c, d=#1").folder == Path("c, d=#1")
     with pytest.raises(ConfigError, match="both name the run's folder"):
         task_of("experiment=demo", "output_dir=a", "hydra.run.dir=b")
 
 
-def test_a_run_that_goes_on_starts_from_its_own_settings(tmp_path: Path) -> None:
+def test_a_resumed_run_starts_from_its_saved_settings(tmp_path: Path) -> None:
     words = ["experiment=demo", "head=rfcn", "head.k=5", "optimizer.lr_factors={backbone:0.1}"]
     saved = to_plain(load_config(words))
     save_checkpoint(Path("it's/checkpoints/last.pt"), {"config": saved, "step": 5})
@@ -79,13 +79,13 @@ def test_a_run_that_goes_on_starts_from_its_own_settings(tmp_path: Path) -> None
     assert task_of("resume=it's", "experiment=demo").config.head == load_config(["experiment=demo"]).head
 
 
-def test_a_saved_config_is_run_again_with_a_group_replaced() -> None:
+def test_a_group_of_a_saved_config_can_be_replaced() -> None:
     words = ["experiment=demo", "trainer.seed=5", "optimizer.lr_factors={backbone:0.1}"]
     RunFolder(Path("one")).write_config(load_config(words))
     assert task_of("config=one", "head=rfcn").config == load_config([*words, "head=rfcn"])
 
 
-def test_experiments_of_ones_own(my_configs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_experiments_of_the_user_are_found(my_configs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["--config-dir", str(my_configs)], [f"--config-dir={my_configs}"]):
         task = task_of(*words, "experiment=mine", "trainer.seed=5")
         assert (task.config.trainer.max_steps, task.config.trainer.seed, task.config.head.k) == (77, 5, 5)
@@ -97,7 +97,7 @@ def test_experiments_of_ones_own(my_configs: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().err.startswith("error: experiment=my: no such experiment")
 
 
-def test_an_error_of_the_command_comes_out_as_it_is() -> None:
+def test_an_error_of_the_command_is_raised_unchanged() -> None:
     def command(task: Task) -> int:
         raise OSError("the disk is gone")
 
@@ -107,7 +107,7 @@ def test_an_error_of_the_command_comes_out_as_it_is() -> None:
     assert "HYDRA_FULL_ERROR" not in os.environ
 
 
-def test_hydra_shows_the_settings_without_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_hydra_prints_the_settings_without_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert cli.run(["train", "experiment=demo", "trainer.seed=5", "--cfg", "job"]) == 0
     shown = OmegaConf.create(capsys.readouterr().out)
     assert OmegaConf.to_container(shown) == to_plain(load_config(["experiment=demo", "trainer.seed=5"]))
@@ -124,8 +124,8 @@ def test_hydra_shows_the_settings_without_a_run(capsys: pytest.CaptureFixture[st
         (["hydra.rundir=x"], ["hydra.rundir: Hydra has no such setting"]),
         (["hydra/launcher=slurm"], ["hydra/launcher=slurm", "fast-rfcn[sweep]"]),
         (["-m", "hydra/sweeper=grid"], ["hydra/sweeper=grid", "fast-rfcn[sweep]"]),
-        (["+hydra.foo=1"], ["+hydra.foo=1", "nothing would come of it"]),
-        (["~hydra.run.dir"], ["nothing would come of it"]),
+        (["+hydra.foo=1"], ["+hydra.foo=1", "allow no + or ~ here"]),
+        (["~hydra.run.dir"], ["allow no + or ~ here"]),
         (["+foo=1"], ["+foo=1: no setting can be added"]),
         (["++trainer.seed=1"], ["no setting can be added; write trainer.seed=VALUE"]),
         (["~trainer.seed"], ["no setting can be removed"]),
@@ -133,35 +133,37 @@ def test_hydra_shows_the_settings_without_a_run(capsys: pytest.CaptureFixture[st
         (["--cfg", "all-of-it"], ["--cfg all-of-it: expected one of job, hydra, all"]),
         (["--cfg"], ["--cfg: needs a value"]),
         (["--cfg", "job", "--multirun"], ["--cfg --multirun: give one of them"]),
-        (["--resolve"], ["--resolve: goes with --cfg"]),
+        (["--resolve"], ["--resolve: needs --cfg"]),
         (["--config-dir", "nowhere"], ["--config-dir nowhere: no such folder"]),
         (["--config-name", "other"], ["--config-name: no such option", "--config-dir"]),
     ],
 )
-def test_what_has_no_effect_is_refused_in_one_line(
+def test_words_without_effect_are_refused_in_one_line(
     words: list[str], parts: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert cli.run(["train", "experiment=demo", *words]) == 2
-    told = capsys.readouterr().err.strip()
-    assert "\n" not in told
+    message = capsys.readouterr().err.strip()
+    assert "\n" not in message
     for part in parts:
-        assert part in told
+        assert part in message
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", ["eval", "predict", "benchmark", "proposals", "compress", "export"])
 @pytest.mark.parametrize("word", ["hydra.run.dir=/x", "+foo=1", "++trainer.seed=1", "~trainer.seed"])
-def test_every_command_refuses_what_has_no_effect(command: str, word: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_refuses_words_without_effect(
+    command: str, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.run([command, "experiment=demo", word]) == 2
     assert word in capsys.readouterr().err
 
 
-def test_alternate_goes_on_without_resume(capsys: pytest.CaptureFixture[str]) -> None:
+def test_alternate_refuses_resume(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["alternate", "experiment=demo", "resume=auto"]) == 2
-    assert "alternate goes on by itself" in capsys.readouterr().err
+    assert "alternate resumes without it" in capsys.readouterr().err
 
 
-def test_the_objective_is_the_map_by_which_checkpoints_are_compared(tmp_path: Path) -> None:
+def test_the_objective_is_the_map_that_selects_the_best_checkpoint(tmp_path: Path) -> None:
     assert str(objective(tmp_path)) == "nan"
     (tmp_path / "metrics.json").write_text(json.dumps({"voc07_11point": {"mAP": 0.25}}))
     assert objective(tmp_path) == 0.25

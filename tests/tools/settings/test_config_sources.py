@@ -1,4 +1,4 @@
-"""Where the value of a setting comes from: a default, a file, a word of the command line."""
+"""The source of a setting's value: a default, a file, or a word of the command line."""
 
 from pathlib import Path
 
@@ -41,26 +41,26 @@ from detector.tools.settings.config_sources import explain
         ),
     ],
 )
-def test_a_value_is_told_with_what_it_came_from_and_what_it_replaced(
+def test_a_value_is_printed_with_its_source_and_the_replaced_values(
     key: str, overrides: list[str], lines: list[str]
 ) -> None:
-    told = explain(key, overrides).splitlines()
-    assert all(line.startswith(expected) for line, expected in zip(told, lines, strict=False))
-    assert len(told) >= len(lines)
+    printed_lines = explain(key, overrides).splitlines()
+    assert all(line.startswith(expected) for line, expected in zip(printed_lines, lines, strict=False))
+    assert len(printed_lines) >= len(lines)
 
 
-def test_a_group_is_a_table_of_its_settings() -> None:
-    told = explain("optimizer", ["experiment=demo"]).splitlines()
-    assert "optimizer.lr              0.02    configs/experiment/demo.yaml" in told
-    assert all(line.startswith("optimizer.") for line in told)
+def test_a_group_is_printed_as_a_table_of_its_settings() -> None:
+    printed_lines = explain("optimizer", ["experiment=demo"]).splitlines()
+    assert "optimizer.lr              0.02    configs/experiment/demo.yaml" in printed_lines
+    assert all(line.startswith("optimizer.") for line in printed_lines)
 
 
-def test_the_schema_s_comment_is_what_a_setting_means() -> None:
+def test_the_comment_in_the_schema_explains_a_setting() -> None:
     assert explain("trainer.seed", []).endswith("seed of all random numbers; 3 as in fast-rcnn")
     assert "fast-rcnn's demo" in explain("proposals.convention", ["proposals=file", "proposals={train:a,test:b}"])
 
 
-def test_a_saved_config_is_a_source_of_its_own(tmp_path: Path) -> None:
+def test_a_saved_config_is_named_as_the_source(tmp_path: Path) -> None:
     RunFolder(tmp_path).write_config(load_config(["experiment=demo"]))
     saved = tmp_path / "config.yaml"
     assert f"from {saved}" in explain("trainer.max_steps", [], saved)
@@ -69,18 +69,18 @@ def test_a_saved_config_is_a_source_of_its_own(tmp_path: Path) -> None:
     assert str(saved) not in changed
 
 
-def test_a_key_that_there_is_not_is_answered_with_the_nearest() -> None:
+def test_an_unknown_key_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(ConfigError, match="trainer.max_step: no such setting; did you mean trainer.max_steps?"):
         explain("trainer.max_step", [])
 
 
 @pytest.mark.parametrize("words", [[], ["explain"], ["explain", "trainer.seed=3"], ["tell", "trainer.seed"]])
-def test_config_wants_show_or_explain(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_needs_show_or_explain(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["config", *words]) == 2
-    assert "config takes: show [key=value ...], or explain KEY" in capsys.readouterr().err
+    assert "config takes show [key=value ...] or explain KEY" in capsys.readouterr().err
 
 
-def test_what_show_prints_repeats_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_output_of_show_can_be_used_as_a_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["config", "show", "experiment=demo", "trainer.seed=5"]) == 0
     (tmp_path / "config.yaml").write_text(capsys.readouterr().out)
     assert cli.run(["config", "show", f"config={tmp_path / 'config.yaml'}", "trainer.seed=6"]) == 0

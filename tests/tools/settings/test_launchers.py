@@ -1,4 +1,4 @@
-"""Hydra's launchers and its Optuna sweeper with the smallest trainings; they come with the extra `sweep`."""
+"""Hydra's launchers and its Optuna sweeper, with tiny trainings. They need the extra `sweep`."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ def rows_of(folder: Path) -> list[dict[str, object]]:
         ("hydra_submitit_launcher", ["hydra/launcher=submitit_local"]),
     ],
 )
-def test_runs_in_processes_of_their_own(plugin: str, words: list[str], tmp_path: Path) -> None:
+def test_runs_in_separate_processes(plugin: str, words: list[str], tmp_path: Path) -> None:
     pytest.importorskip(f"hydra_plugins.{plugin}")
     lines = ["optimizer.lr=0.01,0.02,1e30", "trainer.max_steps=3", "optimizer.clip_norm=null"]
     code = cli.run(["train", "-m", *words, *TINY, *lines, "schedule.warmup_steps=0", f"output_dir={tmp_path / 'a, b'}"])

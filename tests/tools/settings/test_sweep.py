@@ -1,4 +1,4 @@
-"""A sweep: every combination in its own folder, one table of how they ended, TensorBoard's hparams."""
+"""A sweep: every combination in its own folder, one table of the outcomes, TensorBoard's hparams."""
 
 import json
 from collections.abc import Callable
@@ -20,26 +20,26 @@ from detector.tools.settings.sweep import run_sweep, table
 METRICS = {"voc07_11point": {"mAP": 0.51234, "AP": {}}, "voc_area": {"mAP": None}, "minutes": 1.5, "step": 40000}
 
 
-def trained(task: Task) -> int:
-    """Leaves what a training would leave."""
+def fake_train(task: Task) -> int:
+    """Write the metrics of a training."""
     task.folder.mkdir(parents=True, exist_ok=True)
     (task.folder / "metrics.json").write_text(json.dumps(METRICS))
     return 0
 
 
-def swept(command: Callable[[Task], int], folder: Path, *words: str) -> int:
+def run_with(command: Callable[[Task], int], folder: Path, *words: str) -> int:
     line = read_line(["--multirun", "experiment=demo", f"output_dir={folder}", *words])
     return run_sweep("train", line, command)
 
 
-def test_every_combination_has_a_row_of_what_was_varied_and_what_came_of_it(tmp_path: Path) -> None:
+def test_every_combination_has_a_row_with_its_settings_and_results(tmp_path: Path) -> None:
     tasks: list[Task] = []
 
     def train(task: Task) -> int:
         tasks.append(task)
-        return trained(task)
+        return fake_train(task)
 
-    assert swept(train, tmp_path, "trainer.seed=1,2", "optimizer.lr=0.1,0.01", "trainer.workers=0") == 0
+    assert run_with(train, tmp_path, "trainer.seed=1,2", "optimizer.lr=0.1,0.01", "trainer.workers=0") == 0
     assert [(task.config.trainer.seed, task.config.optimizer.lr) for task in tasks] == [
         (1, 0.1),
         (1, 0.01),
@@ -64,79 +64,78 @@ def test_every_combination_has_a_row_of_what_was_varied_and_what_came_of_it(tmp_
 
 
 def test_tensorboard_gets_hparams(tmp_path: Path) -> None:
-    swept(trained, tmp_path, "trainer.seed=1,2")
+    run_with(fake_train, tmp_path, "trainer.seed=1,2")
     events = EventAccumulator(str(tmp_path / "1" / "tensorboard"))
     events.Reload()
     assert "_hparams_/session_start_info" in events.summary_metadata
     assert [event.value for event in events.Scalars("hparam/voc07_11point")] == [pytest.approx(0.51234)]
 
 
-def test_one_that_fails_does_not_keep_the_others_from_running(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failed_run_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def train(task: Task) -> int:
         if task.config.optimizer.lr == 9:
             raise NonFiniteLossError("the loss is not finite at step 2")
         if task.config.optimizer.lr == 0.2:
             raise OSError("the disk is gone")
-        return trained(task)
+        return fake_train(task)
 
-    assert swept(train, tmp_path, "optimizer.lr=9,0.1,0.2") == 4
+    assert run_with(train, tmp_path, "optimizer.lr=9,0.1,0.2") == 4
     rows = json.loads((tmp_path / "summary.json").read_text())
     assert [row["outcome"] for row in rows] == ["loss not finite", "done", "failed"]
     assert "voc07_11point" not in rows[0]
-    told = capsys.readouterr().err
-    assert "error: the loss is not finite at step 2" in told
-    assert "error: the disk is gone" in told
-    assert "Traceback" not in told
+    message = capsys.readouterr().err
+    assert "error: the loss is not finite at step 2" in message
+    assert "error: the disk is gone" in message
+    assert "Traceback" not in message
 
 
-def test_a_bug_keeps_its_trace_and_is_noted(tmp_path: Path) -> None:
+def test_a_bug_keeps_its_traceback_and_is_recorded(tmp_path: Path) -> None:
     def train(task: Task) -> int:
         raise KeyError("a bug")
 
     with pytest.raises(KeyError):
-        swept(train, tmp_path, "trainer.seed=1,2")
+        run_with(train, tmp_path, "trainer.seed=1,2")
     assert [row["outcome"] for row in json.loads((tmp_path / "summary.json").read_text())] == ["failed", "failed"]
 
 
 def test_a_signal_ends_the_sweep(tmp_path: Path) -> None:
-    assert swept(lambda task: 3, tmp_path, "trainer.seed=1,2,3") == 3
+    assert run_with(lambda task: 3, tmp_path, "trainer.seed=1,2,3") == 3
     assert [row["outcome"] for row in json.loads((tmp_path / "summary.json").read_text())] == ["stopped"]
 
 
-def test_a_smaller_sweep_in_the_same_folder_has_its_own_rows_alone(tmp_path: Path) -> None:
+def test_a_smaller_sweep_in_the_same_folder_has_only_its_own_rows(tmp_path: Path) -> None:
     assert (
-        swept(lambda task: 3 if task.config.trainer.seed == 3 else trained(task), tmp_path, "trainer.seed=1,2,3") == 3
+        run_with(lambda task: 3 if task.config.trainer.seed == 3 else fake_train(task), tmp_path, "trainer.seed=1,2,3")
+        == 3
     )
-    assert swept(trained, tmp_path, "trainer.seed=1,2") == 0
+    assert run_with(fake_train, tmp_path, "trainer.seed=1,2") == 0
     assert len(json.loads((tmp_path / "summary.json").read_text())) == 2
 
 
-def test_resume_auto_takes_up_each_run_in_its_folder(tmp_path: Path) -> None:
+def test_resume_auto_resumes_each_run_in_its_folder(tmp_path: Path) -> None:
     tasks: list[Task] = []
     plain = to_plain(load_config(["experiment=demo"]))
     save_checkpoint(tmp_path / "1" / "checkpoints" / "last.pt", {"config": plain, "step": 5})
 
     def train(task: Task) -> int:
         tasks.append(task)
-        return trained(task)
+        return fake_train(task)
 
-    assert swept(train, tmp_path, "trainer.seed=1,2", "resume=auto") == 0
+    assert run_with(train, tmp_path, "trainer.seed=1,2", "resume=auto") == 0
     assert [task.config.resume for task in tasks] == [None, str(tmp_path / "1")]
     assert tasks[1].checkpoint is not None
     assert tasks[1].checkpoint["step"] == 5
-    with pytest.raises(ConfigError, match="a sweep goes on with resume=auto"):
-        swept(train, tmp_path, "resume=runs/one")
+    with pytest.raises(ConfigError, match="to continue a sweep, give resume=auto"):
+        run_with(train, tmp_path, "resume=runs/one")
 
 
-def test_a_sweep_over_a_saved_config(tmp_path: Path) -> None:
+def test_a_saved_config_can_be_swept(tmp_path: Path) -> None:
     RunFolder(tmp_path / "run").write_config(load_config(["experiment=demo", "trainer.max_steps=77"]))
     tasks: list[Task] = []
 
     def train(task: Task) -> int:
         tasks.append(task)
-        return trained(task)
+        return fake_train(task)
 
     words = ["-m", f"config={tmp_path / 'run'}", "head=fast_rcnn,rfcn", f"output_dir={tmp_path / 'sweep'}"]
     assert run_sweep("train", read_line(words), train) == 0
@@ -146,17 +145,17 @@ def test_a_sweep_over_a_saved_config(tmp_path: Path) -> None:
     ]
 
 
-def test_a_combination_that_cannot_be_is_refused_before_any_runs(tmp_path: Path) -> None:
+def test_an_invalid_combination_is_refused_before_any_run(tmp_path: Path) -> None:
     def train(task: Task) -> int:
         raise AssertionError("nothing may run")
 
     with pytest.raises(ConfigError, match="trainer.images_per_step is 0"):
-        swept(train, tmp_path, "trainer.images_per_step=2,0")
+        run_with(train, tmp_path, "trainer.images_per_step=2,0")
     with pytest.raises(ConfigError, match="both name the sweep's folder"):
-        swept(train, tmp_path, "trainer.seed=1,2", "hydra.sweep.dir=x")
+        run_with(train, tmp_path, "trainer.seed=1,2", "hydra.sweep.dir=x")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_numbers_stand_to_the_right_and_what_is_missing_is_a_dash() -> None:
-    told = table([{"run": "0", "mAP": 0.5, "step": 7}, {"run": "10", "step": 4000}])
-    assert told.splitlines() == ["run  mAP  step", "0    0.5     7", "10     -  4000"]
+def test_numbers_are_right_aligned_and_missing_values_are_dashes() -> None:
+    message = table([{"run": "0", "mAP": 0.5, "step": 7}, {"run": "10", "step": 4000}])
+    assert message.splitlines() == ["run  mAP  step", "0    0.5     7", "10     -  4000"]

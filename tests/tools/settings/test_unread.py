@@ -1,4 +1,4 @@
-"""A setting that a command does not read gets a line of warning."""
+"""A setting that a command does not read gives one warning line."""
 
 import re
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_a_setting_that_is_not_read_is_named(command: str, word: str, parts: lis
         ("explain", ["optimizer.lr=1"]),
     ],
 )
-def test_nothing_is_said_of_other_words(command: str, words: list[str]) -> None:
+def test_other_words_give_no_warning(command: str, words: list[str]) -> None:
     assert unread(command, words) == []
 
 
@@ -68,23 +68,25 @@ def test_scoring_given_detections_does_not_read_the_model() -> None:
 
 
 @pytest.mark.parametrize("command", READ)
-def test_what_is_read_exists(command: str) -> None:
+def test_listed_settings_exist(command: str) -> None:
     assert {*READ[command], *READ_WITHOUT_MODEL} <= set(known_keys())
 
 
-def test_a_new_group_belongs_to_the_model_or_not() -> None:
-    assert GROUPS.keys() - set(MODEL) == {"dataset", "sampling", "optimizer"}, "say in MODEL whether a model reads it"
+def test_every_group_is_listed_as_part_of_the_model_or_not() -> None:
+    assert GROUPS.keys() - set(MODEL) == {"dataset", "sampling", "optimizer"}, (
+        "list the group in MODEL if a model reads it"
+    )
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_what_a_file_of_a_command_reads_is_listed(file: str) -> None:
+def test_settings_read_by_the_file_of_a_command_are_listed(file: str) -> None:
     used = re.findall(r"\bconfig\.((?:trainer\.|input\.|loss\.)?\w+)", (COMMANDS / file).read_text())
     keys = [key for key in used if key in known_keys()]
     assert keys or file == "dataset.py"
     assert [key for key in keys if unread(FILES[file], [f"{key}=x"])] == []
 
 
-def test_the_program_warns_and_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_program_warns_and_continues(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["eval", "optimizer.lr=1"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "warning: eval does not read optimizer.lr, so optimizer.lr=1 has no effect"

@@ -1,4 +1,4 @@
-"""Anchors clustered from boxes whose clusters are known."""
+"""Anchors fitted to boxes with known clusters."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def test_recall_counts_boxes_with_a_near_shape() -> None:
     assert recall == 0.5
 
 
-def test_wild_boxes_get_the_best_grid_there_is() -> None:
+def test_boxes_of_any_shape_get_the_largest_grid() -> None:
     rng = np.random.default_rng(0)
     widths, heights = np.exp(rng.uniform(2, 7, 500)), np.exp(rng.uniform(2, 7, 500))
     shapes = fit_anchors(widths, heights, 16)
@@ -41,7 +41,7 @@ def test_wild_boxes_get_the_best_grid_there_is() -> None:
     assert shapes.recall > shape_recall(widths, heights, np.array([128.0, 256.0, 512.0]), np.array([0.5, 1.0, 2.0]))
 
 
-def test_twice_the_same() -> None:
+def test_fitting_is_deterministic() -> None:
     rng = np.random.default_rng(1)
     widths, heights = rng.uniform(10, 200, 300), rng.uniform(10, 200, 300)
     assert fit_anchors(widths, heights, 16) == fit_anchors(widths, heights, 16)

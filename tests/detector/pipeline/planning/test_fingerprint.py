@@ -21,7 +21,7 @@ def image(boxes: list[tuple[float, float, float, float]], labels: list[int], siz
     )
 
 
-def test_counts_sizes_and_shapes() -> None:
+def test_counts_sizes_and_shapes_are_measured() -> None:
     data = take_fingerprint(
         [
             image([(0, 0, 40, 10), (0, 50, 20, 70)], [1, 2], (200, 100)),  # shorter side 100
@@ -39,20 +39,20 @@ def test_counts_sizes_and_shapes() -> None:
     assert data.elongation == pytest.approx(1.6 + 0.95 * (2.0 - 1.6))  # between the two images
 
 
-def test_the_smallest_class_has_some_objects() -> None:
-    """One mislabelled speck does not decide how fine the map is."""
+def test_a_class_with_few_objects_is_not_the_smallest_class() -> None:
+    """One mislabelled small object must not decide the stride of the map."""
     many = [image([(0, 0, 50, 50)] * 5, [1] * 5, (100, 100)) for _ in range(4)]
-    speck = image([(0, 0, 2, 2)], [2], (100, 100))
-    data = take_fingerprint([*many, speck], ("large", "speck"))
+    small_object = image([(0, 0, 2, 2)], [2], (100, 100))
+    data = take_fingerprint([*many, small_object], ("large", "small_object"))
     assert (data.smallest_class, data.smallest_side) == ("large", 0.5)
 
 
-def test_small_sets_use_what_they_have() -> None:
+def test_in_a_small_set_every_class_counts() -> None:
     data = take_fingerprint([image([(0, 0, 10, 10), (0, 0, 50, 50)], [1, 2], (100, 100))], ("small", "large"))
     assert (data.smallest_class, data.smallest_side) == ("small", pytest.approx(0.1))
 
 
-def test_overlap_is_of_one_class() -> None:
+def test_overlap_counts_only_objects_of_one_class() -> None:
     crowd = image([(0, 0, 20, 10), (0, 0, 20, 20)], [1, 1], (100, 100))
     pairs = image([(0, 0, 20, 10), (0, 0, 20, 20)], [1, 2], (100, 100))
     assert take_fingerprint([crowd], ("a", "b")).overlap == pytest.approx(0.5)

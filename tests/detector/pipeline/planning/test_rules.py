@@ -1,4 +1,4 @@
-"""Each rule of the plan, by a small data set that should trigger it."""
+"""Each rule of the plan, on a small data set that triggers it."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ BOX = (100.0, 100.0, 300.0, 300.0)
 def data_of(
     *images: list[tuple[float, float, float, float]], size: tuple[int, int] = (800, 600), label: int = 1
 ) -> Fingerprint:
-    """The fingerprint of images of one size, with those boxes of one class."""
+    """Return the fingerprint of images of one size, with boxes of one class."""
     width, height = size
     annotations = []
     for number, boxes in enumerate(images):
@@ -60,7 +60,7 @@ def test_large_objects_need_small_images_and_a_coarse_map() -> None:
     assert "proposals.separable" not in values
 
 
-def test_small_objects_need_a_fine_map_that_knows_the_coarse_one() -> None:
+def test_small_objects_need_a_fine_map_joined_with_the_coarse_map() -> None:
     values = plan(data_of(squares(40), squares(45)))  # 0.07 of the shorter side: 34 pixels at 480
     assert values["backbone.node"] == "features.6"
     assert values["backbone.deeper_nodes"] == ["features.13"]
@@ -79,6 +79,10 @@ def test_training_sizes_lie_around_the_test_size() -> None:
     assert all(side % 16 == 0 for side in sides)
 
 
+def test_large_photographs_shrink_by_means() -> None:
+    assert plan(data_of(squares(300)))["input.antialias"] is True
+
+
 def test_the_longer_side_is_not_cut_for_panoramas() -> None:
     values = plan(data_of(squares(300), size=(2400, 600)))
     assert values["input.max_side"] >= 4 * max(values["input.short_sides"])
@@ -91,15 +95,15 @@ def test_anchors_have_the_shapes_of_the_objects() -> None:
     assert max(both["proposals.scales"]) > 4 * min(both["proposals.scales"])
 
 
-def test_crowds_get_more_proposals_and_detections() -> None:
+def test_images_with_many_objects_get_more_proposals_and_detections() -> None:
     few, many = plan(data_of(squares(60))), plan(data_of(squares(15, count=90), size=(1900, 600)))
     assert (few["proposals.top_k_test"], few["postprocess.max_per_image"]) == (300, 100)
     assert (many["proposals.top_k_test"], many["postprocess.max_per_image"]) == (900, 180)
 
 
 @pytest.mark.parametrize(("shift", "expected"), [(600.0, 0.4), (67.0, 0.6)])
-def test_nms_lets_objects_overlap_as_far_as_they_do(shift: float, expected: float) -> None:
-    """Two squares of side 200: far apart, or shifted by a third, which makes an IoU of 0.5."""
+def test_the_nms_threshold_follows_the_overlap_of_objects(shift: float, expected: float) -> None:
+    """Two squares of side 200: far apart, or shifted by a third, which gives an IoU of 0.5."""
     x1, y1, x2, y2 = BOX
     pair = [BOX, (x1 + shift, y1, x2 + shift, y2)]
     assert plan(data_of(*[pair] * 5, size=(1200, 600)))["postprocess.nms_iou"] == expected
@@ -112,7 +116,7 @@ def test_without_weights_everything_learns_under_group_norm() -> None:
     assert plan(data_of(squares(300)))["backbone.frozen_nodes"] == "features.3"
 
 
-def test_a_backbone_with_fixed_outputs_is_left_alone() -> None:
+def test_a_backbone_without_nodes_gets_no_node_settings() -> None:
     assert not [key for key in plan(data_of(squares(300)), nodes={}) if key.startswith("backbone.node")]
 
 
@@ -123,20 +127,20 @@ def test_each_head_has_its_own_values() -> None:
     assert "backbone.tail" not in rfcn
 
 
-def test_parts_of_the_user_get_no_values_of_others() -> None:
+def test_settings_of_other_parts_are_not_planned() -> None:
     assert not [key for key in plan(data_of(squares(300)), proposals="grid") if key.startswith("proposals.")]
     assert "optimizer.lr_factors" not in plan(data_of(squares(300)), proposals="grid")
     assert "optimizer.lr_factors" not in plan(data_of(squares(300)), optimizer="sgd")
 
 
-def test_the_learning_rate_follows_the_images_of_a_step() -> None:
+def test_the_learning_rate_follows_the_images_per_step() -> None:
     data = data_of(*[squares(300)] * 10)
     cpu, gpu = plan(data), plan(data, GPU)
     assert (cpu["trainer.images_per_step"], gpu["trainer.images_per_step"]) == (2, 8)
-    assert gpu["optimizer.lr"] == 2 * cpu["optimizer.lr"], "AdamW: by the root"
+    assert gpu["optimizer.lr"] == 2 * cpu["optimizer.lr"], "AdamW: the square root of the ratio"
     cpu, gpu = plan(data, optimizer="sgd"), plan(data, GPU, optimizer="sgd")
     assert gpu["optimizer.lr"] == 4 * cpu["optimizer.lr"]
-    assert plan(data_of(squares(300)))["trainer.images_per_step"] == 1, "there is only one"
+    assert plan(data_of(squares(300)))["trainer.images_per_step"] == 1, "there is only one image"
 
 
 def test_new_convolutions_learn_faster() -> None:

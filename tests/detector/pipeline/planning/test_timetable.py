@@ -1,4 +1,4 @@
-"""How many steps fit into the minutes."""
+"""The number of steps that fit into a time budget."""
 
 import pytest
 
@@ -10,44 +10,44 @@ SPLITS = {"train_images": 100, "test_images": 40, "images_per_step": 2}
 
 
 @pytest.mark.parametrize("budget", [120.0, 600.0, 3600.0])
-def test_a_budget_is_used_and_kept(budget: float) -> None:
+def test_the_budget_is_used_but_not_exceeded(budget: float) -> None:
     table = make_timetable(TRIAL, budget=budget, elapsed=20.0, steps=None, **SPLITS)
     assert 0.9 * budget < table.total <= budget
     assert not table.tight
 
 
-def test_all_evaluations_are_in_the_total() -> None:
+def test_the_total_includes_all_evaluations() -> None:
     table = make_timetable(TRIAL, budget=3600.0, elapsed=0.0, steps=None, **SPLITS)
     assert table.evaluations == 5
     assert table.evaluating >= 5 * 40 * 0.05
 
 
-def test_costly_evaluations_are_made_once() -> None:
+def test_expensive_evaluations_run_once() -> None:
     table = make_timetable(Trial(step=0.5, image=1.0, spent=0.0), budget=300.0, elapsed=0.0, steps=None, **SPLITS)
     assert table.evaluations == 1
 
 
-def test_a_budget_without_room_still_trains_and_says_so() -> None:
+def test_a_budget_that_is_too_small_still_trains_and_is_marked_tight() -> None:
     table = make_timetable(TRIAL, budget=15.0, elapsed=14.0, steps=None, **SPLITS)
     assert table.tight
     assert table.steps == LEAST_STEPS
 
 
-def test_without_a_budget_the_epochs_count() -> None:
+def test_without_a_budget_epochs_set_the_number_of_steps() -> None:
     few = make_timetable(TRIAL, budget=None, elapsed=0.0, steps=None, **SPLITS)
     many = make_timetable(TRIAL, budget=None, elapsed=0.0, steps=None, **{**SPLITS, "train_images": 10**6})
     assert few.steps * 2 >= 40 * 100
     assert many.steps * 2 == MOST_IMAGES
 
 
-def test_given_steps_stay() -> None:
+def test_given_steps_are_kept() -> None:
     assert make_timetable(TRIAL, budget=None, elapsed=0.0, steps=77, **SPLITS).steps == 77
 
 
 @pytest.mark.parametrize(
     ("steps", "warmup", "averaged", "log_every"), [(20, 2, 10, 1), (200, 20, 25, 4), (20000, 200, 2500, 20)]
 )
-def test_what_follows_from_the_steps_fits_into_them(steps: int, warmup: int, averaged: int, log_every: int) -> None:
+def test_settings_derived_from_the_steps(steps: int, warmup: int, averaged: int, log_every: int) -> None:
     table = make_timetable(TRIAL, budget=None, elapsed=0.0, steps=steps, **SPLITS)
     values = {choice.key: choice.value for choice in time_rules(table, 100, 2)}
     assert values["trainer.max_steps"] == steps

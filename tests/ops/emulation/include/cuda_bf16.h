@@ -15,7 +15,7 @@ inline float __bfloat162float(__nv_bfloat16 value) {
   return number;
 }
 
-// To the nearest, of two equally near ones the even; a NaN becomes CUDA's.
+// Round to nearest, ties to even. A NaN becomes CUDA's NaN.
 inline __nv_bfloat16 __float2bfloat16_rn(float value) {
   if (value != value) return {0x7fff};
   uint32_t bits;

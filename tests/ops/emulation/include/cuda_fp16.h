@@ -1,4 +1,4 @@
-// CUDA's half precision, by the compiler's own.
+// CUDA's half precision, with the compiler's _Float16.
 #pragma once
 
 #include <cstdint>

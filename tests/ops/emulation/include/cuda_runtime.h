@@ -1,4 +1,4 @@
-// The part of CUDA's language and runtime that the kernels use, over the emulated device.
+// The part of CUDA's language and runtime that the kernels use, for the emulated device.
 #pragma once
 
 #include <cmath>
