@@ -1,4 +1,4 @@
-"""The names that a group takes: the YAML files of its folder."""
+"""The choices of a group: the names of the YAML files in its folder."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ CONFIG_FOLDER = Path(__file__).parent
 
 
 def choices(group: str) -> list[str]:
-    """The names that `group=NAME` takes."""
+    """Return every NAME that `group=NAME` accepts."""
     return sorted(path.stem for path in (CONFIG_FOLDER / group).glob("*.yaml"))

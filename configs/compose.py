@@ -1,8 +1,8 @@
-"""From command-line overrides to a checked config: the only file that sees Hydra.
+"""Turns command-line overrides into a checked config. Only this file uses Hydra.
 
-`detector train key=value ...` composes the YAML groups of `detector.configs`. A command that is given a model starts
-from that model's own config instead and applies the overrides to it. Whatever is wrong with an override is said in one
-line that names the key and the nearest right one.
+`detector train key=value ...` composes the YAML groups of `detector.configs`. A command with a trained model starts
+from the config saved in that model and applies the overrides to it. An error message about an override is one line: it
+names the wrong key and the nearest known key.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from detector.configs.choices import CONFIG_FOLDER, choices
 from detector.configs.errors import ConfigError
-from detector.configs.groups import ADDED, GROUPS, structured, to_config
+from detector.configs.groups import GROUPS, NEWER_GROUPS, structured, to_config
 from detector.configs.keys import check_words, hydra_word, nearest
 from detector.configs.schema import Config
 
 
 def register_schemas() -> None:
-    """Makes the schema of every kind known to Hydra."""
+    """Register the schema of every kind with Hydra."""
     store = ConfigStore.instance()
     store.store(name="config_schema", node=Config)
     for group, kinds in GROUPS.items():
@@ -40,22 +40,22 @@ def register_schemas() -> None:
             store.store(group=group, name=f"{kind}_schema", node=node)
 
 
-SAVED = "saved"  # the name, in Hydra's store, of a saved config and of what it has in each group
+SAVED = "saved"  # the name, in Hydra's store, of a saved config and of each of its groups
 
 
 def load_config(overrides: Sequence[str], search: Sequence[str] = ()) -> Config:
-    """The config that the shipped defaults and the overrides make.
+    """Return the config that the shipped defaults and the overrides compose.
 
-    `search` is empty, or a word `hydra.searchpath=[...]` with further folders of configs. Raises ConfigError.
+    `search` is empty, or one argument `hydra.searchpath=[...]` with more folders of configs. Raises ConfigError.
     """
     check_words(overrides)
     return checked(_compose(overrides, search))
 
 
 def override_config(plain: dict[str, Any], overrides: Sequence[str], search: Sequence[str] = ()) -> Config:
-    """A saved config with overrides applied; `group=choice` replaces that whole group. Raises ConfigError.
+    """Return a saved config with the overrides applied. `group=choice` replaces the whole group. Raises ConfigError.
 
-    `search` is as of `load_config`.
+    `search` is the same as for `load_config`.
     """
     check_words(overrides)
     try:
@@ -65,7 +65,7 @@ def override_config(plain: dict[str, Any], overrides: Sequence[str], search: Seq
     parsed = _parse(overrides)
     for line, item in zip(overrides, parsed, strict=True):
         if item.key_or_group == "experiment":
-            raise ConfigError(f"{line}: a saved run has its settings; an experiment starts one anew, without it")
+            raise ConfigError(f"{line}: a saved run already has settings; leave the experiment out, or start a new run")
     groups = {item.key_or_group for item in parsed if item.key_or_group in GROUPS}
     if groups:
         fresh = _compose([line for line, item in zip(overrides, parsed, strict=True) if _head(item) in groups], search)
@@ -81,9 +81,9 @@ def override_config(plain: dict[str, Any], overrides: Sequence[str], search: Seq
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The plain values of a run's config.yaml, or of the one in a run's folder, without the folder that it ran in.
+    """Return the plain values of a run's config.yaml, without its output folder.
 
-    Raises ConfigError where there is no such file, or something else is in it.
+    `path` is the file or the run's folder. Raises ConfigError if the file is missing or has other content.
     """
     path = path / "config.yaml" if path.is_dir() else path
     try:
@@ -91,14 +91,14 @@ def read_config(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise ConfigError(f"config={path}: cannot be read ({reason}); give a run's config.yaml") from error
-    if not isinstance(plain, dict) or not GROUPS.keys() - ADDED.keys() <= plain.keys():
+    if not isinstance(plain, dict) or not GROUPS.keys() - NEWER_GROUPS.keys() <= plain.keys():
         raise ConfigError(f"config={path}: expected the settings of a whole run, with {', '.join(GROUPS)}")
     return {**{str(key): value for key, value in plain.items()}, "output_dir": None, "resume": None}
 
 
 def layers(overrides: Sequence[str]) -> list[tuple[str, DictConfig]]:
-    """The YAML files that the overrides compose, the later the stronger: each name, and its values in their place."""
-    _compose(overrides)  # refuses what cannot be composed
+    """Return the YAML files that the overrides compose, as (name, values). A later file overrides an earlier one."""
+    _compose(overrides)  # raises ConfigError for invalid overrides
     with initialize_config_module("detector.configs", version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         found = loader.compute_defaults_list("config", [*map(hydra_word, overrides)], RunMode.RUN).defaults
@@ -114,18 +114,18 @@ def layers(overrides: Sequence[str]) -> list[tuple[str, DictConfig]]:
 
 
 def require_known(key: str, config: DictConfig) -> None:
-    """Raises ConfigError unless the config has this setting or group, naming the nearest that it has."""
+    """Raise ConfigError if the config does not have this setting or group. The message names the nearest one."""
     if key not in _keys(config):
         raise ConfigError(f"{key}: no such setting{nearest(key, list(_keys(config)))}")
 
 
 def changes(overrides: Sequence[str]) -> list[tuple[str, str, Any]]:
-    """Each override as it was written, its key or group, and its value."""
+    """Return each override as written, its key or group, and its value."""
     return [(line, item.key_or_group, item.value()) for line, item in zip(overrides, _parse(overrides), strict=True)]
 
 
 def sweep(overrides: Sequence[str]) -> list[list[str]]:
-    """Every combination of the comma-separated values in overrides: what --multirun runs through."""
+    """Return every combination of the comma-separated values in overrides: the jobs of --multirun."""
     values = [
         [f"{item.get_key_element()}={value}" for value in item.sweep_string_iterator()]
         if item.is_sweep_override()
@@ -136,13 +136,13 @@ def sweep(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def hydra_words(overrides: Sequence[str], *, sweeping: bool = False) -> list[str]:
-    """The overrides as words of Hydra's own command line: paths are quoted, and a table may be given new keys."""
+    """Return the overrides in the syntax of Hydra's command line: paths are quoted, and tables accept new keys."""
     words = [hydra_word(line, sweeping=sweeping) for line in overrides]
     return [f"++{word}" if word.partition("=")[2].startswith("{") else word for word in words]
 
 
 def sweep_folder(words: Sequence[str]) -> Path:
-    """The folder of a sweep under Hydra's settings `words`. Raises ConfigError for those that Hydra does not have."""
+    """Return the folder of a sweep. `words` are Hydra settings; raises ConfigError for an unknown one."""
     register_schemas()
     try:
         with initialize_config_module("detector.configs", version_base="1.3"):
@@ -152,9 +152,9 @@ def sweep_folder(words: Sequence[str]) -> Path:
 
 
 def start_from_saved(plain: dict[str, Any]) -> str:
-    """Makes a saved config one that Hydra can start from, and returns its name.
+    """Store a saved config where Hydra can start from it. Return its name in Hydra's store.
 
-    What it has in each group is that group's choice, so that `head=rfcn` replaces the saved head as a whole.
+    Each saved group becomes a choice of that group, so that `head=rfcn` replaces the whole saved head.
     """
     register_schemas()
     typed, store = structured(plain), ConfigStore.instance()
@@ -183,7 +183,7 @@ def _compose(overrides: Sequence[str], search: Sequence[str] = ()) -> DictConfig
         with initialize_config_module("detector.configs", version_base="1.3"):
             lines = [hydra_word(line) for line, item in parsed if not isinstance(item.value(), dict)]
             config = compose("config", [*lines, *search])
-        for _, item in parsed:  # Hydra itself gives no table a new key, not even one that is open to any
+        for _, item in parsed:  # Hydra's overrides cannot add keys to a table, not even to one that accepts any key
             if isinstance(item.value(), dict):
                 OmegaConf.update(config, item.key_or_group, item.value(), force_add=True)
         return config
@@ -206,7 +206,7 @@ def _parse_one(parser: OverridesParser, line: str) -> Override:
     try:
         return parser.parse_override(line)
     except HydraException as error:
-        raise ConfigError(f"{line!r} is not of the form key=value: quote values that hold , = {{ or spaces") from error
+        raise ConfigError(f"{line!r} is not of the form key=value; quote values with , = {{ or spaces") from error
 
 
 def _head(item: Override) -> str:
@@ -214,7 +214,7 @@ def _head(item: Override) -> str:
 
 
 def checked(config: DictConfig) -> Config:
-    """The dataclasses of a composed config; every missing value named at once."""
+    """Return the dataclasses of a composed config. Raises ConfigError that lists all missing values."""
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ConfigError(f"{', '.join(missing)}: no value given; set it with {missing[0]}=VALUE")
@@ -227,7 +227,7 @@ def checked(config: DictConfig) -> Config:
 
 
 def explain_error(error: Exception, line: str, config: DictConfig) -> str:
-    """One line for an error of Hydra or OmegaConf."""
+    """Return the message of a Hydra or OmegaConf error as one line."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
@@ -238,21 +238,21 @@ def explain_error(error: Exception, line: str, config: DictConfig) -> str:
     missing = re.search(r"Could not find 'hydra/(\w+)/([^']+)'", str(cause))
     if missing:
         return (
-            f"hydra/{missing[1]}={missing[2]}: Hydra has no such {missing[1]} here; joblib, submitit and optuna come "
-            "with the extra `sweep`: pip install 'fast-rfcn[sweep]'"
+            f"hydra/{missing[1]}={missing[2]}: Hydra has no such {missing[1]} here; for joblib, submitit and optuna, "
+            "pip install 'fast-rfcn[sweep]'"
         )
     absent = re.search(r"Could not find '(\w+)/([^']+)'", str(cause))
     if absent:
         return f"{absent[1]}={absent[2]}: no such {absent[1]}{nearest(absent[2], choices(absent[1]))}"
     misfit = re.search(r"In '(experiment/[^']+)'.*\nKey '([^']+)' not in '(\w+)'\s+full_key: (\S+)", str(cause))
     if misfit:
-        return f"{misfit[1]} sets {misfit[4]}, which {misfit[3]} does not have: choose another experiment, or none"
+        return f"{misfit[1]} sets {misfit[4]}, but {misfit[3]} has no such setting; choose another experiment, or none"
     text = lines[0]
     unknown = re.search(r"[Kk]ey '([^']+)' (?:is )?not in", text) or re.search(r"Could not override '([^']+)'", text)
     if unknown:
         key = key or unknown[1]
         if key.startswith("hydra."):
-            return f"{key}: Hydra has no such setting; `detector train --cfg hydra` shows those that it has"
+            return f"{key}: Hydra has no such setting; `detector train --cfg hydra` lists its settings"
         if "." not in key:
             key = next((part.split("=")[0].lstrip("+~") for part in line.split() if key in part.split("=")[0]), key)
         return f"{key}: no such setting{nearest(key, list(_keys(config)))}"

@@ -1,11 +1,11 @@
-"""The one error for settings that cannot work; the command line answers it with exit code 2."""
+"""The error for invalid settings. The command line ends with exit code 2 on it."""
 
 
 class ConfigError(ValueError):
-    """A setting has a value, or a combination of values, that cannot work. The message names the key."""
+    """A value, or a combination of values, that cannot work. The message names the key."""
 
 
 def require(condition: bool, message: str) -> None:
-    """Raises ConfigError with `message` where `condition` does not hold."""
+    """Raise ConfigError with `message` if `condition` is false."""
     if not condition:
         raise ConfigError(message)

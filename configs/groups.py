@@ -1,6 +1,6 @@
-"""The groups of settings and the classes that each may be; a config as plain values, and back.
+"""The groups of settings and the schema classes of each group. Converts a config to plain values and back.
 
-OmegaConf is loaded by the functions that need it: the table of groups alone answers `detector --help`.
+Only the functions that need OmegaConf import it: `detector --help` needs the table of groups only, and stays fast.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from detector.configs.errors import ConfigError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-# group -> schema name -> class. `kind` of a class is the key by which a saved config finds it again.
+# group -> kind -> class. A saved config stores `kind`, so that its class can be found again.
 GROUPS: dict[str, dict[str, type]] = {
     "dataset": {
         "auto": schema.AutoDatasetConfig,
@@ -38,11 +38,11 @@ GROUPS: dict[str, dict[str, type]] = {
     "optimizer": {"sgd": schema.SGDConfig, "adamw": schema.AdamWConfig},
 }
 
-ADDED = {"neck": "none"}  # groups that configs saved before them lack, and the kind that those mean
+NEWER_GROUPS = {"neck": "none"}  # groups that older saved configs do not have, and the kind that applies to those
 
 
 def to_plain(config: schema.Config) -> dict[str, Any]:
-    """Dicts, lists, strings and numbers only: what YAML and `torch.load(weights_only=True)` carry."""
+    """Return a config as dicts, lists, strings and numbers, for YAML and `torch.load(weights_only=True)`."""
     from omegaconf import OmegaConf
 
     plain = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
@@ -51,12 +51,12 @@ def to_plain(config: schema.Config) -> dict[str, Any]:
 
 
 def structured(plain: dict[str, Any]) -> DictConfig:
-    """The typed config of plain values. Raises ConfigError for a kind that this version does not know."""
+    """Return the typed config of plain values. Raises ConfigError for a kind that this version does not know."""
     from omegaconf import DictConfig, OmegaConf
 
     config = OmegaConf.structured(schema.Config)
     for group, kinds in GROUPS.items():
-        values = plain.get(group, {"kind": ADDED[group]} if group in ADDED else {})
+        values = plain.get(group, {"kind": NEWER_GROUPS[group]} if group in NEWER_GROUPS else {})
         kind = values.get("kind")
         if kind not in kinds:
             raise ConfigError(f"{group}.kind is {kind!r}; expected one of {', '.join(kinds)}")
@@ -68,7 +68,7 @@ def structured(plain: dict[str, Any]) -> DictConfig:
 
 
 def to_config(config: DictConfig) -> schema.Config:
-    """The dataclass tree of a typed config, each value checked."""
+    """Return the dataclasses of a typed config, with each value checked."""
     from omegaconf import OmegaConf
 
     value = OmegaConf.to_object(config)

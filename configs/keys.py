@@ -1,4 +1,4 @@
-"""The keys of all settings, read from the schema alone: a wrong key is refused before Hydra is loaded."""
+"""The keys of all settings, read from the schema. A wrong key is rejected before Hydra is loaded."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from detector.configs.schema import Config
 
 @cache
 def known_keys() -> tuple[str, ...]:
-    """Every setting and group of every kind, for example `head`, `head.k` and `head.output_size`."""
+    """Return every group and every setting of every kind, for example `head`, `head.k` and `head.output_size`."""
     return tuple(dict.fromkeys(("experiment", *(key for key, _ in _fields_of(Config, "")))))
 
 
 @cache
 def path_keys() -> frozenset[str]:
-    """The settings that hold a path in one kind at least."""
+    """Return the settings that hold a path in at least one kind."""
     return frozenset(key for key, item in _fields_of(Config, "") if item.metadata == MARK)
 
 
 def hydra_word(word: str, *, sweeping: bool = False) -> str:
-    """A word of the command line as Hydra has to be given it: a path is quoted, see `detector.configs.paths`."""
+    """Return a command-line argument in Hydra's syntax: a path is quoted, see `detector.configs.paths`."""
     key, equals, value = word.partition("=")
     return f"{key}={hydra_value(key, value, sweeping=sweeping)}" if equals and key in path_keys() else word
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Raises ConfigError for a word that is not `key=value`, or whose key no kind of config has.
+    """Raise ConfigError for an argument that is not `key=value`, or whose key is in no kind of config.
 
-    Hydra's prefixes for adding and deleting keys are refused: the settings are fixed, so nothing would come of them.
+    Hydra's prefixes + and ~ are rejected too: the set of settings is fixed, so no key can be added or removed.
     """
     for word in words:
         key, equals, _ = word.partition("=")
         bare = key.lstrip("+~")
         if key.startswith(("hydra.", "hydra/")):
-            raise ConfigError(f"{word}: only train and alternate take Hydra's own settings")
+            raise ConfigError(f"{word}: only train and alternate accept Hydra's own settings; leave it out")
         if key != bare:
             what = "removed" if key.startswith("~") else "added"
             hint = f"; write {bare}=VALUE" if bare in known_keys() else nearest(bare, known_keys())
@@ -53,7 +53,7 @@ def check_words(words: Sequence[str]) -> None:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """The end of a message on an unknown name: the nearest known one, or all where they are few."""
+    """Return the end of a message about an unknown name: the nearest known name, or all names if they are few."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     tail = name.split(".")[-1]
     close = close or [key for key in known if key.split(".")[-1] == tail][:1]

@@ -1,4 +1,4 @@
-"""What a setting means: the schema's own comment on it, read from the source."""
+"""The meaning of a setting: the comment on its line in the schema, read from the source."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import re
 
 
 def meaning(owner: type, name: str) -> str | None:
-    """The comment behind the field `name` of a schema class, or of the class that it inherits the field from.
+    """Return the comment on the field `name` of a schema class, also of an inherited field. None if there is none.
 
-    The comment stands at the end of the field's line, or of its last line. None if there is none.
+    The comment is at the end of the field's line, or of its last line.
     """
     for kind in owner.__mro__[:-1]:
         source = inspect.getsource(kind)
@@ -22,6 +22,6 @@ def meaning(owner: type, name: str) -> str | None:
 
 
 def choice_meaning(enum: type, name: str) -> str | None:
-    """The comment behind a member of an enum of the schema; None if there is none."""
+    """Return the comment on a member of an enum of the schema. None if there is none."""
     found = re.search(rf"^    {name} = [^#\n]*# (.+)$", inspect.getsource(enum), re.MULTILINE)
     return found[1] if found else None

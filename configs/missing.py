@@ -1,6 +1,6 @@
-"""The mark of a setting that has no default. It is OmegaConf's own, so that OmegaConf asks the user for a value.
+"""The value of a setting that has no default. It is the value of OmegaConf's MISSING, so OmegaConf demands a value.
 
-It stands here because the schema must load without OmegaConf: `detector --help` reads the schema and nothing else.
+It is defined here because the schema must load without OmegaConf: `detector --help` reads only the schema.
 """
 
 from typing import Any

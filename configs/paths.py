@@ -1,7 +1,7 @@
-"""Settings that hold a path: the schema marks them, and the rest of the word is taken as text.
+"""Settings that hold a path. The schema marks them; everything after the = is the path.
 
-`dataset.root=My photos (2024), #1` needs no quotes for Hydra, and `~` stands for the home folder. A value that is
-quoted for Hydra stays accepted, `null` stays null, and `${...}` stays an interpolation.
+`dataset.root=My photos (2024), #1` needs no quotes for Hydra, and `~` is the home folder. A value that is already
+quoted for Hydra is accepted too. `null` stays null, and `${...}` stays an interpolation.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import Any
 
 from detector.configs.missing import MISSING
 
-MARK = {"holds": "path"}
-ONE_EACH = ("output_dir", "resume")  # a sweep has one of each, never a list
+MARK = {"holds": "path"}  # metadata of the schema's path fields
+NOT_SWEPT = ("output_dir", "resume")  # a sweep has one value for each of these, never a list
 CHOICES = re.compile(r"(choice|glob|range|interval|shuffle|sort|tag)\(.*\)$", re.DOTALL)  # Hydra's functions for sweeps
 QUOTED = re.compile(r"""(['"])((?:(?!\1)[^\\]|\\.)*)\1$""", re.DOTALL)  # one string, not a list of several
 
 
 def path_setting(default: Any = MISSING) -> Any:
-    """A field of the schema that holds the path of a file or folder, or text that may be one."""
+    """Return a schema field for the path of a file or folder, or for text that may be a path."""
     return field(default=default, metadata=MARK)
 
 
 def plain_text(value: str) -> str:
-    """The text that the value of a path's setting stands for: Hydra's quotes removed, `~` expanded.
+    """Return the path in the value of a path setting, without Hydra's quotes and with `~` expanded.
 
-    The name of something that exists stands for itself.
+    The path of an existing file or folder is returned unchanged.
     """
     if exists(value):
         return value
@@ -38,13 +38,13 @@ def plain_text(value: str) -> str:
 
 
 def hydra_value(key: str, value: str, *, sweeping: bool = False) -> str:
-    """The value of a path's setting as Hydra has to be given it.
+    """Return the value of a path setting in Hydra's syntax.
 
-    In a sweep a comma separates paths, unless the whole names something that exists.
+    In a sweep, a comma separates paths, unless the whole value is the path of an existing file or folder.
     """
     if value.lower() in ("", "null"):
         return value
-    if sweeping and key not in ONE_EACH and not exists(expanduser(value)):
+    if sweeping and key not in NOT_SWEPT and not exists(expanduser(value)):
         if CHOICES.match(value) or value[0] in "'\"":
             return value
         return ",".join(hydra_value(key, part) for part in value.split(","))
@@ -52,7 +52,7 @@ def hydra_value(key: str, value: str, *, sweeping: bool = False) -> str:
 
 
 def quoted(text: str) -> str:
-    """The text in Hydra's quotes: a backslash counts only in front of a quote."""
+    """Return the text in Hydra's quotes. Only backslashes before a quote are escaped."""
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
     return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
 

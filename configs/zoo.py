@@ -1,4 +1,4 @@
-"""Names for weights: `zoo.yaml` says where each lies and what its checksum is."""
+"""Names of downloadable weights: `zoo.yaml` holds the URL and the checksum of each."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ KINDS = {"classifier": "backbone.weights", "model": "weights"}  # the key that t
 
 @dataclass(frozen=True, slots=True)
 class ZooEntry:
-    """Where weights of one name lie."""
+    """The weights behind one name."""
 
     kind: str  # classifier: for a backbone; model: a detector, as a portable file
     url: str
-    sha256: str  # whole, or its first digits
+    sha256: str  # all digits, or the first ones
     about: str
 
 
 def zoo_entry(name: str, kind: str) -> ZooEntry | None:
-    """The entry of a name, None for a name that the table does not have.
+    """Return the entry called `name`. None if the table has no such name.
 
-    Raises ConfigError for a name of another kind, telling the key that takes it.
+    Raises ConfigError for a name of another kind; the message names the key that accepts it.
     """
     values = _table().get(name)
     if values is None:
@@ -34,13 +34,14 @@ def zoo_entry(name: str, kind: str) -> ZooEntry | None:
     entry = ZooEntry(**values)
     if entry.kind != kind:
         raise ConfigError(
-            f"{KINDS[kind]}={name}: this name is of a {entry.kind}; give it as {KINDS[entry.kind]}={name}"
+            f"{KINDS[kind]}={name}: expected the name of a {kind}, but this is a {entry.kind}; "
+            f"write {KINDS[entry.kind]}={name}"
         )
     return entry
 
 
 def zoo_names(kind: str) -> list[str]:
-    """Every name of a kind."""
+    """Return all names of a kind."""
     return [name for name, values in _table().items() if values["kind"] == kind]
 
 

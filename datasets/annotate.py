@@ -1,4 +1,4 @@
-"""From records to annotations: the one place where boxes are checked, clipped and given labels."""
+"""Turns records into annotations. Boxes are checked, clipped and labelled only here."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from detector.datasets.sample import Annotation
 
 log = logging.getLogger("detector")
 
-INSIDE = 0.9  # of a box's area: from here on what lies outside of the image is clipped
-ROUNDING = 1.0  # pixels over the edge that come of rounding, or of counting from 0; clipped without a word
+INSIDE = 0.9  # a box with at least this fraction of its area inside the image is clipped
+ROUNDING = 1.0  # pixels beyond the edge that come from rounding, or from counting from 0; clipped without a warning
 
 
 class Annotated(NamedTuple):
@@ -37,12 +37,12 @@ def annotate(
     *,
     strict: bool,
     where: str,
-    mend: bool = False,
+    leave_out_faulty: bool = False,
 ) -> Annotated:
-    """The annotations of records, and their pictures. What is wrong with a record is added to `faults`.
+    """Return the annotations of records and their pictures. Add the faults of the records to `faults`.
 
-    A box that reaches over the edge with at most a tenth of its area is clipped and told in one line; with `strict` it
-    is a fault. A record with faults is left out; with `mend` only its faulty objects are.
+    A box with at most a tenth of its area beyond the edge is clipped, with one warning for all such boxes. With
+    `strict` it is a fault. A record with faults is left out; with `leave_out_faulty`, only its faulty objects are.
     """
     made = Annotated([], [])
     label_of = {name: label for label, name in enumerate(classes, start=1)}
@@ -56,22 +56,22 @@ def annotate(
         usable = []
         for item in record.objects:
             problem = _name_problem(item, label_of) or box_problem(item, width, height)
-            if problem is None and reaches_over(item, width, height):
-                told = f"{item.where}, {item.told} in {width}x{height}"
-                clipped += [] if strict else [told]
+            if problem is None and crosses_edge(item, width, height):
+                case = f"{item.where}, {item.box_text} in {width}x{height}"
+                clipped += [] if strict else [case]
                 if strict:
-                    problem = f"{told}, reaches over the edge; correct it, or set dataset.strict=false"
+                    problem = f"{case}, extends beyond the edge; correct it, or set dataset.strict=false"
             if problem is None:
                 usable.append(item)
             else:
                 faults.append(Fault(record.image_id, problem))
-        if mend or len(usable) == len(record.objects):
+        if leave_out_faulty or len(usable) == len(record.objects):
             made.annotations.append(_annotation(record, usable, width, height, label_of))
             made.files.append(record.file)
     if clipped:
         log.warning(
-            "%s: %d boxes reach over the edge of their image and are clipped (first: %s); dataset.strict=true "
-            "refuses them",
+            "%s: %d boxes extend beyond the edge of their image and are clipped (first: %s); dataset.strict=true "
+            "makes them faults",
             where, len(clipped), clipped[0],
         )  # fmt: skip
     return made
@@ -86,31 +86,32 @@ def _name_problem(item: MarkedObject, label_of: dict[str, int]) -> str | None:
 
 
 def box_problem(item: MarkedObject, width: int, height: int) -> str | None:
-    """Why a box cannot be used in an image of this size, or None."""
+    """Return the reason why a box cannot be used in an image of this size. None if it can."""
     x1, y1, x2, y2 = item.box
     if not all(map(math.isfinite, item.box)):
-        return f"{item.where} has a box that is not finite, {item.told}; correct or remove it"
-    # One pixel is legal in principle where corners name pixels; the published files have no such box, broken ones do.
+        return f"{item.where} has a box that is not finite, {item.box_text}; correct or remove it"
+    # If corners are pixel numbers, a side of one pixel is valid in principle. But the published files have no such box,
+    # and broken files do.
     least = 0 if item.pixel_base is None else 1
     if not (x2 - x1 > least and y2 - y1 > least):
-        return f"{item.where} has no area or is inverted, {item.told}; correct or remove it"
+        return f"{item.where} has no area or is inverted, {item.box_text}; correct or remove it"
     inside = max(0.0, min(x2, width) - max(x1, 0.0)) * max(0.0, min(y2, height) - max(y1, 0.0))
-    # A box of few pixels may lose a tenth by rounding alone.
-    if inside > 0 and (not reaches_over(item, width, height) or inside >= INSIDE * (x2 - x1) * (y2 - y1)):
+    # A box of few pixels can lose a tenth of its area by rounding.
+    if inside > 0 and (not crosses_edge(item, width, height) or inside >= INSIDE * (x2 - x1) * (y2 - y1)):
         return None
     if item.pixel_base == 1 and min(x1, y1) < 0:
         return (
-            f"{item.where} begins before pixel 1, {item.told}, but these boxes count from 1; "
+            f"{item.where} starts before pixel 1, {item.box_text}, but these boxes count from 1; "
             "correct it, or set dataset.box_base=zero if all files count from 0"
         )
-    return f"{item.where} lies outside the image of {width}x{height}, {item.told}; correct or remove it"
+    return f"{item.where} lies outside the image of {width}x{height}, {item.box_text}; correct or remove it"
 
 
-def reaches_over(item: MarkedObject, width: int, height: int) -> bool:
-    """Whether a box leaves its image by more than the rounding of its format."""
+def crosses_edge(item: MarkedObject, width: int, height: int) -> bool:
+    """Return True if a box extends beyond its image by more than the rounding of its format."""
     x1, y1, x2, y2 = item.box
     before = ROUNDING if item.pixel_base is None else 0
-    # Tools that count pixels from 0 often write the image's size as the maximum.
+    # Tools that count pixels from 0 often write the size of the image as the maximum.
     beyond = 0 if item.pixel_base == 1 else ROUNDING
     return max(-x1, -y1) > before or max(x2 - width, y2 - height) > beyond
 
@@ -133,15 +134,14 @@ def _annotation(
 
 
 def read_annotated(path: Path, annotation: Annotation, bit_depth: int | None = None) -> Tensor:
-    """The picture [3, H, W] uint8 of an annotation; `bit_depth` is that of the dataset, see `images.to_pixels`.
+    """Return the picture [3, H, W] uint8 of an annotation. `bit_depth` is as in `images.to_pixels`.
 
-    Raises ValueError if it cannot be read, or is not of the size that the annotation states.
+    Raises ValueError if the picture cannot be read, or its size differs from the annotation's.
     """
     image = read_image(path, bit_depth=bit_depth, size=(annotation.width, annotation.height))
     if (image.shape[2], image.shape[1]) != (annotation.width, annotation.height):
         raise ValueError(
             f"{path}: the image is {image.shape[2]}x{image.shape[1]}, its annotation says "
-            f"{annotation.width}x{annotation.height}; boxes would not fit: correct the size in the annotation or the "
-            "image"
+            f"{annotation.width}x{annotation.height}, so the boxes do not fit; correct the annotation or the image"
         )
     return image

@@ -1,7 +1,7 @@
-"""The views of a dataset that training and evaluation see.
+"""The samples that training and evaluation read from a dataset.
 
-A training sample is a function of (seed, epoch, index): flip, scale and the sampler's seed are drawn from a generator
-of its own, so neither the number of loader workers nor an interruption changes what is seen.
+A training sample is a function of (seed, epoch, index): each sample has its own random generator for flip, scale and
+the sampler's seed. So neither the number of loader workers nor an interruption changes the samples.
 """
 
 from __future__ import annotations
@@ -13,26 +13,25 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2.functional import adjust_brightness, adjust_contrast, adjust_saturation
 
 from detector.datasets.sample import Dataset, Sample
 from detector.ops import boxes as box_ops
 
 log = logging.getLogger("detector")
 
-ATTEMPTS = 20  # images tried for one place before the error is raised
+ATTEMPTS = 20  # number of images tried for one sample before the error is raised
 
 
 class ProposalSource(Protocol):
     """Candidate boxes of each image of a dataset, in the pixels of the original image."""
 
     def boxes(self, index: int) -> Tensor:
-        """[P, 4] float32 xyxy."""
+        """Return the boxes [P, 4] float32 xyxy of one image."""
         ...
 
 
 class TrainingView:
-    """A dataset as training sees it; keys are (epoch, index)."""
+    """The training samples of a dataset; keys are (epoch, index)."""
 
     def __init__(
         self,
@@ -46,9 +45,11 @@ class TrainingView:
         seed: int,
         skip_unreadable: bool = False,
     ) -> None:
-        """`flip` mirrors half of the samples, `flip_vertical` turns half upside down; `short_sides` are the training
-        scales, one drawn per sample. `color_jitter` is how far brightness, contrast and saturation may be from 1.
-        With `skip_unreadable` another image takes the place of one that cannot be read.
+        """`flip` mirrors half of the samples left to right, `flip_vertical` half of them upside down.
+
+        `short_sides` are the training scales; each sample gets one at random. `color_jitter` is the largest deviation
+        from 1 of the factors for brightness, contrast and saturation. With `skip_unreadable`, another image replaces
+        one that cannot be read.
         """
         self.dataset = dataset
         self.proposals = proposals
@@ -64,7 +65,7 @@ class TrainingView:
         return len(self.dataset.annotations)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """The sample of (epoch, index). Raises ValueError for an image that cannot be read, unless it is skipped."""
+        """Return the sample of (epoch, index). Raises ValueError for an unreadable image, unless it is skipped."""
         epoch, index = key
         index, image = self._readable(epoch, index)
         rng = np.random.default_rng([self.seed, epoch, index])
@@ -85,9 +86,10 @@ class TrainingView:
         return flipped_vertically(sample) if upside_down else sample
 
     def _readable(self, epoch: int, index: int) -> tuple[int, Tensor]:
-        """An image, or the first of those drawn in its place by (seed, epoch, index) that can be read.
+        """Return the index and the pixels of an image; if it is unreadable, of the first readable replacement.
 
-        The rest of the sample is drawn for the image that is taken, so nothing depends on what was tried before.
+        (seed, epoch, index) determine the replacements. The rest of the sample depends on the returned index only,
+        not on the images tried before.
         """
         chosen = index
         for attempt in range(ATTEMPTS):
@@ -103,7 +105,7 @@ class TrainingView:
 
 
 class EvaluationView:
-    """A dataset as evaluation sees it: every image once, as it is."""
+    """The evaluation samples of a dataset: every image once, without augmentation."""
 
     def __init__(self, dataset: Dataset, proposals: ProposalSource | None, *, short_side: int) -> None:
         self.dataset = dataset
@@ -114,7 +116,7 @@ class EvaluationView:
         return len(self.dataset.annotations)
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample of an image."""
+        """Return the sample of an image."""
         return Sample(
             image=self.dataset.image(index),
             annotation=self.dataset.annotations[index],
@@ -125,14 +127,20 @@ class EvaluationView:
 
 
 def recolored(image: Tensor, brightness: float, contrast: float, saturation: float) -> Tensor:
-    """The image [3, H, W] uint8 with these factors, 1 leaving it as it is. Source: SSD 2.2, its photometric changes."""
+    """Return the image [3, H, W] uint8 with changed colors; a factor of 1 changes nothing.
+
+    Source: the photometric distortions of SSD 2.2.
+    """
+    # Loading torchvision takes seconds. Commands that train nothing do not need it.
+    from torchvision.transforms.v2.functional import adjust_brightness, adjust_contrast, adjust_saturation
+
     image = adjust_contrast(adjust_brightness(image, brightness), contrast)
     recolored: Tensor = adjust_saturation(image, saturation)
     return recolored
 
 
 def flipped(sample: Sample) -> Sample:
-    """The sample mirrored left to right, boxes and proposals with it."""
+    """Return the sample mirrored left to right, with its boxes and proposals."""
     width = sample.annotation.width
     return replace(
         sample,
@@ -143,7 +151,7 @@ def flipped(sample: Sample) -> Sample:
 
 
 def flipped_vertically(sample: Sample) -> Sample:
-    """The sample upside down, boxes and proposals with it."""
+    """Return the sample mirrored upside down, with its boxes and proposals."""
     height = sample.annotation.height
     return replace(
         sample,

@@ -1,4 +1,4 @@
-"""How bright the deep pictures of a dataset are: one range for all, so that a dim picture stays dim."""
+"""The bit depth of pictures with more than 8 bits: one range for the whole dataset, so that dark pictures stay dark."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from PIL import Image
 from detector.datasets.images import UNREADABLE, depth_of, read_maximum
 
 DEEP_SUFFIXES = (".png", ".tif", ".tiff")
-HEADERS = 8  # pictures whose headers say whether a dataset is deep
-LOOKED_AT = 64  # pictures whose values say how deep
+HEADERS = 8  # number of pictures whose headers are read, to see if any has more than 8 bits
+SAMPLED = 64  # number of pictures whose values are read, to find the bit depth
 
 
 def common_depth(files: Sequence[Path]) -> int | None:
-    """The bits that hold every value of evenly chosen pictures; None if the first ones have 8 bits or are floats of 0
-    to 1, which say so themselves.
+    """Return the bits that hold every value of a sample of the pictures.
+
+    None if the first pictures have 8 bits, or if all values are floats from 0 to 1: they need no bit depth.
     """
     able = [path for path in files if path.suffix.lower() in DEEP_SUFFIXES]
     if not any(_is_deep(path) for path in able[:HEADERS]):
         return None
-    chosen = able[:: max(1, len(able) // LOOKED_AT)]
+    chosen = able[:: max(1, len(able) // SAMPLED)]
     maxima = [value for value in map(read_maximum, chosen) if value is not None]
     highest = max(maxima, default=0.0)
     return depth_of(highest) if highest > 1 else None

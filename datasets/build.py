@@ -1,4 +1,4 @@
-"""From a config to a dataset and its proposals: with `detector/build.py` the only readers of config classes."""
+"""Builds a dataset and its proposals from a config. Only this file and `detector/build.py` read config classes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 from detector.configs import schema
 from detector.configs.errors import ConfigError
 from detector.datasets.augment import ProposalSource
-from detector.datasets.class_names import one_sided
+from detector.datasets.class_names import unshared_classes
 from detector.datasets.coco import COCODataset
 from detector.datasets.coco_json import read_coco
 from detector.datasets.folder import Folder
-from detector.datasets.proposal_files import load_proposals, prepare_all, prepared
-from detector.datasets.proposal_gaps import GappedProposals
+from detector.datasets.partial_proposals import PartialProposals
+from detector.datasets.proposal_files import filter_all_proposals, filter_proposals, load_proposals
 from detector.datasets.proposal_grid import GridProposals, grid_boxes
-from detector.datasets.readable import Gapped, require_readable
+from detector.datasets.readable import PartlyReadable, require_readable
 from detector.datasets.sample import Dataset
 from detector.datasets.selective_search import Search, cached_search, selective_search
 from detector.datasets.synthetic import SyntheticDataset
@@ -29,9 +29,9 @@ log = logging.getLogger("detector")
 
 
 def build_dataset(config: schema.DatasetConfig, role: str, *, need_images: bool = True) -> Dataset:
-    """The dataset of a role, train or test. Raises ValueError for data that is missing or faulty.
+    """Return the dataset of a role, train or test. Raises ValueError for missing or faulty data.
 
-    Without `need_images` the pictures may be absent: result files are scored on annotations alone.
+    Without `need_images`, the pictures may be missing: scoring a result file needs the annotations only.
     """
     split, sibling = (config.train, config.test) if role == "train" else (config.test, config.train)
     match config:
@@ -63,7 +63,7 @@ def build_dataset(config: schema.DatasetConfig, role: str, *, need_images: bool 
         case schema.SyntheticDatasetConfig():
             if not split.isdigit() or int(split) == 0:
                 raise ConfigError(
-                    f"dataset.{role} is {split!r}; a split of the synthetic dataset is a number of images"
+                    f"dataset.{role} is {split!r}; expected a number of images for the synthetic dataset, such as 200"
                 )
             return SyntheticDataset(
                 role, num_images=int(split), height=config.height, width=config.width, seed=config.seed
@@ -72,15 +72,15 @@ def build_dataset(config: schema.DatasetConfig, role: str, *, need_images: bool 
 
 
 def _classes_of(path: Path) -> tuple[str, ...] | None:
-    """The classes of a training file, which number those of the other; None where only the other is there."""
+    """Return the classes of the training file, which set the labels of the test file too; None if it is missing."""
     return tuple(read_coco(path).categories.values()) if path.is_file() else None
 
 
 def build_datasets(config: schema.DatasetConfig) -> tuple[Dataset, Dataset]:
-    """The datasets of both roles, train and test, their pictures checked; a folder is opened once for both.
+    """Return the datasets of both roles, train and test, after the check of their pictures.
 
-    Raises as `readable_dataset`. With dataset.on_unreadable=skip the training set keeps the places of pictures that
-    cannot be read; its view takes another image.
+    Raises the same errors as `readable_dataset`. With dataset.on_unreadable=skip, the training set keeps the indices of
+    unreadable pictures, and `TrainingView` replaces them by other images.
     """
     if isinstance(config, schema.AutoDatasetConfig):
         folder = open_folder(config)
@@ -88,21 +88,21 @@ def build_datasets(config: schema.DatasetConfig) -> tuple[Dataset, Dataset]:
         test: Dataset = folder.test
     else:
         train, test = build_dataset(config, "train"), build_dataset(config, "test")
-        for line in one_sided(_objects(train), _objects(test)):
+        for line in unshared_classes(_objects(train), _objects(test)):
             log.warning("%s", line)
-    return _readable(config, train, "train", keep_places=True), _readable(config, test, "test", keep_places=False)
+    return _readable(config, train, "train", keep_indices=True), _readable(config, test, "test", keep_indices=False)
 
 
 def readable_dataset(config: schema.DatasetConfig, role: str) -> Dataset:
-    """The dataset of a role, train or test, after the check of its pictures (dataset.check).
+    """Return the dataset of a role, train or test, after the check of its pictures (dataset.check).
 
-    Raises ValueError for data that is missing or faulty, and FaultyDataError for pictures that cannot be read; with
-    dataset.on_unreadable=skip those are left out.
+    Raises ValueError for missing or faulty data, and FaultyDataError for pictures that cannot be read; with
+    dataset.on_unreadable=skip, these are left out.
     """
-    return _readable(config, build_dataset(config, role), role, keep_places=False)
+    return _readable(config, build_dataset(config, role), role, keep_indices=False)
 
 
-def _readable(config: schema.DatasetConfig, dataset: Dataset, role: str, *, keep_places: bool) -> Dataset:
+def _readable(config: schema.DatasetConfig, dataset: Dataset, role: str, *, keep_indices: bool) -> Dataset:
     if not isinstance(config, schema.FilesDatasetConfig) or config.check is schema.PictureCheck.none:
         return dataset
     return require_readable(
@@ -110,25 +110,25 @@ def _readable(config: schema.DatasetConfig, dataset: Dataset, role: str, *, keep
         decode=config.check is schema.PictureCheck.decode,
         keep_checks=config.keep_checks,
         skip=skips_unreadable(config),
-        keep_places=keep_places,
+        keep_indices=keep_indices,
         where=role,
     )
 
 
 def skips_unreadable(config: schema.DatasetConfig) -> bool:
-    """Whether another picture takes the place of one that cannot be read."""
+    """Return True if another picture replaces one that cannot be read."""
     return isinstance(config, schema.FilesDatasetConfig) and config.on_unreadable is schema.OnUnreadable.skip
 
 
 def _objects(dataset: Dataset) -> Counter[str]:
-    """Objects of each class."""
+    """Return the number of objects of each class."""
     return Counter(dataset.classes[label - 1] for item in dataset.annotations for label in item.labels.tolist())
 
 
-def open_folder(config: schema.AutoDatasetConfig, *, quiet: bool = False, mend: bool = False) -> Folder:
-    """The folder of dataset=auto, both sides and its split; what was found is logged, unless `quiet`.
+def open_folder(config: schema.AutoDatasetConfig, *, quiet: bool = False, leave_out_faulty: bool = False) -> Folder:
+    """Open the folder of dataset=auto with its train and test splits. Log a summary of it, unless `quiet`.
 
-    With `mend` its faults are kept, not raised. Raises as `build_dataset`.
+    With `leave_out_faulty`, faults are collected and not raised. Raises the same errors as `build_dataset`.
     """
     folder = Folder(
         Path(config.root),
@@ -144,12 +144,12 @@ def open_folder(config: schema.AutoDatasetConfig, *, quiet: bool = False, mend: 
         split_file=Path(config.split_file) if config.split_file else None,
         strict=config.strict,
         bit_depth=config.bit_depth,
-        mend=mend,
+        leave_out_faulty=leave_out_faulty,
         keep_checks=config.keep_checks,
     )
     if quiet:
         return folder
-    for line in folder.told:
+    for line in folder.summary:
         log.info("%s: %s", config.root, line)
     for line in folder.odd:
         log.warning("%s: %s", config.root, line)
@@ -157,10 +157,10 @@ def open_folder(config: schema.AutoDatasetConfig, *, quiet: bool = False, mend: 
 
 
 def build_proposals(config: schema.ProposalConfig, dataset: Dataset, role: str) -> ProposalSource | None:
-    """The boxes that come with each image; None where a network proposes. None are asked for unreadable pictures."""
-    if isinstance(dataset, Gapped):
+    """Return the proposals of each image; None with an RPN. Unreadable pictures get no proposals."""
+    if isinstance(dataset, PartlyReadable):
         source = build_proposals(config, dataset.readable, role)
-        return source and GappedProposals(source, dataset.readable.indices)
+        return source and PartialProposals(source, dataset.readable.indices)
     top_k = config.top_k_train if role == "train" else config.top_k_test
     match config:
         case schema.GridProposalsConfig():
@@ -169,26 +169,28 @@ def build_proposals(config: schema.ProposalConfig, dataset: Dataset, role: str) 
             return grid
         case schema.FileProposalsConfig():
             path = Path(config.train if role == "train" else config.test)
-            return prepare_all(
+            return filter_all_proposals(
                 load_proposals(path, dataset, convention=config.convention), top_k=top_k, min_size=config.min_size
             )
         case schema.SelectiveSearchConfig():
             found = cached_search(dataset, cache_path(config, dataset, role), _search(config), config.workers)
-            return prepare_all(found, top_k=top_k, min_size=config.min_size)
+            return filter_all_proposals(found, top_k=top_k, min_size=config.min_size)
         case schema.RPNConfig():
             return None
     raise ConfigError(f"proposals.kind {config.kind!r} has no builder")
 
 
 def propose(config: schema.ProposalConfig, image: Tensor) -> Tensor | None:
-    """Boxes for a picture [3, H, W] of no dataset; None where a network proposes."""
+    """Return proposals for a picture [3, H, W] outside of a dataset; None with an RPN."""
     match config:
         case schema.GridProposalsConfig():
             return grid_boxes(
                 image.shape[1], image.shape[2], tuple(config.scales), tuple(config.aspects), config.overlap
             )
         case schema.SelectiveSearchConfig():
-            return prepared(selective_search(image, _search(config)), top_k=config.top_k_test, min_size=config.min_size)
+            return filter_proposals(
+                selective_search(image, _search(config)), top_k=config.top_k_test, min_size=config.min_size
+            )
         case schema.RPNConfig():
             return None
     raise ConfigError(
@@ -197,7 +199,7 @@ def propose(config: schema.ProposalConfig, image: Tensor) -> Tensor | None:
 
 
 def _require_whole(grid: GridProposals, dataset: Dataset, top_k: int, key: str) -> None:
-    """A grid is not in order of merit: its first boxes alone would leave whole sizes out."""
+    """Raise ConfigError if `top_k` is below the boxes of a grid. Its boxes are not ranked, so none can be dropped."""
     for index in {(item.height, item.width): index for index, item in enumerate(dataset.annotations)}.values():
         count, item = len(grid.boxes(index)), dataset.annotations[index]
         if count > top_k:
@@ -208,7 +210,7 @@ def _require_whole(grid: GridProposals, dataset: Dataset, top_k: int, key: str) 
 
 
 def cache_path(config: schema.SelectiveSearchConfig, dataset: Dataset, role: str) -> Path:
-    """Where the boxes of a split are kept: named after its first image and length, checked by its key."""
+    """Return the file for the boxes of a split, named after its first image and length. Its content has a key."""
     first = re.sub(r"[^A-Za-z0-9_-]", "_", dataset.annotations[0].image_id) if dataset.annotations else "empty"
     return Path(config.cache) / f"selective_search_{config.mode}_{first}_{len(dataset.annotations)}.npz"
 

@@ -1,8 +1,8 @@
 """COCO-format annotations: one JSON file and a folder of images.
 
-Labels count the file's categories in the order of their ids. A crowd region (`iscrowd`) marks objects that are not
-told apart, so it becomes a `difficult` object: the VOC metric neither asks for it nor punishes finding it. A training
-that should not learn from crowds excludes difficult objects (sampling.use_difficult=false).
+Labels number the file's categories in the order of their ids. A crowd region (`iscrowd`) is one box around many
+objects. It becomes a `difficult` object, so that the VOC metric counts it neither as missed nor as a false positive. To
+exclude crowds from training, exclude difficult objects (sampling.use_difficult=false).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger("detector")
 
 
 class COCODataset:
-    """Images and annotations of one annotation file; an image's id is its `id`, as text."""
+    """Images and annotations of one annotation file. The id of an image is its `id`, as text."""
 
     classes: tuple[str, ...]
     annotations: Sequence[Annotation]
@@ -43,13 +43,13 @@ class COCODataset:
     ) -> None:
         """`path` is the annotation file, `images` the folder that its file names are relative to.
 
-        `classes` are those of the training file, in the order of its labels; None takes this file's own. Without
-        `need_images` the pictures may be absent: to score result files. A box that reaches over the edge with at most a
-        tenth of its area is clipped, with `strict` a fault.
+        `classes` are the classes of the training file, in the order of its labels; None: those of this file. Without
+        `need_images`, the pictures may be missing: scoring result files does not read them. A box with at most a tenth
+        of its area beyond the edge is clipped; with `strict` it is a fault.
 
-        Raises ValueError for a file that is not of this format, and its subclass FaultyDataError with every image
-        that is missing and every annotation that cannot be used. Boxes without area, which the published files have,
-        are left out with a warning.
+        Raises ValueError for a file of another format, and its subclass FaultyDataError with all missing images and
+        all annotations that cannot be used. Boxes without area, which the published files have, are left out with a
+        warning.
         """
         found = read_coco(path)
         own = tuple(found.categories.values())
@@ -57,10 +57,10 @@ class COCODataset:
         if set(own) - set(self.classes):
             raise ValueError(
                 f"{path}: its categories are not those of the training file: {', '.join(set(own) - set(self.classes))} "
-                f"is not among {', '.join(self.classes)}; give both files the same categories"
+                f"not in {', '.join(self.classes)}; use the same categories in both files"
             )
         if set(own) < set(self.classes):
-            log.warning("%s: lacks the categories %s", path, ", ".join(sorted(set(self.classes) - set(own))))
+            log.warning("%s: does not have the categories %s", path, ", ".join(sorted(set(self.classes) - set(own))))
         faults = list(found.faults)
         if need_images:
             present = _listing({images / image.file_name for image in found.images})
@@ -83,11 +83,11 @@ class COCODataset:
             log.warning("%s: %d boxes without area are left out", path, found.num_empty)
 
     def image(self, index: int) -> Tensor:
-        """The decoded image [3, H, W] uint8. Raises ValueError if it cannot be read or is not of the stated size."""
+        """Return the decoded image [3, H, W] uint8. Raises ValueError if it is unreadable or of a wrong size."""
         return read_annotated(self.files[index], self.annotations[index], self.bit_depth)
 
 
 def _listing(files: set[Path]) -> set[Path]:
-    """Which of the files exist, by one listing of each of their folders."""
+    """Return the files that exist. Lists each folder only once."""
     folders = {file.parent for file in files}
     return {file for folder in folders if folder.is_dir() for file in folder.iterdir()} & files

@@ -1,4 +1,4 @@
-"""One file of COCO's format as it stands: its categories, and a record for each of its images."""
+"""Reads one file of COCO's format: its categories, and its images with their objects."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from detector.datasets.faults import Fault
-from detector.datasets.json_files import identity, in_order, number, numbers, read_json, rows, text, whole
+from detector.datasets.json_files import id_text, number, numbers, positive_int, read_json, rows, sorted_ids, text
 from detector.datasets.records import MarkedObject
 
 
@@ -17,48 +17,53 @@ class CocoImage:
 
     image_id: str
     file_name: str
-    size: tuple[int, int] | None  # width, height; None if the file does not say
+    size: tuple[int, int] | None  # width, height; None if the file does not state it
     objects: list[MarkedObject] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class CocoFile:
-    """What a file has that can be used, and what is wrong with the rest."""
+    """The usable content of a file, and the faults in the rest."""
 
     path: Path
     categories: dict[str, str]  # id: name, in the order of the ids
     images: list[CocoImage]
     faults: list[Fault]
-    num_empty: int  # boxes without area, left out: the published files have them
+    num_empty: int  # number of boxes without area, which are left out; the published files have such boxes
 
 
 def read_coco(path: Path) -> CocoFile:
-    """Raises ValueError for a file that is not of this format, or whose ids and names are not clear."""
+    """Read a file. Raises ValueError for another format, or for ambiguous ids or names."""
     content = read_json(path)
     categories = _categories(content, path)
     images: dict[str, CocoImage] = {}
     of_file: dict[str, str] = {}
     for place, item in enumerate(rows(content, "images", path)):
         where = f"{path}: image {item.get('id', f'number {place}')}"
-        image_id = identity(item.get("id"), f"{path}: the id of image number {place}")
+        image_id = id_text(item.get("id"), f"{path}: the id of image number {place}")
         name = text(item.get("file_name"), f"{where}: its file_name")
         if image_id in images:
             raise ValueError(f"{where}: two images have this id ({images[image_id].file_name}, {name}); renumber one")
         if name in of_file:
-            raise ValueError(f"{where}: its file {name} is that of image {of_file[name]} too; remove one of them")
+            raise ValueError(f"{where}: image {of_file[name]} has the same file {name}; remove one of them")
         of_file[name] = image_id
         size = None
         if item.get("width") or item.get("height"):
-            size = whole(item.get("width"), f"{where}: its width"), whole(item.get("height"), f"{where}: its height")
+            size = (
+                positive_int(item.get("width"), f"{where}: its width"),
+                positive_int(item.get("height"), f"{where}: its height"),
+            )
         images[image_id] = CocoImage(image_id, name, size)
     found = CocoFile(path, categories, list(images.values()), [], 0)
     for place, item in enumerate(rows(content, "annotations", path)):
         where = f"{path}: annotation {item.get('id', f'number {place}')}"
         image_id = str(item.get("image_id"))
         try:
-            image_id = identity(item.get("image_id"), f"{where} has an image_id that")
+            image_id = id_text(item.get("image_id"), f"{where} has an image_id that")
             if image_id not in images:
-                raise ValueError(f"{where} is of image {image_id}, which `images` has not; remove one or add the other")
+                raise ValueError(
+                    f"{where} is for image {image_id}, which is not in `images`; remove it or add the image"
+                )
             marked = _object(item, where, categories)
         except ValueError as error:
             found.faults.append(Fault(image_id, str(error)))
@@ -73,34 +78,36 @@ def read_coco(path: Path) -> CocoFile:
 def _categories(content: Any, path: Path) -> dict[str, str]:
     names: dict[str, str] = {}
     for place, item in enumerate(rows(content, "categories", path)):
-        key = identity(item.get("id"), f"{path}: the id of category number {place}")
+        key = id_text(item.get("id"), f"{path}: the id of category number {place}")
         name = text(item.get("name"), f"{path}: category {key}: its name")
         if key in names:
             raise ValueError(
-                f"{path}: two categories have the id {key} ({names[key]}, {name}): whose are the objects? Renumber one"
+                f"{path}: two categories have the id {key} ({names[key]}, {name}); give one of them another id"
             )
         if name in names.values():
             other = next(known for known, value in names.items() if value == name)
             raise ValueError(f"{path}: categories {other} and {key} are both named {name!r}; rename or merge them")
         names[key] = name
     if not names:
-        raise ValueError(f"{path}: `categories` is empty; expected COCO's format with the classes in it")
-    return {key: names[key] for key in in_order(list(names))}
+        raise ValueError(f"{path}: `categories` is empty; expected the classes there, as in COCO's format")
+    return {key: names[key] for key in sorted_ids(list(names))}
 
 
 def _object(item: dict[str, Any], where: str, categories: dict[str, str]) -> MarkedObject | None:
-    """An annotation as an object; None if its box has no area."""
-    category = identity(item.get("category_id"), f"{where} has a category_id that")
+    """Return an annotation as an object; None if its box has no area."""
+    category = id_text(item.get("category_id"), f"{where} has a category_id that")
     if category not in categories:
         known = ", ".join(list(categories)[:10])
         raise ValueError(f"{where} has the unknown category {category}; known: {known}")
     x, y, width, height = numbers(item.get("bbox"), 4, f"{where} has a bbox that")
-    told = f"(x, y, width, height) = {item['bbox']}"
+    box_text = f"(x, y, width, height) = {item['bbox']}"
     if width < 0 or height < 0:
-        raise ValueError(f"{where} has an inverted box, {told}; correct or remove it")
+        raise ValueError(f"{where} has an inverted box, {box_text}; correct or remove it")
     if width == 0 or height == 0:
         return None
-    # A crowd marks objects that are not told apart.
+    # A crowd is one box around many objects.
     crowd = bool(number(item.get("iscrowd")))
     box = (x, y, x + width, y + height)
-    return MarkedObject(categories[category], box, where, told, difficult=crowd or bool(item.get("iscrowd") is True))
+    return MarkedObject(
+        categories[category], box, where, box_text, difficult=crowd or bool(item.get("iscrowd") is True)
+    )

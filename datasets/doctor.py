@@ -1,4 +1,4 @@
-"""Everything that is wrong with a dataset, before hours are spent on it; and an image list without what is wrong."""
+"""Lists all faults of a dataset before a long training, and writes an image list without the faulty images."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from detector.datasets.voc import VOCDataset, list_path, read_split
 
 
 def check_voc(root: Path, split: str, *, classes: Sequence[str] | None, box_base: str = "auto") -> list[Fault]:
-    """Every image or annotation of a split that is missing or faulty; images are not opened (see `check`).
+    """Return a fault for each missing or faulty image or annotation of a split. It opens no images (see `check`).
 
-    Raises ValueError where the split's image list itself cannot be read.
+    Raises ValueError if the image list of the split cannot be read.
     """
     try:
         VOCDataset(root, split, classes=classes, box_base=box_base)
@@ -26,10 +26,10 @@ def check_voc(root: Path, split: str, *, classes: Sequence[str] | None, box_base
 
 
 def check(dataset: Dataset, proposals: ProposalSource | None, *, open_images: bool) -> list[Fault]:
-    """Faults of a dataset that could be built: proposals that are outside or inverted, or of which there are none.
+    """Return faults of a dataset that could be built: images with proposals outside or inverted, or without proposals.
 
-    With `open_images` every image is decoded too: a damaged one, or one of another size than its annotation says, is
-    a fault. That takes some milliseconds an image.
+    With `open_images`, also decode every image, which takes a few milliseconds each. A damaged image is a fault, and an
+    image whose size differs from its annotation.
     """
     faults = []
     for index, annotation in enumerate(dataset.annotations):
@@ -42,19 +42,19 @@ def check(dataset: Dataset, proposals: ProposalSource | None, *, open_images: bo
             boxes = proposals.boxes(index)
             wrong = int(outside(boxes, annotation).sum())
             if wrong or not len(boxes):
-                told = f"{wrong} of {len(boxes)} proposals are inverted or outside" if wrong else "no proposals"
+                problem = f"{wrong} of {len(boxes)} proposals are inverted or outside" if wrong else "no proposals"
                 size = f"{annotation.width}x{annotation.height}"
-                faults.append(Fault(annotation.image_id, f"image {annotation.image_id} ({size}): {told}"))
+                faults.append(Fault(annotation.image_id, f"image {annotation.image_id} ({size}): {problem}"))
     return faults
 
 
 def write_clean_list(root: Path, split: str, faults: Sequence[Fault], name: str) -> Path:
-    """A new image list `name` beside the split's own, without the images that have faults; returns its path.
+    """Write a new image list `name` beside the split's list, without faulty images. Return its path.
 
-    Raises ValueError for a union of splits, which has no one list, and where the new list exists already.
+    Raises ValueError for a union of splits, which has several lists, and if the new list already exists.
     """
     if "+" in split:
-        raise ValueError(f"split {split} is a union; write a clean list for each of its parts")
+        raise ValueError(f"split {split} is a union; write a clean list for each part")
     path = list_path(root, split).with_name(f"{name}.txt")
     if path.exists():
         raise ValueError(f"{path} exists already; give the clean list another name or remove it")

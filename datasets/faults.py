@@ -1,4 +1,4 @@
-"""Faults in a dataset's files, gathered and told together: a user mends a list, not one file after another."""
+"""Faults in the files of a dataset, collected and reported together, so that a user can correct all of them at once."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ FAULTS_SHOWN = 10
 
 
 class Fault(NamedTuple):
-    """What is wrong with an image or its annotation; the message names the file, the value and the remedy."""
+    """A fault of an image or its annotation. The message names the file, the value and the remedy."""
 
     image_id: str
     message: str
 
 
 class FaultyDataError(ValueError):
-    """Files of a dataset that cannot be used. The message has the first ten faults, `faults` has them all."""
+    """Files of a dataset that cannot be used. The message has the first ten faults, `faults` has all of them."""
 
     def __init__(self, where: str, faults: Sequence[Fault]) -> None:
         self.faults = tuple(faults)
@@ -27,6 +27,6 @@ class FaultyDataError(ValueError):
 
 
 def raise_faults(where: str, faults: Sequence[Fault]) -> None:
-    """Raises FaultyDataError if there are any."""
+    """Raise FaultyDataError if there are faults."""
     if faults:
         raise FaultyDataError(where, faults)

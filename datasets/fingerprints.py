@@ -1,4 +1,4 @@
-"""What pictures contain, whatever they are called: exact copies by a hash of the file, near ones by a tiny picture."""
+"""Finds copies of pictures, whatever their names: exact copies by a hash of the file, near copies by a thumbnail."""
 
 from __future__ import annotations
 
@@ -20,32 +20,33 @@ from detector.datasets.check_cache import cached_results
 from detector.datasets.images import UNREADABLE
 from detector.datasets.picture_check import MANY
 
-SIDE = 16  # of the tiny picture
-# Two tiny pictures are of one photograph if their brightness differs by no more, once the means are equal. Compressing
-# or resizing a photograph moves a cell by about one; an object that moves through a still scene moves a few by tens.
+SIDE = 16  # pixels of a thumbnail's side
+# Two thumbnails show the same photograph if their brightness differs by at most these limits, after both means are set
+# to 0. Compressing or resizing a photograph changes a pixel of the thumbnail by about 1. An object that moves through a
+# still scene changes a few pixels by tens.
 NEAR_RMS = 2.0
-NEAR_CELL = 8.0
+NEAR_PIXEL = 8.0
 VERSION = f"1, Pillow {PIL.__version__}"
-FLAT = 2.0  # standard deviation below which a picture has nothing to be recognised by
+FLAT = 2.0  # a thumbnail with a smaller standard deviation has too little content to compare
 
 
 class Fingerprint(NamedTuple):
-    """What one picture contains."""
+    """The content of one picture, for comparison."""
 
     content: str  # hash of the file's bytes
-    tiny: bytes | None  # SIDE x SIDE grey cells; None if the picture cannot be decoded
+    thumbnail: bytes | None  # SIDE x SIDE grey pixels; None if the picture cannot be decoded
 
 
 def fingerprints(files: Sequence[Path], *, keep: bool = False) -> list[Fingerprint]:
-    """The fingerprint of each picture, by threads; with `keep` they are kept for the next call (`check_cache.py`).
+    """Return the fingerprint of each picture, with several threads. With `keep`, use and fill the check cache.
 
-    Raises OSError for a file that cannot be read at all.
+    Raises OSError for a file that cannot be read.
     """
 
     def take_all(paths: Sequence[Path]) -> list[Fingerprint]:
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             found = pool.map(fingerprint, paths)
-            hidden = None if len(paths) >= MANY else True  # None: shown on a terminal only
+            hidden = None if len(paths) >= MANY else True  # None: shown only on a terminal
             return list(tqdm(found, "comparing pictures", len(paths), unit="", disable=hidden, leave=False))
 
     if not keep:
@@ -54,18 +55,18 @@ def fingerprints(files: Sequence[Path], *, keep: bool = False) -> list[Fingerpri
 
 
 def _to_json(found: Fingerprint) -> list[str] | None:
-    return None if found.tiny is None else [found.content, b64encode(found.tiny).decode()]
+    return None if found.thumbnail is None else [found.content, b64encode(found.thumbnail).decode()]
 
 
 def _from_json(value: list[str]) -> Fingerprint:
-    content, tiny = str(value[0]), b64decode(value[1])
-    if len(tiny) != SIDE * SIDE:
+    content, thumbnail = str(value[0]), b64decode(value[1])
+    if len(thumbnail) != SIDE * SIDE:
         raise ValueError("not a fingerprint")
-    return Fingerprint(content, tiny)
+    return Fingerprint(content, thumbnail)
 
 
 def fingerprint(path: Path) -> Fingerprint:
-    """The fingerprint of one picture."""
+    """Return the fingerprint of one picture."""
     content = hashlib.sha256(path.read_bytes()).hexdigest()
     try:
         with Image.open(path) as picture:
@@ -83,7 +84,7 @@ def _stretched(picture: Image.Image) -> Image.Image:
 
 
 def same_groups(prints: Sequence[Fingerprint]) -> list[int]:
-    """For each picture the number of its group: exact and near copies share one, the first's index."""
+    """Return the group of each picture. Exact and near copies form one group; its number is the first one's index."""
     group = list(range(len(prints)))
 
     def find(index: int) -> int:
@@ -99,42 +100,42 @@ def same_groups(prints: Sequence[Fingerprint]) -> list[int]:
     first: dict[str, int] = {}
     for index, item in enumerate(prints):
         join(first.setdefault(item.content, index), index)
-    for one, other in near_pairs([item.tiny for item in prints]):
+    for one, other in near_pairs([item.thumbnail for item in prints]):
         join(one, other)
     return [find(index) for index in range(len(prints))]
 
 
-def near_pairs(tiny: Sequence[bytes | None]) -> list[tuple[int, int]]:
-    """Pairs of pictures, the smaller index first, that show the same. Exact copies of one file are among them."""
-    cells = np.stack([np.frombuffer(item or bytes(SIDE * SIDE), np.uint8) for item in tiny]).astype(np.float32)
-    cells -= cells.mean(axis=1, keepdims=True)
-    index = np.flatnonzero(cells.std(axis=1) >= FLAT)
+def near_pairs(thumbnails: Sequence[bytes | None]) -> list[tuple[int, int]]:
+    """Return pairs of pictures that show the same, the smaller index first. Exact copies are among them."""
+    pixels = np.stack([np.frombuffer(item or bytes(SIDE * SIDE), np.uint8) for item in thumbnails]).astype(np.float32)
+    pixels -= pixels.mean(axis=1, keepdims=True)
+    index = np.flatnonzero(pixels.std(axis=1) >= FLAT)
     if len(index) < 2:
         return []
-    cells = cells[index]
-    # Near pictures are near along any direction too: sorted along the longest axis, few need to be compared.
-    along = cells @ _longest_axis(cells)
+    pixels = pixels[index]
+    # Near copies are close along every direction. So after sorting along one axis, only neighbours must be compared.
+    along = pixels @ _longest_axis(pixels)
     order = np.argsort(along, kind="stable")
-    cells, along, index = cells[order], along[order], index[order]
+    pixels, along, index = pixels[order], along[order], index[order]
     radius = NEAR_RMS * SIDE
     pairs: list[tuple[int, int]] = []
-    for start in range(0, len(cells), 256):
-        rows = cells[start : start + 256]
+    for start in range(0, len(pixels), 256):
+        rows = pixels[start : start + 256]
         end = int(np.searchsorted(along, along[start + len(rows) - 1] + radius, side="right"))
-        others = cells[start:end]
+        others = pixels[start:end]
         distance = _squared(rows)[:, None] + _squared(others)[None] - 2 * rows @ others.T
         for row, other in zip(*np.nonzero(distance <= radius**2), strict=True):
-            if row < other and np.abs(rows[row] - others[other]).max() <= NEAR_CELL:
+            if row < other and np.abs(rows[row] - others[other]).max() <= NEAR_PIXEL:
                 one, two = int(index[start + row]), int(index[start + other])
                 pairs.append((min(one, two), max(one, two)))
     return sorted(pairs)
 
 
-def _longest_axis(cells: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """A direction [SIDE x SIDE] of unit length along which the pictures differ much; which one only costs time."""
-    axis = cells[0] / np.linalg.norm(cells[0])
+def _longest_axis(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return a unit vector [SIDE x SIDE] along which the thumbnails differ much. It affects the speed only."""
+    axis = pixels[0] / np.linalg.norm(pixels[0])
     for _ in range(5):
-        axis = cells.T @ (cells @ axis)
+        axis = pixels.T @ (pixels @ axis)
         axis /= np.linalg.norm(axis)
     return np.asarray(axis, dtype=np.float32)
 

@@ -1,4 +1,4 @@
-"""Any folder of pictures and annotations: its format is found, its classes and splits are read or decided.
+"""Opens any folder of pictures and annotations. Detects its format; reads or decides its classes and splits.
 
 files -> readers/ (records) -> classes -> splits.py -> annotate.py (boxes, labels)
 """
@@ -14,21 +14,21 @@ from torch import Tensor
 
 from detector.datasets.annotate import annotate, read_annotated
 from detector.datasets.bit_depth import common_depth
-from detector.datasets.class_names import odd_classes, one_sided
+from detector.datasets.class_names import odd_classes, unshared_classes
 from detector.datasets.faults import Fault, raise_faults
-from detector.datasets.joined import joined
+from detector.datasets.join_folders import join_readings
 from detector.datasets.readers.choose import read_folder
 from detector.datasets.readers.tree import Tree
 from detector.datasets.records import Reading, Record, fraction_faults
 from detector.datasets.sample import Annotation
-from detector.datasets.splits import Split, kept_split, split_records
+from detector.datasets.splits import Split, read_split_file, split_records
 from detector.datasets.voc import VOC_CLASSES, is_voc
 
 log = logging.getLogger("detector")
 
 
 class FolderDataset:
-    """One side, train or test, of a folder."""
+    """The train or the test split of a folder."""
 
     classes: tuple[str, ...]
     annotations: Sequence[Annotation]
@@ -46,18 +46,18 @@ class FolderDataset:
         self.files = files
 
     def image(self, index: int) -> Tensor:
-        """The decoded image [3, H, W] uint8. Raises ValueError if it cannot be read or is not of the stated size."""
+        """Return the decoded image [3, H, W] uint8. Raises ValueError if it is unreadable or of a wrong size."""
         return read_annotated(self.files[index], self.annotations[index], self.bit_depth)
 
 
 class Folder:
-    """An opened folder: both sides, and how they came about."""
+    """An opened folder: both splits, and a report on how they were read."""
 
-    told: list[str]  # one line each: format, classes, split
+    summary: list[str]  # one line each: format, classes, split
     root: Path
-    odd: list[str]  # one line each: classes that may be a mistake
-    notes: list[str]  # one line each: what the reader passed over or decided
-    faults: list[Fault]  # with `mend`
+    odd: list[str]  # one line each: possible mistakes
+    notes: list[str]  # one line each: what the reader skipped or decided
+    faults: list[Fault]  # filled with `leave_out_faulty`; without it, faults are raised
     split: Split  # `splits.write_split` keeps it
     train: FolderDataset
     test: FolderDataset
@@ -78,29 +78,29 @@ class Folder:
         split_file: Path | None = None,
         strict: bool = False,
         bit_depth: int | None = None,
-        mend: bool = False,
+        leave_out_faulty: bool = False,
         keep_checks: bool = False,
     ) -> None:
-        """`also` are further folders that are joined to `root`, each in its own format.
+        """`also` are more folders to merge with `root`, each in its own format.
 
-        `classes` keeps these alone, None all that are found; `rename` gives classes other names, before that.
-        `columns` says which column of a CSV holds what, see `readers/csv_table.py`.
+        `rename` changes class names. Then `classes` selects the classes to keep; None keeps all that are found.
+        `columns` gives the column names of a CSV, see `readers/csv_table.py`.
 
-        `train` and `test` name splits of the folder. "auto" takes those that it has, or divides by content.
-        `bit_depth` is that of deep pictures, None decides it from some of them.
-        With `strict` what is otherwise mended and told is a fault.
+        `train` and `test` name splits of the folder. "auto" uses the folder's splits, or splits by content.
+        `bit_depth` is the depth of pictures with more than 8 bits; None finds it from a sample of them.
+        With `strict`, problems that are otherwise corrected and reported are faults.
 
-        With `keep_checks` what a split by content needs to know of the pictures is kept for the next start.
+        With `keep_checks`, the fingerprints for a split by content are stored for the next start.
 
-        With `mend` the faults are kept in `faults`, and the sides are without what is faulty.
+        With `leave_out_faulty`, `faults` lists the faults, and both splits are without the faulty objects.
 
-        Raises ValueError for a folder whose format is not clear, and FaultyDataError with everything that is wrong.
+        Raises ValueError if the format of the folder is not clear, and FaultyDataError with all faults.
         """
         readings = [
             _read(path, format_ if path == root else "auto", box_base=box_base, columns=columns or {})
             for path in (root, *also)
         ]
-        reading = joined(readings) if also else readings[0]
+        reading = join_readings(readings) if also else readings[0]
         faults = list(reading.faults)
         records = [_renamed(record, rename or {}) for record in reading.records]
         if reading.classes is not None:
@@ -109,17 +109,17 @@ class Folder:
         faults += fraction_faults(records)
         if left_out and strict:
             faults += [
-                Fault(record.image_id, f"{item.where} has the class {item.name!r}, which dataset.classes lacks")
+                Fault(record.image_id, f"{item.where} has the class {item.name!r}, which is not in dataset.classes")
                 for record in records
                 for item in record.objects
                 if item.name in left_out
             ]
         elif left_out:
             records = [_of_classes(record, names) for record in records]
-            reading.notes.append(f"classes left out, as dataset.classes lacks them: {_counted(left_out)}")
+            reading.notes.append(f"classes left out, since they are not in dataset.classes: {_counted(left_out)}")
         try:
             if split_file is not None:
-                self.split = kept_split(split_file, records)
+                self.split = read_split_file(split_file, records)
             else:
                 self.split = split_records(
                     records,
@@ -130,26 +130,27 @@ class Folder:
                     keep_checks=keep_checks,
                 )
         except ValueError as error:
-            raise_faults(str(root), faults)  # they may be why
-            raise ValueError("; ".join([str(error), reading.told, *reading.notes])) from error
+            raise_faults(str(root), faults)  # they may be the cause
+            raise ValueError("; ".join([str(error), reading.summary, *reading.notes])) from error
         odd = [
             *_repeated(records),
             *_in_both(self.split),
             *odd_classes(_count(records)),
-            *one_sided(_count(self.split.train), _count(self.split.test)),
+            *unshared_classes(_count(self.split.train), _count(self.split.test)),
         ]
-        self.told = [reading.told, *reading.notes, f"classes: {_counted(_count(records), names)}", self.split.told]
+        counts = _counted(_count(records), names)
+        self.summary = [reading.summary, *reading.notes, f"classes: {counts}", self.split.summary]
         self.odd, self.notes, self.root = odd, list(reading.notes), root
         train_side, test_side = (
-            annotate(side, names, faults, strict=strict, where=f"{root} ({name})", mend=mend)
+            annotate(side, names, faults, strict=strict, where=f"{root} ({name})", leave_out_faulty=leave_out_faulty)
             for name, side in (("train", self.split.train), ("test", self.split.test))
         )
         faults = list(dict.fromkeys(faults))
-        raise_faults(str(root), [] if mend else faults)
+        raise_faults(str(root), [] if leave_out_faulty else faults)
         self.faults = faults
         if bit_depth is None:
             bit_depth = common_depth([*train_side.files, *test_side.files])
-            self.told += [] if bit_depth is None else [f"deep pictures, taken to have {bit_depth} bits"]
+            self.summary += [] if bit_depth is None else [f"pictures with more than 8 bits are read as {bit_depth}-bit"]
         self.train = FolderDataset(names, train_side.annotations, train_side.files, bit_depth)
         self.test = FolderDataset(names, test_side.annotations, test_side.files, bit_depth)
 
@@ -158,29 +159,29 @@ def _read(root: Path, format_: str, *, box_base: str, columns: Mapping[str, str]
     reading = read_folder(Tree(root), format_, box_base=box_base, columns=columns)
     if not reading.records:
         raise_faults(str(root), reading.faults)
-        raise ValueError(f"dataset.root={root}: {reading.told}, but no picture with an annotation")
+        raise ValueError(f"dataset.root={root}: {reading.summary}, but no picture has an annotation; annotate some")
     return reading
 
 
 def _repeated(records: Sequence[Record]) -> list[str]:
-    """A line about objects that are written twice, with the same box and class."""
+    """Return a line about objects that occur twice, with the same box and class."""
     again = []
     for record in records:
         seen = set()
         for item in record.objects:
             if (item.name, item.box) in seen:
-                again.append(f"{item.where}, {item.name} {item.told}")
+                again.append(f"{item.where}, {item.name} {item.box_text}")
             seen.add((item.name, item.box))
-    return [f"{len(again)} objects are written twice (first: {again[0]})"] if again else []
+    return [f"{len(again)} objects occur twice (first: {again[0]})"] if again else []
 
 
 def _in_both(split: Split) -> list[str]:
-    """A line about pictures of both sides."""
+    """Return a line about pictures that are in both splits."""
     trained = {record.file for record in split.train}
     shared = [record.image_id for record in split.test if record.file in trained]
     if not shared:
         return []
-    return [f"{len(shared)} pictures are in train and in test (first: {shared[0]}): scores on them say nothing"]
+    return [f"{len(shared)} pictures are in train and in test (first: {shared[0]}): scores on them mean nothing"]
 
 
 def _renamed(record: Record, rename: Mapping[str, str]) -> Record:
@@ -198,7 +199,7 @@ def _of_classes(record: Record, classes: Sequence[str]) -> Record:
 def _classes(
     records: Sequence[Record], wanted: Sequence[str] | None, reading: Reading, roots: Sequence[Path]
 ) -> tuple[tuple[str, ...], Counter[str]]:
-    """The classes in the order of their labels, and the objects of others."""
+    """Return the classes in the order of their labels, and the number of objects of each class left out."""
     found, root = _count(records), roots[0]
     if wanted is not None:
         absent = [name for name in wanted if name not in found]
@@ -208,7 +209,7 @@ def _classes(
             )
         return tuple(wanted), Counter({name: count for name, count in found.items() if name not in wanted})
     if not found:
-        raise ValueError(f"dataset.root={root}: {reading.told}, but no objects in them; annotate some")
+        raise ValueError(f"dataset.root={root}: {reading.summary}, but no objects; annotate some")
     if reading.classes is not None:
         return reading.classes, Counter()
     if all(map(is_voc, roots)) and found.keys() <= set(VOC_CLASSES):

@@ -1,4 +1,4 @@
-"""Image lists of VOC's ImageSets, as published and as people write them."""
+"""Reads image lists of VOC's ImageSets, also in the variants that people write."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from detector.datasets.text_files import read_text
 
 
 def read_list(path: Path, known: Set[str]) -> list[str]:
-    """The ids of an image list, in its order. `known` are the ids that the folder has: they settle what a line means.
+    """Return the ids of an image list, in its order. `known` are the ids in the folder, to interpret unclear lines.
 
-    Lines may end in the flag of a class list, where -1 says "not in this image"; ids may hold blanks, folders and
+    Lines may end in the flag of a class list, where -1 means "not in this image". Ids may contain blanks, folders and
     suffixes. Raises ValueError naming the file if it cannot be read or is empty.
     """
     ids = []
@@ -26,7 +26,7 @@ def read_list(path: Path, known: Set[str]) -> list[str]:
         elif of_class[2] != "-1":
             ids.append(_known_id(of_class[1], known))
     if not ids:
-        raise ValueError(f"{path}: the image list is empty; expected one image id a line")
+        raise ValueError(f"{path}: the image list is empty; expected one image id per line")
     return ids
 
 

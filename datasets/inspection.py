@@ -1,6 +1,6 @@
-"""Everything that is wrong or only odd about a dataset, as plain values: what `detector inspect` shows.
+"""Collects all faults and oddities of a dataset as plain values, for `detector inspect`.
 
-Faults keep a training from starting. Oddities do not: they are listed with their count and their first cases.
+Faults stop a training before it starts. Oddities do not; they are listed with their count and their first cases.
 """
 
 from __future__ import annotations
@@ -19,46 +19,46 @@ from detector.datasets.faults import Fault
 from detector.datasets.fingerprints import fingerprints, near_pairs
 from detector.datasets.folder import Folder
 from detector.datasets.picture_check import PictureFacts, check_pictures
-from detector.datasets.readable import is_turned, picture_problem
+from detector.datasets.readable import is_rotated, picture_problem
 from detector.datasets.sample import Annotation
 from detector.ops.boxes import iou
 
-SHOWN = 5  # first cases of an oddity
-TWICE = 0.9  # IoU from which on two boxes of one class are one object, drawn twice
-CELLS = 2  # of the feature map: objects below have next to no features of their own
-COVERED = 0.5  # IoU with the best anchor below which a proposal network hardly ever learns an object
+CASES_SHOWN = 5  # number of cases shown for each oddity
+DUPLICATE_IOU = 0.9  # two boxes of one class with at least this IoU are the same object, drawn twice
+SMALL_CELLS = 2  # objects with a side below this many cells of the feature map have almost no features
+COVERED_IOU = 0.5  # an RPN hardly learns objects whose IoU with the best anchor is below this
 
 
 @dataclass(frozen=True, slots=True)
 class Oddity:
-    """Something that may be a mistake."""
+    """A possible mistake in a dataset."""
 
-    kind: str  # what, in words
+    kind: str  # description
     count: int
     cases: list[str]  # the first ones
 
 
 @dataclass(slots=True)
 class Inspection:
-    """What was found in a folder."""
+    """The result of the inspection of a folder."""
 
     root: str
-    told: list[str]  # how the folder was read, one line each
+    summary: list[str]  # how the folder was read, one line each
     faults: list[Fault]
     oddities: list[Oddity]
     images: dict[str, int]  # by split
     objects: dict[str, dict[str, int]]  # by class, then by split
-    image_sizes: list[tuple[str, int]]  # "640x480", count; the commonest first
-    object_sizes: list[tuple[str, int]]  # share of the picture's area, count
+    image_sizes: list[tuple[str, int]]  # "640x480", count; the most frequent first
+    object_sizes: list[tuple[str, int]]  # percent of the picture's area, count
     aspects: list[tuple[str, int]]  # height / width, count
     examples: list[tuple[str, int]] = field(default_factory=list)  # split and index of pictures to draw
-    unusable: set[Path] = field(default_factory=set)  # pictures that cannot be read, or are of another size
+    unusable: set[Path] = field(default_factory=set)  # pictures that are unreadable or of a wrong size
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values for JSON."""
         return {
             "root": self.root,
-            "told": self.told,
+            "told": self.summary,
             "faults": [{"image": fault.image_id, "message": fault.message} for fault in self.faults],
             "oddities": [{"kind": odd.kind, "count": odd.count, "first": odd.cases} for odd in self.oddities],
             "images": self.images,
@@ -69,9 +69,9 @@ class Inspection:
         }
 
     def text(self) -> str:
-        """Faults and oddities as lines for a terminal; how the folder was read is logged."""
+        """Return faults and oddities as lines for a terminal. The summary is logged when the folder is opened."""
         lines = [f"fault: {fault.message}" for fault in self.faults[:50]]
-        lines += [f"... and {len(self.faults) - 50} faults more"] if len(self.faults) > 50 else []
+        lines += [f"... and {len(self.faults) - 50} more faults"] if len(self.faults) > 50 else []
         for odd in self.oddities:
             more = " ..." if odd.count > len(odd.cases) else ""
             lines.append(f"odd: {odd.kind}: {odd.count} ({'; '.join(odd.cases)}{more})")
@@ -82,10 +82,10 @@ class Inspection:
 def inspect(
     folder: Folder, *, stride: int, short_side: int, max_side: int, anchors: Tensor, keep_checks: bool = False
 ) -> Inspection:
-    """Looks at every picture and every box of an opened folder.
+    """Check every picture and every box of an opened folder.
 
-    `stride` is of the planned feature map, `short_side` and `max_side` those of its input; `anchors` [A, 4] are the
-    base anchors of a proposal network, in pixels of the input.
+    `stride` is the stride of the planned feature map. `short_side` and `max_side` are the sides of the network's input.
+    `anchors` [A, 4] are the base anchors of an RPN, in pixels of the input.
     """
     sides = {"train": folder.train, "test": folder.test}
     annotations = {name: side.annotations for name, side in sides.items()}
@@ -101,13 +101,13 @@ def inspect(
                 unusable.add(path)
     everything = [item for name in sides for item in annotations[name]]
     scales = [_scale(item, short_side, max_side) for item in everything]
-    oddities = [_odd("odd class names", folder.odd), _odd("what the reader noticed", folder.notes)]
+    oddities = [_odd("odd class names", folder.odd), _odd("notes of the reader", folder.notes)]
     oddities += _of_pictures(annotations, facts)
     oddities += _of_copies(annotations, files, facts)
     oddities += _of_boxes(everything, folder.train.classes, scales, stride, anchors)
     return Inspection(
         root=str(folder.root),
-        told=folder.told,
+        summary=folder.summary,
         faults=faults,
         oddities=[odd for odd in oddities if odd.count],
         images={name: len(items) for name, items in annotations.items()},
@@ -128,7 +128,7 @@ ASPECTS = (0, 0.2, 1 / 3, 0.5, 0.75, 4 / 3, 2, 3, 5, float("inf"))
 
 
 def _odd(kind: str, cases: Sequence[str]) -> Oddity:
-    return Oddity(kind, len(cases), list(cases[:SHOWN]))
+    return Oddity(kind, len(cases), list(cases[:CASES_SHOWN]))
 
 
 def _count(items: Sequence[Annotation], label: int) -> int:
@@ -141,7 +141,7 @@ def _scale(item: Annotation, short_side: int, max_side: int) -> float:
 
 
 def _share(item: Annotation) -> Tensor:
-    """Percent of the picture that each box takes."""
+    """Return the area of each box in percent of the picture."""
     sides = item.boxes[:, 2:] - item.boxes[:, :2]
     return 100 * sides.prod(1) / (item.width * item.height)
 
@@ -164,12 +164,12 @@ def _of_pictures(annotations: dict[str, Sequence[Annotation]], facts: dict[str, 
     return [
         _odd("pictures without objects", [item.image_id for item, _ in pairs if not len(item.boxes)]),
         _odd(
-            "pictures that EXIF turns; their annotation fits only so",
-            [item.image_id for item, fact in pairs if is_turned(item, fact)],
+            "pictures rotated by EXIF, since their annotation fits only then",
+            [item.image_id for item, fact in pairs if is_rotated(item, fact)],
         ),
         _odd(
-            "pictures that viewers turn by EXIF, read as their pixels are stored; do their boxes fit?",
-            [item.image_id for item, fact in pairs if fact.orientation not in (0, 1) and not is_turned(item, fact)],
+            "pictures with an EXIF rotation that is ignored here, but not by viewers; do their boxes fit?",
+            [item.image_id for item, fact in pairs if fact.orientation not in (0, 1) and not is_rotated(item, fact)],
         ),
         _odd(
             "pictures much wider or taller than others (1:3 and more)",
@@ -181,7 +181,7 @@ def _of_pictures(annotations: dict[str, Sequence[Annotation]], facts: dict[str, 
 def _of_copies(
     annotations: dict[str, Sequence[Annotation]], files: dict[str, Sequence[Path]], facts: dict[str, list[PictureFacts]]
 ) -> list[Oddity]:
-    """Copies within a split, and across: leakage."""
+    """Return the copies of pictures within a split and between splits (leakage)."""
     entries = [
         (name, item.image_id, path)
         for name in annotations
@@ -191,7 +191,9 @@ def _of_copies(
     prints = fingerprints([path for _, _, path in entries])
     first: dict[str, int] = {}
     exact = [(first[p.content], at) for at, p in enumerate(prints) if first.setdefault(p.content, at) != at]
-    near = [pair for pair in near_pairs([p.tiny for p in prints]) if prints[pair[0]].content != prints[pair[1]].content]
+    near = [
+        pair for pair in near_pairs([p.thumbnail for p in prints]) if prints[pair[0]].content != prints[pair[1]].content
+    ]
     found: dict[str, list[str]] = defaultdict(list)
     for kind, pairs in (("exact", exact), ("near", near)):
         for one, other in pairs:
@@ -199,7 +201,7 @@ def _of_copies(
             names = f"{entries[one][0]} {entries[one][1]} = {entries[other][0]} {entries[other][1]}"
             found[f"{kind} {where}"].append(names)
     return [
-        _odd("the same picture in train and test: scores on it say nothing", found["exact across"]),
+        _odd("the same picture in train and test: scores on it mean nothing", found["exact across"]),
         _odd("nearly the same picture in train and test", found["near across"]),
         _odd("copies of a picture within a split", found["exact within"]),
         _odd("near copies of a picture within a split", found["near within"]),
@@ -214,24 +216,24 @@ def _of_boxes(
         names = [f"{item.image_id}: {classes[label - 1]}" for label in item.labels.tolist()]
         sides = (item.boxes[:, 2:] - item.boxes[:, :2]) * scale
         overlap = torch.triu(iou(item.boxes, item.boxes), diagonal=1)
-        same = (overlap >= TWICE) & (item.labels[:, None] == item.labels[None])
+        same = (overlap >= DUPLICATE_IOU) & (item.labels[:, None] == item.labels[None])
         twice += [names[row] for row in same.any(0).nonzero().flatten().tolist()]
-        is_small = sides.amin(1) < CELLS * stride
+        is_small = sides.amin(1) < SMALL_CELLS * stride
         small += [names[row] for row in is_small.nonzero().flatten().tolist()]
         best = _best_overlap(sides, anchors)
-        uncovered += [names[row] for row in (best < COVERED).nonzero().flatten().tolist()]
+        uncovered += [names[row] for row in (best < COVERED_IOU).nonzero().flatten().tolist()]
         covers = _share(item) > 98
         whole += [names[row] for row in covers.nonzero().flatten().tolist()]
     return [
         _odd("boxes drawn twice", twice),
-        _odd(f"objects below {CELLS} cells of the feature map (stride {stride})", small),
-        _odd("objects that no anchor of the plan covers (IoU 0.5)", uncovered),
+        _odd(f"objects with a side below {SMALL_CELLS} cells of the feature map (stride {stride})", small),
+        _odd("objects without a planned anchor of IoU 0.5 or more", uncovered),
         _odd("boxes that cover the whole picture", whole),
     ]
 
 
 def _best_overlap(sides: Tensor, anchors: Tensor) -> Tensor:
-    """IoU [G] of each object's size [G, 2] with the anchor that is most like it, both about one middle."""
+    """Return the IoU [G] of each object's size [G, 2] with the best anchor, if both have the same centre."""
     shapes = anchors[:, 2:] - anchors[:, :2]
     shared = torch.minimum(sides[:, None], shapes[None]).prod(2)
     union = sides.prod(1)[:, None] + shapes.prod(1)[None] - shared
@@ -241,7 +243,7 @@ def _best_overlap(sides: Tensor, anchors: Tensor) -> Tensor:
 def _examples(
     annotations: dict[str, Sequence[Annotation]], facts: dict[str, list[PictureFacts]], count: int = 12
 ) -> list[tuple[str, int]]:
-    """Pictures from evenly spaced places, of both splits, that can be drawn."""
+    """Return evenly spaced pictures of both splits that can be drawn."""
     found = []
     for name, items in annotations.items():
         usable = [at for at, fact in enumerate(facts[name]) if fact.problem is None and len(items[at].boxes)]

@@ -1,4 +1,4 @@
-"""JSON files, and values of them that must be of one kind: each fault names the file and what was expected."""
+"""Reads JSON files and checks the types of their values. Each error names the file and the expected value."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from detector.datasets.text_files import decoded
 
 
 def read_json(path: Path) -> Any:
-    """The content of a file. Raises ValueError naming it if it is missing or no JSON."""
+    """Return the content of a file. Raises ValueError naming the file if it is missing or not JSON."""
     try:
         return json.loads(decoded(path.read_bytes()))
     except FileNotFoundError as error:
@@ -23,7 +23,7 @@ def read_json(path: Path) -> Any:
 
 
 def rows(content: Any, key: str, path: Path) -> list[dict[str, Any]]:
-    """The list of objects under a key. Raises ValueError if there is none."""
+    """Return the list of objects under a key. Raises ValueError if there is none."""
     found = content.get(key) if isinstance(content, dict) else None
     if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
         what = f"{key!r} is {type(found).__name__}" if isinstance(content, dict) else f"it is {type(content).__name__}"
@@ -34,7 +34,7 @@ def rows(content: Any, key: str, path: Path) -> list[dict[str, Any]]:
 
 
 def numbers(value: Any, count: int, what: str) -> tuple[float, ...]:
-    """A list of so many numbers; they may be infinite or NaN. Raises ValueError that begins with `what`."""
+    """Return a list of `count` numbers, which may be infinite or NaN. Raises ValueError that starts with `what`."""
     if isinstance(value, list | tuple) and len(value) == count:
         found = [number(item) for item in value]
         if None not in found:
@@ -43,7 +43,7 @@ def numbers(value: Any, count: int, what: str) -> tuple[float, ...]:
 
 
 def number(value: Any) -> float | None:
-    """A JSON number as a float; None for anything else, true and false too."""
+    """Return a JSON number as a float; None for anything else, also for true and false."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -52,8 +52,8 @@ def number(value: Any) -> float | None:
         return math.inf
 
 
-def whole(value: Any, what: str) -> int:
-    """A whole number above 0, maybe written as text. Raises ValueError that begins with `what`."""
+def positive_int(value: Any, what: str) -> int:
+    """Return a whole number above 0, given as number or text. Raises ValueError that starts with `what`."""
     try:
         found = float(value) if isinstance(value, str) else number(value)
     except ValueError:
@@ -64,14 +64,14 @@ def whole(value: Any, what: str) -> int:
 
 
 def text(value: Any, what: str) -> str:
-    """Text that is not empty. Raises ValueError that begins with `what`."""
+    """Return text that is not empty. Raises ValueError that starts with `what`."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{what} is {_short(value)}; expected text")
     return value
 
 
-def identity(value: Any, what: str) -> str:
-    """An id, number or text, as text: 7 and "7" are the same. Raises ValueError that begins with `what`."""
+def id_text(value: Any, what: str) -> str:
+    """Return an id (number or text) as text: 7 and "7" are equal. Raises ValueError that starts with `what`."""
     if isinstance(value, str) and value.strip():
         return value.strip()
     found = number(value)
@@ -80,8 +80,8 @@ def identity(value: Any, what: str) -> str:
     return str(int(value))
 
 
-def in_order(identities: list[str]) -> list[str]:
-    """Ids from the smallest: numbers by their value, before other text."""
+def sorted_ids(identities: list[str]) -> list[str]:
+    """Return the ids in order: numbers by their value, then other text."""
     return sorted(identities, key=lambda item: (0, int(item), "") if _is_whole(item) else (1, 0, item))
 
 
@@ -90,5 +90,5 @@ def _is_whole(item: str) -> bool:
 
 
 def _short(value: Any) -> str:
-    told = repr(value)
-    return told if len(told) < 60 else f"{told[:57]}..."
+    shown = repr(value)
+    return shown if len(shown) < 60 else f"{shown[:57]}..."

@@ -1,8 +1,8 @@
-"""Published proposals in Matlab files: a cell of matrices in image-list order, or one file for each image.
+"""Reads published proposals from Matlab files: a cell array in the order of the image list, or one file per image.
 
-None of them says how it writes boxes, so the reader must: the Selective Search files of Fast R-CNN (one cell array
-for a split) are yxyx-1, those of the Selective Search paper and of R-FCN (one file for each image) xyxy-1, the demo
-boxes of fast-rcnn xyxy-0.
+The files do not state their box format, so the caller must. The Selective Search files of Fast R-CNN (one cell array
+for a split) are yxyx-1. Those of the Selective Search paper and of R-FCN (one file per image) are xyxy-1. The demo
+boxes of fast-rcnn are xyxy-0.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from torch import Tensor
 
 from detector.datasets.box_convention import half_open
 
-# The column of x1, y1, x2, y2, and the number of the first pixel. Maxima are the last pixel, inclusive.
+# The columns of x1, y1, x2, y2, and the number of the first pixel. Maxima are the last pixel, inclusive.
 CONVENTIONS = {"yxyx-1": ((1, 0, 3, 2), 1), "xyxy-1": ((0, 1, 2, 3), 1), "xyxy-0": ((0, 1, 2, 3), 0)}
 
 
 def read_mat(path: Path, image_ids: Sequence[str], *, convention: str = "yxyx-1") -> list[Tensor]:
-    """Boxes [P_i, 4] float32 xyxy, 0-based, half-open, of each image.
+    """Return the boxes [P_i, 4] float32 xyxy, 0-based, half-open, of each image.
 
-    `path` is a file whose variable `boxes` is a cell of N matrices in the order of `image_ids`; the file names no
-    images, so their number is all that can be checked. Or it is a folder of files ID.mat or ID_boxes.mat, whose
-    `boxes` is one matrix.
+    `path` is a file whose variable `boxes` is a cell array of N matrices in the order of `image_ids`. The file does not
+    name the images, so only their number can be checked. Or `path` is a folder of files ID.mat or ID_boxes.mat, whose
+    variable `boxes` is one matrix.
 
-    Raises ValueError naming the file for another number of images, an image without a file, or other content.
+    Raises ValueError naming the file for a wrong number of images, a missing file, or other content.
     Source: fast-rcnn `lib/datasets/pascal_voc.py` (_load_selective_search_roidb, _load_selective_search_IJCV_roidb).
     """
     if convention not in CONVENTIONS:
@@ -39,8 +39,8 @@ def read_mat(path: Path, image_ids: Sequence[str], *, convention: str = "yxyx-1"
     number = content.size if content.dtype == object else 1
     if content.dtype != object or number != len(image_ids):
         raise ValueError(
-            f"{path} has boxes for {number} images, the image list has {len(image_ids)}: "
-            "expected a cell with one matrix for each image; take the file of this split"
+            f"{path} has boxes for {number} images, but the image list has {len(image_ids)}: "
+            "expected a cell array with one matrix per image; use the file of this split"
         )
     return [_boxes(cell, path, convention) for cell in content.ravel()]
 
@@ -54,15 +54,15 @@ def _file_of(folder: Path, image_id: str) -> Path:
 
 
 def _read_variable(path: Path) -> Any:
-    """The array `boxes` of a file."""
+    """Return the array `boxes` of a file."""
     try:
         from scipy.io import loadmat
     except ImportError as error:
         raise ValueError(f"{path}: reading .mat files needs scipy; pip install 'fast-rfcn[proposals]'") from error
     try:
         content = loadmat(path)
-    except Exception as error:  # scipy raises whatever the bytes lead it to
-        raise ValueError(f"{path}: not a readable .mat file ({error}); fetch it again") from error
+    except Exception as error:  # scipy raises many types for damaged files
+        raise ValueError(f"{path}: not a readable .mat file ({error}); download it again") from error
     if "boxes" not in content:
         known = [key for key in content if not key.startswith("__")]
         raise ValueError(f"{path}: expected a variable `boxes`, found {', '.join(known) or 'none'}")

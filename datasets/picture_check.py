@@ -1,7 +1,7 @@
-"""Whether pictures can be read: a copy that was cut short, a disk that was full, a file that is no picture.
+"""Checks that pictures can be read. It finds truncated copies and files that are not pictures.
 
 The quick check reads the header and the end of a file, a few kilobytes. It decodes a picture only if its end looks
-odd. The full check decodes every picture.
+wrong. The full check decodes every picture.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from tqdm import tqdm
 from detector.datasets.check_cache import cached_results
 from detector.datasets.images import ORIENTATION, UNREADABLE, to_pixels
 
-TAIL = 4096  # bytes in which the end mark must lie; cameras write their own notes after it
-MANY = 500  # a progress bar shows from this many pictures on
-VERSION = f"1, Pillow {PIL.__version__}"  # of the check: one picture may be readable by one version only
-DAMAGED = (*UNREADABLE, TypeError, IndexError, KeyError, OverflowError, MemoryError)  # what damaged files lead to
+TAIL = 4096  # number of last bytes that must contain the end mark; cameras write notes after it
+MANY = 500  # lowest number of pictures for a progress bar
+VERSION = f"1, Pillow {PIL.__version__}"  # another version of Pillow may read other pictures
+DAMAGED = (*UNREADABLE, TypeError, IndexError, KeyError, OverflowError, MemoryError)  # raised for damaged files
 END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 
 
 class PictureFacts(NamedTuple):
-    """What is known of a picture without decoding it."""
+    """The properties of a picture that are known without decoding it."""
 
-    size: tuple[int, int]  # width, height as stored; (0, 0) if it cannot be read
-    orientation: int  # of EXIF; 1: as stored
-    problem: str | None  # why it cannot be read
+    size: tuple[int, int]  # width, height as stored; (0, 0) if unreadable
+    orientation: int  # EXIF orientation; 1: as stored
+    problem: str | None  # the reason why it cannot be read
 
 
 def check_pictures(files: Sequence[Path], *, decode: bool = False, keep: bool = False) -> list[PictureFacts]:
-    """The facts of each picture, by threads on all cores. With `decode` every pixel is read.
+    """Return the facts of each picture, with threads on all cores. With `decode`, decode every pixel.
 
-    With `keep` the facts of good pictures are kept for the next call, see `check_cache.py`.
+    With `keep`, use and fill the check cache (`check_cache.py`). It stores readable pictures only.
     """
 
     def check_all(paths: Sequence[Path]) -> list[PictureFacts]:
         cores = os.cpu_count() or 1
         with ThreadPoolExecutor(cores if decode else min(32, 2 * cores)) as pool:
             found = pool.map(decode_picture if decode else check_picture, paths)
-            told = "decoding pictures" if decode else "checking pictures"
-            hidden = None if len(paths) >= MANY else True  # None: shown on a terminal only
-            return list(tqdm(found, told, len(paths), unit="", disable=hidden, leave=False))
+            label = "decoding pictures" if decode else "checking pictures"
+            hidden = None if len(paths) >= MANY else True  # None: shown only on a terminal
+            return list(tqdm(found, label, len(paths), unit="", disable=hidden, leave=False))
 
     if not keep:
         return check_all(files)
@@ -56,7 +56,7 @@ def check_pictures(files: Sequence[Path], *, decode: bool = False, keep: bool = 
 
 
 def _to_json(fact: PictureFacts) -> list[int] | None:
-    """None for a picture with a problem: a disk or a network may give it the next time."""
+    """Return None for a picture with a problem: a disk or network may deliver it the next time."""
     return None if fact.problem else [*fact.size, fact.orientation]
 
 
@@ -66,12 +66,12 @@ def _from_json(value: list[int]) -> PictureFacts:
 
 
 def check_picture(path: Path) -> PictureFacts:
-    """The facts of one picture by its header and its end. It raises nothing."""
+    """Return the facts of one picture, from its header and its end. Raises nothing."""
     try:
         with path.open("rb") as file:
             picture = Image.open(file)
             size, kind, tail = picture.size, str(picture.format), _tail(file)
-            # Pillow decodes a PNG to look for EXIF behind its pixels.
+            # `picture.getexif` decodes a PNG to look for EXIF after its pixels. This avoids it if there is none.
             is_early = kind == "PNG" and b"eXIf" not in tail
             exif = Image.Image.getexif(picture) if is_early else picture.getexif()
             orientation = int(exif.get(ORIENTATION, 1) or 1)
@@ -84,7 +84,7 @@ def check_picture(path: Path) -> PictureFacts:
 
 
 def decode_picture(path: Path) -> PictureFacts:
-    """The facts of one picture, all of whose pixels can be read. It raises nothing."""
+    """Return the facts of one picture after decoding all its pixels. Raises nothing."""
     try:
         with Image.open(path) as picture:
             size, orientation = picture.size, int(picture.getexif().get(ORIENTATION, 1) or 1)
@@ -96,14 +96,14 @@ def decode_picture(path: Path) -> PictureFacts:
 
 def _problem(path: Path, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
-        return f"{path}: no such image; restore it or take it out"
+        return f"{path}: no such image; restore it or remove it from the dataset"
     empty = path.is_file() and not path.stat().st_size
     reason = "it is empty" if empty else str(error) or type(error).__name__
-    return f"{path}: cannot be read ({reason}); replace it or take it out"
+    return f"{path}: cannot be read ({reason}); replace it or remove it from the dataset"
 
 
 def _tail(file: BinaryIO) -> bytes:
-    """The last bytes of a file; its place is kept."""
+    """Return the last bytes of a file. Its read position does not change."""
     place = file.tell()
     file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
     tail = file.read(TAIL)
@@ -112,7 +112,7 @@ def _tail(file: BinaryIO) -> bytes:
 
 
 def _ends_well(tail: bytes, kind: str, *, is_long: bool) -> bool:
-    """Whether the format's end mark is there; False for formats without one."""
+    """Return True if the end mark of the format is there; False for formats without one."""
     mark = END_MARKS.get(kind)
-    # The thumbnail in the header of a small JPEG has an end of its own.
+    # The thumbnail in the header of a small JPEG has an end mark too.
     return mark is not None and mark in tail and (kind != "JPEG" or is_long or tail.rstrip(b"\0\r\n ").endswith(mark))

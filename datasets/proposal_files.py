@@ -1,6 +1,6 @@
-"""Proposals kept in files: this project's own .npz, and the original .mat.
+"""Proposal files: the .npz of this project, and the original .mat.
 
-The .npz names its images and states its box convention, so a reordered image list cannot go unnoticed:
+The .npz contains image ids and the box convention, so that a changed image order is noticed:
 
     format     int, 1
     convention str, "xyxy, 0-based, half-open"
@@ -27,34 +27,34 @@ from detector.datasets.mat_files import read_mat
 from detector.datasets.sample import Annotation, Dataset
 
 FORMAT = 1
-# What numpy and zipfile raise for damaged bytes, and for compression that they do not know.
+# numpy and zipfile raise these for damaged bytes and for unknown compression.
 BROKEN = (AttributeError, NotImplementedError, RuntimeError, OverflowError, MemoryError, zlib.error, zipfile.BadZipFile)
 CONVENTION = "xyxy, 0-based, half-open"
-# Boxes computed at another scale come back a rounding error beyond the border; anything more is another convention.
+# Boxes computed at another scale may be a rounding error beyond the border. Boxes farther out have another convention.
 TOLERANCE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class ProposalFile:
-    """Boxes of a list of images, all in one array: two tensors to share with workers, however many images."""
+    """Boxes of many images in one array, so that workers share two tensors only."""
 
     image_ids: tuple[str, ...]
     offsets: Tensor  # [N + 1] int64
     flat: Tensor  # [total, 4] float32 xyxy, best first within an image
 
     def boxes(self, index: int) -> Tensor:
-        """[P, 4] of one image."""
+        """Return the boxes [P, 4] of one image."""
         return self.flat[self.offsets[index] : self.offsets[index + 1]]
 
 
 def from_boxes(image_ids: Sequence[str], boxes: Sequence[Tensor]) -> ProposalFile:
-    """One table of the boxes [P_i, 4] of each image."""
+    """Join the boxes [P_i, 4] of each image."""
     offsets = torch.tensor([0, *(len(item) for item in boxes)]).cumsum(0)
     return ProposalFile(tuple(image_ids), offsets, torch.cat([torch.zeros(0, 4), *boxes]).float())
 
 
 def save_proposals(path: Path, proposals: ProposalFile) -> None:
-    """Writes the .npz, under its name only when whole."""
+    """Write the .npz atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -75,15 +75,15 @@ def save_proposals(path: Path, proposals: ProposalFile) -> None:
 
 
 def load_proposals(path: Path, dataset: Dataset, *, convention: str = "yxyx-1") -> ProposalFile:
-    """The proposals of a .npz or of .mat files, in the dataset's order.
+    """Load the proposals of a .npz or of .mat files, in the dataset's order.
 
-    `convention` says what the columns of .mat files are, see `mat_files.CONVENTIONS`; a .npz says so itself. Boxes of
-    images that the dataset has not are left out.
+    `convention` is the box format of .mat files, see `mat_files.CONVENTIONS`; a .npz states its own. Boxes of images
+    outside the dataset are left out.
 
-    Raises ValueError where the file is damaged or has not exactly one list of boxes, all inside, for every image.
+    Raises ValueError if the file is damaged, an image has no or several lists of boxes, or a box is outside its image.
     """
     if not path.exists():
-        raise ValueError(f"proposals: no such file {path}; `detector proposals` makes one")
+        raise ValueError(f"proposals: no such file {path}; make it with `detector proposals`")
     ids = [item.image_id for item in dataset.annotations]
     if path.is_dir() or path.suffix == ".mat":
         found = from_boxes(ids, read_mat(path, ids, convention=convention))
@@ -102,7 +102,7 @@ def load_proposals(path: Path, dataset: Dataset, *, convention: str = "yxyx-1") 
 
 
 def read_npz(path: Path) -> ProposalFile:
-    """Raises ValueError where the file is damaged or of another format."""
+    """Read a .npz. Raises ValueError if the file is damaged or of another format."""
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             form, convention = int(file["format"]), str(file["convention"])
@@ -112,7 +112,10 @@ def read_npz(path: Path) -> ProposalFile:
             f"{path}: not a proposal file of this project ({error}); make it with `detector proposals`"
         ) from error
     if form != FORMAT or convention != CONVENTION:
-        raise ValueError(f"{path}: format {form}, boxes {convention!r}; expected format {FORMAT}, {CONVENTION!r}")
+        raise ValueError(
+            f"{path}: format {form}, boxes {convention!r}; expected format {FORMAT}, {CONVENTION!r}; make it again "
+            "with `detector proposals`"
+        )
     if (
         (len(offsets) != len(ids) + 1 or offsets[0] != 0 or offsets[-1] != len(boxes))
         or (np.diff(offsets) < 0).any()
@@ -120,18 +123,18 @@ def read_npz(path: Path) -> ProposalFile:
     ):
         raise ValueError(
             f"{path}: {len(ids)} images, {len(offsets)} offsets and boxes {boxes.shape} do not fit together; "
-            "make the file anew"
+            "make the file again"
         )
     repeated = [name for name, count in Counter(ids).items() if count > 1]
     if repeated:
-        raise ValueError(f"{path}: image {repeated[0]} is named twice; expected one list of boxes for every image")
+        raise ValueError(f"{path}: image {repeated[0]} occurs twice; expected one list of boxes for each image")
     return ProposalFile(tuple(ids), torch.from_numpy(offsets).long(), torch.from_numpy(boxes).float())
 
 
-def prepared(boxes: Tensor, *, top_k: int, min_size: float) -> Tensor:
-    """The first `top_k` distinct boxes [P, 4] with both sides at least `min_size` pixels, in their order.
+def filter_proposals(boxes: Tensor, *, top_k: int, min_size: float) -> Tensor:
+    """Return the first `top_k` distinct boxes [P, 4] with both sides at least `min_size` pixels, in order.
 
-    Boxes are the same if their corners round to the same pixels.
+    Boxes are equal if their corners round to the same pixels.
     Source: py-faster-rcnn `lib/datasets/pascal_voc.py` (unique_boxes, filter_small_boxes), with both tests inclusive.
     """
     solid = boxes[((boxes[:, 2] - boxes[:, 0]) >= min_size) & ((boxes[:, 3] - boxes[:, 1]) >= min_size)]
@@ -141,16 +144,17 @@ def prepared(boxes: Tensor, *, top_k: int, min_size: float) -> Tensor:
     return solid[torch.from_numpy(np.sort(first)[:top_k])]
 
 
-def prepare_all(proposals: ProposalFile, *, top_k: int, min_size: float) -> ProposalFile:
-    """`prepared` for every image."""
+def filter_all_proposals(proposals: ProposalFile, *, top_k: int, min_size: float) -> ProposalFile:
+    """Apply `filter_proposals` to every image."""
     ready = [
-        prepared(proposals.boxes(index), top_k=top_k, min_size=min_size) for index in range(len(proposals.image_ids))
+        filter_proposals(proposals.boxes(index), top_k=top_k, min_size=min_size)
+        for index in range(len(proposals.image_ids))
     ]
     return from_boxes(proposals.image_ids, ready)
 
 
 def outside(boxes: Tensor, annotation: Annotation) -> Tensor:
-    """Which of boxes [P, 4] are not finite, inverted, or not inside their image: [P] bool."""
+    """Return [P] bool: the boxes [P, 4] that are not finite, inverted or not inside their image."""
     limits = torch.tensor([annotation.width, annotation.height], dtype=torch.float32) + TOLERANCE
     wrong = (boxes[:, :2] < -TOLERANCE).any(1) | (boxes[:, 2:] > limits).any(1) | (boxes[:, 2:] < boxes[:, :2]).any(1)
     return wrong | ~boxes.isfinite().all(1)
@@ -165,5 +169,5 @@ def _require_inside(path: Path, proposals: ProposalFile, annotations: Sequence[A
             raise ValueError(
                 f"{path}: image {annotation.image_id} ({annotation.width}x{annotation.height}) has {int(wrong.sum())} "
                 f"boxes that are inverted or outside (first: number {number}, xyxy {boxes[number].tolist()}); is the "
-                "file of another image list, or of another box convention?"
+                "file for another image list, or in another box convention?"
             )

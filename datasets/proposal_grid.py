@@ -1,4 +1,4 @@
-"""A dense grid of boxes: proposals that need no file and see nothing of the image."""
+"""A dense grid of boxes: proposals that need no file and do not depend on the image's content."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from detector.ops import boxes as box_ops
 def grid_boxes(
     height: int, width: int, scales: tuple[float, ...], aspects: tuple[float, ...], overlap: float
 ) -> Tensor:
-    """Boxes [P, 4] float32 of every scale and aspect (height / width), evenly placed over the image.
+    """Return boxes [P, 4] float32 of every scale and aspect (height / width), evenly spaced over the image.
 
-    A scale is the square root of a box's area over that of the image's. Along each axis the boxes touch both borders
-    and neighbours share at least `overlap` of their side. A box longer than the image is cut to it.
+    A scale is the square root of box area / image area. Along each axis the boxes touch both borders, and neighbours
+    overlap by at least `overlap` of their side. A box longer than the image is cut to its size.
 
     Raises ValueError for a scale or aspect that is not positive, or an overlap outside [0, 1).
     """
     if not (0 <= overlap < 1 and min(scales, default=0) > 0 and min(aspects, default=0) > 0):
         raise ValueError(
             f"grid of scales {scales}, aspects {aspects}, overlap {overlap}: expected positive scales and aspects and "
-            "an overlap of at least 0 and under 1"
+            "an overlap of at least 0 and below 1"
         )
     parts = []
     for scale in scales:
@@ -41,7 +41,7 @@ def grid_boxes(
 
 
 def _starts(length: int, side: float, overlap: float) -> Tensor:
-    """Where boxes of one side begin along an axis."""
+    """Return the start positions of boxes with one side length along an axis."""
     free = length - side
     count = 1 + (0 if free <= 0 else -(-free // ((1 - overlap) * side)))
     return torch.linspace(0, max(0.0, free), int(count)) if count > 1 else torch.tensor([max(0.0, free) / 2])
@@ -57,6 +57,6 @@ class GridProposals:
     overlap: float
 
     def boxes(self, index: int) -> Tensor:
-        """[P, 4] of one image, shared with the images of the same size."""
+        """Return the boxes [P, 4] of one image. Images of the same size share one tensor."""
         annotation = self.dataset.annotations[index]
         return grid_boxes(annotation.height, annotation.width, self.scales, self.aspects, self.overlap)

@@ -1,4 +1,4 @@
-"""What a dataset gives: the annotation of an image, and the image with it."""
+"""The data types of a dataset: the annotation of an image, and a sample with its pixels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """Everything known of one image without opening it; boxes in the pixels of the original image."""
+    """All data of one image except its pixels. Boxes are in pixels of the original image."""
 
     image_id: str  # unique in its dataset, for example 000005 or 2007_000027
     width: int
@@ -25,21 +25,21 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image, decoded, with its annotation and its proposals, all in the same frame."""
+    """One decoded image with its annotation and its proposals, all in the same coordinates."""
 
     image: Tensor  # [3, H, W] uint8 RGB
     annotation: Annotation
-    proposals: Tensor | None  # [P, 4] float32 xyxy; None where a network proposes
-    seed: int  # keys the random choices of a training step on this image
-    short_side: int  # the training scale chosen for this view of the image
+    proposals: Tensor | None  # [P, 4] float32 xyxy; None with an RPN
+    seed: int  # seed of the random choices of a training step on this image
+    short_side: int  # length that the shorter side is scaled to, in pixels
 
 
 class Dataset(Protocol):
-    """Images with annotations. Annotations are read once, when the dataset is built; images when asked for."""
+    """Images with annotations. Annotations are read when the dataset is built, images only when needed."""
 
-    classes: tuple[str, ...]  # the name of label i + 1
+    classes: tuple[str, ...]  # classes[i] is the name of label i + 1
     annotations: Sequence[Annotation]
 
     def image(self, index: int) -> Tensor:
-        """The decoded image [3, H, W] uint8 RGB. Raises ValueError naming the file if it cannot be read."""
+        """Return the decoded image [3, H, W] uint8 RGB. Raises ValueError naming the file if it cannot be read."""
         ...

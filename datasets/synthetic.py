@@ -1,7 +1,7 @@
-"""Seeded shapes on texture: a detection dataset that needs no files and that a small network learns in minutes.
+"""Shapes on texture, drawn from a seed: a detection dataset without files that a small network learns in minutes.
 
-A class is an outline with a colour family; brightness, size, aspect and texture vary. Some objects are small, some
-are partly covered by others (occluded), and those that are tiny or nearly hidden are marked difficult.
+A class is an outline with a hue; brightness, size, aspect and texture vary. Some objects are small, and others cover
+some of them in part (occluded). Tiny and nearly hidden objects are marked difficult.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from torch import Tensor
 from detector.datasets.sample import Annotation
 
 CLASSES = ("disc", "square", "triangle", "cross", "diamond", "ring")
-# Hue of each class in degrees; shapes of neighbouring hues differ in outline.
+# Hue of each class in degrees. Classes with neighbouring hues have different outlines.
 HUES = (0, 60, 120, 180, 240, 300)
-TINY = 10.0  # pixels: an object with a shorter side than this is difficult
-HIDDEN = 0.6  # share of its outline covered by others beyond which an object is difficult
-OCCLUDED = 0.15
+TINY = 10.0  # pixels; an object with a shorter side below this is difficult
+HIDDEN = 0.6  # an object is difficult if others cover more than this fraction of it
+OCCLUDED = 0.15  # an object is occluded if others cover more than this fraction of it
 
 Array = npt.NDArray[np.float32]
 
 
 class SyntheticDataset:
-    """Images are functions of (seed, split, index); the splits never share one."""
+    """Images are functions of (seed, split, index), so splits share no image."""
 
     classes: tuple[str, ...] = CLASSES
     annotations: Sequence[Annotation]
@@ -38,14 +38,14 @@ class SyntheticDataset:
         self.annotations = [annotation for _, annotation in self._scenes]
 
     def image(self, index: int) -> Tensor:
-        """The picture [3, H, W] uint8."""
+        """Return the picture [3, H, W] uint8."""
         return torch.from_numpy(self._scenes[index][0]).permute(2, 0, 1).contiguous()
 
 
 def _scene(split: str, index: int, height: int, width: int, seed: int) -> tuple[npt.NDArray[np.uint8], Annotation]:
     rng = np.random.default_rng([seed, int.from_bytes(split.encode(), "little"), index])
     canvas = _background(height, width, rng)
-    owner = np.full((height, width), -1)  # which object each pixel shows
+    owner = np.full((height, width), -1)  # index of the object that each pixel shows; -1: background
     visible_before: list[int] = []
     boxes: list[tuple[int, int, int, int]] = []
     labels: list[int] = []
@@ -86,7 +86,7 @@ def _scene(split: str, index: int, height: int, width: int, seed: int) -> tuple[
 
 
 def _background(height: int, width: int, rng: np.random.Generator) -> Array:
-    """Grey texture at two scales."""
+    """Return a grey texture at two scales."""
     canvas = np.full((height, width, 3), rng.uniform(70, 170), np.float32)
     for cell, amount in ((24, 22), (6, 10)):
         low = rng.normal(128, amount, (height // cell + 2, width // cell + 2)).clip(0, 255).astype(np.uint8)
@@ -96,7 +96,7 @@ def _background(height: int, width: int, rng: np.random.Generator) -> Array:
 
 
 def _color(label: int, rng: np.random.Generator) -> Array:
-    """A colour of the class's hue, its brightness and saturation varied."""
+    """Return a random colour near the hue of the class, with random brightness and saturation."""
     hue = np.deg2rad(HUES[label] + rng.uniform(-14, 14))
     wheel = np.array([np.cos(hue), np.cos(hue - 2.0944), np.cos(hue + 2.0944)])
     return (rng.uniform(100, 150) + rng.uniform(70, 105) * wheel).astype(np.float32)
@@ -104,7 +104,7 @@ def _color(label: int, rng: np.random.Generator) -> Array:
 
 @lru_cache(maxsize=4096)
 def _outline(label: int, width: int, height: int) -> npt.NDArray[np.bool_]:
-    """Mask [height, width] of the class's shape, touching all four sides."""
+    """Return the mask [height, width] of the class's shape. It touches all four sides."""
     mask = Image.new("L", (width, height), 0)
     draw = ImageDraw.Draw(mask)
     w, h = width - 1, height - 1
@@ -127,7 +127,7 @@ def _outline(label: int, width: int, height: int) -> npt.NDArray[np.bool_]:
 
 
 def _covered(box: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> float:
-    """Share of the smaller of two boxes that the other covers."""
+    """Return the fraction of the smaller of two boxes that the other covers."""
     width = min(box[2], other[2]) - max(box[0], other[0])
     height = min(box[3], other[3]) - max(box[1], other[1])
     smaller = min((b[2] - b[0]) * (b[3] - b[1]) for b in (box, other))

@@ -1,4 +1,4 @@
-"""Text as tools and editors on all systems write it, UTF-8 or not."""
+"""Reads text in the encodings that tools and editors on all systems write."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MARKS = (
 
 
 def read_text(path: Path) -> str:
-    """A file's text: UTF-8, UTF-16 or UTF-32 as it says or looks, else Windows' Latin-1.
+    """Return the text of a file: UTF-8, or UTF-16 or UTF-32 if a mark or zero bytes show it, else Windows' Latin-1.
 
     Raises ValueError naming the file if it cannot be read.
     """
@@ -28,7 +28,7 @@ def read_text(path: Path) -> str:
 
 
 def decoded(content: bytes) -> str:
-    """The text of bytes. Raises UnicodeError where a mark at the beginning promises what does not follow."""
+    """Return the text of bytes. Raises UnicodeError if the bytes do not match the encoding of their byte order mark."""
     for mark, encoding in MARKS:
         if content.startswith(mark):
             return content.decode(encoding)
@@ -43,5 +43,5 @@ def decoded(content: bytes) -> str:
 
 
 def _undefined(content: bytes) -> bool:
-    """Whether bytes occur to which Windows' code page gives no letter."""
+    """Return True if a byte is undefined in Windows' code page 1252."""
     return any(byte in content for byte in (b"\x81", b"\x8d", b"\x8f", b"\x90", b"\x9d"))

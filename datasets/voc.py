@@ -1,9 +1,9 @@
-"""Pascal VOC folders as downloaded, and any folder laid out like them.
+"""Pascal VOC folders as downloaded, and any folder with the same layout.
 
     root/VOC2007/{Annotations,ImageSets/Main,JPEGImages}    splits 2007_trainval, 2007_trainval+2012_trainval, ...
     root/{Annotations,ImageSets/Main,JPEGImages}            splits without a year: trainval, test, ...
 
-Annotations are read once and checked together, so that all their faults are told at once, before training starts.
+All annotations are read and checked when the dataset is built, so all faults are reported at once, before training.
 """
 
 from __future__ import annotations
@@ -52,17 +52,18 @@ class VOCDataset:
         strict: bool = False,
         bit_depth: int | None = None,
     ) -> None:
-        """`split` is year_name, a bare name, or several joined by +; `box_base` is auto, one or zero.
+        """`split` is year_name, a name without year, or several joined by +. `box_base` is auto, one or zero.
 
-        Without `need_images` the pictures may be absent, where annotations state their sizes: to score result files.
+        Without `need_images`, the pictures may be missing if the annotations state their sizes: scoring result files
+        does not read them.
 
-        `classes` None discovers them. What is discovered or decided is a property of the whole dataset, so the
-        annotations of `sibling`, the other split of a pair, count too where they can be read.
+        `classes` None takes them from the annotations. Classes and box base are properties of the whole dataset, so
+        the readable annotations of `sibling`, the other one of the train and test splits, count too.
 
-        A box that reaches over the edge with at most a tenth of its area is clipped, with `strict` a fault.
+        A box with at most a tenth of its area beyond the edge is clipped; with `strict` it is a fault.
 
-        Raises ValueError for a folder or list that is missing, and its subclass FaultyDataError with every image and
-        annotation that is missing or faulty.
+        Raises ValueError for a missing folder or list, and its subclass FaultyDataError with all missing or faulty
+        images and annotations.
         """
         entries = read_split(root, split)
         faults: list[Fault] = []
@@ -72,7 +73,7 @@ class VOCDataset:
             if need_images and image_id not in listings[folder]:
                 missing = folder / "JPEGImages" / f"{image_id}.jpg"
                 faults.append(
-                    Fault(image_id, f"{missing}: no such image (nor .jpeg, .png ...), but the image list names it")
+                    Fault(image_id, f"{missing}: no such image (nor .jpeg, .png ...), but it is in the image list")
                 )
         everything = list(raws.values())
         if sibling is not None and (classes is None or box_base == "auto"):
@@ -80,9 +81,9 @@ class VOCDataset:
         self.classes = tuple(classes) if classes is not None else _discover_classes(everything, root, faults)
         base = {"one": 1, "zero": 0}.get(box_base)
         if base is None:
-            base, told = decide_base(everything)
-            if told:
-                log.info("%s: %s", root, told)
+            base, reason = decide_base(everything)
+            if reason:
+                log.info("%s: %s", root, reason)
 
         records = []
         for image_id, folder in entries:
@@ -100,14 +101,14 @@ class VOCDataset:
             log.info("%s, %s", split, absent)
 
     def image(self, index: int) -> Tensor:
-        """The decoded image [3, H, W] uint8. Raises ValueError if it cannot be read or is not of the stated size."""
+        """Return the decoded image [3, H, W] uint8. Raises ValueError if it is unreadable or of a wrong size."""
         return read_annotated(self.files[index], self.annotations[index], self.bit_depth)
 
 
 def read_split(root: Path, split: str) -> list[tuple[str, Path]]:
-    """(image id, folder) of every image of a split, in the lists' order.
+    """Return (image id, folder) of every image of a split, in the order of the lists.
 
-    Raises ValueError for a list that is missing or empty, and for an id that occurs twice: an id names one image.
+    Raises ValueError for a missing or empty list, and for an id that occurs twice, since ids must be unique.
     """
     entries = [entry for part in split.split("+") for entry in _read_list(root, part)]
     folder_of: dict[str, Path] = {}
@@ -115,14 +116,14 @@ def read_split(root: Path, split: str) -> list[tuple[str, Path]]:
         if image_id in folder_of:
             raise ValueError(
                 f"dataset.root={root}, split {split}: image {image_id} is listed twice (in {folder_of[image_id]} and "
-                f"{folder}); image ids must be unique: rename one or take it out of a list"
+                f"{folder}); image ids must be unique: rename one or remove it from a list"
             )
         folder_of[image_id] = folder
     return entries
 
 
 def list_path(root: Path, part: str) -> Path:
-    """The image list of one part of a split, whether or not it exists."""
+    """Return the path of the image list of one part of a split. The file may not exist."""
     year = re.fullmatch(r"(\d{4})_(.+)", part)
     folder, name = (root / f"VOC{year[1]}", year[2]) if year else (root, part)
     return folder / "ImageSets" / "Main" / f"{name}.txt"
@@ -131,14 +132,14 @@ def list_path(root: Path, part: str) -> Path:
 def _read_list(root: Path, part: str) -> list[tuple[str, Path]]:
     path = list_path(root, part)
     if not path.is_file():
-        # Lists of one class (dog_train.txt) are no splits to offer.
+        # Do not offer lists of one class (dog_train.txt) as splits.
         lists = sorted(
             str(item.relative_to(root)) for item in root.glob("**/ImageSets/Main/*.txt") if "_" not in item.stem
         )
         found = f"found {', '.join(lists[:8])}" if lists else "found no ImageSets/Main/*.txt below it"
         raise ValueError(
             f"dataset.root={root}, split {part}: expected the image list {path}, {found}; "
-            "`detector download` fetches VOC, a split without a year is looked for in the root itself"
+            "download VOC with `detector download`; a split without a year must have its list directly below the root"
         )
     folder = path.parents[2]
     annotations = folder / "Annotations"
@@ -147,7 +148,7 @@ def _read_list(root: Path, part: str) -> list[tuple[str, Path]]:
 
 
 def is_voc(root: Path) -> bool:
-    """Whether a folder holds Pascal VOC as published: its years tell it from folders that are only laid out alike."""
+    """Return True if a folder is Pascal VOC as published: it has VOC2007 or VOC2012, not only the same layout."""
     return any((root / f"VOC{year}").is_dir() for year in (2007, 2012))
 
 
@@ -162,7 +163,7 @@ def _read_annotations(entries: Sequence[tuple[str, Path]], faults: list[Fault]) 
 
 
 def _read_sibling(root: Path, sibling: str, own_ids: set[str], split: str) -> list[RawAnnotation]:
-    """What can be read of the other split; its faults are told when that split itself is read."""
+    """Return the readable annotations of the other split. Its faults are reported when it is read as a dataset."""
     try:
         entries = read_split(root, sibling)
     except ValueError:
@@ -170,7 +171,7 @@ def _read_sibling(root: Path, sibling: str, own_ids: set[str], split: str) -> li
     shared = [image_id for image_id, _ in entries if image_id in own_ids]
     if shared:
         log.warning(
-            "%d images are both in %s and in %s (first: %s): scores on them say nothing about new images",
+            "%d images are in both %s and %s (first: %s): scores on them say nothing about new images",
             len(shared), split, sibling, shared[0],
         )  # fmt: skip
     return list(_read_annotations([entry for entry in entries if entry[0] not in own_ids], []).values())
@@ -180,11 +181,11 @@ def _discover_classes(raws: Sequence[RawAnnotation], root: Path, faults: Sequenc
     found = Counter(name for raw in raws for name in raw.names if name)
     if not found:
         raise_faults(str(root), faults)
-        raise ValueError(f"dataset.root={root}: no object in {len(raws)} annotations; give dataset.classes")
+        raise ValueError(f"dataset.root={root}: no object in {len(raws)} annotations; set dataset.classes")
     if found.keys() <= set(VOC_CLASSES) and is_voc(root):
         return VOC_CLASSES
     names = tuple(sorted(found))
     for line in odd_classes(found):
         log.warning("%s: %s", root, line)
-    log.info("classes discovered in %s: %s", root, ", ".join(f"{name} ({found[name]})" for name in names))
+    log.info("classes found in %s: %s", root, ", ".join(f"{name} ({found[name]})" for name in names))
     return names

@@ -1,4 +1,4 @@
-"""One Pascal VOC annotation file: read as it stands, then made into objects of the common record."""
+"""Reads one Pascal VOC annotation file, and turns its content into objects of the common record."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 @dataclass(slots=True)
 class RawAnnotation:
-    """An annotation file as it stands: corners inclusive, counted from the file's own base."""
+    """The content of an annotation file, unchanged: corners are inclusive, counted from the file's base."""
 
     path: Path
-    filename: str = ""  # of the picture, often stale
-    size: tuple[int, int] | None = None  # width, height; None where absent or zero
+    filename: str = ""  # of the picture; often outdated
+    size: tuple[int, int] | None = None  # width, height; None if absent or zero
     names: list[str] = field(default_factory=list)
     corners: list[list[float]] = field(default_factory=list)  # xmin, ymin, xmax, ymax
     flags: list[list[bool]] = field(default_factory=list)  # difficult, truncated, occluded
-    absent: set[str] = field(default_factory=set)  # optional tags that the file, or some object in it, lacks
+    absent: set[str] = field(default_factory=set)  # optional tags that the file, or an object in it, does not have
 
 
 def read_annotation(path: Path) -> RawAnnotation:
-    """The file's content. Raises ValueError naming the file, and the object, that cannot be read."""
+    """Return the file's content. Raises ValueError naming the file, and the object, that cannot be read."""
     root = read_xml(path)
     if root.tag != "annotation":
         raise ValueError(
-            f"{path}: the root element is <{root.tag}>; expected VOC's <annotation>; correct the file or take it away"
+            f"{path}: the root element is <{root.tag}>; expected VOC's <annotation>; correct the file or remove it"
         )
     _require_known(root, path)
     raw = RawAnnotation(path, (root.findtext("filename") or "").strip(), _size(root, path))
@@ -61,7 +61,7 @@ def read_annotation(path: Path) -> RawAnnotation:
 
 
 def _require_known(root: ET.Element, path: Path) -> None:
-    """Raises ValueError for elements that hold boxes, or are objects by another name: they would be passed over."""
+    """Raise ValueError for elements with boxes, or objects with another name, which would otherwise be ignored."""
     for child in root:
         if not isinstance(child.tag, str) or child.tag == "object":
             continue
@@ -88,10 +88,10 @@ def _size(root: ET.Element, path: Path) -> tuple[int, int] | None:
 
 
 def decide_base(raws: Sequence[RawAnnotation]) -> tuple[int, str | None]:
-    """1 as published, or 0 where the files as a whole say so; and what speaks for it, None where nothing is odd.
+    """Return the base, 1 as published or 0, and the reason; None as reason if no box starts at 0.
 
-    Boxes pile up at an image's first pixel, whatever its number; and in a set that counts from 0 no maximum reaches
-    the image's size. Stray zeros are outnumbered by both and become faults.
+    Many boxes start at an image's first pixel, whatever its number. In files that count from 0, no maximum reaches the
+    image's size. So a few wrong zeros do not make the base 0; they become faults.
     """
     at_zero = at_one = at_size = 0
     for raw in raws:
@@ -103,13 +103,13 @@ def decide_base(raws: Sequence[RawAnnotation]) -> tuple[int, str | None]:
     if not at_zero:
         return base, None
     return base, (
-        f"boxes taken to count from {base} ({at_zero} begin at 0, {at_one} at 1, {at_size} end at the image's size); "
-        "dataset.box_base decides otherwise"
+        f"boxes count from {base} ({at_zero} start at 0, {at_one} at 1, {at_size} end at the image's size); "
+        "set dataset.box_base if this is wrong"
     )
 
 
 def to_objects(raw: RawAnnotation, base: int) -> Iterator[MarkedObject]:
-    """The objects of a file whose pixels count from `base`."""
+    """Yield the objects of a file whose pixels count from `base`."""
     for number, (name, corners, flags) in enumerate(zip(raw.names, raw.corners, raw.flags, strict=True)):
         xmin, ymin, xmax, ymax = corners
         yield MarkedObject(
@@ -125,10 +125,10 @@ def to_objects(raw: RawAnnotation, base: int) -> Iterator[MarkedObject]:
 
 
 def absent_tags(raws: Sequence[RawAnnotation]) -> str | None:
-    """How many files lack which optional tags, in one line; None where all have all."""
+    """Return one line with the number of files without each optional tag; None if no tag is absent."""
     absent = Counter(tag for raw in raws for tag in sorted(raw.absent))
     if not absent:
         return None
-    told = ", ".join(f"<{tag}> absent in {count}" for tag, count in absent.items())
-    size = "; sizes are the images' own" if "size" in absent else ""
-    return f"{len(raws)} files: {told}, taken as 0{size}"
+    tags = ", ".join(f"<{tag}> absent in {count}" for tag, count in absent.items())
+    size = "; sizes are read from the images" if "size" in absent else ""
+    return f"{len(raws)} files: {tags}, taken as 0{size}"

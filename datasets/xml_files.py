@@ -1,4 +1,4 @@
-"""XML files in any encoding that Python knows, their elements without namespaces."""
+"""Reads XML files in any encoding that Python knows. Removes the namespaces of the elements."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ DECLARATION = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]
 
 
 def read_xml(path: Path) -> ET.Element:
-    """The root element. Raises ValueError naming the file if it is missing or no XML."""
+    """Return the root element. Raises ValueError naming the file if it is missing or not XML."""
     try:
         content = path.read_bytes()
         try:
             root = ET.fromstring(content)
-        except (ET.ParseError, ValueError, LookupError):  # expat knows few encodings; or the declaration lies
+        except (ET.ParseError, ValueError, LookupError):  # expat knows few encodings; or the declaration is wrong
             root = ET.fromstring(_without_declaration(content))
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such annotation; write one, without objects if the image has none") from error

@@ -71,6 +71,7 @@ def build_preprocess(config: schema.InputConfig, strides: Sequence[int]) -> Prep
         stride=strides[-1],
         multiple=config.canvas_multiple,
         finest_stride=strides[0],
+        antialias=config.antialias,
     )
 
 

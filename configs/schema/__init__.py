@@ -1,14 +1,15 @@
-"""Every setting, its type and its default, as dataclasses; the YAML groups beside this folder hold only values.
+"""All settings with their types and defaults, as dataclasses. The YAML groups beside this folder hold only values.
 
-One module for each group; `whole.py` joins them. Defaults are the published ones (Fast R-CNN on VOC), cited where a
-number is not self-evident. `kind` says which class a group's values belong to, so that a saved config reads back.
-`__post_init__` refuses a value that cannot work, with a message that starts with the key. Only `*/build.py`,
+There is one module for each group, and `config.py` joins them. Defaults are the published ones (Fast R-CNN on VOC),
+with a source if a number is not obvious. `kind` names the class of a group's values, so that a saved config can be read
+again. `__post_init__` rejects a value that cannot work; the message starts with the key. Only `*/build.py`,
 `detector/pipeline` and `detector/tools` read these classes; modules take plain arguments.
 """
 
 from detector.configs.schema.backbone import BackboneConfig, Norm, ResNetConfig, Tail, TorchvisionConfig, VGGConfig
 from detector.configs.schema.benchmark import Backend, BenchmarkConfig
 from detector.configs.schema.compress import CompressConfig
+from detector.configs.schema.config import Config
 from detector.configs.schema.dataset import (
     AutoDatasetConfig,
     BoxBase,
@@ -40,7 +41,6 @@ from detector.configs.schema.proposals import (
 )
 from detector.configs.schema.sampling import OHEMConfig, RandomSamplingConfig, SamplingConfig
 from detector.configs.schema.trainer import OnNonFinite, TrainerConfig
-from detector.configs.schema.whole import Config
 
 __all__ = [
     "AdamWConfig",

@@ -11,13 +11,15 @@ from detector.configs.paths import path_setting
 
 
 class Norm(Enum):
+    """Normalization layers."""
+
     frozen_bn = "frozen_bn"  # batch norm with constant statistics, as published
     bn = "bn"  # batch norm with statistics of the batch
     gn = "gn"  # group norm: for training from scratch
 
 
 class Tail(Enum):
-    """What runs on each pooled RoI: the classifier's own last layers, or two new fully connected ones."""
+    """The layers that run on each pooled RoI: the classifier's last layers, or two new fully connected layers."""
 
     native = "native"  # VGG: fc6, fc7; ResNet: res5
     fc = "fc"  # two new fully connected layers
@@ -25,31 +27,37 @@ class Tail(Enum):
 
 @dataclass
 class BackboneConfig:
+    """Settings of every backbone."""
+
     kind: str = MISSING
-    weights: str | None = path_setting(None)  # imagenet: torchvision's weights; a path, URL or name; None: random
-    weights_sha256: str | None = None  # hash that the file must have; None: no check
-    tail: Tail = Tail.native  # what runs on each pooled RoI
-    tail_channels: int = 1024  # width of each layer of tail=fc
+    weights: str | None = path_setting(None)  # imagenet: torchvision's weights; or a path, URL or name; None: random
+    weights_sha256: str | None = None  # SHA-256 that the file must have; None: no check
+    tail: Tail = Tail.native  # the layers that run on each pooled RoI
+    tail_channels: int = 1024  # channels of each layer of tail=fc
     tail_ranks: list[int] | None = None  # ranks of the tail's layers, from `detector compress`; 0: not compressed
-    frozen_stages: int = 2  # first stages that are not trained; 2: VGG's conv1, conv2; ResNet's conv1, res2
+    frozen_stages: int = 2  # number of frozen stages at the start; 2: VGG's conv1, conv2; ResNet's conv1, res2
 
 
 @dataclass
 class VGGConfig(BackboneConfig):
+    """VGG16 (Simonyan and Zisserman 2014)."""
+
     kind: str = "vgg"
-    batch_norm: bool = False  # VGG16 with batch norm, torchvision's vgg16_bn
-    norm: Norm = Norm.frozen_bn  # its normalization layers, where batch_norm=true
+    batch_norm: bool = False  # VGG16 with batch norm: torchvision's vgg16_bn
+    norm: Norm = Norm.frozen_bn  # type of the normalization layers, with batch_norm=true
     width: float = 1.0  # multiplies every channel count; narrow networks are for tests and demonstrations
-    dropout: float = 0.5  # share of fc6's and fc7's outputs that training sets to 0
+    dropout: float = 0.5  # fraction of the outputs of fc6 and fc7 that training sets to 0
 
 
 @dataclass
 class ResNetConfig(BackboneConfig):
+    """ResNet (He et al. 2015)."""
+
     kind: str = "resnet"
     depth: int = 50  # 18, 34, 50, 101 or 152
-    norm: Norm = Norm.frozen_bn  # which normalization layers the network has
-    dilated_c5: bool | None = None  # the head reads res5 at stride 16; None: true for R-FCN, else false
-    stride_in_1x1: bool = False  # the stride is in a block's first 1x1 convolution, as in MSRA's Caffe models
+    norm: Norm = Norm.frozen_bn  # type of the normalization layers
+    dilated_c5: bool | None = None  # res5 is dilated: the head reads it at stride 16; None: true for R-FCN, else false
+    stride_in_1x1: bool = False  # a block's stride is in its first 1x1 convolution, as in MSRA's Caffe models
     width: float = 1.0  # multiplies every channel count; narrow networks are for tests and demonstrations
 
     def __post_init__(self) -> None:
@@ -60,20 +68,20 @@ class ResNetConfig(BackboneConfig):
 
 @dataclass
 class TorchvisionConfig(BackboneConfig):
-    """Any torchvision classifier, cut at a node of its graph."""
+    """Any torchvision classifier, up to a node of its graph."""
 
     kind: str = "torchvision"
     name: str = "mobilenet_v2"  # any classifier of torchvision.models
-    node: str | None = None  # the head reads this node's output; None: the last of stride 16
-    proposals_node: str | None = None  # the RPN reads this node's output; None: that of `node`
-    deeper_nodes: list[str] = field(default_factory=list)  # nodes of larger stride: joined into `node`, or levels
-    joined_channels: int = 128  # channels of the joined map
-    joined_separable: bool = False  # its last 3x3 convolution is depthwise and 1x1: an eighth of the work
-    max_stride: int | None = None  # later convolutions are dilated, as R-FCN's res5 with 16; None: no limit
-    tail: Tail = Tail.fc  # two new fully connected layers; a graph has no tail of its own
-    norm: Norm = Norm.frozen_bn  # which normalization layers the network has
-    frozen_nodes: str | None = None  # this node and all before it are not trained; None: all are trained
-    frozen_stages: int = 0  # has no effect here: a graph has no stages
+    node: str | None = None  # the head reads the output of this node; None: the last node of stride 16
+    proposals_node: str | None = None  # the RPN reads the output of this node; None: of `node`
+    deeper_nodes: list[str] = field(default_factory=list)  # nodes of larger stride: merged into `node`, or neck levels
+    joined_channels: int = 128  # channels of the map merged with deeper_nodes
+    joined_separable: bool = False  # its last 3x3 convolution is depthwise, then 1x1: an eighth of the arithmetic
+    max_stride: int | None = None  # dilate convolutions beyond this stride, as R-FCN's res5 with 16; None: no limit
+    tail: Tail = Tail.fc  # two new fully connected layers; a torchvision graph has no other tail
+    norm: Norm = Norm.frozen_bn  # type of the normalization layers
+    frozen_nodes: str | None = None  # this node and all nodes before it are not trained; None: all are trained
+    frozen_stages: int = 0  # has no effect: a torchvision graph has no stages
 
     def __post_init__(self) -> None:
         require(

@@ -1,4 +1,4 @@
-"""What `detector benchmark` times."""
+"""Settings of `detector benchmark`."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from detector.configs.errors import require
 
 
 class Backend(Enum):
-    """How a model may run, beside plain PyTorch."""
+    """Ways to run a model other than plain PyTorch."""
 
     folded = "folded"  # frozen batch norms folded into the convolutions
     compiled = "compiled"  # torch.compile
     program = "program"  # torch.export
     onnx = "onnx"  # ONNX Runtime
     bf16 = "bf16"
-    svd = "svd"  # fully connected layers per RoI, compressed
-    int8 = "int8"  # the same layers, in int8
+    svd = "svd"  # fully connected layers per RoI, compressed by SVD
+    int8 = "int8"  # the same layers in int8
 
 
 @dataclass
 class BenchmarkConfig:
-    """What `benchmark` times: one picture of noise, many times."""
+    """The timed runs: `benchmark` times one image of noise many times."""
 
     height: int = 375  # pixels of the timed image
     width: int = 500  # pixels of the timed image
     batch_size: int = 1  # images of one call
-    num_proposals: int = 2000  # boxes for each image; an RPN makes its own
+    num_proposals: int = 2000  # proposals of each image; an RPN computes its own
     num_classes: int = 20  # classes of a model without a checkpoint
-    warmup: int = 3  # calls before the timed ones
-    repeats: int = 20  # timed calls; the median counts
-    backends: list[Backend] = field(default_factory=lambda: list(Backend))  # timed beside plain PyTorch; []: none
+    warmup: int = 3  # calls before the timed calls
+    repeats: int = 20  # timed calls; the result is their median
+    backends: list[Backend] = field(default_factory=lambda: list(Backend))  # timed besides plain PyTorch; []: none
 
     def __post_init__(self) -> None:
         for key in ("height", "width", "batch_size", "num_proposals", "num_classes", "repeats"):

@@ -1,4 +1,4 @@
-"""What `detector compress` makes."""
+"""Settings of `detector compress`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from detector.configs.paths import path_setting
 
 @dataclass
 class CompressConfig:
-    """What `compress` makes; on its command line these keys stand alone: ranks=[1024,256] output=small.safetensors."""
+    """The compressed model. `compress` takes these keys without prefix: ranks=[1024,256] output=small.safetensors."""
 
     ranks: list[int] | None = None  # ranks of the tail's fully connected layers; 0: not compressed
-    max_drop: float | None = None  # or: largest loss of mAP (0 to 1) on the test split; finds the smallest ranks
-    max_ms: float | None = None  # or: time of the tail for 2,000 RoIs on this machine; finds the largest ranks
+    max_drop: float | None = None  # or: find the smallest ranks that lose at most this mAP (0 to 1) on the test split
+    max_ms: float | None = None  # or: find the largest ranks that stay below this time for 2,000 RoIs, on this machine
     evaluate: bool = False  # measure mAP before and after, also with given ranks
     output: str | None = path_setting(None)  # path of the model to write
 

@@ -1,4 +1,4 @@
-"""Where images and boxes come from."""
+"""The source of images and boxes."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ from detector.configs.paths import path_setting
 
 
 class BoxBase(Enum):
-    """Where a VOC annotation counts pixels from: 1 as published, 0 as some tools write, or decided from the files."""
+    """The number of the first pixel in VOC annotations: 1 as published, 0 from some tools, or found from the files."""
 
-    auto = "auto"  # decided from all files together
+    auto = "auto"  # found from all files together
     one = "one"  # as published
     zero = "zero"
 
 
 class PictureCheck(Enum):
-    """How every picture is checked before the first one is used."""
+    """The check of every picture before the first one is used."""
 
-    headers = "headers"  # size and end of the file: some kilobytes of each picture
-    decode = "decode"  # every pixel
-    none = "none"  # not at all: a broken picture is found when it is used
+    headers = "headers"  # size and end of the file: reads a few kilobytes of each picture
+    decode = "decode"  # decodes every pixel
+    none = "none"  # no check: a broken picture is found when it is used
 
 
 class OnUnreadable(Enum):
-    """What happens if a picture cannot be read."""
+    """The action if a picture cannot be read."""
 
-    stop = "stop"  # the program ends before the first step and names all such pictures
-    skip = "skip"  # another image takes its place in training; a test leaves it out
+    stop = "stop"  # the program ends before the first step and names all unreadable pictures
+    skip = "skip"  # training uses another image in its place; evaluation leaves it out
 
 
 @dataclass
 class DatasetConfig:
+    """Settings of every dataset."""
+
     kind: str = MISSING
     train: str = MISSING  # split to train on
     test: str = MISSING  # split to evaluate on
@@ -42,37 +44,37 @@ class DatasetConfig:
 
 @dataclass
 class FilesDatasetConfig(DatasetConfig):
-    """What all datasets of picture files share."""
+    """Settings that all datasets of picture files share."""
 
-    strict: bool = False  # refuse what is otherwise corrected and reported: boxes over the edge, classes left out
-    bit_depth: int | None = None  # of 16-bit and float pictures: 12 says 0 to 4095; None: decided from some of them
-    check: PictureCheck = PictureCheck.headers  # how closely every picture is looked at before the first step
-    keep_checks: bool = True  # keep what the check found in the user's cache folder, for the next start
-    on_unreadable: OnUnreadable = OnUnreadable.stop  # what a picture that cannot be read does
+    strict: bool = False  # report as a fault what is otherwise corrected: boxes beyond the edge, classes left out
+    bit_depth: int | None = None  # bits of 16-bit and float pictures; 12: values 0 to 4095; None: found from samples
+    check: PictureCheck = PictureCheck.headers  # the check of every picture before the first step
+    keep_checks: bool = True  # store the results of the check in the user's cache folder, for the next start
+    on_unreadable: OnUnreadable = OnUnreadable.stop  # the action if a picture cannot be read
 
 
 @dataclass
 class VOCDatasetConfig(FilesDatasetConfig):
-    """Pascal VOC, or any folder laid out like it."""
+    """Pascal VOC, or any folder with the same layout."""
 
     kind: str = "voc"
-    root: str = path_setting("VOCdevkit")  # holds VOC2007/; or, for splits without a year, Annotations/ and so on
-    train: str = "2007_trainval"  # year_split, several joined by +; or just a split
+    root: str = path_setting("VOCdevkit")  # folder with VOC2007/; or, for splits without a year, with Annotations/ etc.
+    train: str = "2007_trainval"  # year_split, several joined by +; or a split without a year
     test: str = "2007_test"
-    classes: list[str] | None = None  # None: VOC's 20 if the annotations use only those, otherwise discovered
-    box_base: BoxBase = BoxBase.auto  # where the XML counts pixels from
+    classes: list[str] | None = None  # None: VOC's 20 if the annotations have no others, else those in the annotations
+    box_base: BoxBase = BoxBase.auto  # number of the first pixel in the XML files
 
 
 class FolderFormat(Enum):
-    """What annotates the pictures of a folder."""
+    """The annotation format of a folder."""
 
-    auto = "auto"  # what is found
-    voc = "voc"  # XML and image lists
-    labelimg = "labelimg"  # VOC's XML without lists
+    auto = "auto"  # the format that is found
+    voc = "voc"  # VOC's XML and image lists
+    labelimg = "labelimg"  # VOC's XML without image lists
     coco = "coco"
     yolo = "yolo"
     labelme = "labelme"
-    cvat = "cvat"  # XML for images
+    cvat = "cvat"  # CVAT's XML for images
     label_studio = "label_studio"
     csv = "csv"
     open_images = "open_images"
@@ -80,20 +82,20 @@ class FolderFormat(Enum):
 
 @dataclass
 class AutoDatasetConfig(FilesDatasetConfig):
-    """Any folder of pictures and annotations: format, classes and splits are found."""
+    """Any folder of pictures and annotations. Format, classes and splits are detected."""
 
     kind: str = "auto"
     root: str = path_setting("data")  # folder of pictures and annotations
-    also: list[str] = field(default_factory=list)  # further folders that are joined to it, each in its own format
-    format: FolderFormat = FolderFormat.auto  # what annotates the pictures
-    train: str = "auto"  # splits of the folder, several joined by +; auto: as found, or divided by content
+    also: list[str] = field(default_factory=list)  # more folders to merge with it, each in its own format
+    format: FolderFormat = FolderFormat.auto  # format of the annotations
+    train: str = "auto"  # splits of the folder, several joined by +; auto: those found, else a split by picture content
     test: str = "auto"
-    classes: list[str] | None = None  # these alone, in this order; None: all that are found
-    rename: dict[str, str] = field(default_factory=dict)  # classes: {catt: cat}; two that get one name are merged
-    box_base: BoxBase = BoxBase.auto  # of VOC's XML
-    columns: dict[str, str] = field(default_factory=dict)  # of a CSV with other names: {picture: img, class: kind}
-    val_fraction: float = 0.2  # of a folder without a pair of splits, to test on
-    split_file: str | None = path_setting(None)  # a split that an earlier run kept
+    classes: list[str] | None = None  # classes to use, in the order of their labels; None: all that are found
+    rename: dict[str, str] = field(default_factory=dict)  # new class names: {catt: cat}; equal names merge classes
+    box_base: BoxBase = BoxBase.auto  # number of the first pixel in VOC's XML files
+    columns: dict[str, str] = field(default_factory=dict)  # column names of a CSV: {picture: img, class: kind}
+    val_fraction: float = 0.2  # fraction of the pictures to test on, if the folder has no train and test splits
+    split_file: str | None = path_setting(None)  # split file of an earlier run
 
     def __post_init__(self) -> None:
         require(
@@ -104,22 +106,22 @@ class AutoDatasetConfig(FilesDatasetConfig):
 
 @dataclass
 class COCODatasetConfig(FilesDatasetConfig):
-    """COCO-format JSON annotations."""
+    """Annotations in COCO's JSON format."""
 
     kind: str = "coco"
-    train: str = path_setting()  # path of the annotation file
-    test: str = path_setting()
-    train_images: str = path_setting()  # folder
-    test_images: str = path_setting()  # folder
+    train: str = path_setting()  # path of the training annotation file
+    test: str = path_setting()  # path of the test annotation file
+    train_images: str = path_setting()  # folder of the training images
+    test_images: str = path_setting()  # folder of the test images
 
 
 @dataclass
 class SyntheticDatasetConfig(DatasetConfig):
-    """Seeded shapes on texture; needs no files. A split is a number of images: the two never share one."""
+    """Shapes on texture, drawn from a seed; needs no files. A split is a number of images; splits share no image."""
 
     kind: str = "synthetic"
     train: str = "200"
     test: str = "100"
-    height: int = 96  # pixels of an image
-    width: int = 128  # pixels of an image
-    seed: int = 0  # other seeds draw other images
+    height: int = 96  # height of each image in pixels
+    width: int = 128  # width of each image in pixels
+    seed: int = 0  # seed of the drawn images

@@ -1,4 +1,4 @@
-"""What `detector export` writes."""
+"""Settings of `detector export`."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from detector.configs.paths import path_setting
 
 
 class ExportFormat(Enum):
-    portable = "portable"  # one safetensors file that every command takes as weights=
+    """Forms of an exported model."""
+
+    portable = "portable"  # one safetensors file that every command accepts as weights=FILE
     program = "program"  # torch.export's .pt2
     onnx = "onnx"
 
 
 @dataclass
 class ExportConfig:
-    """What `export` writes; on its command line these keys stand alone: format=portable output=model.safetensors."""
+    """The exported file. `export` takes these keys without prefix: format=portable output=model.safetensors."""
 
-    format: ExportFormat = ExportFormat.portable  # what is written
+    format: ExportFormat = ExportFormat.portable  # format of the file
     output: str | None = path_setting(None)  # path of the file to write
-    average: bool | None = None  # write averaged weights (trainer.ema_decay); None: where there are any
-    nms: bool = True  # program, onnx: NMS is inside; false: boxes and scores of every RoI
-    standard: bool = False  # program: PyTorch's operators only, none of this project's
+    average: bool | None = None  # write averaged weights (trainer.ema_decay); None: if the checkpoint has them
+    nms: bool = True  # program, onnx: the model includes NMS; false: its outputs are boxes and scores of every RoI
+    standard: bool = False  # program: use PyTorch's operators only, none of this project
 
     def __post_init__(self) -> None:
         require(
             not (self.standard and self.nms),
-            "export.standard=true: PyTorch has no NMS per class among its own operators; set export.nms=false too",
+            "export.standard=true: PyTorch has no operator for NMS per class; set export.nms=false too",
         )

@@ -1,4 +1,4 @@
-"""What happens to an image before the backbone."""
+"""The preparation of images before the backbone."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from detector.configs.errors import require
 
 @dataclass
 class InputConfig:
-    short_sides: list[int] = field(default_factory=lambda: [600])  # shorter side in training; one is drawn per image
-    test_short_side: int = 600  # length of the shorter side in testing, in pixels
-    max_side: int = 1000  # largest length of the longer side, in pixels; the image is scaled to fit
-    canvas_multiple: int | None = None  # pad sides to multiples of it (128 with compile); None: of the stride
+    """Resizing, augmentation and normalization."""
+
+    short_sides: list[int] = field(default_factory=lambda: [600])  # pixels of the shorter side in training, at random
+    test_short_side: int = 600  # pixels of the shorter side in testing
+    max_side: int = 1000  # upper limit of the longer side in pixels; larger images are scaled down
+    canvas_multiple: int | None = None  # pad sides to multiples of this (128 with compile); None: of the stride
+    antialias: bool = False  # shrink by averaging pixels, not by sampling four; fast for large photographs
     flip: bool = True  # flip half of the training images left to right
-    flip_vertical: bool = False  # flip half of them upside down: for microscopes, satellites
-    color_jitter: float = 0.0  # x: factors of brightness, contrast, saturation are drawn from 1 - x to 1 + x
-    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])  # mean of R, G, B, as torchvision's
+    flip_vertical: bool = False  # flip half of the training images upside down: for microscopes, satellites
+    color_jitter: float = 0.0  # x: draw factors for brightness, contrast and saturation from 1 - x to 1 + x
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])  # mean of R, G, B, as in torchvision
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])  # standard deviation of R, G, B
     bgr_255: bool = False  # Caffe's preprocessing: BGR in [0, 255]; set mean and std to match
 

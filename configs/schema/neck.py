@@ -1,4 +1,4 @@
-"""What stands between the backbone and all that reads its maps."""
+"""The neck: the layers between the backbone and the parts that read its maps."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from detector.configs.missing import MISSING
 
 @dataclass
 class NeckConfig:
+    """Settings of every neck."""
+
     kind: str = MISSING
 
 
 @dataclass
 class NoNeckConfig(NeckConfig):
-    """The backbone's own map."""
+    """No neck: the other parts read the backbone's map."""
 
     kind: str = "none"
 
@@ -25,7 +27,7 @@ class FPNConfig(NeckConfig):
     """A feature pyramid over the backbone's maps of strides 4, 8, 16 and 32."""
 
     kind: str = "fpn"
-    channels: int = 256  # of every level
+    channels: int = 256  # channels of every level
 
     def __post_init__(self) -> None:
         require(self.channels >= 1, f"neck.channels is {self.channels}; expected at least 1")

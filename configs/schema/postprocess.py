@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass
 class PostprocessConfig:
-    """py-faster-rcnn's protocol at test time."""
+    """Post-processing of detections; the defaults are py-faster-rcnn's test protocol."""
 
-    score_threshold: float = 0.05  # lower scores are dropped before NMS
-    nms_iou: float = 0.3  # NMS removes a box above this IoU with a better one of its class
-    max_per_image: int = 100  # detections of an image that are kept, best first
+    score_threshold: float = 0.05  # boxes with a lower score are dropped before NMS
+    nms_iou: float = 0.3  # NMS drops a box if its IoU with a better box of the same class is above this
+    max_per_image: int = 100  # largest number of detections per image; the best are kept

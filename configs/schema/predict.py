@@ -1,4 +1,4 @@
-"""What `detector predict` keeps and writes."""
+"""Settings of `detector predict`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from detector.configs.errors import require
 
 
 class ResultFormat(Enum):
+    """Files of detections."""
+
     json = "json"
     csv = "csv"
     voc = "voc"  # comp4 text files
@@ -17,16 +19,16 @@ class ResultFormat(Enum):
 
 @dataclass
 class PredictConfig:
-    """What `predict` keeps and writes; on its command line these keys stand alone: crops=true classes=[cat,dog]."""
+    """The output of `predict`. It takes these keys without prefix: crops=true classes=[cat,dog]."""
 
     results: list[ResultFormat] = field(default_factory=lambda: [ResultFormat.json])  # files to write
     classes: list[str] | None = None  # classes to keep; None: all
-    score_threshold: float = 0.0  # lowest score to keep; postprocess.score_threshold applies before
+    score_threshold: float = 0.0  # lowest score to keep; postprocess.score_threshold applies first
     draw_threshold: float = 0.5  # lowest score to draw and to crop
     draw: bool = True  # write the pictures, or the video, with boxes
-    crops: bool = False  # write each box as a picture
-    batch_size: int = 1  # pictures at a time; the padding of a batch changes scores a little
-    max_frames: int | None = None  # frames to read of a video or a camera; None: all
+    crops: bool = False  # write the inside of each box as a picture
+    batch_size: int = 1  # pictures per batch; padding in a batch changes scores a little
+    max_frames: int | None = None  # number of frames to read from a video or camera; None: all
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, f"predict.batch_size is {self.batch_size}; expected at least 1")

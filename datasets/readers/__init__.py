@@ -1,5 +1,5 @@
-"""Readers of what annotation tools write, one format a file.
+"""Readers of the formats of annotation tools, one format per file.
 
-Each has two functions. `find(tree)` looks at names and a file's first bytes, and returns the files of its format.
-`read(tree, files)` makes records of them. `choose.py` asks all of them.
+Each has two functions. `find(tree)` returns the files of its format, by their names and first bytes.
+`read(tree, files)` turns them into records. `choose.py` calls `find` of all readers.
 """

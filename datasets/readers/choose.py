@@ -1,4 +1,4 @@
-"""Which format a folder has. One reader must claim it; where several do the user chooses."""
+"""Detects the format of a folder. If several readers find files, the user has to choose one."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from detector.datasets.records import Reading
 
 
 def read_folder(tree: Tree, format_: str, *, box_base: str, columns: Mapping[str, str]) -> Reading:
-    """The records of a folder in the format of this name, or for "auto" in the one that is found.
+    """Return the records of a folder in the given format, or for "auto" in the format that is found.
 
-    Raises ValueError if there is none, or several.
+    Raises ValueError if no format is found, or several.
     """
-    claims = _claims(tree, columns)
-    found = {name: files for name, files in claims.items() if format_ in ("auto", name) and files}
+    candidates = _files_by_format(tree, columns)
+    found = {name: files for name, files in candidates.items() if format_ in ("auto", name) and files}
     if "voc" in found:
-        found.pop("labelimg", None)  # the same files, without the lists
+        found.pop("labelimg", None)  # it finds the same files, without the lists
     if not found:
         what = "of a known format" if format_ == "auto" else f"of dataset.format={format_}"
-        others = [name for name, files in claims.items() if files]
-        seen = f"there is {', '.join(others)}" if others else f"known: {', '.join(claims)}"
+        others = [name for name, files in candidates.items() if files]
+        seen = f"found {', '.join(others)}" if others else f"known: {', '.join(candidates)}"
         raise ValueError(f"dataset.root={tree.root}: {len(tree.pictures)} pictures, but no annotations {what}; {seen}")
     if len(found) > 1:
-        told = "; ".join(f"{name} ({_told(files)})" for name, files in found.items())
+        formats = "; ".join(f"{name} ({_listed(files)})" for name, files in found.items())
         raise ValueError(
-            f"dataset.root={tree.root}: annotations of several formats: {told}; choose one with "
-            f"dataset.format={next(iter(found))}, or take the others away"
+            f"dataset.root={tree.root}: annotations in several formats: {formats}; choose one with "
+            f"dataset.format={next(iter(found))}, or remove the others"
         )
     ((name, files),) = found.items()
     match name:
@@ -61,8 +61,8 @@ def read_folder(tree: Tree, format_: str, *, box_base: str, columns: Mapping[str
             return voc_files.read(tree, files, box_base=box_base)
 
 
-def _claims(tree: Tree, columns: Mapping[str, str]) -> dict[str, list[str]]:
-    """The files that each reader would read."""
+def _files_by_format(tree: Tree, columns: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the files that each reader finds."""
     return {
         "voc": voc_lists.find(tree),
         "labelimg": voc_files.find(tree),
@@ -76,5 +76,5 @@ def _claims(tree: Tree, columns: Mapping[str, str]) -> dict[str, list[str]]:
     }
 
 
-def _told(files: Sequence[str]) -> str:
+def _listed(files: Sequence[str]) -> str:
     return files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"

@@ -1,4 +1,4 @@
-"""COCO's JSON: one file for each split, beside the pictures (Roboflow) or in a folder of its own."""
+"""Reads COCO's JSON: one file per split, beside the pictures (Roboflow) or in a separate folder."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from detector.datasets.readers.json_kinds import json_files
 from detector.datasets.readers.tree import Tree, split_of, split_of_list
 from detector.datasets.records import Reading
 
-OTHERS = ("caption", "keypoint", "panoptic", "image_info", "stuff")  # COCO's files of other tasks
+OTHERS = ("caption", "keypoint", "panoptic", "image_info", "stuff")  # in the names of COCO's files for other tasks
 
 
 def find(tree: Tree) -> list[str]:
-    """The annotation files; of those that COCO publishes together, the ones of instances."""
+    """Return the annotation files. Of the files that COCO publishes together, return those of instances."""
     files = json_files(tree, "coco")
     if any("instances" in PurePosixPath(path).name for path in files):
         return [path for path in files if not any(word in PurePosixPath(path).name for word in OTHERS)]
@@ -22,7 +22,7 @@ def find(tree: Tree) -> list[str]:
 
 
 def read(tree: Tree, files: list[str]) -> Reading:
-    """Raises ValueError if the files have other categories: labels would not mean the same."""
+    """Read the files. Raises ValueError if their categories differ, since labels would have different meanings."""
     found = Collection(tree)
     contents = {path: read_coco(tree.full(path)) for path in files}
     largest = max(contents.values(), key=lambda content: len(content.categories))
@@ -31,8 +31,8 @@ def read(tree: Tree, files: list[str]) -> Reading:
         other = set(content.categories.values()) - set(classes)
         if other:
             raise ValueError(
-                f"{content.path}: its categories are not those of {largest.path}: {', '.join(sorted(other))} is not "
-                f"among {', '.join(classes)}; give all files the same categories"
+                f"{content.path}: its categories are not those of {largest.path}: {', '.join(sorted(other))} not "
+                f"in {', '.join(classes)}; use the same categories in all files"
             )
     num_empty = 0
     for path, content in contents.items():
@@ -48,6 +48,6 @@ def read(tree: Tree, files: list[str]) -> Reading:
                 found.add(picture, content.path, image.size, image.objects, split or split_of(picture))
     if num_empty:
         found.notes.append(f"{num_empty} boxes without area are left out")
-    found.tell_left_out("are in no annotation file")
+    found.note_left_out("are in no annotation file")
     names = ", ".join(files[:4]) + (" ..." if len(files) > 4 else "")
     return found.reading(f"COCO JSON: {len(found)} pictures, {names}", classes)

@@ -1,7 +1,7 @@
-"""CSV with one object a line: picture, class and corners under names that many tools use, or that options give.
+"""Reads CSV with one object per line. Columns have names that many tools use, or names from dataset.columns.
 
-A table without a head is taken for keras-retinanet's: path, x1, y1, x2, y2, class; a line without corners is a picture
-without objects.
+A table without a header is read as keras-retinanet's: path, x1, y1, x2, y2, class. There, a line without corners is a
+picture without objects.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ HEADLESS = ("picture", "x1", "y1", "x2", "y2", "class")
 
 
 class _Place(NamedTuple):
-    """In which column each part of an object is."""
+    """The column of each part of an object."""
 
     of: dict[str, int]
-    comma: bool = False  # decimal commas: the cells are divided by something else
+    comma: bool = False  # numbers may have decimal commas, since another delimiter separates the cells
 
     def cell(self, cells: Sequence[str], part: str) -> str:
         place = self.of.get(part)
@@ -49,7 +49,7 @@ class _Place(NamedTuple):
 
 
 def find(tree: Tree, columns: Mapping[str, str]) -> list[str]:
-    """The tables that have columns for a picture and for a box."""
+    """Return the tables that have columns for a picture and for a box."""
     files = tree.having(".csv", ".tsv")
     return [
         path for path in files if not open_images.is_boxes(columns_of(tree.head(path))) and _usable(tree, path, columns)
@@ -67,7 +67,7 @@ def _usable(tree: Tree, path: str, columns: Mapping[str, str]) -> bool:
 
 
 def _is_headless(head: bytes) -> bool:
-    """Whether the first line is a row, or most of the next ones are: a first row may be faulty."""
+    """Return True if the first line is a row, or if most of the first lines are: the first row may be faulty."""
     rows = [_is_row(cells) for cells in first_lines(head, 10)]
     return bool(rows) and (rows[0] or 2 * sum(rows) > len(rows))
 
@@ -85,7 +85,7 @@ def _is_number(cell: str) -> bool:
 
 
 def _places(head: Sequence[str], columns: Mapping[str, str]) -> _Place:
-    """The columns by the options, then by the names that tools use."""
+    """Return the columns by dataset.columns, else by the names that tools use."""
     by_name = {cell.strip().lower(): place for place, cell in reversed(list(enumerate(head)))}
     place = {part: by_name[name] for part, names in NAMES.items() for name in names[::-1] if name in by_name}
     place |= {part: by_name[name.strip().lower()] for part, name in columns.items() if name.strip().lower() in by_name}
@@ -95,10 +95,10 @@ def _places(head: Sequence[str], columns: Mapping[str, str]) -> _Place:
 
 
 def read(tree: Tree, files: list[str], columns: Mapping[str, str]) -> Reading:
-    """Raises ValueError for an option that names no column, and for a table without classes."""
+    """Read the tables. Raises ValueError for a missing class column, or a missing column of dataset.columns."""
     unknown = sorted(columns.keys() - NAMES.keys())
     if unknown:
-        raise ValueError(f"dataset.columns has the key {unknown[0]!r}; expected some of {', '.join(NAMES)}")
+        raise ValueError(f"dataset.columns has the key {unknown[0]!r}; expected keys from {', '.join(NAMES)}")
     found = Collection(tree)
     pictures: dict[str, tuple[str, list[MarkedObject], set[str]]] = {}
     for path in files:
@@ -108,7 +108,7 @@ def read(tree: Tree, files: list[str], columns: Mapping[str, str]) -> Reading:
         found.add(
             picture, tree.full(path), None, objects, frozenset(splits) or split_of_list(path) or split_of(picture)
         )
-    found.tell_left_out("are in no table")
+    found.note_left_out("are in no table")
     return found.reading(f"CSV: {len(found)} pictures, {', '.join(files[:4])}")
 
 
@@ -132,12 +132,12 @@ def _read_one(
             )
     if "class" not in place.of:
         raise ValueError(
-            f"{full}: no column names the classes; it has {', '.join(table.columns)}; say which with "
+            f"{full}: no class column; it has {', '.join(table.columns)}; name the class column with "
             "dataset.columns.class=NAME"
         )
     split = split_of_list(path)
     known: dict[str, str] = {}
-    unknown: Counter[str] = Counter()  # names of splits
+    unknown: Counter[str] = Counter()  # unknown names of splits
     for line, cells in table.rows:
         name = place.cell(cells, "picture")
         where = f"{full}: line {line}"
@@ -157,12 +157,12 @@ def _read_one(
         else:
             objects += [] if marked is None else [marked]
     if +unknown:
-        told = ", ".join(f"{name!r} ({count})" for name, count in (+unknown).items())
-        found.notes.append(f"{full}: the split column has {told}; known: {', '.join(SPLITS)}; those lines have none")
+        names = ", ".join(f"{name!r} ({count})" for name, count in (+unknown).items())
+        found.notes.append(f"{full}: lines with the unknown split {names} have no split; known: {', '.join(SPLITS)}")
 
 
 def _object(place: _Place, cells: Sequence[str], where: str) -> MarkedObject | None:
-    """The object of a line; None if the line only names a picture."""
+    """Return the object of a line; None if the line only names a picture."""
     parts = next(
         (parts for parts in (("x1", "y1", "x2", "y2"), ("x", "y", "w", "h")) if set(parts) <= place.of.keys()), None
     )
@@ -177,10 +177,10 @@ def _object(place: _Place, cells: Sequence[str], where: str) -> MarkedObject | N
     except ValueError as error:
         raise ValueError(f"{where} has the box {texts}; expected four numbers; correct or remove the line") from error
     if not name:
-        raise ValueError(f"{where} has a box and no class; name it or remove the line")
+        raise ValueError(f"{where} has a box but no class; add the class or remove the line")
     corners = parts == ("x1", "y1", "x2", "y2")
-    told = f"({', '.join(parts or ('x', 'y', 'w', 'h'))}) = ({a:g}, {b:g}, {c:g}, {d:g})"
-    return MarkedObject(name, (a, b, c, d) if corners else (a, b, a + c, b + d), where, told)
+    box_text = f"({', '.join(parts or ('x', 'y', 'w', 'h'))}) = ({a:g}, {b:g}, {c:g}, {d:g})"
+    return MarkedObject(name, (a, b, c, d) if corners else (a, b, a + c, b + d), where, box_text)
 
 
 def _with_point(text: str) -> str:
@@ -190,7 +190,7 @@ def _with_point(text: str) -> str:
 def _scale_fractions(
     tree: Tree, pictures: dict[str, tuple[str, list[MarkedObject], set[str]]], found: Collection
 ) -> None:
-    """Boxes of which none leaves the first pixel are fractions of their pictures."""
+    """Scale the boxes to pixels if they are fractions: if no number is above 1."""
     boxes = [item.box for _, objects, _ in pictures.values() for item in objects]
     if not boxes or max(max(box) for box in boxes) > 1.001:
         return
@@ -199,4 +199,4 @@ def _scale_fractions(
         for at, item in enumerate(objects):
             x1, y1, x2, y2 = item.box
             objects[at] = item._replace(box=(x1 * width, y1 * height, x2 * width, y2 * height))
-    found.notes.append("boxes taken for fractions of their pictures: none of their numbers is above 1")
+    found.notes.append("boxes are read as fractions of their pictures, since no number is above 1")

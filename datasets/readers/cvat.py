@@ -1,4 +1,4 @@
-"""CVAT's XML for images: one file for a whole task."""
+"""Reads CVAT's XML for images: one file for a whole task."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from detector.datasets.readers.collect import Collection, find_picture
-from detector.datasets.readers.shapes import Box, around, turned
+from detector.datasets.readers.shapes import Box, bounding_box, rotated_box
 from detector.datasets.readers.tree import SPLITS, Tree, split_of, split_of_list
 from detector.datasets.records import MarkedObject, Reading
 from detector.datasets.xml_files import read_xml
 
-PASSED_OVER = ("polyline", "points", "tag", "mask", "cuboid", "skeleton")
+NOT_BOXES = ("polyline", "points", "tag", "mask", "cuboid", "skeleton")
 NO = {"", "0", "false", "no"}
 
 
 def find(tree: Tree) -> list[str]:
-    """The files whose root is <annotations>, with CVAT's own elements behind it."""
+    """Return the files whose root is <annotations>, followed by elements of CVAT."""
     return [path for path in tree.having(".xml") if looks_like_cvat(tree.head(path))]
 
 
 def looks_like_cvat(head: bytes) -> bool:
-    """Whether the first bytes of a file are CVAT's."""
+    """Return True if the first bytes of a file are CVAT's."""
     plain = head.replace(b"\0", b"")
     return b"<annotations" in plain and any(sign in plain for sign in (b"<meta>", b"<image ", b"<track ", b"<version>"))
 
 
 def read(tree: Tree, files: list[str]) -> Reading:
-    """Raises ValueError for a file of the format for video, which is another."""
+    """Read the files. Raises ValueError for a file in CVAT's format for video, which differs."""
     found = Collection(tree)
     for path in files:
         full = tree.full(path)
@@ -46,7 +46,7 @@ def read(tree: Tree, files: list[str]) -> Reading:
                 found.fault(name, error)
             else:
                 found.add(picture, full, size, objects, split or split_of(picture))
-    found.tell_left_out("are in no task")
+    found.note_left_out("are in no task")
     return found.reading(f"CVAT XML: {len(found)} pictures, {', '.join(files[:4])}")
 
 
@@ -60,8 +60,8 @@ def _whole(image: ET.Element, key: str, path: Path, name: str) -> int:
 def _objects(found: Collection, image: ET.Element, where: str) -> list[MarkedObject]:
     objects = []
     for number, shape in enumerate(image):
-        if shape.tag in PASSED_OVER:
-            found.passed_over[shape.tag] += 1
+        if shape.tag in NOT_BOXES:
+            found.skipped_shapes[shape.tag] += 1
             continue
         here = f"{where}, shape {number}"
         label = (shape.get("label") or "").strip()
@@ -96,13 +96,13 @@ def _box(shape: ET.Element) -> Box | None:
     if shape.tag == "box":
         x1, y1, x2, y2 = (float(values[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
         if values.get("rotation"):
-            return turned(x1, y1, x2 - x1, y2 - y1, float(values["rotation"]), about_middle=True)
+            return rotated_box(x1, y1, x2 - x1, y2 - y1, float(values["rotation"]), about_centre=True)
         return x1, y1, x2, y2
     if shape.tag == "polygon":
         corners = [[float(value) for value in point.split(",")] for point in values["points"].split(";")]
         if any(len(corner) != 2 for corner in corners):
-            raise ValueError("a point of a polygon has not two numbers")
-        return around(corners)
+            raise ValueError("expected two numbers for each point of a polygon")
+        return bounding_box(corners)
     if shape.tag == "ellipse":
         cx, cy, rx, ry = (float(values[key]) for key in ("cx", "cy", "rx", "ry"))
         return cx - rx, cy - ry, cx + rx, cy + ry

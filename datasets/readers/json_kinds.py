@@ -1,4 +1,4 @@
-"""Which tool wrote a JSON file, by its first and last bytes: files of COCO are too large to read twice."""
+"""Detects the tool that wrote a JSON file, from its first and last bytes. COCO's files are too large to read twice."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ COCO_FIELDS = (b'"file_name"', b'"image_id"', b'"category_id"', b'"supercategory
 
 
 def json_files(tree: Tree, kind: str) -> list[str]:
-    """The JSON files of one kind: coco, labelme or label_studio."""
+    """Return the JSON files of one kind: coco, labelme or label_studio."""
     return [path for path in tree.having(".json") if kind_of(tree.head(path), tree.tail(path)) == kind]
 
 
 def kind_of(head: bytes, tail: bytes) -> str | None:
-    """coco, labelme, label_studio, or None for anything else."""
+    """Return coco, labelme or label_studio; None for anything else."""
     seen = (head + tail).replace(b"\0", b"")
     start = head.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n")[:1]
     if start == b"{":

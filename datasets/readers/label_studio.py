@@ -1,4 +1,4 @@
-"""Label Studio's JSON, whole or "min": a list of tasks, boxes in percent of the picture."""
+"""Reads Label Studio's JSON and JSON-MIN: a list of tasks, with boxes in percent of the picture."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlparse
 
 from detector.datasets.images import SUFFIXES, read_size
-from detector.datasets.json_files import number, numbers, read_json, text, whole
+from detector.datasets.json_files import number, numbers, positive_int, read_json, text
 from detector.datasets.readers.collect import Collection
 from detector.datasets.readers.json_kinds import json_files
-from detector.datasets.readers.shapes import Box, around, turned
+from detector.datasets.readers.shapes import Box, bounding_box, rotated_box
 from detector.datasets.readers.tree import Tree, split_of, split_of_list
 from detector.datasets.records import MarkedObject, Reading
 
-UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # before the names of pictures that were uploaded
+UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # prefix of the names of uploaded pictures
 KINDS = {"rectanglelabels": "rectangle", "polygonlabels": "polygon", "ellipselabels": "ellipse", "labels": "rectangle"}
 
 
 def find(tree: Tree) -> list[str]:
-    """The export files."""
+    """Return the export files."""
     return json_files(tree, "label_studio")
 
 
 def read(tree: Tree, files: list[str]) -> Reading:
-    """One record a task; of several annotations of one task the first that was not cancelled is taken."""
+    """Return one record per task. If a task has several annotations, use the first that was not cancelled."""
     found = Collection(tree)
     skipped, repeated = 0, 0
     for path in files:
@@ -49,14 +49,14 @@ def read(tree: Tree, files: list[str]) -> Reading:
     if skipped:
         found.notes.append(f"{skipped} tasks are not annotated and are left out")
     if repeated:
-        found.notes.append(f"{repeated} tasks are annotated several times; the first annotation is taken")
+        found.notes.append(f"{repeated} tasks are annotated several times; the first annotation is used")
     return found.reading(f"Label Studio JSON: {len(found)} pictures, {', '.join(files[:4])}")
 
 
 def _results(task: dict[str, Any], where: str) -> tuple[list[dict[str, Any]] | None, bool]:
-    """The shapes of a task, None if it is not annotated; and whether there are further annotations."""
+    """Return the shapes of a task, None if it is not annotated; and True if there are more annotations."""
     given = task.get("annotations", task.get("completions"))
-    if given is None:  # "min": the shapes lie in the task itself, under the name of the labelling tool
+    if given is None:  # JSON-MIN: the shapes are in the task itself, under the name of the labelling tool
         lists = [value for value in task.values() if _are_shapes(value)]
         return (lists[0], False) if lists else (None, False)
     if not isinstance(given, list):
@@ -89,7 +89,7 @@ def _picture(tree: Tree, task: dict[str, Any], near: str, where: str) -> str:
             picture = tree.picture_named(candidate, near)
             if picture is not None:
                 return picture
-    raise ValueError(f"{where}: names no picture below {tree.root} ({', '.join(named[:2])}); put the pictures there")
+    raise ValueError(f"{where}: its picture ({', '.join(named[:2])}) is not in {tree.root}; put the pictures there")
 
 
 def _objects(found: Collection, results: list[dict[str, Any]], picture: Path, where: str) -> list[MarkedObject]:
@@ -100,21 +100,21 @@ def _objects(found: Collection, results: list[dict[str, Any]], picture: Path, wh
         if key is None:
             kind = str(item.get("type") or "without a label")
             if kind not in ("choices", "textarea", "rectangle", "rating"):
-                found.passed_over[kind] += 1
+                found.skipped_shapes[kind] += 1
             continue
         here = f"{where}, shape {place}"
         name = text(value[key][0] if isinstance(value[key], list) else value[key], f"{here}: its label")
         stated = item.get("original_width", value.get("original_width"))
         if stated:
             size = (
-                whole(stated, f"{here}: original_width"),
-                whole(item.get("original_height", value.get("original_height")), f"{here}: original_height"),
+                positive_int(stated, f"{here}: original_width"),
+                positive_int(item.get("original_height", value.get("original_height")), f"{here}: original_height"),
             )
         else:
             size = read_size(picture)
         box = _box(value, KINDS[key], size, here)
-        told = "(x1, y1, x2, y2) = ({:g}, {:g}, {:g}, {:g})".format(*box)
-        objects.append(MarkedObject(name.strip(), box, here, told))
+        box_text = "(x1, y1, x2, y2) = ({:g}, {:g}, {:g}, {:g})".format(*box)
+        objects.append(MarkedObject(name.strip(), box, here, box_text))
     return objects
 
 
@@ -125,10 +125,10 @@ def _box(value: dict[str, Any], kind: str, size: tuple[int, int], where: str) ->
         if not isinstance(points, list) or not points:
             raise ValueError(f"{where} has no list of points; correct or remove it")
         corners = [numbers(point, 2, f"{where}: a point") for point in points]
-        return around([(x * across, y * down) for x, y in corners])
+        return bounding_box([(x * across, y * down) for x, y in corners])
     keys = ("x", "y", "radiusX", "radiusY") if kind == "ellipse" else ("x", "y", "width", "height")
     x, y, w, h = numbers([value.get(key) for key in keys], 4, f"{where}: its {', '.join(keys)}")
     if kind == "ellipse":
         return (x - w) * across, (y - h) * down, (x + w) * across, (y + h) * down
     turn = number(value.get("rotation")) or 0.0
-    return turned(x * across, y * down, w * across, h * down, turn, about_middle=False)
+    return rotated_box(x * across, y * down, w * across, h * down, turn, about_centre=False)

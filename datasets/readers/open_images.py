@@ -1,4 +1,4 @@
-"""Open Images' CSV: boxes in fractions, classes by machine names, pictures called by their ids."""
+"""Reads Open Images' CSV: boxes are fractions, classes have machine names, pictures are named by ids."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ CORNERS = ("XMin", "YMin", "XMax", "YMax")
 
 
 def is_boxes(columns: Sequence[str]) -> bool:
-    """Whether these are the columns of Open Images' boxes."""
+    """Return True if these are the columns of Open Images' boxes."""
     return {"ImageID", "LabelName", *CORNERS} <= {column.strip() for column in columns}
 
 
 def find(tree: Tree) -> list[str]:
-    """The tables of boxes."""
+    """Return the tables of boxes."""
     return [path for path in tree.having(".csv") if is_boxes(columns_of(tree.head(path)))]
 
 
 def read(tree: Tree, files: list[str]) -> Reading:
-    """The pictures that are there: few have all that the tables name."""
+    """Return the records of the pictures in the folder. The tables usually name many more pictures."""
     found = Collection(tree)
     named = _class_names(tree)
     absent: set[str] = set()
@@ -55,13 +55,13 @@ def read(tree: Tree, files: list[str]) -> Reading:
             else:
                 found.add(picture, full, (width, height), objects, split or split_of(picture))
     if absent:
-        found.notes.append(f"{len(absent)} pictures of the tables are not there and are left out")
-    found.tell_left_out("are in no table")
+        found.notes.append(f"{len(absent)} pictures of the tables are not in the folder and are left out")
+    found.note_left_out("are in no table")
     return found.reading(f"Open Images CSV: {len(found)} pictures, {', '.join(files[:4])}")
 
 
 def _class_names(tree: Tree) -> dict[str, str]:
-    """Machine name: display name, from class-descriptions*.csv; empty if there is none."""
+    """Return machine name -> display name, from class-descriptions*.csv; empty if there is no such file."""
     names: dict[str, str] = {}
     for path in tree.having(".csv"):
         if "class-descriptions" in path:

@@ -8,22 +8,22 @@ from collections.abc import Sequence
 Box = tuple[float, float, float, float]
 
 
-def around(points: Sequence[Sequence[float]]) -> Box:
-    """The upright box around points (x, y)."""
+def bounding_box(points: Sequence[Sequence[float]]) -> Box:
+    """Return the upright box around points (x, y)."""
     xs, ys = [point[0] for point in points], [point[1] for point in points]
     if not all(map(math.isfinite, (*xs, *ys))):
         return (math.nan,) * 4
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def turned(x: float, y: float, width: float, height: float, degrees: float, *, about_middle: bool) -> Box:
-    """The upright box around a rectangle turned clockwise, about its middle or its first corner (x, y)."""
+def rotated_box(x: float, y: float, width: float, height: float, degrees: float, *, about_centre: bool) -> Box:
+    """Return the upright box around a rectangle rotated clockwise about its centre or its first corner (x, y)."""
     if not degrees:
         return x, y, x + width, y + height
     angle = math.radians(degrees)
-    mx, my = (x + width / 2, y + height / 2) if about_middle else (x, y)
+    mx, my = (x + width / 2, y + height / 2) if about_centre else (x, y)
     corners = [(x, y), (x + width, y), (x, y + height), (x + width, y + height)]
-    return around(
+    return bounding_box(
         [
             (
                 mx + (cx - mx) * math.cos(angle) - (cy - my) * math.sin(angle),

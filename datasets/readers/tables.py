@@ -1,4 +1,4 @@
-"""CSV files as rows by column name."""
+"""Reads CSV files as column names and rows."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ DELIMITERS = ",;\t|"
 
 
 class Table(NamedTuple):
-    """A table with its head."""
+    """A table with its header."""
 
-    columns: list[str]  # as written; "" where the table has no head
+    columns: list[str]  # as written; empty if the table has no header
     rows: Iterator[tuple[int, list[str]]]  # line number, cells
     delimiter: str
 
 
 def columns_of(head: bytes) -> list[str]:
-    """The cells of the first line of a file, from its first bytes."""
+    """Return the cells of the first line of a file, from its first bytes."""
     return next(iter(first_lines(head)), [])
 
 
 def first_lines(head: bytes, count: int = 1) -> list[list[str]]:
-    """The cells of each of the first lines of a file, from its first bytes."""
+    """Return the cells of the first lines of a file, from its first bytes."""
     try:
         lines = decoded(head).splitlines()[:count]
     except UnicodeError:
@@ -36,14 +36,14 @@ def first_lines(head: bytes, count: int = 1) -> list[list[str]]:
 
 
 def read_table(path: Path, *, has_head: bool = True) -> Table:
-    """The table of a file. Raises ValueError naming it if it cannot be read or is empty."""
+    """Return the table of a file. Raises ValueError naming the file if it cannot be read or is empty."""
     content = read_text(path)
     line = next(iter(content.splitlines()), "")
     delimiter = _delimiter(line)
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter)  # all ends of lines
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter)  # accepts all line endings
     columns = [cell.strip() for cell in _next(reader, path)] if has_head else []
     if has_head and not columns:
-        raise ValueError(f"{path}: the table is empty; expected a line of column names, then one object a line")
+        raise ValueError(f"{path}: the table is empty; expected a line of column names, then one object per line")
 
     def rows() -> Iterator[tuple[int, list[str]]]:
         try:

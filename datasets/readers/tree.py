@@ -1,4 +1,4 @@
-"""A folder as readers see it: every file's path, listed once, and the picture that an annotation names."""
+"""A folder for the readers: lists all files once, and finds the picture that an annotation names."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ SPLITS = {
 
 
 class Tree:
-    """The files below a folder by their relative paths, with / on every system. Hidden ones are left out."""
+    """The files below a folder, as relative paths with / on every system. Hidden files are left out."""
 
     def __init__(self, root: Path) -> None:
         """Raises ValueError if `root` is not a folder, or has no pictures below it."""
         if not root.is_dir():
             what = "is a file" if root.exists() else "does not exist"
-            raise ValueError(f"dataset.root={root}: {what}; give the folder that holds pictures and annotations")
+            raise ValueError(f"dataset.root={root}: {what}; expected a folder of pictures and annotations")
         self.root = root
         self.files = sorted(_walk(root))
         self._by_suffix: dict[str, list[str]] = defaultdict(list)
@@ -33,8 +33,8 @@ class Tree:
         self.pictures = sorted(path for suffix in SUFFIXES for path in self._by_suffix.get(suffix, ()))
         if not self.pictures:
             raise ValueError(
-                f"dataset.root={root}: no pictures ({', '.join(SUFFIXES)}) below it; give the folder that holds "
-                "pictures and annotations"
+                f"dataset.root={root}: no pictures ({', '.join(SUFFIXES)}) in it; expected a folder of pictures and "
+                "annotations"
             )
         self._known = set(self.files)
         self._by_name: dict[str, list[str]] = defaultdict(list)
@@ -45,15 +45,15 @@ class Tree:
             self._by_stem[name.rpartition(".")[0]].append(path)
 
     def having(self, *suffixes: str) -> list[str]:
-        """The files with one of these suffixes."""
+        """Return the files with one of these suffixes."""
         return [path for suffix in suffixes for path in self._by_suffix.get(suffix, ())]
 
     def full(self, path: str) -> Path:
-        """Where a file of the tree lies."""
+        """Return the full path of a file of the tree."""
         return self.root / path
 
     def head(self, path: str, size: int = 4096) -> bytes:
-        """A file's first bytes; none if it cannot be read."""
+        """Return the first bytes of a file; none if it cannot be read."""
         try:
             with self.full(path).open("rb") as file:
                 return file.read(size)
@@ -61,7 +61,7 @@ class Tree:
             return b""
 
     def tail(self, path: str, size: int = 4096) -> bytes:
-        """A file's last bytes; none if it cannot be read."""
+        """Return the last bytes of a file; none if it cannot be read."""
         try:
             with self.full(path).open("rb") as file:
                 file.seek(max(0, self.full(path).stat().st_size - size))
@@ -70,11 +70,12 @@ class Tree:
             return b""
 
     def picture_named(self, name: str, near: str, split: frozenset[str] = frozenset()) -> str | None:
-        """The picture that the file `near` names, with or without folders and suffix; None if there is none.
+        """Return the picture that the file `near` calls `name`; None if there is none.
 
-        Of several those of `split` come first, then those whose folders agree best.
+        `name` may be without folders and suffix. If several pictures match, prefer those of `split`, then those whose
+        folders agree best.
 
-        Raises ValueError if several would do, none nearer than the others.
+        Raises ValueError if several pictures match equally well.
         """
         name = name.replace("\\", "/").strip()
         for folder in (near.rpartition("/")[0], ""):
@@ -86,12 +87,15 @@ class Tree:
         return self._nearest([path for path in found if split and split_of(path) == split] or found, name, near)
 
     def picture_with_stem(self, path: str) -> str | None:
-        """The picture called as the file `path` but for the suffix, the nearest to it. Raises as `picture_named`."""
+        """Return the nearest picture with the name of the file `path`, except for the suffix; None if there is none.
+
+        Raises ValueError if several pictures match equally well.
+        """
         stem = path.rpartition("/")[2].rpartition(".")[0]
         return self._nearest(self._by_stem.get(_plain(stem), []), stem, path)
 
-    def called_like_a_picture(self, path: str) -> bool:
-        """Whether some picture has the name of this file, but for the suffix."""
+    def matches_picture(self, path: str) -> bool:
+        """Return True if a picture has the name of this file, except for the suffix."""
         return _plain(PurePosixPath(path).stem) in self._by_stem
 
     def _nearest(self, found: Sequence[str], name: str, near: str) -> str | None:
@@ -100,21 +104,21 @@ class Tree:
         ranked = sorted(((_nearness(path, name, near), path) for path in found), reverse=True)
         if ranked[0][0] == ranked[1][0]:
             raise ValueError(
-                f"{self.full(near)}: {name!r} may be {ranked[1][1]} or {ranked[0][1]}; give the pictures different "
+                f"{self.full(near)}: {name!r} may mean {ranked[1][1]} or {ranked[0][1]}; give the pictures different "
                 "names"
             )
         return ranked[0][1]
 
 
 def _plain(name: str) -> str:
-    """A name in small letters, accents composed: macOS stores them apart from their letters."""
+    """Return a name in small letters, with composed accents: macOS stores letter and accent separately."""
     return unicodedata.normalize("NFC", name).lower()
 
 
 def _nearness(path: str, name: str, near: str) -> tuple[int, int, int, int]:
-    """Folders that agree with the name's from the end, then with the annotation's from the front, then the spelling."""
+    """Return a sort key: folders in common with the name, then with the annotation, then same spelling and suffix."""
     folders, named, around = (PurePosixPath(item).parts[:-1] for item in (path, name, near))
-    # images/train/a.jpg belongs to labels/train/a.txt: what follows the folder that differs must agree too.
+    # images/train/a.jpg belongs to labels/train/a.txt, so folders after the different one count too.
     return (
         _agreeing(reversed(folders), reversed(named)),
         _agreeing(folders, around) + _agreeing(reversed(folders), reversed(around)),
@@ -136,7 +140,7 @@ def _walk(root: Path) -> Iterable[str]:
     seen = set()
     for folder, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:  # a link that leads back
+        if real in seen:  # a link to a folder already listed
             folders.clear()
             continue
         seen.add(real)
@@ -148,7 +152,7 @@ def _walk(root: Path) -> Iterable[str]:
 
 
 def split_of(path: str) -> frozenset[str]:
-    """The split that a relative path names, in a folder or in words of the file's name; empty if none."""
+    """Return the split in the folder names of a relative path, as a whole name or as a word of it; empty if none."""
     parts = PurePosixPath(path).parts
     for folder in reversed(parts[:-1]):
         if folder.lower() in SPLITS:
@@ -161,7 +165,7 @@ def split_of(path: str) -> frozenset[str]:
 
 
 def split_of_list(path: str) -> frozenset[str]:
-    """The split of a file that annotates many pictures: instances_train2017.json, valid_labels.csv, train/x.json."""
+    """Return the split of an annotation file: instances_train2017.json, valid_labels.csv, train/x.json."""
     words = {SPLITS[word] for word in _words(PurePosixPath(path).stem) if word in SPLITS}
     return frozenset(words) if len(words) == 1 else split_of(path)
 

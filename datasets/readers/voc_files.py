@@ -1,4 +1,4 @@
-"""VOC XML files without image lists: beside the pictures as LabelImg writes them, or in a folder of their own."""
+"""Reads VOC XML files without image lists: beside the pictures, as LabelImg writes them, or in a separate folder."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from detector.datasets.voc_xml import RawAnnotation, absent_tags, decide_base, r
 NOT_VOC = (b"<svg", b"<html", b"<!DOCTYPE html", b"<project")
 
 
-class Pictured(NamedTuple):
-    """An annotation file, its picture where that is known already, and its splits."""
+class AnnotationFile(NamedTuple):
+    """An annotation file, its picture if already known, and its splits."""
 
     source: str
     picture: str | None
@@ -23,7 +23,7 @@ class Pictured(NamedTuple):
 
 
 def find(tree: Tree) -> list[str]:
-    """The XML files, unless the first ones are clearly of another kind."""
+    """Return the XML files, unless the first ones are clearly of another kind."""
     files = tree.having(".xml")
     heads = [tree.head(path) for path in files[:5]]
     return files if any(_may_be_voc(head) for head in heads) else []
@@ -35,22 +35,22 @@ def _may_be_voc(head: bytes) -> bool:
 
 
 def read(tree: Tree, files: list[str], *, box_base: str) -> Reading:
-    """One record a file; the picture is the one called like it, or the one that it names."""
-    found = collect_files(tree, [Pictured(path, None, split_of(path)) for path in files], box_base=box_base)
-    found.tell_left_out("have no annotation")
+    """Return one record per file. Its picture has the same name as the file, or is named in it."""
+    found = collect_files(tree, [AnnotationFile(path, None, split_of(path)) for path in files], box_base=box_base)
+    found.note_left_out("have no annotation")
     reading = found.reading("")
     folders = sorted({path.rpartition("/")[0] or "the folder itself" for path in files})
     if all(record.file.parent == record.source.parent for record in reading.records):
-        reading.told = f"LabelImg folder: {len(found)} pictures, XML beside them"
+        reading.summary = f"LabelImg folder: {len(found)} pictures, XML beside them"
     else:
-        reading.told = f"VOC XML: {len(found)} pictures, annotations in {', '.join(folders[:4])}"
+        reading.summary = f"VOC XML: {len(found)} pictures, annotations in {', '.join(folders[:4])}"
     return reading
 
 
-def collect_files(tree: Tree, entries: Sequence[Pictured], *, box_base: str) -> Collection:
-    """The records of VOC files; `box_base` is auto, one or zero."""
+def collect_files(tree: Tree, entries: Sequence[AnnotationFile], *, box_base: str) -> Collection:
+    """Return the records of VOC files. `box_base` is auto, one or zero."""
     found = Collection(tree)
-    kept: list[tuple[str, Pictured, RawAnnotation]] = []
+    kept: list[tuple[str, AnnotationFile, RawAnnotation]] = []
     for entry in entries:
         try:
             raw = read_annotation(tree.full(entry.source))
@@ -59,8 +59,8 @@ def collect_files(tree: Tree, entries: Sequence[Pictured], *, box_base: str) -> 
                 picture = tree.picture_named(raw.filename, entry.source)
             if picture is None:
                 raise ValueError(
-                    f"{raw.path}: no picture of this name below {tree.root}, nor {raw.filename or 'a <filename>'}; "
-                    "restore the picture or take the annotation away"
+                    f"{raw.path}: no picture of this name in {tree.root}, nor {raw.filename or 'a <filename>'}; "
+                    "restore the picture or remove the annotation"
                 )
         except ValueError as error:  # noqa: PERF203
             found.fault(entry.source, error)
@@ -69,8 +69,8 @@ def collect_files(tree: Tree, entries: Sequence[Pictured], *, box_base: str) -> 
     raws = [raw for _, _, raw in kept]
     base = {"one": 1, "zero": 0}.get(box_base)
     if base is None:
-        base, told = decide_base(raws)
-        found.notes += [told] if told else []
+        base, reason = decide_base(raws)
+        found.notes += [reason] if reason else []
     for picture, entry, raw in kept:
         found.add(picture, raw.path, raw.size, to_objects(raw, base), entry.splits)
     absent = absent_tags(raws)

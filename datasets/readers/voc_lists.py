@@ -1,4 +1,4 @@
-"""VOC trees: Annotations/, JPEGImages/ and image lists in ImageSets/Main, in the root or in folders of years."""
+"""Reads VOC trees: Annotations/, JPEGImages/ and image lists in ImageSets/Main, in the root or in folders of years."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import PurePosixPath
 from detector.datasets.faults import Fault
 from detector.datasets.image_lists import read_list
 from detector.datasets.readers.tree import Tree
-from detector.datasets.readers.voc_files import Pictured, collect_files
+from detector.datasets.readers.voc_files import AnnotationFile, collect_files
 from detector.datasets.records import Reading
 
 OF_CLASS = re.compile(r".+_(train|val|trainval|test)")  # dog_train.txt lists the images of one class
 
 
 def find(tree: Tree) -> list[str]:
-    """The image lists that have annotations beside them."""
+    """Return the image lists that have annotations beside them."""
     lists = [path for path in tree.having(".txt") if re.search(r"(^|/)ImageSets(/Main)?/[^/]+\.txt$", path)]
     annotated = {path.rpartition("/")[0] for path in tree.having(".xml")}
     return [
@@ -27,7 +27,7 @@ def find(tree: Tree) -> list[str]:
 
 
 def read(tree: Tree, files: list[str], *, box_base: str) -> Reading:
-    """The images of all lists, each with the names of the lists that it is in."""
+    """Return the records of the images in all lists. The splits of an image are the names of its lists."""
     annotations: dict[str, dict[str, str]] = defaultdict(dict)
     for path in tree.having(".xml"):
         folder, _, name = path.rpartition("/")
@@ -36,7 +36,7 @@ def read(tree: Tree, files: list[str], *, box_base: str) -> Reading:
     for path in reversed(tree.pictures):
         folder, _, name = path.rpartition("/")
         pictures[folder][name.rpartition(".")[0]] = path
-    found: dict[str, Pictured] = {}
+    found: dict[str, AnnotationFile] = {}
     faults = []
     for path in files:
         split, own = PurePosixPath(path).stem, annotations[_beside(path, "Annotations")]
@@ -52,7 +52,7 @@ def read(tree: Tree, files: list[str], *, box_base: str) -> Reading:
                 continue
             if source not in found:
                 beside = pictures[_beside(path, "JPEGImages")].get(image_id)
-                found[source] = Pictured(source, beside, frozenset())
+                found[source] = AnnotationFile(source, beside, frozenset())
             found[source] = found[source]._replace(splits=found[source].splits | {split})
     collected = collect_files(tree, list(found.values()), box_base=box_base)
     collected.faults += dict.fromkeys(faults)
@@ -61,6 +61,6 @@ def read(tree: Tree, files: list[str], *, box_base: str) -> Reading:
 
 
 def _beside(path: str, name: str) -> str:
-    """The folder `name` beside the ImageSets folder that a list lies in."""
+    """Return the folder `name` beside the ImageSets folder of a list."""
     base = re.split(r"(?:^|/)ImageSets/", path)[0]
     return f"{base}/{name}" if base else name

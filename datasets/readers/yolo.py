@@ -1,4 +1,4 @@
-"""YOLO's text files: one a picture, boxes in fractions of it; class names in data.yaml, classes.txt or obj.names."""
+"""Reads YOLO's text files: one per picture, boxes as fractions; class names in data.yaml, classes.txt or obj.names."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import yaml  # type: ignore[import-untyped]
 
 from detector.datasets.images import SUFFIXES, read_size
 from detector.datasets.readers.collect import Collection
-from detector.datasets.readers.shapes import Box, around
+from detector.datasets.readers.shapes import Box, bounding_box
 from detector.datasets.readers.tree import Tree, split_of
 from detector.datasets.records import MarkedObject, Reading
 from detector.datasets.text_files import read_text
 
 LINE = re.compile(rb"^\s*\d+(\.0*)?(\s+[-+.\deE]+){4,}\s*$")
-LISTS = ("classes.txt", "obj.names", "labels.txt", "_darknet.labels")  # of class names, one a line
+LISTS = ("classes.txt", "obj.names", "labels.txt", "_darknet.labels")  # files of class names, one per line
 SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 
 
 def find(tree: Tree) -> list[str]:
-    """The text files called like pictures, if the first that are not empty are rows of numbers."""
+    """Return the text files with names of pictures, if most of the first non-empty ones hold rows of numbers."""
     files = [
         path
         for path in tree.having(".txt")
-        if tree.called_like_a_picture(path) and PurePosixPath(path).name.lower() not in LISTS
+        if tree.matches_picture(path) and PurePosixPath(path).name.lower() not in LISTS
     ]
     heads = [head for head in (tree.head(path).lstrip(b"\xef\xbb\xbf").strip() for path in files[:50]) if head]
     rows = [bool(LINE.match(head.splitlines()[0])) for head in heads[:10]]
@@ -35,9 +35,9 @@ def find(tree: Tree) -> list[str]:
 
 
 def read(tree: Tree, files: list[str]) -> Reading:
-    """One record a picture; a picture without a file has no objects, as YOLO has it.
+    """Return one record per picture. A picture without text file has no objects, as in YOLO.
 
-    Raises ValueError if no file names the classes, or several name others.
+    Raises ValueError if no file names the classes, or if files name different classes.
     """
     names, settings, where = _names(tree)
     label_file: dict[str, str] = {}
@@ -72,7 +72,7 @@ def read(tree: Tree, files: list[str]) -> Reading:
 
 
 def _without_picture(tree: Tree, files: Sequence[str]) -> list[str]:
-    """The text files in the folders of labels that hold rows of numbers and have no picture of their name."""
+    """Return the text files in the label folders that hold rows of numbers but have no picture."""
     known, folders = set(files), {path.rpartition("/")[0] for path in files}
     return [
         path
@@ -82,7 +82,7 @@ def _without_picture(tree: Tree, files: Sequence[str]) -> list[str]:
 
 
 def _names(tree: Tree) -> tuple[tuple[str, ...], dict[str, Any], str]:
-    """The class names, the content of the YAML file that has them, and the file's path."""
+    """Return the class names, the content of the YAML file with them (empty for other files), and the file's path."""
     found: list[tuple[tuple[str, ...], dict[str, Any], str]] = []
     for path in tree.having(".yaml", ".yml"):
         content = _yaml(tree, path)
@@ -98,21 +98,21 @@ def _names(tree: Tree) -> tuple[tuple[str, ...], dict[str, Any], str]:
             lines = [line.strip() for line in read_text(tree.full(path)).strip().splitlines()]
             if "" in lines:
                 raise ValueError(
-                    f"{tree.full(path)}: line {lines.index('') + 1} is blank: does it count as a class? Name it or "
-                    "remove it"
+                    f"{tree.full(path)}: line {lines.index('') + 1} is blank; expected a class name on each line; "
+                    "add the name or remove the line"
                 )
             found.append((tuple(lines), {}, path))
     if not found:
         raise ValueError(
-            f"dataset.root={tree.root}: YOLO's text files number the classes, and no data.yaml or classes.txt names "
-            "them; write classes.txt, one name a line"
+            f"dataset.root={tree.root}: no data.yaml or classes.txt names the classes of YOLO's text files; write "
+            "classes.txt, one name per line"
         )
     first = found[0]
     other = next((item for item in found if item[0] != first[0]), None)
     if other is not None:
         raise ValueError(
-            f"{tree.full(first[2])} and {tree.full(other[2])} name other classes ({', '.join(first[0][:5])}; "
-            f"{', '.join(other[0][:5])}); take one of them away"
+            f"{tree.full(first[2])} and {tree.full(other[2])} name different classes ({', '.join(first[0][:5])}; "
+            f"{', '.join(other[0][:5])}); remove one of the files"
         )
     doubled = {name for name in first[0] if first[0].count(name) > 1}
     if doubled or not first[0]:
@@ -139,7 +139,7 @@ def _yaml_names(names: Any, what: str) -> tuple[str, ...]:
 
 
 def _listed_splits(tree: Tree, settings: dict[str, Any], near: str) -> dict[str, frozenset[str]]:
-    """The splits of pictures that a YAML file names by folders or by lists of paths."""
+    """Return the splits of pictures in a YAML file, which names folders or lists of paths."""
     found: dict[str, set[str]] = {}
     for key, split in SPLIT_KEYS.items():
         values = settings.get(key) or []
@@ -153,7 +153,7 @@ def _listed_splits(tree: Tree, settings: dict[str, Any], near: str) -> dict[str,
 
 
 def _below(tree: Tree, parts: Sequence[str]) -> list[str]:
-    """The pictures below the folder whose path ends in these parts; the more of them agree the better."""
+    """Return the pictures below the folder whose path ends in as many of these parts as possible."""
     for start in range(len(parts)):
         folder = "/" + "/".join(parts[start:]) + "/"
         found = [picture for picture in tree.pictures if folder in f"/{picture}"]
@@ -192,11 +192,13 @@ def _objects(tree: Tree, path: str, names: Sequence[str], width: int, height: in
                 f"{where} has the class {label:g}; expected 0 to {len(names) - 1} ({', '.join(names[:10])})"
             )
         if len(rest) != 4 and (len(rest) < 6 or len(rest) % 2):
-            raise ValueError(f"{where} has {len(values)} numbers; expected 5 (class, middle, size), or a polygon")
+            raise ValueError(f"{where} has {len(values)} numbers; expected 5 (class, centre, size), or a polygon")
         if max(map(abs, rest)) > 2:
-            raise ValueError(f"{where} is {line.strip()[:60]!r}: pixels? Expected fractions of the picture, 0 to 1")
-        told = f"(x, y, width, height) = ({', '.join(f'{value:g}' for value in rest[:4])})"
-        objects.append(MarkedObject(names[int(label)], _box(rest, width, height), where, told))
+            raise ValueError(
+                f"{where} is {line.strip()[:60]!r}; expected fractions of the picture (0 to 1), not pixels"
+            )
+        box_text = f"(x, y, width, height) = ({', '.join(f'{value:g}' for value in rest[:4])})"
+        objects.append(MarkedObject(names[int(label)], _box(rest, width, height), where, box_text))
     return objects
 
 
@@ -204,4 +206,4 @@ def _box(values: Sequence[float], width: int, height: int) -> Box:
     if len(values) == 4:
         x, y, w, h = values
         return (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height
-    return around([(x * width, y * height) for x, y in zip(values[::2], values[1::2], strict=True)])
+    return bounding_box([(x * width, y * height) for x, y in zip(values[::2], values[1::2], strict=True)])

@@ -1,5 +1,5 @@
-"""Writers of the formats that most tools read: VOC, COCO and YOLO, one a file.
+"""Writers of the formats that most tools read: VOC, COCO and YOLO, each in one file.
 
-Each writes two sides, train and test, into a folder that is new, pictures and all. What the formats share comes back
-the same: classes, boxes, splits.
+Each writes a train and a test split, with pictures, into a new folder. Classes, boxes and splits, which all formats
+have, do not change.
 """

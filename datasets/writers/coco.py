@@ -1,4 +1,4 @@
-"""COCO's JSON: annotations/instances_train.json and instances_test.json, pictures in train/ and test/."""
+"""Writes COCO's JSON: annotations/instances_train.json and instances_test.json, pictures in train/ and test/."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from detector.datasets.writers.sides import Side, copy_pictures, new_folder, pic
 
 
 def write_coco(folder: Path, sides: Sequence[Side], classes: Sequence[str]) -> list[str]:
-    """Writes the files; returns no lines: the format holds everything but truncated and occluded.
+    """Write the files. Return no warnings: the format holds everything except truncated and occluded.
 
     Raises ValueError if the folder is not new.
     """
@@ -25,7 +25,7 @@ def write_coco(folder: Path, sides: Sequence[Side], classes: Sequence[str]) -> l
 
 
 def content_of(side: Side, classes: Sequence[str]) -> dict[str, Any]:
-    """What the file of one side holds; ids count from 1."""
+    """Return the content of the file of one split. Ids count from 1."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for image_id, (item, file) in enumerate(zip(side.annotations, side.files, strict=True), start=1):

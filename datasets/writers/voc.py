@@ -1,4 +1,4 @@
-"""A VOC tree: Annotations/, JPEGImages/, ImageSets/Main/train.txt and test.txt; boxes count from 1, inclusive."""
+"""Writes a VOC tree: Annotations/, JPEGImages/, ImageSets/Main/train.txt and test.txt. Boxes count from 1."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from detector.datasets.writers.sides import Side, copy_pictures, file_stem, new_
 
 
 def write_voc(folder: Path, sides: Sequence[Side], classes: Sequence[str]) -> list[str]:
-    """Writes the tree; returns a line about what it cannot hold, if there is such.
+    """Write the tree. Return one line about boxes that it cannot hold, if there are any.
 
     Raises ValueError if the folder is not new.
     """
@@ -28,11 +28,11 @@ def write_voc(folder: Path, sides: Sequence[Side], classes: Sequence[str]) -> li
             thin += left_out
             ET.indent(root)
             ET.ElementTree(root).write(folder / f"Annotations/{stem}.xml", encoding="utf-8")
-    return [f"{thin} boxes of a pixel or less across are left out: VOC names first and last pixels"] if thin else []
+    return [f"{thin} boxes of one pixel or less are left out: VOC's corners are pixel numbers"] if thin else []
 
 
 def annotation_element(item: Annotation, filename: str, classes: Sequence[str]) -> tuple[ET.Element, int]:
-    """The XML of one image, and how many boxes are too thin for it."""
+    """Return the XML of one image, and the number of boxes that are too thin for it."""
     root = ET.Element("annotation")
     ET.SubElement(root, "filename").text = filename
     size = ET.SubElement(root, "size")

@@ -1,4 +1,4 @@
-"""YOLO's folders: images/train, labels/train, images/val, labels/val and data.yaml; boxes in fractions."""
+"""Writes YOLO's folders: images/train, labels/train, images/val, labels/val and data.yaml. Boxes are fractions."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import yaml  # type: ignore[import-untyped]
 
 from detector.datasets.writers.sides import Side, copy_pictures, file_stem, new_folder, plain
 
-FOLDERS = {"train": "train", "test": "val"}  # what this project tests on, YOLO's programs call val
+FOLDERS = {"train": "train", "test": "val"}  # YOLO's programs call the test split val
 
 
 def write_yolo(folder: Path, sides: Sequence[Side], classes: Sequence[str]) -> list[str]:
-    """Writes the folders; returns a line about flags, which the format has none of.
+    """Write the folders. Return one line about difficult objects, if there are any: the format has no flags.
 
     Raises ValueError if the folder is not new.
     """
@@ -33,7 +33,7 @@ def write_yolo(folder: Path, sides: Sequence[Side], classes: Sequence[str]) -> l
     settings = {"train": "images/train", "val": "images/val", "nc": len(classes), "names": list(classes)}
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     (folder / "data.yaml").write_text(text, encoding="utf-8")
-    return [f"{flagged} difficult objects are objects like others: YOLO has no flags"] if flagged else []
+    return [f"{flagged} difficult objects become ordinary objects: YOLO has no flags"] if flagged else []
 
 
 def _fractions(box: Sequence[float], width: int, height: int) -> str:

@@ -52,10 +52,12 @@ def process_group(device: torch.device, timeout_s: float) -> Iterator[None]:
 
 
 def rank() -> int:
+    """Return the number of this process, from 0; 0 in a single process."""
     return dist.get_rank() if _in_group() else 0
 
 
 def world_size() -> int:
+    """Return the number of processes."""
     return dist.get_world_size() if _in_group() else 1
 
 

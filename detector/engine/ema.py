@@ -11,6 +11,8 @@ from detector.model import Detector
 
 
 class Average:
+    """A copy of the detector whose weights are the exponential moving average of the trained ones."""
+
     def __init__(self, detector: Detector, decay: float) -> None:
         """`decay` is the share of the average that each step keeps. The first steps keep less of the random start."""
         self.decay = decay

@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 
 class Monitor:
+    """The log of a training: TensorBoard, the progress bar, and the checks of the losses."""
+
     def __init__(self, folder: Path, *, first_step: int, max_steps: int, log_every: int) -> None:
         """`folder` receives TensorBoard's files. TensorBoard hides what an earlier run wrote after `first_step`.
 
@@ -115,6 +117,7 @@ class Monitor:
         self._since = time.perf_counter()
 
     def close(self) -> None:
+        """Close the progress bar and TensorBoard's file."""
         self.bar.close()
         if self.writer is not None:
             self.writer.close()

@@ -39,12 +39,16 @@ Evaluate = Callable[[int], float]
 
 
 class Outcome(Enum):
+    """How a training loop ended."""
+
     done = "done"
     interrupted = "interrupted"
 
 
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
+    """The settings of the training loop."""
+
     max_steps: int
     max_minutes: float | None
     seed: int

@@ -12,6 +12,8 @@ LR_FACTOR = 3.0  # warn if the learning rate differs from the recipe's by more t
 
 
 class Watch:
+    """Warns once about averages that stay bad: no foreground RoIs, a box loss of 0, a tiny loss scale."""
+
     def __init__(self) -> None:
         self._since: dict[str, int] = {}  # figure -> first step of the current series of bad means
         self._told: set[str] = set()

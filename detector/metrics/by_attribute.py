@@ -1,9 +1,9 @@
-"""AP of one kind of object at a time: by size, by aspect, by truncation and by occlusion.
+"""AP for each kind of object: by size, by aspect, by truncation and by occlusion.
 
-Objects of other kinds are treated as difficult: finding them is neither right nor wrong. Where the kind can be seen
-from a box (size, aspect), a detection of another kind that is on nothing is left out too, as in COCO's area ranges;
-truncation and occlusion are not to be seen from a box, so there every detection on nothing is a false positive, and
-the rarer kind has the lower AP for that alone. Compare detectors within a kind, not kinds within a detector.
+Objects of other kinds count as difficult, so a detection of one is neither right nor wrong. A box shows its size and
+aspect. So for these a background detection of another kind is left out too, as in COCO's area ranges. A box does not
+show truncation and occlusion. So for these every background detection is a false positive, and for this reason alone
+the rarer kind has the lower AP. Compare detectors within a kind, not kinds within a detector.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from detector.metrics.tables import BoolArray, DetectionTable, FloatArray, Truth
 
 @dataclass(frozen=True, slots=True)
 class AttributeResult:
-    """One kind of object."""
+    """AP of one kind of object."""
 
     property: str  # size, aspect, truncated or occluded
     name: str
     num_truths: int  # objects of this kind that are not difficult
-    mean: float | None  # mAP over the classes that have such objects, None where no class has
+    mean: float | None  # mAP over the classes that have such objects, None if no class has any
     average_precision: dict[str, float]  # by class
 
 
 def by_attribute(
     detections: DetectionTable, truths: TruthTable, protocol: str = "voc_area", iou_threshold: float = 0.5
 ) -> list[AttributeResult]:
-    """AP of every kind of object; truncation and occlusion where the table of objects has them.
+    """Return the AP of every kind of object; truncation and occlusion only if `truths` has them.
 
-    Sizes are COCO's, in square pixels: small below 32^2, large from 96^2. Aspect is width over height: tall below
-    1/2, wide above 2. Raises ValueError where the tables differ in images or classes.
+    Sizes are COCO's, in square pixels: small below 32^2, large from 96^2. Aspect is width / height: tall below
+    1/2, wide above 2. Raises ValueError if the tables differ in images or classes.
     """
     detections = detections.aligned(truths)
     overlap, _ = matches(detections, truths)
-    hit = overlap >= iou_threshold  # on an object: that object's kind decides
+    hit = overlap >= iou_threshold  # on an object: the kind of this object decides
     truth_kinds, detection_kinds = _kinds_of_boxes(truths.boxes), _kinds_of_boxes(detections.boxes)
     results = []
     for key, of_kind in truth_kinds.items():
@@ -50,7 +50,7 @@ def by_attribute(
 
 
 def _kinds_of_boxes(boxes: FloatArray) -> dict[tuple[str, str], BoolArray]:
-    """Masks [M] of boxes [M, 4] by property and kind; the kinds of a property share out all boxes."""
+    """Return masks [M] of boxes [M, 4] by property and kind. Each box has one kind of each property."""
     width, height = (boxes[:, 2:] - boxes[:, :2]).T
     area = width * height
     return {

@@ -1,4 +1,4 @@
-"""Do scores mean what they say? How often detections of a score are right, and the expected calibration error."""
+"""Calibration: how often the detections with a given score are right, and the expected calibration error."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from detector.metrics.voc import right_and_counted
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """Detections by score, in bins of equal width over [0, 1]."""
+    """Detections by score, in bins of equal width in [0, 1]."""
 
     edges: FloatArray  # [B + 1]
-    count: IntArray  # [B] detections that count, those on difficult objects left out
-    score: FloatArray  # [B] their mean score, NaN where there is none
-    precision: FloatArray  # [B] the part that is right, NaN where there is none
+    count: IntArray  # [B] detections in the bin, without those on difficult objects
+    score: FloatArray  # [B] mean score of these detections, NaN in an empty bin
+    precision: FloatArray  # [B] share of these detections that is right, NaN in an empty bin
 
     @property
     def error(self) -> float | None:
-        """Expected calibration error: |precision - score| averaged over detections. Source: Guo et al., 2017."""
+        """Expected calibration error: mean |precision - score| over detections. Source: Guo et al., 2017."""
         filled = self.count > 0
         if not filled.any():
             return None
@@ -32,13 +32,15 @@ class Calibration:
 def calibrate(
     detections: DetectionTable, truths: TruthTable, num_bins: int = 10, iou_threshold: float = 0.5
 ) -> Calibration:
-    """Calibration of scores in [0, 1]; right is what VOC's metric calls a true positive.
+    """Return the calibration of scores in [0, 1]. A detection is right if it is a true positive of VOC's metric.
 
-    Raises ValueError for a score outside [0, 1], and where the tables differ in images or classes.
+    Raises ValueError for a score outside [0, 1], and if the tables differ in images or classes.
     """
     ranked = detections.aligned(truths)
     for row in np.flatnonzero((ranked.scores < 0) | (ranked.scores > 1))[:1]:
-        raise ValueError(f"expected scores in [0, 1], detection {row} has {ranked.scores[row]:g}")
+        raise ValueError(
+            f"expected scores in [0, 1], detection {row} has {ranked.scores[row]:g}; convert them to probabilities"
+        )
     ranked = ranked.select(ranking(ranked))
     overlap, truth = matches(ranked, truths)
     right, counted = right_and_counted(np.where(overlap > iou_threshold, truth, -1), truths.difficult)

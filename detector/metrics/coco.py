@@ -1,8 +1,8 @@
-"""COCO's twelve numbers, from the same tables, by pycocotools or, where it is installed, by faster-coco-eval.
+"""COCO's twelve statistics from the same tables, computed by faster-coco-eval if installed, else by pycocotools.
 
-Difficult objects become crowds, the one kind of object that COCO ignores: its evaluator overwrites an `ignore` flag.
-Beware that a crowd is matched by intersection over the detection's area, and by any number of detections, so that on
-VOC data COCO's AP50 forgives a little more than VOC's own rule. `difficult="object"` counts them as plain objects.
+COCO ignores only crowds (its evaluator overwrites an `ignore` flag), so difficult objects become crowds. Caution: COCO
+matches a crowd by intersection over the detection's area, and any number of detections can match it. So on VOC data
+COCO's AP50 is a little more tolerant than VOC's rule. `difficult="object"` counts difficult objects as normal objects.
 Source: pycocotools cocoeval.py.
 """
 
@@ -25,10 +25,10 @@ Backend = Literal["pycocotools", "faster-coco-eval"]
 
 @dataclass(frozen=True, slots=True)
 class COCOResult:
-    """COCO's numbers; None where no object counts, which COCO prints as -1."""
+    """COCO's statistics. None, for which COCO prints -1, means that no object counts."""
 
-    statistics: dict[str, float | None]  # the twelve, by the names in STATISTICS
-    average_precision: dict[str, float | None]  # AP at IoU .5:.05:.95 of every class that was looked for
+    statistics: dict[str, float | None]  # by the names in STATISTICS
+    average_precision: dict[str, float | None]  # AP at IoU .5:.05:.95 of every class that was searched for
     backend: Backend
     difficult: Literal["crowd", "object"]
 
@@ -38,7 +38,7 @@ class COCOResult:
         return {"coco": {**self.statistics, **by_class, "backend": self.backend, "difficult": self.difficult}}
 
     def table(self) -> str:
-        """An aligned plain-text table, one number a line."""
+        """Return an aligned plain-text table, one statistic a line."""
         lines = [f"COCO by {self.backend}, difficult objects as {self.difficult}s"]
         for name, value in self.statistics.items():
             lines.append(f"{name:<6}{'none' if value is None else f'{value:.4f}':>8}")
@@ -46,7 +46,7 @@ class COCOResult:
 
 
 def installed_backend() -> Backend:
-    """faster-coco-eval where it is installed (the extra `coco`), otherwise pycocotools."""
+    """Return faster-coco-eval if it is installed (the extra `coco`), else pycocotools."""
     return "faster-coco-eval" if importlib.util.find_spec("faster_coco_eval") else "pycocotools"
 
 
@@ -56,11 +56,11 @@ def evaluate(
     backend: Backend | None = None,
     difficult: Literal["crowd", "object"] = "crowd",
 ) -> COCOResult:
-    """COCO's numbers over IoU .5:.05:.95, at most 100 detections an image and class, box areas for the size ranges.
+    """Return COCO's statistics over IoU .5:.05:.95, with at most 100 detections for each image and class.
 
-    The area of an object is `truths.areas` where given, else its box's. `backend` None takes the faster one that is
-    installed; both give the same numbers. Nothing is printed.
-    Raises ValueError where the tables differ in images or classes, and for a backend that is not installed.
+    The size ranges use `truths.areas` if given, else the areas of the boxes. `backend` None means the faster one that
+    is installed. Both backends give the same numbers. Nothing is printed.
+    Raises ValueError if the tables differ in images or classes, and for a backend that is not installed.
     """
     backend = backend or installed_backend()
     detections = detections.aligned(truths)
@@ -83,7 +83,7 @@ def evaluate(
 
 
 def _evaluator(objects: dict[str, Any], results: dict[str, Any], backend: Backend) -> Any:
-    """A COCOeval of the chosen package over two datasets in COCO's own form."""
+    """Return a COCOeval of the chosen package for two datasets in COCO's format."""
     if backend == "faster-coco-eval":
         if installed_backend() != backend:
             raise ValueError("faster-coco-eval is not installed: pip install 'fast-rfcn[coco]', or use pycocotools")
@@ -126,7 +126,7 @@ def _coco_dataset(truths: TruthTable, difficult: str) -> dict[str, Any]:
 
 
 def _coco_results(detections: DetectionTable, truths: TruthTable) -> dict[str, Any]:
-    """As COCO.loadRes would make it, less the outlines that boxes do not need."""
+    """Return the dataset that COCO.loadRes makes, without the outlines, which boxes do not need."""
     extents = detections.boxes[:, 2:] - detections.boxes[:, :2]
     columns = (detections.image_index, detections.labels, detections.boxes[:, :2], extents, detections.scores)
     return {

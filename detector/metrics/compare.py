@@ -1,8 +1,8 @@
-"""Is one detector better than another on these images, or was it luck?
+"""Paired bootstrap: is one detector better than another on these images, or is the difference chance?
 
-The paired bootstrap draws the images of the test set anew, with replacement, many times, and scores both detectors on
-each draw. Matching is done once: a detection's fate depends on its own image alone, so a draw only weighs the rows of
-each image by how often it was drawn. Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993.
+The paired bootstrap draws the images of the test set many times, with replacement, and scores both detectors on each
+draw. Matching is done once: whether a detection is right depends only on its own image. So a draw only weights the
+rows of each image by how often it was drawn. Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from detector.metrics.matching import matches, ranking
 from detector.metrics.tables import DetectionTable, FloatArray, IntArray, TruthTable
 from detector.metrics.voc import PROTOCOLS, Summary, right_and_counted
 
-DRAWS_AT_ONCE = 250  # bounds memory: weights [images, draws] and points of curves [true positives, draws]
+DRAWS_AT_ONCE = 250  # limits memory: weights [images, draws] and points of curves [true positives, draws]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparison:
-    """mAP of detector B less that of detector A."""
+    """Difference in mAP of two detectors: B minus A."""
 
     protocol: str
     mean_a: float
     mean_b: float
     average_precision: dict[str, tuple[float, float]]  # class -> AP of A and of B
-    differences: FloatArray  # [num_resamples] of mAP, B less A
+    differences: FloatArray  # [num_resamples] mAP of B minus mAP of A
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """The percentile interval of the difference in mAP."""
+        """Return the percentile interval of the difference in mAP."""
         tail = (1.0 - confidence) / 2.0
         low, high = np.quantile(self.differences, (tail, 1.0 - tail))
         return float(low), float(high)
 
     @property
     def doubt(self) -> float:
-        """The part of the draws in which the better detector is not better."""
+        """Share of the draws in which the better detector is not better."""
         sign = np.sign(self.mean_b - self.mean_a)
         return float(np.mean(self.differences * sign <= 0))
 
@@ -62,7 +62,7 @@ class Comparison:
         }
 
     def table(self) -> str:
-        """An aligned plain-text table: a row for each class, then the mean with its interval."""
+        """Return an aligned plain-text table: a row for each class, then the mean with its interval."""
         width = max(len(name) for name in (*self.average_precision, self.protocol))
         rows = {**self.average_precision, "mean": (self.mean_a, self.mean_b)}
         lines = [f"{self.protocol:<{width}}{'A':>9}{'B':>9}{'B - A':>9}"]
@@ -81,17 +81,17 @@ def compare(
     num_resamples: int = 10_000,
     seed: int = 0,
 ) -> Comparison:
-    """Both detectors on the same images: AP by class, and the paired bootstrap of the difference in mAP.
+    """Compare two detectors on the same images: AP by class, and the paired bootstrap of the difference in mAP.
 
-    Only classes that both looked for are compared; a class without objects in a draw is left out of that draw's mean.
-    Raises ValueError where the tables differ in images or classes, or share no class to compare.
+    Only classes that both searched for are compared. The mean of a draw leaves out classes without objects in the draw.
+    Raises ValueError if the tables differ in images or classes, or share no class to compare.
     """
     results = [voc.evaluate(table, truths, [protocol], iou_threshold).results[protocol] for table in (a, b)]
     first, second = (result.average_precision for result in results)
     shared = [name for name in first if name in second]
     if not shared:
-        raise ValueError("expected a class with objects that both detectors looked for, got none")
-    curves = [_weighable(table, truths, shared, protocol, iou_threshold) for table in (a, b)]
+        raise ValueError("expected a class with objects that both detectors searched for, got none; check the classes")
+    curves = [_weighted_curves(table, truths, shared, protocol, iou_threshold) for table in (a, b)]
     rng = np.random.default_rng(seed)
     differences = []
     with _one_thread():
@@ -105,17 +105,17 @@ def compare(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _WeighableCurve:
-    """A class's curve with the image of every step, so that images can be weighed anew."""
+class _WeightedCurve:
+    """Precision-recall curve of one class that keeps the image of each point, so that images can have weights."""
 
     right_images: IntArray  # [T] image of each true positive, best score first
     wrong_images: Tensor  # [F] image of each false positive above the last true positive, best score first
-    wrong_starts: Tensor  # [T] where in those begin the ones between a true positive and the one before it
+    wrong_starts: Tensor  # [T] index in `wrong_images` of the first false positive after the previous true positive
     truth_images: IntArray  # [G] image of each object that counts
     summary: Summary
 
     def average_precision(self, weights: FloatArray) -> FloatArray:
-        """AP [B] under weights [N, B] of the images; NaN where no object is left."""
+        """Return the AP [B] under weights [N, B] of the images; NaN if no object has a weight above 0."""
         num_truths = weights[self.truth_images].sum(axis=0)
         if not len(self.right_images):
             return np.where(num_truths > 0, 0.0, np.nan)
@@ -126,7 +126,7 @@ class _WeighableCurve:
         envelope = np.maximum.accumulate(precision[::-1])[::-1]
         if self.summary is Summary.area:
             total = (steps * envelope).sum(axis=0)
-        else:  # weights are whole numbers, so recall compares with k/10 exactly: one form of 11 points serves all three
+        else:  # weights are whole numbers, so recall compares with k/10 exactly: one formula for all 11-point protocols
             padded = np.concatenate((envelope, np.zeros_like(envelope[:1])))
             places = np.stack([(10.0 * right < k * num_truths).sum(axis=0) for k in range(11)])
             total = np.take_along_axis(padded, places, axis=0).mean(axis=0) * num_truths
@@ -134,10 +134,10 @@ class _WeighableCurve:
         return average
 
 
-def _weighable(
+def _weighted_curves(
     detections: DetectionTable, truths: TruthTable, names: Sequence[str], protocol: str, iou_threshold: float
-) -> list[_WeighableCurve]:
-    """The curve of each named class."""
+) -> list[_WeightedCurve]:
+    """Return the curve of each named class."""
     ranked = detections.aligned(truths)
     ranked = ranked.select(ranking(ranked))
     overlap, truth = matches(ranked, truths)
@@ -152,7 +152,7 @@ def _weighable(
         before = places - np.arange(len(places))  # false positives before each true positive
         objects = ~truths.difficult & (truths.labels == label)
         curves.append(
-            _WeighableCurve(
+            _WeightedCurve(
                 right_images=ranked.image_index[rows[places]],
                 wrong_images=torch.from_numpy(ranked.image_index[wrong]),
                 wrong_starts=torch.from_numpy(np.concatenate(([0], before[:-1]))[: len(places)]),
@@ -164,7 +164,7 @@ def _weighable(
 
 
 def _mean(by_class: list[FloatArray]) -> Any:
-    """The mean [B] of the classes' APs [B] that are not NaN; 0 for a draw without any object."""
+    """Return the mean [B] of the classes' APs [B] that are not NaN; 0 for a draw without any object."""
     values = np.stack(by_class)
     scored = ~np.isnan(values)
     return np.where(scored, values, 0.0).sum(axis=0) / np.maximum(scored.sum(axis=0), 1)
@@ -172,7 +172,7 @@ def _mean(by_class: list[FloatArray]) -> Any:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Torch on one thread: the sums are so short that waking a second one costs more, on a busy machine 100 times."""
+    """Run torch on one thread. The sums are short: a second thread costs more than it saves (100 times if busy)."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -182,7 +182,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _draw(rng: np.random.Generator, num_images: int, num_draws: int) -> Any:
-    """How often [N, B] float32 each image comes in each draw of N images with replacement."""
+    """Return how often [N, B] float32 each image occurs in each draw of N images with replacement."""
     images = rng.integers(0, num_images, (num_draws, num_images))
     images += np.arange(num_draws)[:, None] * num_images
     counts = np.bincount(images.ravel(), minlength=num_draws * num_images).reshape(num_draws, num_images)

@@ -1,7 +1,7 @@
-"""Which class is taken for which, at one score threshold.
+"""Confusion matrix of classes at one score threshold.
 
-Detections are paired with objects one to one: first with objects of their own class, then, among those left, with
-objects of any other class. What remains is on background, or missed.
+Detections are paired with objects one to one: first with objects of their own class, then, among the rest, with
+objects of any other class. A detection without a pair is on background. An object without a pair is missed.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from detector.metrics.tables import DetectionTable, IntArray, TruthTable
 def confusion_matrix(
     detections: DetectionTable, truths: TruthTable, score_threshold: float = 0.5, iou_threshold: float = 0.5
 ) -> IntArray:
-    """Counts [K + 1, K + 1]: the row is the object's class, the column the detection's; 0 is background.
+    """Return counts [K + 1, K + 1]: the row is the class of the object, the column of the detection; 0 is background.
 
-    Row 0 holds detections on nothing or on an object already found, column 0 objects that nothing found. Difficult
+    Row 0 counts detections on background or on an object already found, column 0 counts missed objects. Difficult
     objects, and the detections on them, do not count.
-    Raises ValueError where the tables differ in images or classes.
+    Raises ValueError if the tables differ in images or classes.
     """
     detections = detections.aligned(truths)
     detections = detections.select(detections.scores >= score_threshold)
@@ -41,7 +41,7 @@ def confusion_matrix(
         claimed[first] = truth[first]
         taken[truth[first]] = True
 
-    labels = np.append(truths.labels, 0)  # the last serves `claimed` -1: background
+    labels = np.append(truths.labels, 0)  # `claimed` is -1 on background, which reads this last element
     unfound = truths.labels[~taken & ~truths.difficult]
     size = len(truths.classes) + 1
     cells = np.concatenate((labels[claimed[~ignored]] * size + detections.labels[~ignored], unfound * size))

@@ -1,4 +1,4 @@
-"""Where two forms of AP part on the same detections: by which of them, and at which points of the curves."""
+"""Why two AP protocols differ on the same detections: the detections and the points of the curves that cause it."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from detector.metrics.voc import PROTOCOLS, Summary
 
 @dataclass(frozen=True, slots=True)
 class TurningPoint:
-    """A recall of k/10 that one protocol deems reached by a detection and the other only by a later one, or never."""
+    """A recall of k/10 that a detection reaches under one protocol, but not under the other protocol."""
 
-    name: str  # the class
+    name: str  # of the class
     recall: float  # k/10
-    detection: int  # row of the detection that reaches it exactly
+    detection: int  # row of the detection that reaches this recall exactly
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ProtocolDifference:
-    """Two protocols on one table of detections.
+    """Difference of two protocols on one table of detections.
 
-    Where neither a detection is judged differently nor a point turns, all of the difference lies in how a curve is
-    summed up: its area against eleven points of it.
+    If `detections` and `turning_points` are empty, the whole difference comes from the summary of a curve: one protocol
+    takes its area, the other takes eleven points.
     """
 
     protocols: tuple[str, str]
     average_precision: dict[str, tuple[float, float]]  # class -> AP by the first and by the second protocol
-    detections: IntArray  # rows judged differently: an overlap of exactly the threshold, and what follows from it
-    objects: IntArray  # the rows of the objects that those detections are on
+    detections: IntArray  # rows judged differently: an overlap of exactly the threshold, and later hits on its object
+    objects: IntArray  # rows of the objects that these detections are on
     turning_points: list[TurningPoint]
 
     def table(self) -> str:
-        """An aligned plain-text table of the classes that differ, then what makes the difference."""
+        """Return an aligned plain-text table of the classes that differ, then the causes."""
         names = {name: pair for name, pair in self.average_precision.items() if pair[0] != pair[1]}
         width = max((len(name) for name in names), default=5)
         widths = [max(9, len(name) + 2) for name in self.protocols]
@@ -53,27 +53,27 @@ class ProtocolDifference:
 def compare_protocols(
     detections: DetectionTable, truths: TruthTable, protocols: tuple[str, str], iou_threshold: float = 0.5
 ) -> ProtocolDifference:
-    """AP by class under two of VOC's protocols, and what makes the difference.
+    """Return the AP by class under two of VOC's protocols, and the causes of the difference.
 
-    Raises ValueError for an unknown protocol, and where the tables differ in images or classes.
+    Raises ValueError for an unknown protocol, and if the tables differ in images or classes.
     """
     results = [voc.evaluate(detections, truths, [name], iou_threshold).results[name] for name in protocols]
     given = detections.aligned(truths)
     order = ranking(given)
     ranked = given.select(order)
     overlap, truth = matches(ranked, truths)
-    fates = []
+    judged = []  # by protocol: [D] 1 right, 0 wrong, -1 ignored
     for name in protocols:
         hit = overlap >= iou_threshold if PROTOCOLS[name].inclusive else overlap > iou_threshold
         right, counted = voc.right_and_counted(np.where(hit, truth, -1), truths.difficult)
-        fates.append(np.where(counted, right.astype(np.int64), -1))
-    differ = fates[0] != fates[1]
+        judged.append(np.where(counted, right.astype(np.int64), -1))
+    differ = judged[0] != judged[1]
 
     points: list[TurningPoint] = []
     summaries = [PROTOCOLS[name].summary for name in protocols]
     for label, name in enumerate(truths.classes, 1):
-        rows = np.flatnonzero((ranked.labels == label) & (fates[0] >= 0))
-        # Where a detection is judged differently the curves themselves part, and so do all of their points.
+        rows = np.flatnonzero((ranked.labels == label) & (judged[0] >= 0))
+        # If a detection is judged differently, the two curves differ, and so do all of their points.
         if Summary.area in summaries or name not in results[0].curves or differ[ranked.labels == label].any():
             continue
         starts = [voc.eleven_starts(results[0].curves[name], summary) for summary in summaries]

@@ -1,8 +1,9 @@
-"""What one evaluation found, in one file from which every metric is computed again without the model.
+"""The detections of one evaluation in one file, from which every metric can be computed again without the model.
 
-The file is a plain NumPy archive (`numpy.load` opens it, nothing is pickled) of the columns of a DetectionTable at
-full precision: image_ids [N] and classes [K] as text, image_index [D], boxes [D, 4], scores [D], labels [D]; and
-`about`, a JSON text with the format's version, the dataset, the settings of post-processing and the model's hash.
+The file is a plain NumPy archive (`numpy.load` opens it, nothing is pickled). It has the columns of a DetectionTable at
+full precision: image_ids [N] and classes [K] as text, image_index [D], boxes [D, 4], scores [D], labels [D]. It also
+has `about`, a JSON text with the version of the format, the dataset, the settings of post-processing and the hash of
+the model.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from detector.metrics.tables import DetectionTable
 
 VERSION = 1
-# Column -> kinds of numpy type that it may have, and its dimensions.
+# Column -> allowed kinds of numpy type, number of dimensions.
 COLUMNS = {
     "image_ids": ("U", 1),
     "classes": ("U", 1),
@@ -32,16 +33,16 @@ COLUMNS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dump:
-    """Detections with what one must know to read them."""
+    """Detections and where they come from."""
 
     detections: DetectionTable
     dataset: str  # name and split, for example `voc 2007_test`
-    postprocess: dict[str, Any] = field(default_factory=dict)  # thresholds and limits that shaped the detections
-    model: str | None = None  # SHA-256 of the weights; None for detections that came from elsewhere
+    postprocess: dict[str, Any] = field(default_factory=dict)  # thresholds and limits of post-processing
+    model: str | None = None  # SHA-256 of the weights; None for detections of other programs
 
 
 def write_dump(dump: Dump, path: str | Path) -> None:
-    """Write a dump so that `path` holds either the whole file or what it held before."""
+    """Write a dump atomically: if writing fails, an older file at `path` stays unchanged."""
     path, table = Path(path), dump.detections
     about = {
         "format": "detector dump",
@@ -75,7 +76,7 @@ def write_dump(dump: Dump, path: str | Path) -> None:
 def read_dump(path: str | Path) -> Dump:
     """Read and check a dump.
 
-    Raises ValueError naming the file and the fault: not a dump, a column missing or of the wrong type, another
+    Raises ValueError that names the file and the fault: not a dump, a column missing or of the wrong type, another
     version, an unknown image, a NaN score, an inverted box, a label without a class, an image listed twice.
     """
     path = Path(path)
@@ -83,14 +84,16 @@ def read_dump(path: str | Path) -> Dump:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             if isinstance(archive, np.ndarray):
-                raise ValueError(f"it holds one array of shape {archive.shape}")
+                raise ValueError(f"the file has one array of shape {archive.shape}")
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: expected a dump written by `detector eval`: {error}") from error
     try:
         about = json.loads(str(arrays.pop("about")))
         if about["version"] != VERSION:
-            raise ValueError(f"its version is {about['version']}, this program reads version {VERSION}")
+            raise ValueError(
+                f"expected version {VERSION} of the dump format, got {about['version']}; run `detector eval` again"
+            )
         for name, (kinds, dimensions) in COLUMNS.items():
             if arrays[name].dtype.kind not in kinds or arrays[name].ndim != dimensions:
                 raise ValueError(f"column {name} has type {arrays[name].dtype} and shape {arrays[name].shape}")

@@ -1,16 +1,18 @@
-"""Why AP is lost: each false positive and each missed object has one cause, and each cause its price in mAP.
+"""Error analysis (TIDE): one cause for each false positive and each missed object, and the mAP that each cause costs.
 
-With t the IoU that makes a detection right (0.5) and b = 0.1, a false positive is, in this order of precedence,
+Let t be the IoU threshold of a right detection (0.5) and b = 0.1. A false positive has the first cause that applies:
   localisation    on an object of its class, b <= IoU <= t
   classification  on an object of another class, IoU >= t
-  duplicate       on an object of its class that a better scored detection found, IoU > t
-  background      on nothing, IoU <= b with every object
+  duplicate       on an object of its class that a detection with a better score found, IoU > t
+  background      IoU <= b with every object
   both            the rest: on an object of another class, b < IoU < t
-and an object is missed where no detection found it and no localisation or classification error means it. The price
-of a cause is the mAP gained by an oracle that mends it alone: the box or the class put right, all others taken out,
-missed objects taken off the count. An object is found once: of the detections with a wrong box or class that mean it
-only the best scored one is put right, and the others are taken out. A detection on a difficult object is ignored, and
-none is blamed on one. Source: Bolya et al., TIDE, ECCV 2020, with VOC's matching in place of COCO's.
+An object is missed if no detection found it and no localisation or classification error is assigned to it.
+
+The cost of a cause (dAP) is the mAP gained if an oracle fixes only this cause. The oracle corrects boxes and classes,
+and removes duplicates, background, `both` and missed objects. An object is found once: of all errors assigned to it,
+the oracle corrects the one with the best score and removes the others. A detection on a difficult object is ignored,
+and no error is assigned to a difficult object.
+Source: Bolya et al., TIDE, ECCV 2020, with VOC's matching in place of COCO's.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ BACKGROUND_IOU = 0.1
 
 
 class Outcome(IntEnum):
-    """What became of a detection."""
+    """Result of a detection: right, ignored, or the cause of its error."""
 
     right = 0
     ignored = 1  # on a difficult object
@@ -45,36 +47,36 @@ CAUSES = (*(outcome.name for outcome in Outcome if outcome > Outcome.ignored), "
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ErrorSplit:
-    """The causes of a detector's errors, in all and one by one."""
+    """The errors of a detector: totals for each cause, and the outcome of each detection and object."""
 
     protocol: str
     mean: float  # mAP by the protocol
-    price: dict[str, float]  # cause -> mAP that mending it alone gives back; also `false positives`, `false negatives`
-    count: dict[str, int]  # cause -> detections, or objects for `missed`
-    outcomes: IntArray  # [D] Outcome of every detection, in the rows of the table that was given
+    delta_ap: dict[str, float]  # cause -> mAP gained by fixing only it; also `false positives`, `false negatives`
+    count: dict[str, int]  # cause -> number of detections, or of objects for `missed`
+    outcomes: IntArray  # [D] Outcome of every detection, in the row order of the input table
     objects: IntArray  # [D] row of the object that the detection is on, -1 for none
     missed: BoolArray  # [G]
 
     def to_json(self) -> dict[str, Any]:
         """{"errors": {"protocol": name, "mAP": x, "dAP": {cause: x}, "count": {cause: n}}}."""
-        split = {"protocol": self.protocol, "mAP": self.mean, "dAP": dict(self.price), "count": dict(self.count)}
+        split = {"protocol": self.protocol, "mAP": self.mean, "dAP": dict(self.delta_ap), "count": dict(self.count)}
         return {"errors": split}
 
     def table(self) -> str:
-        """An aligned plain-text table: a row for each cause."""
+        """Return an aligned plain-text table: a row for each cause."""
         lines = [f"{f'{self.protocol} mAP {self.mean:.4f}':<28}{'dAP':>8}{'count':>9}"]
-        for cause, price in self.price.items():
-            lines.append(f"{cause:<28}{price:8.4f}{self.count[cause]:9d}")
+        for cause, delta in self.delta_ap.items():
+            lines.append(f"{cause:<28}{delta:8.4f}{self.count[cause]:9d}")
         return "\n".join(lines)
 
 
 def split_errors(
     detections: DetectionTable, truths: TruthTable, protocol: str = "voc_area", iou_threshold: float = 0.5
 ) -> ErrorSplit:
-    """The outcome of every detection, the missed objects, and what each cause costs.
+    """Return the outcome of every detection, the missed objects, and the mAP that each cause costs.
 
-    A class all of whose objects are missed keeps an AP of 0 when they are taken off the count.
-    Raises ValueError where the tables differ in images or classes, or no object counts.
+    If all objects of a class are missed, removing them leaves the AP of this class at 0.
+    Raises ValueError if the tables differ in images or classes, or all objects are difficult.
     """
     given = detections.aligned(truths)
     order = ranking(given)
@@ -89,7 +91,7 @@ def split_errors(
     hit_iou, hit_row = matches(ranked, truths)
     hit = hit_iou >= iou_threshold if PROTOCOLS[protocol].inclusive else hit_iou > iou_threshold
     right, counted = right_and_counted(np.where(hit, hit_row, -1), truths.difficult)
-    plain = np.flatnonzero(~truths.difficult)  # an error is never blamed on a difficult object
+    plain = np.flatnonzero(~truths.difficult)  # errors are never assigned to difficult objects
     own_iou, own = matches(ranked, truths.select(plain))
     other_iou, other = matches_of_other_classes(ranked, truths.select(plain))
     localisation = ~hit & (own_iou >= BACKGROUND_IOU)
@@ -98,43 +100,43 @@ def split_errors(
         [Outcome.right, Outcome.ignored, Outcome.localisation, Outcome.classification, Outcome.duplicate, Outcome.both],
         Outcome.background,
     )
-    meant = np.where(hit, hit_row, -1)
+    assigned = np.where(hit, hit_row, -1)
     for kind, rows in ((localisation, own), (np.isin(outcomes, (Outcome.classification, Outcome.both)), other)):
-        meant[kind] = plain[rows[kind]]
+        assigned[kind] = plain[rows[kind]]
 
     found = np.zeros(len(truths), np.bool_)
-    found[meant[right]] = True
-    mendable = np.isin(outcomes, (Outcome.localisation, Outcome.classification))
-    meant_by_error = np.zeros(len(truths), np.bool_)
-    meant_by_error[meant[mendable]] = True
-    missed = counted_truths & ~found & ~meant_by_error
-    mendable &= ~found[meant] & counted_truths[meant]
-    mendable = _best_of_each(np.where(mendable, meant, -1), ranked.scores, len(truths))
+    found[assigned[right]] = True
+    fixable = np.isin(outcomes, (Outcome.localisation, Outcome.classification))
+    has_error = np.zeros(len(truths), np.bool_)
+    has_error[assigned[fixable]] = True
+    missed = counted_truths & ~found & ~has_error
+    fixable &= ~found[assigned] & counted_truths[assigned]
+    fixable = _best_of_each(np.where(fixable, assigned, -1), ranked.scores, len(truths))
 
     oracle = _Oracle(ranked.labels, ranked.scores, truths.labels, counted_truths, PROTOCOLS[protocol].summary)
     mean = oracle.mean_ap(right, counted)
-    mended: dict[str, float] = {}
+    fixed: dict[str, float] = {}  # cause -> mAP after the oracle fixed it
     for cause in CAUSES[:-1]:
         kind = outcomes == Outcome[cause]
-        put_right = kind & mendable
-        labels = np.where(put_right, truths.labels[meant], ranked.labels)
-        mended[cause] = oracle.mean_ap(right | put_right, counted & (~kind | put_right), labels)
-    mended["missed"] = oracle.mean_ap(right, counted, taken_off=missed)
-    mended["false positives"] = oracle.mean_ap(right, right)
-    mended["false negatives"] = oracle.mean_ap(right, counted, taken_off=counted_truths & ~found)
+        corrected = kind & fixable
+        labels = np.where(corrected, truths.labels[assigned], ranked.labels)
+        fixed[cause] = oracle.mean_ap(right | corrected, counted & (~kind | corrected), labels)
+    fixed["missed"] = oracle.mean_ap(right, counted, removed=missed)
+    fixed["false positives"] = oracle.mean_ap(right, right)
+    fixed["false negatives"] = oracle.mean_ap(right, counted, removed=counted_truths & ~found)
 
     count = {cause: int((outcomes == Outcome[cause]).sum()) for cause in CAUSES[:-1]} | {"missed": int(missed.sum())}
     count |= {"false positives": int((counted & ~right).sum()), "false negatives": int((counted_truths & ~found).sum())}
-    fates = np.full(len(given), Outcome.ignored, np.int64)
+    given_outcomes = np.full(len(given), Outcome.ignored, np.int64)
     objects = np.full(len(given), -1, np.int64)
-    fates[order], objects[order] = outcomes, meant
-    price = {cause: value - mean for cause, value in mended.items()}
-    return ErrorSplit(protocol, mean, price, count, fates, objects, missed)
+    given_outcomes[order], objects[order] = outcomes, assigned
+    delta_ap = {cause: value - mean for cause, value in fixed.items()}
+    return ErrorSplit(protocol, mean, delta_ap, count, given_outcomes, objects, missed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Oracle:
-    """mAP of ranked detections some of which are mended, over the classes that have objects."""
+    """mAP of ranked detections after some are fixed, over the classes that have objects."""
 
     labels: IntArray  # [D]
     scores: FloatArray  # [D]
@@ -147,10 +149,10 @@ class _Oracle:
         right: BoolArray,
         counted: BoolArray,
         labels: IntArray | None = None,
-        taken_off: BoolArray | None = None,
+        removed: BoolArray | None = None,
     ) -> float:
         labels = self.labels if labels is None else labels
-        remaining = self.counted_truths if taken_off is None else self.counted_truths & ~taken_off
+        remaining = self.counted_truths if removed is None else self.counted_truths & ~removed
         values = []
         for label in np.unique(self.truth_labels[self.counted_truths]):
             rows = np.flatnonzero(counted & (labels == label))
@@ -162,7 +164,10 @@ class _Oracle:
 
 
 def _best_of_each(truth_rows: IntArray, scores: FloatArray, num_truths: int) -> BoolArray:
-    """Mask [D]: the best scored of the detections that name an object (-1: none), whatever their classes."""
+    """Return a mask [D] of the detection with the best score for each object, over all classes.
+
+    `truth_rows` [D] is the object of each detection, -1 for none.
+    """
     order = np.argsort(-scores, kind="stable")
     mask = np.zeros(len(truth_rows), np.bool_)
     mask[order] = first_claims(truth_rows[order], num_truths)

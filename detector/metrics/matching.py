@@ -1,7 +1,7 @@
-"""Which object does a detection mean? The one it overlaps most, found for a whole dataset without a loop over rows.
+"""Matching: for each detection the object that it overlaps most, for a whole dataset without a loop over rows.
 
-Overlaps are computed as the VOC devkit does, on 1-based inclusive pixels with "+ 1" in every width, so that even a
-comparison with an overlap of exactly one half comes out as in the original script.
+Overlaps are computed as in the VOC devkit, on 1-based inclusive pixels with "+ 1" in every width. So even an overlap of
+exactly one half compares as in the original script.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from detector.metrics.tables import BoolArray, DetectionTable, FloatArray, IntAr
 
 
 def voc_overlap(boxes: FloatArray, others: FloatArray) -> FloatArray:
-    """IoU [M] of boxes [M, 4] with others [M, 4], row by row, both 0-based and half-open.
+    """Return the IoU [M] of boxes [M, 4] with others [M, 4], row by row, both 0-based and half-open.
 
     Source: py-faster-rcnn, lib/datasets/voc_eval.py (the order of the operations is kept).
     """
@@ -31,13 +31,13 @@ def best_truths(
     groups: IntArray,
     truth_boxes: FloatArray,
     truth_groups: IntArray,
-    unlike: tuple[IntArray, IntArray] | None = None,
+    other_label: tuple[IntArray, IntArray] | None = None,
 ) -> tuple[FloatArray, IntArray]:
-    """For each box [D, 4] its largest overlap [D] with an object of the same group, and that object's row [D].
+    """Return for each box [D, 4] the largest overlap [D] with an object of the same group, and the object's row [D].
 
-    Groups [D] and [G] are non-negative integers, such as image and class in one. With `unlike`, the labels [D] and
-    [G], objects of a box's own label are passed over. The first object wins a tie; a box without a candidate gets
-    overlap -1 and row -1. The loop runs over the objects of the fullest group, all boxes at once, so memory is
+    Groups [D] and [G] are non-negative integers, for example one number for image and class. `other_label`, labels [D]
+    and [G], skips objects with the label of the box. The first object wins a tie. A box without a candidate gets
+    overlap -1 and row -1. The loop runs over the objects of the largest group, for all boxes at once, so memory is
     linear in D.
     """
     order = np.argsort(truth_groups, kind="stable")
@@ -51,22 +51,22 @@ def best_truths(
         candidate = order[starts[active] + nth]
         value = voc_overlap(boxes[active], truth_boxes[candidate])
         better = value > overlap[active]
-        if unlike is not None:
-            better &= unlike[0][active] != unlike[1][candidate]
+        if other_label is not None:
+            better &= other_label[0][active] != other_label[1][candidate]
         overlap[active[better]], row[active[better]] = value[better], candidate[better]
     return overlap, row
 
 
 def image_and_class(image_index: IntArray, labels: IntArray, num_classes: int) -> IntArray:
-    """One group number [M] for every pair of image and class."""
+    """Return one group number [M] for each pair of image and class."""
     return image_index * (num_classes + 1) + labels
 
 
 def ranking(detections: DetectionTable) -> IntArray:
-    """Rows [D] by class, within a class by falling score.
+    """Return the rows [D] sorted by class, within a class by falling score.
 
-    Equal scores are common in result files (3 decimals) and the original script leaves their order to chance. Here
-    the image's name decides, then the box, so that the result does not depend on the order of images or rows.
+    Equal scores are common in result files (3 decimals), and the original script does not define their order. Here
+    the name of the image decides, then the box, so that the result does not depend on the order of images or rows.
     """
     names = np.empty(len(detections.image_ids), np.int64)
     names[np.argsort(np.array(detections.image_ids), kind="stable")] = np.arange(len(names))
@@ -76,17 +76,17 @@ def ranking(detections: DetectionTable) -> IntArray:
 
 
 def first_claims(truth_rows: IntArray, num_truths: int) -> BoolArray:
-    """Mask [M]: the first row that names its object, of truth_rows [M] (-1: names none) in order of rank."""
+    """Return a mask [M] of the first row for each object. truth_rows [M] are in order of rank; -1 means no object."""
     claims = np.flatnonzero(truth_rows >= 0)
     first = np.full(num_truths, -1, np.int64)
-    first[truth_rows[claims[::-1]]] = claims[::-1]  # the last assignment stays, so the best rank does
+    first[truth_rows[claims[::-1]]] = claims[::-1]  # the last assignment stays: the one of the best rank
     mask = np.zeros(len(truth_rows), np.bool_)
     mask[first[first >= 0]] = True
     return mask
 
 
 def matches(detections: DetectionTable, truths: TruthTable) -> tuple[FloatArray, IntArray]:
-    """Overlap [D] and row [D] of the object of its own image and class that each detection overlaps most."""
+    """Return overlap [D] and row [D] of the object of the same image and class that each detection overlaps most."""
     num_classes = len(truths.classes)
     return best_truths(
         detections.boxes,
@@ -97,6 +97,6 @@ def matches(detections: DetectionTable, truths: TruthTable) -> tuple[FloatArray,
 
 
 def matches_of_other_classes(detections: DetectionTable, truths: TruthTable) -> tuple[FloatArray, IntArray]:
-    """Overlap [D] and row [D] of the object of its own image but another class that each detection overlaps most."""
-    unlike = (detections.labels, truths.labels)
-    return best_truths(detections.boxes, detections.image_index, truths.boxes, truths.image_index, unlike)
+    """Return overlap [D] and row [D] of the object that each detection overlaps most: same image, another class."""
+    labels = (detections.labels, truths.labels)
+    return best_truths(detections.boxes, detections.image_index, truths.boxes, truths.image_index, labels)

@@ -1,7 +1,7 @@
-"""How many objects a list of proposals could lead to: recall by IoU, by class and by number of proposals.
+"""Recall of proposals: the share of objects that they cover, by IoU, by class and by number of proposals.
 
-Objects and proposals are paired one to one, the closest pair first, as the original does; so two objects are never
-found by one proposal. Difficult objects do not count. Average recall (AR) is the mean recall over IoU .5:.05:.95.
+Objects and proposals are paired one to one, the pair with the highest IoU first, as in the original. So one proposal
+never finds two objects. Difficult objects do not count. Average recall (AR) is the mean recall over IoU .5:.05:.95.
 Source: py-faster-rcnn lib/datasets/imdb.py evaluate_recall; Hosang et al., What makes for effective detection
 proposals, 2015.
 """
@@ -25,22 +25,22 @@ THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RecallResult:
-    """The IoU at which each object was found, from which every recall follows."""
+    """The IoU at which each object was found. Every recall is computed from it."""
 
     classes: tuple[str, ...]
-    counts: tuple[int, ...]  # proposals of an image that were considered, best first
+    counts: tuple[int, ...]  # numbers of proposals per image, best first
     labels: IntArray  # [G] of the objects that count
-    overlaps: FloatArray  # [counts, G] IoU with the object's own proposal, 0 where it has none
+    overlaps: FloatArray  # [counts, G] IoU of the object with the proposal paired with it, 0 without one
 
     def recall(self, threshold: float, count: int, name: str | None = None) -> float | None:
-        """The part of the objects (of one class) found at IoU >= threshold; None where there is no object."""
+        """Return the share of the objects (of one class) found at IoU >= threshold; None if there is no object."""
         found = self.overlaps[self.counts.index(count)]
         if name is not None:
             found = found[self.labels == self.classes.index(name) + 1]
         return float(np.mean(found >= threshold)) if len(found) else None
 
     def average_recall(self, count: int, name: str | None = None) -> float | None:
-        """AR: the mean of `recall` over IoU .5:.05:.95."""
+        """Return AR, the mean of `recall` over IoU .5:.05:.95."""
         recalls = [self.recall(threshold, count, name) for threshold in THRESHOLDS]
         return None if recalls[0] is None else float(np.mean([recall for recall in recalls if recall is not None]))
 
@@ -62,7 +62,7 @@ class RecallResult:
         }
 
     def table(self) -> str:
-        """An aligned plain-text table: a row for each class and for all; recall at 0.5, at 0.7 and AR by count."""
+        """Return an aligned plain-text table: a row for each class and for all; recall at 0.5, 0.7 and AR by count."""
         width = max(len(name) for name in (*self.classes, "proposals"))
         cells = [f"{title}@{count}" for count in self.counts for title in ("R.5", "R.7", "AR")]
         lines = [f"{'proposals':<{width}}" + "".join(f"{cell:>9}" for cell in cells)]
@@ -82,9 +82,9 @@ class RecallResult:
 
 
 def evaluate(proposals: Sequence[Tensor], truths: TruthTable, counts: Sequence[int] = COUNTS) -> RecallResult:
-    """Recall of one list of proposal boxes [P_i, 4] per image of `truths`, best first, 0-based half-open xyxy.
+    """Return the recall of one list of proposal boxes per image of `truths`.
 
-    Raises ValueError unless there is one list per image.
+    Boxes are [P_i, 4] xyxy, best first, 0-based and half-open. Raises ValueError unless there is one list per image.
     """
     if len(proposals) != len(truths.image_ids):
         raise ValueError(f"expected proposals of {len(truths.image_ids)} images, got {len(proposals)}")
@@ -104,7 +104,7 @@ def evaluate(proposals: Sequence[Tensor], truths: TruthTable, counts: Sequence[i
 
 
 def _one_to_one(pairs: FloatArray) -> FloatArray:
-    """IoU [G] of each object with the proposal that is paired with it, from all IoUs [P, G]; the closest pair first."""
+    """Pair objects and proposals by their IoUs [P, G], the highest first. Return the IoU [G] of each object's pair."""
     found, pairs = np.zeros(pairs.shape[1]), pairs.copy()
     for _ in range(min(pairs.shape)):
         proposal, truth = divmod(int(pairs.argmax()), pairs.shape[1])

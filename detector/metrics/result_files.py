@@ -1,6 +1,6 @@
-"""The formats in which others exchange detections: VOC's comp4 text files and COCO's result JSON.
+"""Standard file formats of detections: VOC's comp4 text files and COCO's result JSON.
 
-A VOC file `comp4_det_test_<class>.txt` holds one detection a line: image, score, x1 y1 x2 y2 in 1-based inclusive
+A VOC file `comp4_det_test_<class>.txt` has one detection a line: image, score, x1 y1 x2 y2 in 1-based inclusive
 pixels. A COCO file is a list of {"image_id", "category_id", "bbox": [x, y, width, height], "score"}, 0-based.
 """
 
@@ -24,11 +24,11 @@ _log = logging.getLogger(__name__)
 def read_voc_results(
     folder: str | Path, image_ids: Sequence[str], classes: Sequence[str], prefix: str = PREFIX
 ) -> DetectionTable:
-    """The detections of FOLDER/<prefix><class>.txt for every class; one without a file is `unsearched`.
+    """Read the detections of FOLDER/<prefix><class>.txt for every class. A class without a file is `unsearched`.
 
-    A box whose maxima lie before its minima covers nothing: the original script counts it as a false positive, and so
-    it is kept, as an empty box, with a warning in the log.
-    Raises ValueError naming file and line for a malformed line or an unknown image, and where no class has a file.
+    An inverted box (x2 < x1 or y2 < y1) is kept as an empty box, with a warning in the log: the original script counts
+    it as a false positive.
+    Raises ValueError with file and line for a malformed line or an unknown image, and if no class has a file.
     """
     folder = Path(folder)
     paths = {name: folder / f"{prefix}{name}.txt" for name in classes}
@@ -36,7 +36,7 @@ def read_voc_results(
     if not found:
         raise ValueError(
             f"expected result files such as {folder / f'{prefix}{classes[0]}.txt'}, found none for any of "
-            f"{len(classes)} classes; check the folder, and that the dataset's classes are the files'"
+            f"{len(classes)} classes; check the folder, and compare the dataset's classes with the file names"
         )
     index = {image_id.encode(): row for row, image_id in enumerate(image_ids)}
     parts = [_read_voc_file(paths[name], index) for name in found]
@@ -54,9 +54,9 @@ def read_voc_results(
 
 
 def write_voc_results(detections: DetectionTable, folder: str | Path, prefix: str = PREFIX) -> None:
-    """Write FOLDER/<prefix><class>.txt for every class that was looked for, empty where nothing was found.
+    """Write FOLDER/<prefix><class>.txt for every class that was searched for; the file is empty without detections.
 
-    Numbers have six decimals, as the devkit's example writes them.
+    Numbers have six decimals, as in the devkit's example.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,10 +77,10 @@ def write_voc_results(detections: DetectionTable, folder: str | Path, prefix: st
 def read_coco_results(
     path: str | Path, image_ids: Sequence[str], classes: Sequence[str], category_ids: Mapping[int, str]
 ) -> DetectionTable:
-    """The detections of a COCO result file; `category_ids` maps its category ids to class names.
+    """Read the detections of a COCO result file. `category_ids` maps the file's category ids to class names.
 
-    Image ids may be numbers or strings; they are compared as text, numbers without leading zeros.
-    Raises ValueError naming the file and the entry for what is malformed or unknown.
+    Image ids may be numbers or strings. They are compared as text, numbers without leading zeros.
+    Raises ValueError with file and entry for a malformed entry or an unknown image or category.
     """
     path = Path(path)
     try:
@@ -107,7 +107,10 @@ def read_coco_results(
                 f"{str(entry)[:200]}"
             ) from None
         if not (width >= 0 and height >= 0 and score == score):
-            raise ValueError(f"{path}, entry {number}: width, height or score cannot be: {str(entry)[:200]}")
+            raise ValueError(
+                f"{path}, entry {number}: expected width and height of at least 0 and a score that is not NaN, got "
+                f"{str(entry)[:200]}"
+            )
         rows[number] = (image, label, score, x, y, x + width, y + height)
     return DetectionTable(
         image_ids=tuple(image_ids),
@@ -120,9 +123,9 @@ def read_coco_results(
 
 
 def write_coco_results(detections: DetectionTable, path: str | Path, category_ids: Mapping[int, str]) -> None:
-    """Write a COCO result file at full precision; `category_ids` maps category ids to class names.
+    """Write a COCO result file at full precision. `category_ids` maps category ids to class names.
 
-    An image id of digits without leading zeros is written as a number, as COCO's own are.
+    An image id of digits without leading zeros is written as a number, as in COCO's files.
     """
     categories = {name: category for category, name in category_ids.items()}
     entries = [
@@ -144,32 +147,32 @@ def write_coco_results(detections: DetectionTable, path: str | Path, category_id
 
 
 def _bare(image_id: str) -> str:
-    """An image id as text, a number without its leading zeros."""
+    """Return an image id as text, a number without leading zeros."""
     return str(int(image_id)) if image_id.isdecimal() else image_id
 
 
 def _read_voc_file(path: Path, image_index: Mapping[bytes, int]) -> tuple[IntArray, FloatArray, FloatArray]:
-    """Image rows [D], scores [D] and boxes [D, 4] of one file, parsed in whole columns."""
+    """Return image rows [D], scores [D] and boxes [D, 4] of one file, parsed in whole columns."""
     data = path.read_bytes()
     tokens = data.split()
     try:
         images = np.array([image_index[token] for token in tokens[::6]], np.int64)
         columns = [np.array(list(map(float, tokens[column::6]))) for column in range(1, 6)]
         numbers = np.stack(columns, axis=1) if tokens else np.zeros((0, 5))
-        sound = bool(np.isfinite(numbers).all()) and len(tokens) == 6 * len(data.strip().splitlines())
+        valid = bool(np.isfinite(numbers).all()) and len(tokens) == 6 * len(data.strip().splitlines())
     except (KeyError, ValueError):
-        sound = False
-    if not sound:
+        valid = False
+    if not valid:
         raise _fault(path, data, image_index)
     scores, boxes = numbers[:, 0], numbers[:, 1:] - (1.0, 1.0, 0.0, 0.0)
     if inverted := int(((boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1])).sum()):
-        _log.warning("%s: %d boxes have their maxima before their minima; each counts as a miss", path, inverted)
+        _log.warning("%s: %d boxes have x2 < x1 or y2 < y1; each counts as a false positive", path, inverted)
         boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2])
     return images, scores, boxes
 
 
 def _fault(path: Path, data: bytes, image_index: Mapping[bytes, int]) -> ValueError:
-    """What is wrong with the first bad line of a file that could not be parsed at once."""
+    """Return the error of the first bad line of a file that could not be parsed as a whole."""
     for number, line in enumerate(data.splitlines(), 1):
         tokens = line.split()
         if not tokens:
@@ -184,7 +187,7 @@ def _fault(path: Path, data: bytes, image_index: Mapping[bytes, int]) -> ValueEr
         if tokens[0] not in image_index:
             name = tokens[0].decode(errors="replace")
             return ValueError(
-                f"{path}, line {number}: unknown image {name}, not among the split's {len(image_index)}; "
+                f"{path}, line {number}: unknown image {name}, not among the {len(image_index)} images of the split; "
                 "choose the split that the file was made on"
             )
     raise AssertionError(f"{path} has no bad line")

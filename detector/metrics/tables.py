@@ -1,7 +1,7 @@
-"""Detections and ground truth of a whole dataset as flat numpy columns: what every metric reads.
+"""Detections and ground truth of a whole dataset as flat numpy columns, the input of every metric.
 
-A row is one box; `image_index` says of which image, `labels` of which class (1 is classes[0]). Tables are checked
-when they are made, so that a metric never meets a NaN score or an unknown image, and each fault is one ValueError.
+A row is one box. `image_index` is its image, `labels` its class (1 is classes[0]). Tables are checked when they are
+made, so that no metric gets a NaN score or an unknown image. Each fault is one ValueError.
 Boxes are float64 xyxy in pixels of the original image, 0-based and half-open.
 """
 
@@ -24,41 +24,56 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class AnnotationLike(Protocol):
-    """What a truth table needs of an image's annotation. An attribute `areas` [G] is used where there is one."""
+    """The attributes that a truth table needs of an image's annotation. `areas` [G] is optional."""
 
     @property
-    def image_id(self) -> str: ...
+    def image_id(self) -> str:
+        """Id of the image."""
+
     @property
-    def width(self) -> int: ...
+    def width(self) -> int:
+        """Pixels."""
+
     @property
-    def height(self) -> int: ...
+    def height(self) -> int:
+        """Pixels."""
+
     @property
-    def boxes(self) -> Tensor: ...
+    def boxes(self) -> Tensor:
+        """[G, 4] float32 xyxy."""
+
     @property
-    def labels(self) -> Tensor: ...
+    def labels(self) -> Tensor:
+        """[G] int64, 1..num_classes."""
+
     @property
-    def difficult(self) -> Tensor: ...
+    def difficult(self) -> Tensor:
+        """[G] bool."""
+
     @property
-    def truncated(self) -> Tensor: ...
+    def truncated(self) -> Tensor:
+        """[G] bool."""
+
     @property
-    def occluded(self) -> Tensor: ...
+    def occluded(self) -> Tensor:
+        """[G] bool."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DetectionTable:
-    """What a detector found in a list of images, in any order.
+    """Detections in a list of images, in any order.
 
     Raises ValueError for a repeated image or class, a row of an unknown image, a label without a class, a score that
     is NaN, a box that is not finite or inverted.
     """
 
-    image_ids: tuple[str, ...]  # every image that was looked at, also those where nothing was found
+    image_ids: tuple[str, ...]  # every image that the detector ran on, also those without detections
     classes: tuple[str, ...]  # the name of label i + 1
     image_index: IntArray  # [D], into image_ids
     boxes: FloatArray  # [D, 4] xyxy
     scores: FloatArray  # [D]
     labels: IntArray  # [D], 1..len(classes)
-    unsearched: tuple[str, ...] = ()  # classes that were not looked for (no result file): left out of every mean
+    unsearched: tuple[str, ...] = ()  # classes that were not searched for (no result file): left out of every mean
 
     def __post_init__(self) -> None:
         _check_names(self.image_ids, "image")
@@ -71,7 +86,7 @@ class DetectionTable:
             )
         _check_rows("detection", self.image_ids, self.classes, self.image_index, self.boxes, self.labels)
         for row in np.flatnonzero(np.isnan(self.scores))[:1].tolist():
-            raise ValueError(f"detection {row}, image {self.image_ids[self.image_index[row]]}: its score is NaN")
+            raise ValueError(f"detection {row}, image {self.image_ids[self.image_index[row]]}: the score is NaN")
         if unknown := set(self.unsearched) - set(self.classes):
             raise ValueError(f"unsearched classes {sorted(unknown)} are not among the classes {list(self.classes)}")
 
@@ -82,7 +97,7 @@ class DetectionTable:
     def from_detections(
         cls, detections: Sequence[Detections], image_ids: Sequence[str], classes: Sequence[str]
     ) -> DetectionTable:
-        """The table of one `Detections` per image, on any device."""
+        """Return the table of one `Detections` per image, on any device."""
         if len(detections) != len(image_ids):
             raise ValueError(f"expected detections of {len(image_ids)} images, got {len(detections)}")
         return cls(
@@ -96,9 +111,9 @@ class DetectionTable:
 
     @classmethod
     def join(cls, tables: Sequence[DetectionTable]) -> DetectionTable:
-        """One table of several with the same classes and no image in common, such as those of several processes.
+        """Join tables with the same classes and different images, for example those of several processes.
 
-        Raises ValueError where the classes differ or an image comes twice.
+        Raises ValueError if the classes differ or an image occurs twice.
         """
         for table in tables[1:]:
             if (table.classes, table.unsearched) != (tables[0].classes, tables[0].unsearched):
@@ -116,7 +131,7 @@ class DetectionTable:
         )
 
     def select(self, keep: BoolArray | IntArray) -> DetectionTable:
-        """The rows `keep` (a mask [D] or indices) of the same images and classes."""
+        """Return the rows `keep` (a mask [D] or indices), with all images and classes."""
         return replace(
             self,
             image_index=self.image_index[keep],
@@ -126,10 +141,10 @@ class DetectionTable:
         )
 
     def aligned(self, truths: TruthTable) -> DetectionTable:
-        """The same detections with the images and classes numbered as in `truths`.
+        """Return the same detections with the images and classes numbered as in `truths`.
 
-        Raises ValueError if the two do not speak of the same images and classes: an image left out would silently
-        count as one where nothing was found.
+        Raises ValueError if the images or classes differ: a missing image would silently count as one without
+        detections.
         """
         if self.image_ids == truths.image_ids and self.classes == truths.classes:
             return self
@@ -150,9 +165,9 @@ class DetectionTable:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TruthTable:
-    """The objects of a list of images.
+    """Ground-truth objects of a list of images.
 
-    The optional columns serve analysis and COCO's area ranges; VOC's metric needs none of them.
+    The optional columns are for analysis and COCO's area ranges. VOC's metric needs none of them.
     Raises ValueError for a repeated image or class, a row of an unknown image, a label without a class, a bad box.
     """
 
@@ -165,7 +180,7 @@ class TruthTable:
     sizes: IntArray | None = None  # [N, 2] width and height of every image
     truncated: BoolArray | None = None  # [G]
     occluded: BoolArray | None = None  # [G]
-    areas: FloatArray | None = None  # [G] square pixels, where an annotation states another area than its box's
+    areas: FloatArray | None = None  # [G] square pixels, if the annotations have areas that differ from the boxes'
 
     def __post_init__(self) -> None:
         _check_names(self.image_ids, "image")
@@ -183,9 +198,9 @@ class TruthTable:
 
     @classmethod
     def from_annotations(cls, annotations: Sequence[AnnotationLike], classes: Sequence[str]) -> TruthTable:
-        """The table of one annotation per image."""
+        """Return the table of one annotation per image."""
         areas: list[Any] = [getattr(item, "areas", None) for item in annotations]
-        stated = bool(areas) and all(part is not None for part in areas)
+        has_areas = bool(areas) and all(part is not None for part in areas)
         return cls(
             image_ids=tuple(item.image_id for item in annotations),
             classes=tuple(classes),
@@ -196,18 +211,18 @@ class TruthTable:
             sizes=np.array([(item.width, item.height) for item in annotations], np.int64).reshape(-1, 2),
             truncated=_column([item.truncated for item in annotations], np.bool_),
             occluded=_column([item.occluded for item in annotations], np.bool_),
-            areas=_column(areas, np.float64) if stated else None,
+            areas=_column(areas, np.float64) if has_areas else None,
         )
 
     def select(self, keep: BoolArray | IntArray) -> TruthTable:
-        """The objects `keep` (a mask [G] or indices) of the same images and classes."""
+        """Return the objects `keep` (a mask [G] or indices), with all images and classes."""
         columns = ("image_index", "boxes", "labels", "difficult", "truncated", "occluded", "areas")
         kept = {name: column[keep] for name in columns if (column := getattr(self, name)) is not None}
         return replace(self, **kept)
 
 
 def _column(parts: Sequence[Tensor], dtype: Any, tail: tuple[int, ...] = ()) -> Any:
-    """Tensors joined along their first dimension as one array of the given type."""
+    """Join tensors along their first dimension into one array of the given type."""
     arrays = [part.detach().cpu().numpy().reshape(-1, *tail) for part in parts]
     return np.concatenate(arrays).astype(dtype) if arrays else np.zeros((0, *tail), dtype)
 
@@ -226,17 +241,17 @@ def _check_rows(
     boxes: FloatArray,
     labels: IntArray,
 ) -> None:
-    """Raise ValueError naming the first row whose image, box or label cannot be."""
+    """Raise ValueError for the first row with an invalid image, box or label."""
     for row in np.flatnonzero((image_index < 0) | (image_index >= len(image_ids)))[:1].tolist():
         listed = f"the table lists {len(image_ids)}, counted from 0"
         raise ValueError(f"{kind} {row}: unknown image number {image_index[row]}, {listed}")
     for row in np.flatnonzero(~np.isfinite(boxes).all(axis=1))[:1].tolist():
         box = boxes[row].tolist()
-        raise ValueError(f"{kind} {row}, image {image_ids[int(image_index[row])]}: its box {box} is not finite")
+        raise ValueError(f"{kind} {row}, image {image_ids[int(image_index[row])]}: the box {box} is not finite")
     for row in np.flatnonzero((boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1]))[:1].tolist():
         box = boxes[row].tolist()
         raise ValueError(
-            f"{kind} {row}, image {image_ids[int(image_index[row])]}: its box {box} is inverted (x1 y1 x2 y2)"
+            f"{kind} {row}, image {image_ids[int(image_index[row])]}: the box {box} is inverted (x1 y1 x2 y2)"
         )
     for row in np.flatnonzero((labels < 1) | (labels > len(classes)))[:1].tolist():
         raise ValueError(
@@ -246,15 +261,15 @@ def _check_rows(
 
 
 def _check_same(ours: Sequence[str], theirs: Sequence[str], kind: str) -> None:
-    """Raise ValueError unless the names of the detections and of the ground truth are the same set."""
+    """Raise ValueError unless the detections and the ground truth have the same set of names."""
     known, wanted = set(ours), set(theirs)
     if unknown := [name for name in ours if name not in wanted]:
         raise ValueError(
-            f"unknown {kind} {unknown[0]} ({len(unknown)} in all): the detections name it, the dataset does not; "
+            f"unknown {kind} {unknown[0]} ({len(unknown)} in all): in the detections, but not in the dataset; "
             "evaluate them on the dataset and split that they were made on"
         )
     if absent := [name for name in theirs if name not in known]:
         raise ValueError(
-            f"missing {kind} {absent[0]} ({len(absent)} in all): the dataset has it, the detections do not; "
+            f"missing {kind} {absent[0]} ({len(absent)} in all): in the dataset, but not in the detections; "
             "evaluate them on the dataset and split that they were made on"
         )

@@ -1,15 +1,15 @@
-"""Average precision of Pascal VOC, in each of the forms that published numbers use.
+"""Average precision of Pascal VOC, in all variants that published results use.
 
 voc07_11point        the 11-point AP of py-faster-rcnn's voc_eval.py, as it runs: overlap > 0.5, and recall thresholds
                      np.arange(0, 1.1, 0.1), of which three are one ulp too large, so a recall of exactly 3/10 fails 0.3
-voc07_11point_exact  the same with recall compared with k/10 in integers
+voc07_11point_exact  the same, but recall is compared with k/10 in integers
 voc07_11point_devkit the Matlab devkit: overlap >= 0.5, and the thresholds of Matlab's 0:0.1:1
 voc_area             the area under the monotone precision envelope (VOC 2010 and later), overlap > 0.5
 voc_area_devkit      the same with overlap >= 0.5
 
-In all of them a detection means the one object that it overlaps most, difficult ones included, and has no second
-choice: a detection of a difficult object is neither right nor wrong, the best scored one of another object is right,
-every later one is wrong. Source: py-faster-rcnn lib/datasets/voc_eval.py; VOCdevkit VOCevaldet.m, VOCap.m.
+In all of them a detection matches only the object that it overlaps most, difficult objects included. If this object
+is difficult, the detection is ignored. Otherwise the detection with the best score is right, and every other detection
+of the object is wrong. Source: py-faster-rcnn lib/datasets/voc_eval.py; VOCdevkit VOCevaldet.m, VOCap.m.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from detector.metrics.tables import BoolArray, DetectionTable, FloatArray, IntAr
 
 
 class Summary(Enum):
-    """How one number is made of a precision-recall curve."""
+    """Method that summarizes a precision-recall curve in one number."""
 
     eleven_points = "11 points of np.arange(0, 1.1, 0.1)"
     eleven_points_exact = "11 points k/10, compared exactly"
@@ -36,6 +36,8 @@ class Summary(Enum):
 
 @dataclass(frozen=True, slots=True)
 class APProtocol:
+    """A rule for average precision."""
+
     name: str
     summary: Summary
     inclusive: bool  # whether an overlap of exactly the threshold is enough
@@ -55,26 +57,26 @@ PROTOCOLS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
-    """Precision and recall of one class after each counted detection, best score first."""
+    """Precision and recall of one class after each detection that counts, best score first."""
 
     scores: FloatArray  # [D] falling
-    true_positives: IntArray  # [D] up to and including this detection
+    true_positives: IntArray  # [D] number up to and including this detection
     num_truths: int  # objects that are not difficult
 
     @property
     def recall(self) -> FloatArray:
-        """[D], in [0, 1]."""
+        """Recall [D], in [0, 1]."""
         return self.true_positives / float(self.num_truths)
 
     @property
     def precision(self) -> FloatArray:
-        """[D], in [0, 1]."""
+        """Precision [D], in [0, 1]."""
         return self.true_positives / np.arange(1.0, len(self.true_positives) + 1.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ProtocolResult:
-    """One protocol's AP of every class that has objects and was looked for."""
+    """One protocol's AP of every class that has objects and was searched for."""
 
     protocol: APProtocol
     average_precision: dict[str, float]
@@ -82,14 +84,14 @@ class ProtocolResult:
 
     @property
     def mean(self) -> float | None:
-        """The mean AP; None where no class has one."""
+        """The mean AP; None if no class has an AP."""
         values = list(self.average_precision.values())
         return float(np.mean(values)) if values else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VOCResult:
-    """AP by protocol, with the classes that could not be scored named."""
+    """AP by protocol, and the names of the classes without an AP."""
 
     classes: tuple[str, ...]
     iou_threshold: float
@@ -99,11 +101,12 @@ class VOCResult:
 
     @property
     def num_scored(self) -> int:
+        """Number of classes in the mean."""
         return len(self.classes) - len(set(self.without_truth) | set(self.unsearched))
 
     @property
     def coverage(self) -> str:
-        """What the mean is over, for example `19 of 20 classes`."""
+        """The classes in the mean as text, for example `19 of 20 classes`."""
         total = len(self.classes)
         return f"{total} classes" if self.num_scored == total else f"{self.num_scored} of {total} classes"
 
@@ -117,7 +120,7 @@ class VOCResult:
         }
 
     def table(self) -> str:
-        """An aligned plain-text table: a row for each class, then the mean; a column for each protocol."""
+        """Return an aligned plain-text table: a row for each class, then the mean; a column for each protocol."""
         width = max(len(name) for name in (*self.classes, f"mean of {self.coverage}"))
         columns = list(self.results)
         lines = [f"{f'AP at IoU {self.iou_threshold:g}':<{width}}  " + "  ".join(columns)]
@@ -141,9 +144,9 @@ def evaluate(
     protocols: Sequence[str] = ("voc07_11point", "voc_area"),
     iou_threshold: float = 0.5,
 ) -> VOCResult:
-    """Average precision of every class by each of the named protocols.
+    """Return the average precision of every class by each of the named protocols.
 
-    Raises ValueError for an unknown protocol, and where the tables differ in images or classes.
+    Raises ValueError for an unknown protocol, and if the tables differ in images or classes.
     """
     if unknown := [name for name in protocols if name not in PROTOCOLS]:
         raise ValueError(f"expected protocols among {', '.join(PROTOCOLS)}, got {unknown[0]}")
@@ -171,9 +174,10 @@ def evaluate(
 
 
 def right_and_counted(ranked_truth_rows: IntArray, difficult: BoolArray) -> tuple[BoolArray, BoolArray]:
-    """Masks [D] of true positives and of detections that count, from the object's row [D] that each one hit (or -1).
+    """Return masks [D] of true positives and of detections that count.
 
-    Rows come best score first; difficult [G] objects take their detections out of the count.
+    `ranked_truth_rows` [D] is the row of the object that each detection hit, -1 for none, sorted by falling score.
+    Detections on `difficult` [G] objects do not count.
     """
     hit = ranked_truth_rows >= 0
     ignored = np.zeros(len(hit), np.bool_)
@@ -182,7 +186,7 @@ def right_and_counted(ranked_truth_rows: IntArray, difficult: BoolArray) -> tupl
 
 
 def average_precision(curve: Curve, summary: Summary) -> float:
-    """One class's AP, in [0, 1]."""
+    """Return the AP of one class, in [0, 1]."""
     if summary is Summary.area:
         recall = np.concatenate(([0.0], curve.recall, [1.0]))
         envelope = np.concatenate(([0.0], _envelope(curve), [0.0]))
@@ -196,12 +200,12 @@ def average_precision(curve: Curve, summary: Summary) -> float:
 
 
 def eleven_starts(curve: Curve, summary: Summary) -> IntArray:
-    """[11]: the first detection at which recall has reached k/10, len(curve.scores) where it never does."""
+    """Return [11]: the first detection at which recall reaches k/10, len(curve.scores) if it never does."""
     match summary:
         case Summary.eleven_points:
             return np.searchsorted(curve.recall, np.arange(0.0, 1.1, 0.1))
         case Summary.eleven_points_matlab:
-            # Matlab's colon counts from both ends towards the middle, so that 0.6 and 0.7 come out rounded down.
+            # Matlab's colon operator counts from both ends to the middle, so 0.6 and 0.7 are rounded down.
             rising = np.arange(5) * 0.1
             return np.searchsorted(curve.recall, np.concatenate((rising, [0.5], 1.0 - rising[::-1])))
         case _:
@@ -209,12 +213,15 @@ def eleven_starts(curve: Curve, summary: Summary) -> IntArray:
 
 
 def _envelope(curve: Curve) -> FloatArray:
-    """[D]: the best precision at this recall or a higher one."""
+    """Return [D]: the best precision at this recall or a higher one."""
     return np.maximum.accumulate(curve.precision[::-1])[::-1]
 
 
 def _curves(ranked: DetectionTable, truths: TruthTable, truth_rows: IntArray) -> dict[str, Curve]:
-    """The curve of every class that has objects and was looked for; detections by class, then by falling score."""
+    """Return the curve of every class that has objects and was searched for.
+
+    `ranked` is sorted by class, then by falling score.
+    """
     right, counted = right_and_counted(truth_rows, truths.difficult)
     right, scores, labels = right[counted], ranked.scores[counted], ranked.labels[counted]
     ends = np.searchsorted(labels, np.arange(len(truths.classes) + 1), side="right")
@@ -230,5 +237,5 @@ def _curves(ranked: DetectionTable, truths: TruthTable, truth_rows: IntArray) ->
 
 
 def _objects_by_class(truths: TruthTable) -> IntArray:
-    """[K]: how many objects of each class are not difficult."""
+    """Return [K]: the number of objects of each class that are not difficult."""
     return np.bincount(truths.labels[~truths.difficult] - 1, minlength=len(truths.classes))

@@ -1,1 +1,1 @@
-"""Whole jobs: they join data sets, detector and configs. Train, evaluate, predict."""
+"""Complete jobs that combine data sets, detector and configs: train, evaluate, predict."""

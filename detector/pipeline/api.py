@@ -21,21 +21,21 @@ from detector.pipeline.training import run_training
 
 @dataclass(frozen=True)
 class Run:
-    """A training and its folder."""
+    """A training run and its folder."""
 
     path: Path
-    finished: bool  # False: stopped by Ctrl-C or SIGTERM, after saving
+    finished: bool  # False: Ctrl-C or SIGTERM stopped the run, after saving
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """The last evaluation's figures, as metrics.json has them; empty before the first."""
+        """The scores of the last evaluation, from metrics.json; empty before the first evaluation."""
         path = self.path / "metrics.json"
         content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
         return content
 
     @cached_property
     def model(self) -> Predictor:
-        """The trained detector, ready for pictures."""
+        """The trained detector, ready to predict."""
         return load_detector(self.path)
 
 
@@ -47,27 +47,28 @@ def train(
     resume: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Run:
-    """Trains a detector on the photographs in `folder`, or goes on with the run in the folder `resume`.
+    """Train a detector on the photographs in `folder`, or resume the run in the folder `resume`.
 
-    Without `minutes` the plan's epochs count. `settings` are keys and values of the configuration that the plan must
-    leave alone: {"head": "rfcn", "trainer.seed": 7}. Ctrl-C saves and returns a run that is not finished.
+    Without `minutes` the plan chooses the number of epochs. The plan does not change the keys in `settings`, for
+    example {"head": "rfcn", "trainer.seed": 7}. Ctrl-C saves and returns a run that is not finished.
 
-    Raises ConfigError for settings, ValueError for data, that cannot be used.
+    Raises ConfigError for invalid settings, ValueError for invalid data.
     """
-    words = [f"{key}={_word(value)}" for key, value in (settings or {}).items()]
+    words = [f"{key}={_to_text(value)}" for key, value in (settings or {}).items()]
     if minutes is not None:
         words.append(f"trainer.max_minutes={minutes}")
     if (folder is None) == (resume is None):
-        raise ValueError("train needs a folder of photographs, or resume=FOLDER of a run")
+        given = "neither" if folder is None else "both"
+        raise ValueError(f"expected a folder of photographs or resume=FOLDER of a run, got {given}; give one of them")
     if resume is not None:
-        return _go_on([f"resume={resume}", *words])
+        return _resume([f"resume={resume}", *words])
     if output_dir is not None:
         words.append(f"output_dir={output_dir}")
     outcome, run = run_planned_training(str(folder), words, started=time.monotonic())
     return Run(run.path, outcome is Outcome.done)
 
 
-def _go_on(words: list[str]) -> Run:
+def _resume(words: list[str]) -> Run:
     start = find_start(words)
     with all_processes(start.config.trainer):
         run = open_run(start.config.output_dir, "train")
@@ -76,11 +77,11 @@ def _go_on(words: list[str]) -> Run:
     return Run(run.path, outcome is Outcome.done)
 
 
-def _word(value: Any) -> str:
+def _to_text(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
-        return f"[{','.join(map(_word, value))}]"
+        return f"[{','.join(map(_to_text, value))}]"
     return str(value)

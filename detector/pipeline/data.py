@@ -1,4 +1,4 @@
-"""The two splits of a run, read and checked, with their proposals."""
+"""The training and test splits of a run, read and checked, with their proposals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger("detector")
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """The two splits of a run, and what training and evaluation see of them."""
+    """The two splits of a run, and their views for training and evaluation."""
 
     train_set: Dataset
     test_set: Dataset
@@ -28,13 +28,13 @@ class Data:
 
 
 def open_data(config: schema.Config, resume: dict[str, Any] | None) -> Data:
-    """Both splits, read and checked. Raises ValueError for faulty data and for classes that differ."""
+    """Read and check both splits. Raises ValueError for faulty data and if the splits have different classes."""
     with main_first():
         train_set, test_set = build_datasets(config.dataset)
     if train_set.classes != test_set.classes:
         raise ValueError(
             f"training split has classes {', '.join(train_set.classes)}; test split has {', '.join(test_set.classes)}: "
-            "give one list in dataset.classes"
+            "set dataset.classes to one list for both"
         )
     log.info("train %d images | test %d images", len(train_set.annotations), len(test_set.annotations))
     log.info("%d classes: %s", len(train_set.classes), ", ".join(train_set.classes))
@@ -46,7 +46,7 @@ def open_data(config: schema.Config, resume: dict[str, Any] | None) -> Data:
 
 
 def build_views(config: schema.Config, train_set: Dataset, test_set: Dataset) -> tuple[TrainingView, EvaluationView]:
-    """The two splits with their proposals, checked, their recall printed."""
+    """Return the views of both splits with their proposals. Log the recall of the proposals."""
     train_proposals = build_proposals(config.proposals, train_set, "train")
     test_proposals = build_proposals(config.proposals, test_set, "test")
     for name, dataset, source in (("train", train_set, train_proposals), ("test", test_set, test_proposals)):
@@ -57,7 +57,7 @@ def build_views(config: schema.Config, train_set: Dataset, test_set: Dataset) ->
 
 
 def training_view(config: schema.Config, dataset: Dataset, proposals: ProposalSource | None) -> TrainingView:
-    """The dataset as training draws it: flipped, resized and coloured as `input` says, by the run's seed."""
+    """Return the training view: images flipped, resized and coloured at random by `config.input` and the run's seed."""
     return TrainingView(
         dataset,
         proposals,

@@ -1,4 +1,4 @@
-"""Detections to score, from whatever file they come in, and the dump that an evaluation leaves.
+"""Detections to score, from files of any supported format, and the dump that an evaluation writes.
 
 `detections=` takes a run's folder or its detections.npz, a folder of VOC's comp4 files, or a COCO result JSON.
 """
@@ -21,18 +21,18 @@ from detector.metrics.dump import Dump, read_dump
 from detector.metrics.result_files import PREFIX, read_coco_results, read_voc_results
 from detector.metrics.tables import DetectionTable, TruthTable
 
-DUMP = "detections.npz"  # its name in a run's folder
+DUMP = "detections.npz"  # name of the dump in a run's folder
 
 
 def make_dump(detections: DetectionTable, config: schema.Config, model: nn.Module) -> Dump:
-    """Detections with what one must know to read them."""
+    """Return the dump of detections, with the dataset, the settings and the model that they come from."""
     return Dump(detections, dataset_name(config), asdict(config.postprocess), weights_hash(model))
 
 
 def read_detections(path: Path, truths: TruthTable, config: schema.Config) -> Dump:
-    """The detections at `path`, their images and classes numbered as in `truths`.
+    """Read the detections at `path`, with images and classes numbered as in `truths`.
 
-    Raises ValueError where nothing is there, the file is malformed, or it speaks of other images or classes.
+    Raises ValueError if the file is missing or malformed, or has other images or classes.
     """
     if path.is_dir() and (path / DUMP).is_file():
         path = path / DUMP
@@ -52,11 +52,14 @@ def read_detections(path: Path, truths: TruthTable, config: schema.Config) -> Du
     try:
         return Dump(dump.detections.aligned(truths), dump.dataset, dump.postprocess, dump.model)
     except ValueError as error:
-        raise ValueError(f"{path} (made on {dump.dataset}), against {dataset_name(config)}: {error}") from error
+        raise ValueError(f"{path} (made on {dump.dataset}) does not fit {dataset_name(config)}: {error}") from error
 
 
 def saved_config(path: Path) -> dict[str, Any] | None:
-    """The config of the run that a dump lies in, as plain values, ready to score it; None where there is none."""
+    """Read the config of the run that a dump belongs to, as plain values; None if there is none.
+
+    The settings of that one run (output_dir, resume, ...) are None, so that the config can score the dump.
+    """
     file = (path if path.is_dir() else path.parent) / "config.yaml"
     if not file.is_file():
         return None
@@ -71,7 +74,7 @@ def saved_config(path: Path) -> dict[str, Any] | None:
 
 
 def dataset_name(config: schema.Config) -> str:
-    """What was searched, for example `voc 2007_test`; the folder and the split where the format was found by itself."""
+    """Return format and test split, for example `voc 2007_test`; folder and split if the format was detected."""
     data = config.dataset
     kind = Path(data.root).resolve().name if isinstance(data, schema.AutoDatasetConfig) else data.kind
     split = "test" if config.dataset.test == "auto" else Path(config.dataset.test).name
@@ -79,7 +82,7 @@ def dataset_name(config: schema.Config) -> str:
 
 
 def category_ids(config: schema.DatasetConfig, classes: tuple[str, ...]) -> dict[int, str]:
-    """COCO's category id -> class: the annotation file's own; for a dataset without such ids, 1..K."""
+    """Return COCO's category id -> class, from the annotation file; ids 1..K for other datasets."""
     match config:
         case schema.COCODatasetConfig():
             categories = read_coco(Path(config.test)).categories
@@ -88,7 +91,7 @@ def category_ids(config: schema.DatasetConfig, classes: tuple[str, ...]) -> dict
 
 
 def weights_hash(model: nn.Module) -> str:
-    """SHA-256 over names, shapes and values of a model's weights, whatever file they came from."""
+    """Return the SHA-256 of names, shapes and values of a model's weights. It does not depend on the file format."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         tensor = value.detach().cpu().contiguous()

@@ -1,4 +1,4 @@
-"""Scores a detector, or detections from files, and leaves the results in a run's folder."""
+"""Run a detector on a test split, and write the results to a run's folder and to TensorBoard."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ CONFIDENT = 0.5  # detections below this score are not drawn
 def evaluate_detector(
     detector: Detector, view: EvaluationView, *, device: torch.device, precision: str, batch_size: int, workers: int
 ) -> list[Detections] | None:
-    """Detections of every image of the view, in their order; None in all processes but the main one.
+    """Return the detections of every image of the view, in order; None in all processes except the main one.
 
-    `batch_size` is over all processes. They share the batches among them, so that each image is looked at once.
+    `batch_size` is the total over all processes. Each process gets different batches, so each image is used once.
     """
     batches = in_batches(len(view), max(1, batch_size // world_size()))
     own = dealt(batches)
@@ -47,29 +47,29 @@ def evaluate_detector(
 
 
 def truth_table(dataset: Dataset) -> TruthTable:
-    """A dataset's objects as one table."""
+    """Return a dataset's objects as one table."""
     return TruthTable.from_annotations(dataset.annotations, dataset.classes)
 
 
-def table(found: Sequence[Detections], dataset: Dataset) -> DetectionTable:
-    """Detections of a dataset's images as one table."""
+def detection_table(found: Sequence[Detections], dataset: Dataset) -> DetectionTable:
+    """Return the detections of a dataset's images as one table."""
     return DetectionTable.from_detections(found, [item.image_id for item in dataset.annotations], dataset.classes)
 
 
 def mean_ap(result: voc.VOCResult) -> float:
-    """The figure by which checkpoints are compared; 0 where no class could be scored."""
+    """Return the score that selects the best checkpoint; 0 if no class has ground truth."""
     return result.results["voc07_11point"].mean or 0.0
 
 
-def save_results(run: RunFolder, figures: dict[str, Any], dump: Dump) -> None:
-    """metrics.json, the dump from which every figure follows again, and VOC's result files in detections/."""
-    run.write_json("metrics.json", figures)
+def save_results(run: RunFolder, metrics: dict[str, Any], dump: Dump) -> None:
+    """Write metrics.json, the dump (to compute every score again), and VOC's result files in detections/."""
+    run.write_json("metrics.json", metrics)
     write_dump(dump, run.path / DUMP)
     write_voc_results(dump.detections, run.detections)
 
 
 def show_results(writer: SummaryWriter, step: int, result: voc.VOCResult) -> None:
-    """mAP and per-class AP as TensorBoard scalars."""
+    """Write mAP and per-class AP as TensorBoard scalars."""
     for name, protocol in result.results.items():
         if protocol.mean is not None:
             writer.add_scalar(f"{name}/mAP", protocol.mean, step)
@@ -85,14 +85,14 @@ def show_pictures(
     count: int,
     threshold: float = CONFIDENT,
 ) -> None:
-    """The first images with their truths (thin white) and confident detections, in TensorBoard."""
+    """Show the first images in TensorBoard, with ground truth (thin white) and confident detections."""
     for index in range(min(count, len(found))):
         picture = draw_dataset_image(dataset, index, found[index], threshold)
         writer.add_image(f"detections/{dataset.annotations[index].image_id}", to_tensor(picture), step)
 
 
 def save_pictures(run: RunFolder, dataset: Dataset, found: Sequence[Detections], count: int) -> None:
-    """The same pictures as files."""
+    """Write the first images to files, with ground truth (thin white) and confident detections."""
     run.pictures.mkdir(exist_ok=True)
     for index in range(min(count, len(found))):
         picture = draw_dataset_image(dataset, index, found[index], threshold=CONFIDENT)
@@ -100,6 +100,7 @@ def save_pictures(run: RunFolder, dataset: Dataset, found: Sequence[Detections],
 
 
 def draw_dataset_image(dataset: Dataset, index: int, detections: Detections, threshold: float) -> Image.Image:
+    """Draw a dataset's image with its ground truth and the detections of at least `threshold`."""
     annotation = dataset.annotations[index]
     truths = Instances(annotation.boxes, annotation.labels, annotation.difficult)
     confident = detections[detections.scores >= threshold]

@@ -1,4 +1,4 @@
-"""What a network proposes for a split: kept in a file, or shown in TensorBoard with its recall."""
+"""Proposals of an RPN for a split: written to a file, or shown in TensorBoard with their recall."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from detector.model import Detector
 from detector.pipeline.loaders import evaluation_loader, in_batches
 from detector.structures import Detections, Instances
 
-RECALL_IMAGES = 100  # each costs another pass through the backbone
-RECALL_COUNT = 300
-DRAWN = 20  # proposals on a picture
+RECALL_IMAGES = 100  # images for the recall; each needs one more pass through the backbone
+RECALL_COUNT = 300  # proposals per image
+DRAWN = 20  # proposals drawn on a picture
 
 
 def write_learned_proposals(
     path: Path, detector: Detector, view: EvaluationView, device: torch.device, precision: str
 ) -> None:
-    """The proposals of every image of the view as a .npz that `proposals=file` reads."""
+    """Write the proposals of every image of the view to a .npz that `proposals=file` reads."""
     boxes = learned_proposals(detector, view, len(view), device, precision)
     save_proposals(path, from_boxes([item.image_id for item in view.dataset.annotations], boxes))
 
@@ -40,7 +40,7 @@ def show_learned_proposals(
     device: torch.device,
     precision: str,
 ) -> None:
-    """Recall at IoU 0.5 and 0.7 of 300 proposals on the first images, and the best proposals drawn on some of them."""
+    """Show in TensorBoard: recall of 300 proposals on the first images (IoU 0.5, 0.7), best proposals as pictures."""
     annotations = view.dataset.annotations[:RECALL_IMAGES]
     boxes = learned_proposals(detector, view, len(annotations), device, precision)
     result = evaluate(boxes, TruthTable.from_annotations(annotations, view.dataset.classes), (RECALL_COUNT,))
@@ -50,7 +50,7 @@ def show_learned_proposals(
             writer.add_scalar(f"proposals/recall_{threshold}_at_{RECALL_COUNT}", recall, step)
     for index, annotation in enumerate(annotations[:pictures]):
         best = boxes[index][:DRAWN]
-        # A proposal has no class; it is drawn as the detection of an object.
+        # A proposal has no class, so it is drawn as a detection of the class "rank", with its rank as score.
         ranks = Detections(best, torch.linspace(1, 0, len(best)), torch.ones(len(best), dtype=torch.int64))
         truths = Instances(annotation.boxes, annotation.labels, annotation.difficult)
         picture = draw_detections(view.dataset.image(index), ranks, ("rank",), truths)
@@ -60,7 +60,7 @@ def show_learned_proposals(
 def learned_proposals(
     detector: Detector, view: EvaluationView, count: int, device: torch.device, precision: str
 ) -> list[Tensor]:
-    """Boxes [P, 4] of the first `count` images, best first; the detector is left in the mode that it was in."""
+    """Return the boxes [P, 4] of the first `count` images, best first. The detector's mode (train or eval) is kept."""
     training = detector.training
     detector.eval()
     with (

@@ -1,8 +1,8 @@
-"""The life of a loader's workers: it ends with the loop that reads from them, or with the trainer, however these end.
+"""Lifetime of a loader's worker processes: they always end with the loop that reads from them, or with the trainer.
 
-A worker ignores the signals that the trainer saves at, so that one to the whole process group leaves it at work. But
-`multiprocessing` ends its processes by SIGTERM, and waits for ever for one that ignores it. So a worker has an owner,
-and a thread of its own that listens for the owner's word.
+Workers ignore the signals on which the trainer saves, so a signal to the whole process group does not stop them. But
+`multiprocessing` ends its processes with SIGTERM, and waits forever for a process that ignores it. So each worker has
+a thread that waits for a stop message from the trainer.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from torch.utils.data import DataLoader
 
 from detector.engine.interrupt import SIGNALS
 
-GRACE_S = 1.0  # for a worker to end its batch, before it ends whatever it does
-LOOK_EVERY_S = 1.0  # how often a worker looks whether the trainer is there
+GRACE_S = 1.0  # time for a worker to finish its batch before it must end
+CHECK_EVERY_S = 1.0  # interval at which a worker checks that the trainer still runs
 
 T = TypeVar("T")
 
 
 class LoaderWorkers:
-    """Context around the loop that reads a loader; once it is left, by whatever way, no worker of the loader lives."""
+    """Context around the loop that reads a loader. After it, even after an error, no worker of the loader runs."""
 
     def __init__(self) -> None:
-        self._hears, self._tells = multiprocessing.Pipe(duplex=False)
+        self._receiver, self._sender = multiprocessing.Pipe(duplex=False)
         self._processes: list[BaseProcess] = []
         self._iterator: Any = None
 
     @property
-    def begin(self) -> Callable[[int], None]:
-        """What each worker does first: the loader's `worker_init_fn`."""
-        return partial(_begin, self._hears, self._tells)
+    def init_worker(self) -> Callable[[int], None]:
+        """The `worker_init_fn` of the loader."""
+        return partial(_init_worker, self._receiver, self._sender)
 
     def batches(self, loader: DataLoader[T]) -> Iterator[T]:
-        """The loader's batches. The first one that is asked for starts the workers."""
+        """Yield the loader's batches. The first request starts the workers."""
         before = multiprocessing.active_children()
         try:
             self._iterator = iter(loader)
-        finally:  # of workers that could not all be started, some may be there
+        finally:  # if not all workers could be started, some may run
             self._processes = [item for item in multiprocessing.active_children() if item not in before]
         yield from self._iterator
 
@@ -56,38 +56,38 @@ class LoaderWorkers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        hurry = threading.Timer(GRACE_S, self._tell)
-        hurry.daemon = True
-        hurry.start()
+        timer = threading.Timer(GRACE_S, self._stop_workers)
+        timer.daemon = True
+        timer.start()
         try:
-            # The thread that pins memory has to end before the workers do, and torch alone knows it.
+            # The thread that pins memory must end before the workers. Only torch has a reference to it.
             if hasattr(self._iterator, "_shutdown_workers"):
                 self._iterator._shutdown_workers()
         finally:
-            hurry.cancel()
-            hurry.join()
+            timer.cancel()
+            timer.join()
             self._iterator = None
             for process in self._processes:
                 process.kill()
             for process in self._processes:
                 process.join(GRACE_S)
-            self._hears.close()
-            self._tells.close()
+            self._receiver.close()
+            self._sender.close()
 
-    def _tell(self) -> None:
-        """Every worker hears it: none takes the byte out of the pipe."""
-        self._tells.send_bytes(b".")
+    def _stop_workers(self) -> None:
+        """Send the stop message. It reaches every worker, because no worker reads the byte from the pipe."""
+        self._sender.send_bytes(b".")
 
 
-def _begin(hears: Connection, tells: Connection, worker: int) -> None:
+def _init_worker(receiver: Connection, sender: Connection, worker: int) -> None:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    tells.close()  # so that it is closed once the trainer is gone
-    threading.Thread(target=_end_with_the_trainer, args=(hears, os.getppid()), daemon=True).start()
+    sender.close()  # so that the pipe is closed when the trainer ends
+    threading.Thread(target=_end_with_the_trainer, args=(receiver, os.getppid()), daemon=True).start()
 
 
-def _end_with_the_trainer(hears: Connection, parent: int) -> None:
-    """Ends this worker when it is told to, or its parent is gone: at once, even in the middle of a picture."""
-    while not hears.poll(LOOK_EVERY_S) and os.getppid() == parent:
+def _end_with_the_trainer(receiver: Connection, parent: int) -> None:
+    """End this worker on the stop message or when its parent ends: immediately, even while it reads a picture."""
+    while not receiver.poll(CHECK_EVERY_S) and os.getppid() == parent:
         pass
-    os._exit(0)  # torch takes any other code for a fault
+    os._exit(0)  # torch treats any other code as an error

@@ -1,4 +1,4 @@
-"""From a dataset's samples to the detector's batches, and the order in which training sees them."""
+"""Data loaders: from a dataset's samples to the detector's batches, and the order of the training images."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from detector.structures import Batch, Instances, Proposals
 
 
 class TrainingOrder(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) from step `first_step` on, each epoch a permutation of its own.
+    """Batches of (epoch, index) from step `first_step` on, with a new permutation in each epoch.
 
-    What step s sees is a function of (seed, s) alone, so a resumed run goes on where it stopped, whatever the number
-    of workers. An epoch's last incomplete batch is dropped, as the original drops it. With `world_size` processes each
-    takes its share of every batch.
+    The images of step s depend only on (seed, s). So a resumed run continues with the right images, with any number of
+    workers. The last incomplete batch of an epoch is dropped, as in the original. Each of `world_size` processes gets
+    an equal part of every batch.
 
-    Where `is_tall` says which images are taller than wide, a batch holds images of one kind, which need little padding,
-    but for the few that are left of both (py-faster-rcnn's ASPECT_GROUPING).
+    `is_tall` marks the images that are taller than wide. If given, all images of a batch are tall or all are wide, so
+    that they need little padding. Only the rest of both kinds is mixed (py-faster-rcnn's ASPECT_GROUPING).
     """
 
     def __init__(
@@ -42,7 +42,8 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
     ) -> None:
         if num_images < batch_size:
             raise ValueError(
-                f"trainer.images_per_step is {batch_size}, but the training split has only {num_images} images"
+                f"trainer.images_per_step is {batch_size}, but the training split has only {num_images} images; "
+                "lower it"
             )
         if batch_size % world_size:
             raise ValueError(f"trainer.images_per_step is {batch_size}; expected a multiple of {world_size} processes")
@@ -67,7 +68,7 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
             yield [(epoch, index) for index in batches[position][self.share]]
 
     def _batches(self, epoch: int) -> list[list[int]]:
-        """All batches of an epoch, in order."""
+        """Return all batches of an epoch, in order."""
         generator = torch.Generator().manual_seed(derive("order", self.seed, epoch))
         order: list[int] = torch.randperm(self.num_images, generator=generator).tolist()
         if self.is_tall is None:
@@ -78,13 +79,13 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
         return [batches[place] for place in torch.randperm(len(batches), generator=generator).tolist()]
 
     def _cut(self, indices: list[int]) -> list[list[int]]:
-        """Whole batches of the indices; what is left over is dropped."""
+        """Split the indices into full batches. Drop the rest."""
         size = self.batch_size
         return [indices[start : start + size] for start in range(0, len(indices) - size + 1, size)]
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples as the detector takes them; images keep their own sizes."""
+    """Return the samples as a batch for the detector. Images keep their sizes."""
     proposals = [
         None if item.proposals is None else Proposals(item.proposals, torch.zeros(len(item.proposals)))
         for item in samples
@@ -102,7 +103,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
-def _handed_over(samples: Sequence[Sample]) -> Batch:
+def _collate_in_worker(samples: Sequence[Sample]) -> Batch:
     batch = collate(samples)
     if get_worker_info() is not None:
         share(batch)
@@ -113,25 +114,25 @@ def _handed_over(samples: Sequence[Sample]) -> Batch:
 def training_loader(
     view: TrainingView, order: TrainingOrder, *, workers: int, pin_memory: bool, prefetch: int = 2
 ) -> Iterator[Iterator[Batch]]:
-    """Context with the batches in `order`; each worker keeps `prefetch` of them ready, and none outlives the context.
+    """Context with the batches in `order`. Each worker prefetches `prefetch` batches, and ends with the context.
 
-    Raises what reading a sample raises, and ChildProcessError where a worker died, each as one line.
+    Raises the errors of reading a sample, and ChildProcessError if a worker dies, each as one line.
     """
     with loading_errors(), LoaderWorkers() as own:
         yield own.batches(_loader(view, order, workers, prefetch if workers else None, pin_memory, own))
 
 
 def in_batches(num_images: int, batch_size: int) -> list[list[int]]:
-    """Every image once, in order; the last batch may be smaller."""
-    whole = list(range(num_images))
-    return [whole[start : start + batch_size] for start in range(0, num_images, batch_size)]
+    """Return batches with every image once, in order. The last batch may be smaller."""
+    indices = list(range(num_images))
+    return [indices[start : start + batch_size] for start in range(0, num_images, batch_size)]
 
 
 @contextmanager
 def evaluation_loader(
     view: EvaluationView, batches: Sequence[list[int]], *, workers: int, pin_memory: bool
 ) -> Iterator[Iterator[Batch]]:
-    """Context with the images of each batch, batch by batch; otherwise as `training_loader`."""
+    """Context with the given batches of images. Workers and errors are as in `training_loader`."""
     with loading_errors(), LoaderWorkers() as own:
         yield own.batches(_loader(view, batches, workers, None, pin_memory, own))
 
@@ -144,14 +145,14 @@ def _loader(
     pin_memory: bool,
     own: LoaderWorkers,
 ) -> DataLoader[Batch]:
-    """The loader has a generator of its own: its iterator must not disturb the global one."""
+    """Return the loader, with a separate generator, so that its iterator does not change the global random state."""
     return DataLoader(
-        view,  # type: ignore[arg-type]  # what collate makes of its items is the loader's type
-        batch_sampler=batches,  # keys of either view
-        collate_fn=_handed_over,
+        view,  # type: ignore[arg-type]  # the loader's type is that of collated items
+        batch_sampler=batches,  # keys of the view: (epoch, index) in training, index in evaluation
+        collate_fn=_collate_in_worker,
         num_workers=workers,
         prefetch_factor=prefetch,
         pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(0),
-        worker_init_fn=own.begin,
+        worker_init_fn=own.init_worker,
     )

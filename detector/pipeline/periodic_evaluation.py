@@ -1,4 +1,4 @@
-"""What happens when training evaluates: detections, mAP, TensorBoard's pages, result files and pictures."""
+"""Evaluation during training: detections, mAP, TensorBoard, result files and pictures."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from detector.engine.trainer import TrainingState
 from detector.metrics import voc
 from detector.pipeline.detections import make_dump
 from detector.pipeline.evaluation import (
+    detection_table,
     evaluate_detector,
     mean_ap,
     save_pictures,
     save_results,
     show_pictures,
     show_results,
-    table,
     truth_table,
 )
 from detector.pipeline.learned_proposals import show_learned_proposals
@@ -32,7 +32,7 @@ log = logging.getLogger("detector")
 
 
 class PeriodicEvaluation:
-    """Evaluates the run's detector on the test split; every process calls it, the main one writes."""
+    """Evaluates the run's detector on the test split. Every process calls it, only the main process writes."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class PeriodicEvaluation:
         device: torch.device,
         started: float,
     ) -> None:
-        """`writer` is None in all processes but the main one; `started` is `time.monotonic()` of the run's start."""
+        """`writer` is None in all processes except the main one; `started` is `time.monotonic()` at the run's start."""
         self.config = config
         self.run = run
         self.state = state
@@ -56,7 +56,7 @@ class PeriodicEvaluation:
         self.started = started
 
     def __call__(self, step: int) -> float:
-        """The mean AP after `step` steps; 0 in all processes but the main one."""
+        """Return the mean AP after `step` steps; 0 in all processes except the main one."""
         config, settings, detector = self.config, self.config.trainer, self.state.evaluated_detector
         found = evaluate_detector(
             detector,
@@ -68,7 +68,7 @@ class PeriodicEvaluation:
         )
         if found is None or self.writer is None:
             return 0.0
-        dump = make_dump(table(found, self.test_set), config, detector)
+        dump = make_dump(detection_table(found, self.test_set), config, detector)
         result = voc.evaluate(dump.detections, truth_table(self.test_set))
         log.info("step %d, test split\n%s", step, result.table())
         show_results(self.writer, step, result)

@@ -1,4 +1,4 @@
-"""From a folder of photographs to a finished run: plan, time a real step, train."""
+"""Planned training, from a folder of photographs to a finished run: plan, time a real step, train."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from detector.engine.distributed import is_main, world_size
 from detector.engine.trainer import Outcome, PaceControl, TrainingState
 from detector.pipeline.data import Data
 from detector.pipeline.planning.pace import Pace
-from detector.pipeline.planning.planner import Plan, plan_run, settle
+from detector.pipeline.planning.planner import Plan, fit_steps, plan_run
 from detector.pipeline.planning.timetable import RESERVE
 from detector.pipeline.run_folder import SPLIT, RunFolder, all_processes, logging_to, open_run
 from detector.pipeline.training import run_training
 
 log = logging.getLogger("detector")
 
-LONG = 60  # minutes from which on a training says how to have a shorter one
+LONG = 60  # minutes; a longer training logs how to limit the time
 
 # Called in the main process after a training that was not interrupted, with its config and folder.
 Finish = Callable[[schema.Config, RunFolder], None]
@@ -34,9 +34,9 @@ Finish = Callable[[schema.Config, RunFolder], None]
 def run_planned_training(
     folder: str, words: Sequence[str], *, started: float, finish: Finish | None = None
 ) -> tuple[Outcome, RunFolder]:
-    """Plans and trains on the photographs in `folder`; `words` are the other settings, as a command line has them.
+    """Plan and train on the photographs in `folder`. `words` are the other settings, as on a command line.
 
-    `started` is `time.monotonic()` when the command began: `trainer.max_minutes` counts from there.
+    `started` is `time.monotonic()` at the start of the command. `trainer.max_minutes` counts from it.
     """
     config, plan = plan_run(folder, words)
     with all_processes(config.trainer):
@@ -45,23 +45,23 @@ def run_planned_training(
             log.info("plan for %s on %s\n%s", folder, plan.machine, plan.table())
             config = keep_split(config, run)
 
-            def settled(
+            def plan_steps(
                 config: schema.Config, data: Data, device: torch.device
             ) -> tuple[schema.Config, PaceControl | None]:
-                config, final = settle(plan, config, words, data, device, time.monotonic() - started)
-                announce(final, config)
+                config, final = fit_steps(plan, config, words, data, device, time.monotonic() - started)
+                log_duration(final, config)
                 if is_main():
                     run.write_json("plan.json", final.to_json())
-                return config, keep_pace(final, config, run, started)
+                return config, make_pace(final, config, run, started)
 
-            outcome = run_training(config, run, None, settle=settled, started=started)
+            outcome = run_training(config, run, None, plan_steps=plan_steps, started=started)
             if outcome is Outcome.done and is_main() and finish is not None:
                 finish(config, run)
     return outcome, run
 
 
 def keep_split(config: schema.Config, run: RunFolder) -> schema.Config:
-    """The config with the split of its folder kept in the run: a picture that is added later changes nothing."""
+    """Store the split of the dataset in the run, so that pictures added later do not change it. Return the config."""
     dataset = config.dataset
     if not isinstance(dataset, schema.AutoDatasetConfig) or dataset.split_file is not None:
         return config
@@ -70,45 +70,45 @@ def keep_split(config: schema.Config, run: RunFolder) -> schema.Config:
     return replace(config, dataset=replace(dataset, split_file=str(run.path / SPLIT)))
 
 
-def keep_pace(plan: Plan, config: schema.Config, run: RunFolder, started: float) -> Pace | None:
-    """What keeps a training within its minutes; None where its length was not fitted to any."""
+def make_pace(plan: Plan, config: schema.Config, run: RunFolder, started: float) -> Pace | None:
+    """Return the control that keeps a training within its minutes; None if its steps were not fitted to minutes."""
     minutes, timetable = config.trainer.max_minutes, plan.timetable
-    if minutes is None or timetable is None or "trainer.max_steps" in plan.yours:
+    if minutes is None or timetable is None or "trainer.max_steps" in plan.set_by_user:
         return None
 
-    def changed(state: TrainingState, steps: int) -> None:
-        resettled = replace(config, trainer=replace(config.trainer, max_steps=steps))
-        factor = learning_rate_factor(resettled, steps)
+    def on_change(state: TrainingState, steps: int) -> None:
+        new_config = replace(config, trainer=replace(config.trainer, max_steps=steps))
+        factor = learning_rate_factor(new_config, steps)
         state.schedule.lr_lambdas = [factor] * len(state.schedule.lr_lambdas)
-        state.about["config"] = to_plain(resettled)
+        state.about["config"] = to_plain(new_config)
         if is_main():
-            run.write_config(resettled)
+            run.write_config(new_config)
             run.write_json("plan.json", plan.with_steps(steps).to_json())
 
     evaluation = timetable.evaluating_each
     return Pace(
         deadline=started + 60 * minutes * (1 - RESERVE),
-        after=timetable.evaluating - (timetable.evaluations - 1) * evaluation,
-        evaluation=evaluation,
+        final_seconds=timetable.evaluating - (timetable.evaluations - 1) * evaluation,
+        evaluation_seconds=evaluation,
         eval_every=config.trainer.eval_every,
-        changed=changed,
+        on_change=on_change,
     )
 
 
-def announce(plan: Plan, config: schema.Config) -> None:
-    """Says how long the training will take, and what to do where that is long or short."""
+def log_duration(plan: Plan, config: schema.Config) -> None:
+    """Log how long the training will take, and what to do if the time is very long or too short."""
     timetable = plan.timetable
     assert timetable is not None
     log.info("%s", timetable)
     if config.trainer.max_minutes is None and timetable.total > 60 * LONG:
         log.warning(
-            "that is %.1f hours; with trainer.max_minutes=60 it is the best detector that an hour can make",
+            "that is %.1f hours; to train for one hour, set trainer.max_minutes=60",
             timetable.total / 3600,
         )
     if timetable.tight:
         log.warning(
-            "trainer.max_minutes=%g leaves time for hardly any step on this machine: give it more",
+            "trainer.max_minutes=%g is enough for only a few steps on this machine; increase it",
             config.trainer.max_minutes,
         )
     if world_size() > 1:
-        log.warning("the time was measured on one process; %d share the work", world_size())
+        log.warning("the time was measured with one process; %d processes share the work", world_size())

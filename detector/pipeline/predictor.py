@@ -29,23 +29,23 @@ Picture: TypeAlias = "str | Path | Image.Image | npt.NDArray[np.uint8] | Tensor"
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What was found in one picture, best first, in its pixels; a file's EXIF orientation is applied before."""
+    """Detections of one picture, best first, in its pixels after EXIF orientation. All tensors are on the CPU."""
 
-    boxes: Tensor  # [D, 4] float32 xyxy, 0-based, half-open, on the CPU like the rest
+    boxes: Tensor  # [D, 4] float32 xyxy, 0-based, half-open
     scores: Tensor  # [D] float32 in [0, 1]
     labels: Tensor  # [D] int64, 1..num_classes
-    names: list[str]  # D, the class of each
+    names: list[str]  # [D] class names
 
     def __len__(self) -> int:
         return len(self.names)
 
 
 class Predictor:
-    """A detector that takes pictures as they come. Make one with `load_detector`."""
+    """A detector that takes pictures of any kind. Make one with `load_detector`."""
 
     def __init__(self, model: Model, config: schema.Config, device: torch.device) -> None:
         self.detector = model.detector
-        fold_norms(self.detector)  # nothing trains here any more
+        fold_norms(self.detector)  # this detector is not trained any more
         self.classes = model.classes
         self._config = config
         self._device = device
@@ -59,13 +59,13 @@ class Predictor:
     def __call__(
         self, pictures: Any, *, proposals: Sequence[Tensor] | None = None, batch_size: int = 1
     ) -> Prediction | list[Prediction]:
-        """The detections of a picture, or of each of several (a sequence, or an array or tensor of four dimensions).
+        """Return the detections of a picture, or a list for several (a sequence, or a 4-dimensional array or tensor).
 
-        `proposals` are boxes [P, 4] xyxy for each picture, in its pixels; without them they are made as the model
-        needs. `batch_size` pictures go through the network at once.
+        `proposals` are boxes [P, 4] xyxy for each picture, in its pixels. Without them, proposals are computed if the
+        model needs them. `batch_size` pictures go through the network together.
 
         Raises:
-            ValueError: a file cannot be read, or an array or tensor is no picture of uint8.
+            ValueError: a file cannot be read, or an array or tensor is not a uint8 picture.
         """
         many = isinstance(pictures, (list, tuple)) or getattr(pictures, "ndim", 0) == 4
         items: list[Any] = list(pictures) if many else [pictures]
@@ -75,13 +75,13 @@ class Predictor:
         for start in range(0, len(items), max(1, batch_size)):
             part = slice(start, start + max(1, batch_size))
             images = [to_image(item) for item in items[part]]
-            for one in self.detect(images, None if proposals is None else proposals[part]):
-                names = [self.classes[label - 1] for label in one.labels.tolist()]
-                found.append(Prediction(one.boxes, one.scores, one.labels, names))
+            for item in self.detect(images, None if proposals is None else proposals[part]):
+                names = [self.classes[label - 1] for label in item.labels.tolist()]
+                found.append(Prediction(item.boxes, item.scores, item.labels, names))
         return found if many else found[0]
 
     def detect(self, images: Sequence[Tensor], proposals: Sequence[Tensor] | None = None) -> list[Detections]:
-        """Detections of images [3, H, W] uint8 that go through the network together, on the CPU."""
+        """Return the detections, on the CPU, of images [3, H, W] uint8 that go through the network together."""
         boxes = [propose(self._config.proposals, image) for image in images] if proposals is None else list(proposals)
         batch = make_batch(images, boxes, self._config.input.test_short_side)
         with autocast(self._device, self._config.trainer.precision):
@@ -90,24 +90,25 @@ class Predictor:
 
 
 def load_detector(weights: str | Path, *overrides: str, device: str = "auto") -> Predictor:
-    """A model's file, or its name in the table of models, as a function of pictures.
+    """Load a model from its file, or by its name in the table of models, as a function that takes pictures.
 
-    It computes in fp32 whatever it was trained in; "trainer.precision=bf16" asks for bf16, or auto for it where fast.
+    The model computes in fp32, whatever the precision of its training. The override "trainer.precision=bf16" selects
+    bf16, "trainer.precision=auto" selects bf16 if the device is fast in it.
 
     `overrides` are settings as on the command line: load_detector("m.safetensors", "postprocess.score_threshold=0.5").
-    `device` is auto (CUDA where there is one), cpu or cuda:N.
+    `device` is auto (CUDA if available), cpu or cuda:N.
 
     Raises:
-        ValueError: the file is missing, damaged, foreign or newer.
-        ConfigError: a setting cannot work (a ValueError too).
+        ValueError: the file is missing, damaged, in another format or of a newer version.
+        ConfigError: a setting is invalid (also a ValueError).
     """
     config = override_config(read_prediction_config(Path(weights)), overrides)
-    where = pick_device(device)
-    return Predictor(load_model(Path(weights), config, where), config, where)
+    chosen = pick_device(device)
+    return Predictor(load_model(Path(weights), config, chosen), config, chosen)
 
 
 def to_image(picture: Picture) -> Tensor:
-    """A picture of any kind as [3, H, W] uint8 RGB. Raises ValueError for what is none."""
+    """Return a picture of any kind as [3, H, W] uint8 RGB. Raises ValueError for other objects."""
     if isinstance(picture, (str, Path)):
         return read_image(Path(picture), upright=True)
     if isinstance(picture, Image.Image):
@@ -128,13 +129,13 @@ def to_image(picture: Picture) -> Tensor:
 
 
 def make_batch(images: Sequence[Tensor], boxes: Sequence[Tensor | None], short_side: int) -> Batch:
-    """A batch of images [3, H, W] uint8 of no dataset, with the proposals [P, 4] of each, or None for all."""
-    nothing = Instances(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
+    """Return a batch of images [3, H, W] uint8 without ground truth. `boxes` are proposals [P, 4], or None for all."""
+    no_truth = Instances(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
     given = [Proposals(item, torch.zeros(len(item))) for item in boxes if item is not None]
     count = len(images)
     return Batch(
         images=list(images),
-        instances=[nothing] * count,
+        instances=[no_truth] * count,
         proposals=given if len(given) == count else None,
         image_ids=[str(index) for index in range(count)],
         seeds=[0] * count,

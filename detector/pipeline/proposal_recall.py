@@ -1,4 +1,4 @@
-"""`detector proposals`: computes or checks a dataset's proposals; and their recall, printed before training."""
+"""`detector proposals`: compute or check a dataset's proposals. Also logs their recall before training."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ log = logging.getLogger("detector")
 
 
 def run_proposals(config: schema.Config) -> None:
-    """Makes both splits' proposals (or reads and checks them) and prints their recall."""
+    """Compute the proposals of both splits (or read and check them) and log their recall."""
     for role in ("train", "test"):
         dataset = readable_dataset(config.dataset, role)
         source = build_proposals(config.proposals, dataset, role)
         if source is None:
-            log.info("proposals=rpn: a network proposes, there is nothing to compute")
+            log.info("proposals=rpn: the network makes the proposals, so there is nothing to compute")
             return
         report_recall(role, dataset, source)
 
 
 def report_recall(name: str, dataset: Dataset, source: ProposalSource) -> None:
-    """One line with the share of objects that some proposal meets at IoU 0.5 and 0.7, difficult ones left out."""
+    """Log in one line the share of objects with a proposal of IoU 0.5 and 0.7, without difficult objects."""
     overlaps, labels, num_boxes = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)], 0
     for index, annotation in enumerate(dataset.annotations):
         proposals, counted = source.boxes(index), ~annotation.difficult
@@ -45,7 +45,5 @@ def report_recall(name: str, dataset: Dataset, source: ProposalSource) -> None:
         name,
         num_boxes / max(1, len(dataset.annotations)),
         recall(label > 0),
-        ", ".join(
-            f"{what} {recall(label == i + 1)}" for i, what in enumerate(dataset.classes) if (label == i + 1).any()
-        ),
+        ", ".join(f"{cls} {recall(label == i + 1)}" for i, cls in enumerate(dataset.classes) if (label == i + 1).any()),
     )

@@ -1,4 +1,4 @@
-"""How a voting head (R-FCN) came to its scores: the score maps of a class with a RoI laid over them, and its votes."""
+"""Score maps of a voting head (R-FCN): the maps of a class with a RoI drawn on them, and the votes for the RoI."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from detector.structures import Batch, Detections
 
 @torch.no_grad()
 def votes_of(detector: Detector, batch: Batch, box: Tensor) -> Votes:
-    """The votes for a box [4], in pixels of the batch's only image; `stride` is in those pixels too.
+    """Return the votes for a box [4] in pixels of the batch's only image. `stride` is also in these pixels.
 
     Raises ValueError for a detector whose head does not vote.
     """
@@ -44,7 +44,7 @@ def show_score_maps(
     device: torch.device,
     precision: str,
 ) -> None:
-    """Draws for TensorBoard, under `score_maps/`, the votes for the best detection of each of the first images."""
+    """Draw the votes for the best detection of each of the first images, in TensorBoard under `score_maps/`."""
     if not isinstance(detector.head, VotingHead):
         return
     training = detector.training

@@ -1,4 +1,4 @@
-"""Every protocol that was asked for, on one table of detections."""
+"""Scores of one table of detections by every chosen protocol."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COCO = "coco"
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """The figures of one set of detections, each under its protocol's name."""
+    """The scores of one table of detections, by VOC's protocols and COCO's."""
 
     voc: voc.VOCResult | None
     coco: coco.COCOResult | None
@@ -28,25 +28,25 @@ class Scores:
         return content
 
     def table(self) -> str:
-        """Plain text: VOC's protocols side by side, then COCO's numbers."""
+        """Return plain text: VOC's protocols side by side, then COCO's statistics."""
         return "\n\n".join(part.table() for part in (self.voc, self.coco) if part is not None)
 
 
 def check_settings(settings: schema.EvaluationConfig) -> None:
-    """Raises ConfigError naming the first protocol that is not known, before a model is run for it."""
+    """Raise ConfigError for an unknown protocol, before a model runs."""
     for key, names, known in (
         ("protocols", settings.protocols, [*voc.PROTOCOLS, COCO]),
         ("protocol", [settings.protocol], list(voc.PROTOCOLS)),
     ):
         for name in names:
             if name not in known:
-                raise ConfigError(f"evaluation.{key}: no protocol {name!r}; known: {', '.join(known)}")
+                raise ConfigError(f"evaluation.{key}: expected a protocol of {', '.join(known)}, got {name!r}")
 
 
 def score(detections: DetectionTable, truths: TruthTable, settings: schema.EvaluationConfig) -> Scores:
-    """The protocols of `settings`, each class that could not be scored named.
+    """Return the scores by the protocols of `settings`, with the names of the classes without a score.
 
-    Raises ValueError where the tables differ in images or classes.
+    Raises ValueError if the tables differ in images or classes.
     """
     of_voc = [name for name in settings.protocols if name != COCO]
     return Scores(

@@ -1,7 +1,7 @@
-"""A worker's batches lie in shared memory before they are handed over.
+"""Moves a worker's batches to shared memory before they are sent to the trainer.
 
-`multiprocessing` would move them there in a thread of its own. What fails in it reaches nobody: where the memory is
-full, as in a container of 64 MiB, the batch would be lost and the trainer would wait for it for ever.
+`multiprocessing` would move them in a separate thread, whose errors are lost. If the memory is full, as in a container
+with 64 MiB, the batch would be lost and the trainer would wait for it forever.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from detector.structures import Batch
 
 
 def share(batch: Batch) -> None:
-    """Moves every tensor of the batch. Raises OSError where there is no room for it."""
+    """Move every tensor of the batch. Raises OSError if the shared memory is full."""
     try:
         for tensor in _tensors(batch):
             tensor.share_memory_()
-    except RuntimeError as error:  # torch's word for what the system refuses
+    except RuntimeError as error:  # torch raises this for an error of the operating system
         raise OSError(
-            f"a loader worker cannot hand over its batch: {str(error).splitlines()[0]}: give the machine more shared "
+            f"a loader worker cannot share its batch: {str(error).splitlines()[0]}: give the machine more shared "
             "memory (docker run --shm-size=8g) or open files (ulimit -n), or lower trainer.workers or trainer.prefetch"
         ) from error
 
 
 def _tensors(batch: Batch) -> list[Tensor]:
-    of_truths = [part for item in batch.instances for part in (item.boxes, item.labels, item.difficult)]
-    of_proposals = [part for item in batch.proposals or [] for part in (item.boxes, item.scores)]
-    return [*batch.images, *of_truths, *of_proposals]
+    ground_truth = [part for item in batch.instances for part in (item.boxes, item.labels, item.difficult)]
+    proposals = [part for item in batch.proposals or [] for part in (item.boxes, item.scores)]
+    return [*batch.images, *ground_truth, *proposals]

@@ -1,4 +1,4 @@
-"""What a training begins with: the detector, its optimizer and schedule, and the weights that it starts from."""
+"""Initial state of a training: the detector, its optimizer and schedule, and its initial weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger("detector")
 
 
 def new_state(config: schema.Config, data: Data, device: torch.device) -> TrainingState:
-    """A detector with random weights on `device`, its optimizer and its schedule, at step 0."""
+    """Return a detector with random weights on `device`, with optimizer and schedule, at step 0."""
     settings = config.trainer
     seed_step(settings.seed, -1, 0)  # initial weights
     detector = build_detector(config, len(data.train_set.classes)).to(device)
@@ -39,7 +39,7 @@ def new_state(config: schema.Config, data: Data, device: torch.device) -> Traini
     if settings.gradient_checkpointing:
         if not hasattr(detector.backbone, "checkpointing"):
             raise ConfigError(
-                f"trainer.gradient_checkpointing=true: a {config.backbone.kind} backbone has no stages to run again; "
+                f"trainer.gradient_checkpointing=true does not work with a {config.backbone.kind} backbone; "
                 "use a ResNet or VGG16"
             )
         detector.backbone.checkpointing = True  # pyright: ignore[reportAttributeAccessIssue]
@@ -54,7 +54,7 @@ def new_state(config: schema.Config, data: Data, device: torch.device) -> Traini
 
 
 def initialise(detector: Detector, config: schema.Config, data: Data) -> None:
-    """Loads the weights to start from, and sets the statistics of the box targets."""
+    """Load the initial weights, and set the statistics of the box targets."""
     if config.weights is not None:
         start_from(Path(config.weights), detector, data.train_set.classes, config.weights_skip)
     else:
@@ -62,7 +62,7 @@ def initialise(detector: Detector, config: schema.Config, data: Data) -> None:
             load_backbone_weights(config.backbone, detector.backbone)
     mean, std = target_statistics(config, detector, data.train_view)
     if config.weights is not None and "head" not in config.weights_skip:
-        detector.set_target_statistics(mean, std)  # what it has learned stays, in the new units
+        detector.set_target_statistics(mean, std)  # rescales the loaded weights, so that predicted boxes do not change
     else:
         detector.coder.mean.copy_(mean)
         detector.coder.std.copy_(std)
@@ -71,7 +71,7 @@ def initialise(detector: Detector, config: schema.Config, data: Data) -> None:
 def target_statistics(
     config: schema.Config, detector: Detector, view: TrainingView
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation [rows, 4] of the regression targets: the config's, or measured over the training split."""
+    """Return mean and deviation [rows, 4] of the regression targets: from the config, or of the training split."""
     coder = detector.coder
     if config.loss.targets is schema.TargetStatistics.fixed or view.proposals is None:
         rows = (coder.mean.new_tensor(values) for values in (config.loss.deltas_mean, config.loss.deltas_std))

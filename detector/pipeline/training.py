@@ -1,4 +1,4 @@
-"""`detector train`: from a config to a trained detector, its mAP, its checkpoints and its TensorBoard pages."""
+"""`detector train`: from a config to a trained detector, with mAP, checkpoints and TensorBoard logs."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from detector.structures import Batch
 log = logging.getLogger("detector")
 
 
-# Settles what depends on the time of a step: the config, the data and the device -> the config to train with, and what
-# settles the number of steps again while it runs (None: nothing does).
-Settle = Callable[[schema.Config, Data, torch.device], tuple[schema.Config, PaceControl | None]]
+# Plans the settings that depend on the time of a step: config, data, device -> the config to train with, and the
+# control that changes the number of steps during training (None: the number is fixed).
+PlanSteps = Callable[[schema.Config, Data, torch.device], tuple[schema.Config, PaceControl | None]]
 
 
 def run_training(
@@ -44,13 +44,13 @@ def run_training(
     run: RunFolder,
     resume: dict[str, Any] | None,
     *,
-    settle: Settle | None = None,
+    plan_steps: PlanSteps | None = None,
     started: float | None = None,
 ) -> Outcome:
-    """Trains into `run`; `resume` is the checkpoint to go on from, or None to start.
+    """Train and write to `run`. `resume` is the checkpoint to resume from; None starts a new training.
 
-    `settle` may change the config once the data are open; None leaves it as it is. `started` is `time.monotonic()`
-    when the command began, from which `trainer.max_minutes` counts; None: now.
+    `plan_steps` may change the config after the data are read; None keeps it. `started` is `time.monotonic()` at the
+    start of the command, from which `trainer.max_minutes` counts; None means now.
     """
     started = time.monotonic() if started is None else started
     device = prepare_device(config.trainer)
@@ -59,8 +59,8 @@ def run_training(
         log.info("trainer.precision=auto: %s on this %s", decided(device, "auto"), device.type.upper())
     data = open_data(config, resume)
     pace: PaceControl | None = None
-    if settle is not None and resume is None:
-        config, pace = settle(config, data, device)
+    if plan_steps is not None and resume is None:
+        config, pace = plan_steps(config, data, device)
     state = new_state(config, data, device)
     if resume is None:
         initialise(state.detector, config, data)
@@ -68,7 +68,7 @@ def run_training(
         state.average = Average(state.detector, config.trainer.ema_decay)
     if resume is not None:
         state.load(resume, str(config.resume))
-        log.info("going on from step %d", state.step)
+        log.info("resuming from step %d", state.step)
     if config.trainer.compile:
         compile_parts(state.detector)
     monitor = Monitor(
@@ -88,7 +88,7 @@ def run_training(
         outcome = train(
             state,
             batches,
-            loop_settings(config, since_start=0.0 if settle is None else time.monotonic() - started),
+            loop_settings(config, since_start=0.0 if plan_steps is None else time.monotonic() - started),
             device=device,
             monitor=monitor,
             evaluate=evaluate,
@@ -96,7 +96,7 @@ def run_training(
             pace=pace,
         )
     log.info(
-        "%s at step %d after %.1f minutes\n  pictures     %s\n  checkpoints  %s\n  figures      %s\n  TensorBoard  %s",
+        "%s at step %d after %.1f minutes\n  pictures     %s\n  checkpoints  %s\n  metrics      %s\n  TensorBoard  %s",
         outcome.value,
         state.step,
         (time.monotonic() - started) / 60,
@@ -109,7 +109,7 @@ def run_training(
 
 
 def prepare_device(settings: schema.TrainerConfig) -> torch.device:
-    """The device of `trainer.device`, with the threads and the determinism that the settings ask for."""
+    """Set threads and determinism as in `settings`. Return the device of `trainer.device`."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
     if settings.deterministic:
@@ -118,7 +118,7 @@ def prepare_device(settings: schema.TrainerConfig) -> torch.device:
 
 
 def record_start(config: schema.Config, run: RunFolder, state: TrainingState, monitor: Monitor) -> None:
-    """Writes the run's config and history, and removes what an earlier start left half written."""
+    """Write the run's config and history, and remove incomplete files of an earlier start."""
     if monitor.writer is not None:
         monitor.writer.add_text("config", f"```yaml\n{run.write_config(config)}\n```", state.step)
         remove_leftovers(run.path)
@@ -128,9 +128,9 @@ def record_start(config: schema.Config, run: RunFolder, state: TrainingState, mo
 def training_batches(
     config: schema.Config, data: Data, device: torch.device, first_step: int, *, endless: bool
 ) -> AbstractContextManager[Iterator[Batch]]:
-    """Context with this process's share of every batch from `first_step` on.
+    """Context with this process's part of every batch from `first_step` on.
 
-    They end at `trainer.max_steps`, unless they are `endless`.
+    The batches end at `trainer.max_steps`, unless `endless` is True.
     """
     settings, annotations = config.trainer, data.train_set.annotations
     order = TrainingOrder(
@@ -149,7 +149,7 @@ def training_batches(
 
 
 def loop_settings(config: schema.Config, *, since_start: float) -> LoopSettings:
-    """What the loop itself needs to know of the config; `since_start` seconds of its minutes are gone already."""
+    """Return the settings of the training loop. `since_start` seconds of `trainer.max_minutes` are already used."""
     settings = config.trainer
     minutes = settings.max_minutes
     return LoopSettings(
@@ -173,14 +173,14 @@ def _processes() -> str:
 
 
 def check_learning_rate(config: schema.Config, experiment: str | None) -> None:
-    """Warns of a learning rate far from the recipe's: that of the experiment, or the published one of fine-tuning."""
+    """Warn about a learning rate far from the experiment's or, without one, from the published one of fine-tuning."""
     if experiment is not None:
         recipe = load_config([f"experiment={experiment}"])
         optimizer, images = recipe.optimizer, recipe.trainer.images_per_step
     elif config.backbone.weights is not None:
         optimizer, images = type(config.optimizer)(), schema.TrainerConfig().images_per_step
     else:
-        return  # from scratch there is none
+        return  # no recipe exists for training from scratch
     if config.optimizer.kind == optimizer.kind:
         warn_of_learning_rate(
             config.optimizer.lr, config.trainer.images_per_step, recipe_lr=optimizer.lr, recipe_images=images

@@ -1,4 +1,4 @@
-"""What a figure or a checkpoint was made with: versions, commit, hardware, command line."""
+"""Environment of a score or a checkpoint: versions, commit, hardware, command line."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import platform
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy
 import torch
-import torchvision
 
 from detector.engine.distributed import world_size
 
 
 def versions() -> dict[str, str]:
-    """Plain strings, as they are stored with every checkpoint and in a run's history.json."""
+    """Return the environment as plain strings, for checkpoints and a run's history.json."""
     return {
         "python": platform.python_version(),
-        "torch": str(torch.__version__),  # as a plain string: a checkpoint holds no other class
-        "torchvision": str(torchvision.__version__),
+        "torch": str(torch.__version__),  # a plain string, because a checkpoint must contain no other class
+        "torchvision": version("torchvision"),
         "numpy": numpy.__version__,
         "commit": commit(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
@@ -33,7 +33,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Short hash of the program's commit, marked if files differ from it; "unknown" outside a repository."""
+    """Return the short hash of the program's commit, marked if files have changes; "unknown" without a repository."""
     git = ["git", "-C", str(Path(__file__).resolve().parents[2])]
     try:
         head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5)
@@ -44,7 +44,7 @@ def commit() -> str:
 
 
 def cpu_name() -> str:
-    """The processor's name, and the vector instructions that torch uses on it."""
+    """Return the processor's name, and the vector instructions that torch uses on it."""
     try:
         info = Path("/proc/cpuinfo").read_text()
     except OSError:

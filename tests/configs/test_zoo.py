@@ -34,7 +34,7 @@ def test_every_entry_is_complete() -> None:
 
 
 def test_a_name_of_another_kind_is_refused_with_its_key() -> None:
-    with pytest.raises(ConfigError, match="weights=resnet50_v2: .* give it as backbone.weights=resnet50_v2"):
+    with pytest.raises(ConfigError, match="weights=resnet50_v2: .* write backbone.weights=resnet50_v2"):
         zoo_entry("resnet50_v2", "model")
     assert zoo_entry("nothing", "model") is None
 

@@ -25,7 +25,7 @@ Sizes = dict[str, int]
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache for one test. Files count as settled at once."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(check_cache, "SETTLED", 0.0)
+    monkeypatch.setattr(check_cache, "MIN_AGE_S", 0.0)
     return tmp_path / "cache" / "detector" / "checks"
 
 
@@ -72,7 +72,7 @@ def test_a_file_that_changes_is_checked_again(tmp_path: Path) -> None:
 
 def test_results_of_recently_changed_files_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files, check = make_files(tmp_path / "data"), CountedCheck()
-    monkeypatch.setattr(check_cache, "SETTLED", 3600.0)
+    monkeypatch.setattr(check_cache, "MIN_AGE_S", 3600.0)
     results(files, check)
     results(files, check)
     assert len(check.checked) == 6
@@ -130,7 +130,7 @@ def test_a_cache_that_cannot_be_written_is_not_an_error(
     files, check = make_files(tmp_path / "data"), CountedCheck()
     with caplog.at_level("INFO", "detector"):
         assert results(files, check) == [10, 11, 12]
-    assert "are not kept for the next run" in caplog.text
+    assert "cannot be stored for the next run" in caplog.text
 
 
 def test_entries_of_missing_files_are_removed(tmp_path: Path, own_cache: Path) -> None:

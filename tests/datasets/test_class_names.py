@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from detector.datasets.class_names import nearest, odd_classes, one_sided
+from detector.datasets.class_names import nearest, odd_classes, unshared_classes
 
 
 @pytest.mark.parametrize(
@@ -35,10 +35,10 @@ def test_intentionally_different_names_are_not_similar(name: str, other: str) ->
 def test_each_suspicious_name_has_one_line_with_its_count() -> None:
     lines = odd_classes({"cat": 5000, "catt": 1, "dog": 4000, "newt": 2, "__background__": 7, "Dog": 4000})
     assert lines == [
-        "class 'catt' (1) is nearly 'cat' (5000): one class, written twice?",
-        "class 'newt' has 2 objects of 13010: a slip?",
-        "class '__background__' (7): background needs no boxes, label 0 stands for it; rename or leave it out",
-        "class 'Dog' (4000) is nearly 'dog' (4000): one class, written twice?",
+        "class 'catt' (1) is nearly 'cat' (5000): the same class, misspelt?",
+        "class 'newt' has 2 objects of 13010: a mistake?",
+        "class '__background__' (7): background needs no boxes, it is label 0; rename it or leave it out",
+        "class 'Dog' (4000) is nearly 'dog' (4000): the same class, misspelt?",
     ]
 
 
@@ -50,8 +50,8 @@ def test_voc_classes_are_not_suspicious() -> None:
 
 
 def test_classes_of_only_one_split_are_reported() -> None:
-    assert one_sided({"cat": 3, "dog": 1}, {"cat": 2, "dog": 0, "cow": 4}) == [
-        "classes with objects in train alone, none in test: dog (1)",
-        "classes with objects in test alone, none in train: cow (4)",
+    assert unshared_classes({"cat": 3, "dog": 1}, {"cat": 2, "dog": 0, "cow": 4}) == [
+        "classes with objects in train but none in test: dog (1)",
+        "classes with objects in test but none in train: cow (4)",
     ]
-    assert one_sided({"cat": 3}, {"cat": 1}) == []
+    assert unshared_classes({"cat": 3}, {"cat": 1}) == []

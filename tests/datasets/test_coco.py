@@ -72,7 +72,7 @@ def test_boxes_labels_and_crowds_are_read(tmp_path: Path) -> None:
         ([5, 5, 7, 9], {"category_id": None}, "has a category_id that is None; expected a whole number or text"),
         ([5, 5, 7, 9], {"image_id": [12]}, "has an image_id that is [12]; expected a whole number or text"),
         ([5, 5, 7, 9], {"category_id": 8}, "has the unknown category 8; known: 2, 7"),
-        ([5, 5, 7, 9], {"image_id": 99}, "is of image 99, which `images` has not"),
+        ([5, 5, 7, 9], {"image_id": 99}, "is for image 99, which is not in `images`"),
     ],
 )
 def test_a_bad_annotation_is_named(tmp_path: Path, box: list[float], changed: dict[str, int], message: str) -> None:
@@ -133,7 +133,7 @@ def test_an_image_of_another_size_is_refused(tmp_path: Path) -> None:
         ),
         (
             content(images=[{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "a.png"}]),
-            "image 2: its file a.png is that of image 1 too",
+            "image 2: image 1 has the same file a.png",
         ),
     ],
 )
@@ -179,8 +179,8 @@ def test_a_box_that_is_mostly_inside_is_clipped(tmp_path: Path, caplog: pytest.L
     with caplog.at_level(logging.WARNING, "detector"):
         dataset = load(tmp_path, content([20, 5, 22, 9]))
     assert dataset.annotations[0].boxes.tolist() == [[20, 5, 40, 14]]
-    assert "1 boxes reach over the edge" in caplog.text
-    with pytest.raises(FaultyDataError, match="reaches over the edge"):
+    assert "1 boxes extend beyond the edge" in caplog.text
+    with pytest.raises(FaultyDataError, match="extends beyond the edge"):
         COCODataset(tmp_path / "train.json", tmp_path / "images", strict=True)
 
 

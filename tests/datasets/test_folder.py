@@ -55,7 +55,7 @@ def test_labelimg_files_in_two_split_folders_are_read(tmp_path: Path, names: tup
         picture(tmp_path / side / f"{stem}.JPG", ord(stem))
         xml(tmp_path / side / f"{stem}.xml", ["ace" if stem == "a" else "king"])
     folder = Folder(tmp_path)
-    assert folder.told[0] == "LabelImg folder: 2 pictures, XML beside them"
+    assert folder.summary[0] == "LabelImg folder: 2 pictures, XML beside them"
     assert ids(folder) == (["a"], ["b"])
     assert folder.train.classes == folder.test.classes == ("ace", "king")
     assert folder.test.annotations[0].boxes.tolist() == [[0, 0, 20, 15]]
@@ -69,7 +69,7 @@ def test_annotations_in_a_separate_folder_are_found(tmp_path: Path, layout: tupl
         picture(tmp_path / layout[0] / f"{number}.png", number)
         xml(tmp_path / layout[1] / f"{number}.xml")
     folder = Folder(tmp_path)
-    assert folder.told[0] == f"VOC XML: 5 pictures, annotations in {layout[1]}"
+    assert folder.summary[0] == f"VOC XML: 5 pictures, annotations in {layout[1]}"
     assert all_ids(folder) == list("01234")
 
 
@@ -92,7 +92,7 @@ def test_voc_trees_with_lists_are_read(voc_folder: Callable[..., object], tmp_pa
     folder = Folder(tmp_path / "VOCdevkit")
     assert ids(folder) == (["2007_train", "2012_train"], ["2007_test", "2012_test"])
     assert len(folder.train.classes) == 20
-    assert folder.told[0] == "VOC tree: 4 pictures, image lists test, train, trainval"
+    assert folder.summary[0] == "VOC tree: 4 pictures, image lists test, train, trainval"
     above = Folder(tmp_path)
     assert above.train.classes == ("dog",)
     assert ids(above) == ids(folder)
@@ -123,7 +123,7 @@ def test_a_name_of_two_pictures_is_refused(tmp_path: Path) -> None:
     for place in ("one", "two"):
         picture(tmp_path / place / "a.png", len(place))
     xml(tmp_path / "xml" / "a.xml")
-    with pytest.raises(ValueError, match=r"xml/a.xml: 'a' may be one/a.png or two/a.png"):
+    with pytest.raises(ValueError, match=r"xml/a.xml: 'a' may mean one/a.png or two/a.png"):
         Folder(tmp_path)
 
 
@@ -143,7 +143,7 @@ def test_a_picture_without_an_annotation_is_left_out_and_reported(tmp_path: Path
         if stem != "d":
             xml(tmp_path / f"{stem}.xml")
     folder = Folder(tmp_path)
-    assert "1 pictures have no annotation and are left out" in "\n".join(folder.told)
+    assert "1 pictures have no annotation and are left out" in "\n".join(folder.summary)
     assert all_ids(folder) == ["a", "b", "c"]
 
 
@@ -211,7 +211,7 @@ def test_copies_are_in_the_split_of_their_original(many: Path) -> None:
     for path in many.glob("*.xml"):
         path.write_text(path.read_text().replace("<width>40<", "<width>400<").replace("<height>30<", "<height>300<"))
     folder = Folder(many)
-    assert "40 copies stay on the side of their originals" in folder.told[-1]
+    assert "40 copies are in the same split as their originals" in folder.summary[-1]
     train, test = ({name.removeprefix("near_") for name in side} for side in ids(folder))
     assert not train & test
     assert len(train | test) == 40
@@ -224,9 +224,9 @@ def test_a_saved_split_is_reused(many: Path, tmp_path: Path) -> None:
     xml(many / "new.xml")
     again = Folder(many, split_file=tmp_path / "split.json")
     assert ids(again) == ids(folder)
-    assert "1 pictures are new since" in again.told[-1]
+    assert "1 newer pictures are not used" in again.summary[-1]
     (many / f"{ids(folder)[0][0]}.xml").unlink()
-    with pytest.raises(ValueError, match="names 1 pictures that are not there"):
+    with pytest.raises(ValueError, match="1 of its pictures are missing"):
         Folder(many, split_file=tmp_path / "split.json")
     (tmp_path / "split.json").write_text("[1]")
     with pytest.raises(ValueError, match="cannot be read as a split"):
@@ -237,7 +237,7 @@ def test_copies_of_one_picture_cannot_be_divided(tmp_path: Path) -> None:
     for name in ("a", "b"):
         picture(tmp_path / f"{name}.png", 1)
         xml(tmp_path / f"{name}.xml")
-    with pytest.raises(ValueError, match="2 pictures, 1 of them different: nothing to divide"):
+    with pytest.raises(ValueError, match="2 pictures, 1 of them different; expected two or more"):
         Folder(tmp_path)
 
 
@@ -251,7 +251,7 @@ def three_splits(root: Path) -> Path:
 def test_an_unused_third_split_is_reported(tmp_path: Path) -> None:
     folder = Folder(three_splits(tmp_path))
     assert ids(folder) == (["train"], ["test"])
-    assert folder.told[-1] == "1 pictures to train on (train), 1 to test (test); not used: val (1)"
+    assert folder.summary[-1] == "1 pictures to train on (train), 1 to test on (test); not used: val (1)"
     assert ids(Folder(tmp_path, train="train+val")) == (["train", "valid"], ["test"])
     assert ids(Folder(tmp_path, test="val")) == (["train"], ["valid"])
     with pytest.raises(ValueError, match=r"dataset.train=trane: .* has no split 'trane'; it has train \(1\), val"):
@@ -264,9 +264,9 @@ def test_classes_are_renamed_merged_and_chosen(tmp_path: Path) -> None:
         xml(tmp_path / f"{number}.xml", names)
     folder = Folder(tmp_path, rename={"catt": "cat"}, classes=["dog", "cat"])
     assert folder.train.classes == ("dog", "cat")
-    assert "classes left out, as dataset.classes lacks them: cow (1)" in folder.told
-    assert "classes: dog (2), cat (2)" in folder.told
-    with pytest.raises(FaultyDataError, match="has the class 'cow', which dataset.classes lacks"):
+    assert "classes left out, since they are not in dataset.classes: cow (1)" in folder.summary
+    assert "classes: dog (2), cat (2)" in folder.summary
+    with pytest.raises(FaultyDataError, match="has the class 'cow', which is not in dataset.classes"):
         Folder(tmp_path, rename={"catt": "cat"}, classes=["dog", "cat"], strict=True)
     with pytest.raises(ValueError, match=r"no object of dataset.classes=\['horse'\]; it has cat \(1\), catt"):
         Folder(tmp_path, classes=["horse"])
@@ -285,7 +285,7 @@ def test_a_config_opens_a_folder(many: Path, caplog: pytest.LogCaptureFixture) -
 
 def test_the_cards_folder_is_read(shared_data: Path) -> None:
     folder = Folder(shared_data / "cards")
-    assert folder.told[0] == "LabelImg folder: 363 pictures, XML beside them"
+    assert folder.summary[0] == "LabelImg folder: 363 pictures, XML beside them"
     assert (len(folder.train.annotations), len(folder.test.annotations)) == (296, 67)
     assert folder.train.classes == ("ace", "jack", "king", "nine", "queen", "ten")
     assert sum(len(item.boxes) for side in (folder.train, folder.test) for item in side.annotations) == 670
@@ -302,7 +302,7 @@ def test_a_picture_in_both_lists_is_in_both_splits_and_reported(tmp_path: Path) 
     (tmp_path / "ImageSets/Main/test.txt").write_text("a\nd\n")
     folder = Folder(tmp_path)
     assert ids(folder) == (["a", "b c"], ["a", "d"])
-    assert "1 pictures are in train and in test (first: a): scores on them say nothing" in folder.odd
+    assert "1 pictures are in train and in test (first: a): scores on them mean nothing" in folder.odd
 
 
 @pytest.mark.parametrize("write", formats.FORMATS, ids=lambda write: write.__name__)
@@ -319,11 +319,11 @@ def test_folders_of_every_format_can_be_joined_with_classes_merged_or_left_out(
     sides = {"train": folder.train, "test": folder.test}
     counts = {name: sum(item.labels.tolist().count(1) for item in side.annotations) for name, side in sides.items()}
     dogs = {name: sum(item.labels.tolist().count(2) for item in side.annotations) for name, side in sides.items()}
-    if any(name in folder.split.told for name in ("(test)", "(val)")):
+    if any(name in folder.split.summary for name in ("(test)", "(val)")):
         assert (counts, dogs["train"]) == ({"train": 3, "test": 0}, 1)
     else:  # by contents
         assert (counts["train"] + counts["test"], dogs["train"] + dogs["test"]) == (3, 2)
-    assert "classes left out, as dataset.classes lacks them: bird (1)" in folder.notes
+    assert "classes left out, since they are not in dataset.classes: bird (1)" in folder.notes
     assert len(folder.train.files) + len(folder.test.files) == 5
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+import torchvision
+from PIL import Image, ImageOps
 
 from detector.datasets.bit_depth import common_depth
 from detector.datasets.images import read_image, to_pixels
@@ -84,5 +85,70 @@ def test_a_picture_that_needs_too_much_memory_is_named(tmp_path: Path, monkeypat
         raise MemoryError
 
     monkeypatch.setattr(Image.Image, "convert", refuse)
-    with pytest.raises(MemoryError, match=r"a\.png: no memory left to decode this image; make it smaller"):
+    with pytest.raises(MemoryError, match=r"a\.png: not enough memory to decode this image; make it smaller"):
         read_image(path)
+
+
+def decoded_by_pillow(path: Path) -> torch.Tensor:
+    with Image.open(path) as picture:
+        return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+
+
+def textured(height: int, width: int) -> Image.Image:
+    coarse = np.random.default_rng(height * width).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("size", [(1, 1), (17, 33), (63, 64)])
+def test_a_jpeg_has_the_values_that_pillow_reads(
+    tmp_path: Path, size: tuple[int, int], subsampling: int, progressive: bool, mode: str
+) -> None:
+    assert torchvision.__version__, "loaded, so JPEGs are decoded with it"
+    path = tmp_path / "a.jpg"
+    textured(*size).convert(mode).save(path, subsampling=subsampling, progressive=progressive, quality=85)
+    assert torch.equal(read_image(path), decoded_by_pillow(path))
+
+
+def test_a_jpeg_without_its_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    textured(120, 160).save(path, quality=95)
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(ValueError, match="cannot decode this image") as error:
+        read_image(path)
+    assert str(path) in str(error.value)
+
+
+def test_damaged_jpegs_are_read_or_refused_as_pillow_does(tmp_path: Path) -> None:
+    path, random = tmp_path / "a.jpg", np.random.default_rng(0)
+    textured(60, 80).save(path, quality=80)
+    whole = path.read_bytes()
+    outcomes = set()
+    for _ in range(200):
+        data = bytearray(whole)
+        for place in random.integers(0, len(data) - 2, size=2):
+            data[place] = random.integers(256)
+        path.write_bytes(data)
+        try:
+            expected = decoded_by_pillow(path)
+        except (OSError, SyntaxError, ValueError):
+            with pytest.raises(ValueError, match="cannot decode this image"):
+                read_image(path)
+            outcomes.add("refused")
+        else:
+            assert torch.equal(read_image(path), expected)
+            outcomes.add("read")
+    assert outcomes == {"read", "refused"}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_turns_a_jpeg_only_when_asked(tmp_path: Path, orientation: int) -> None:
+    path, exif = tmp_path / "a.jpg", Image.Exif()
+    exif[0x0112] = orientation
+    textured(40, 60).save(path, exif=exif)
+    with Image.open(path) as picture:
+        upright = torch.from_numpy(np.array(ImageOps.exif_transpose(picture))).permute(2, 0, 1)
+    assert torch.equal(read_image(path), decoded_by_pillow(path))
+    assert torch.equal(read_image(path, upright=True), upright)

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.datasets.proposal_files import (
+    filter_all_proposals,
+    filter_proposals,
     from_boxes,
     load_proposals,
-    prepare_all,
-    prepared,
     read_npz,
     save_proposals,
 )
@@ -98,7 +98,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         ({"offsets": np.array([0, 2, 1])}, "do not fit together"),
         ({"offsets": np.array([0, 3, 2])}, "do not fit together"),
         ({"boxes": np.zeros((2, 5), np.float32)}, "do not fit together"),
-        ({"image_ids": np.array(["a", "a"])}, "image a is named twice"),
+        ({"image_ids": np.array(["a", "a"])}, "image a occurs twice"),
     ],
 )
 def test_inconsistent_files_are_refused(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
@@ -141,7 +141,7 @@ def test_a_mat_file_of_another_split_is_refused(tmp_path: Path) -> None:
     cell = np.empty((1, 2), object)
     cell[0, :] = [np.ones((1, 4)), np.ones((1, 4))]
     savemat(tmp_path / "x.mat", {"boxes": cell})
-    with pytest.raises(ValueError, match="has boxes for 2 images, the image list has 3"):
+    with pytest.raises(ValueError, match="has boxes for 2 images, but the image list has 3"):
         load_proposals(tmp_path / "x.mat", dataset_of("a", "b", "c"))
     savemat(tmp_path / "y.mat", {"rois": cell})
     with pytest.raises(ValueError, match="expected a variable `boxes`, found rois"):
@@ -187,9 +187,13 @@ def test_an_image_without_a_file_is_refused(tmp_path: Path) -> None:
 
 def test_prepared_proposals_equal_hand_computed_ones() -> None:
     boxes = torch.tensor([[0.0, 0, 9, 9], [0.2, 0, 9.4, 9], [5, 5, 6, 9], [3, 3, 5, 5], [0, 0, 9, 9], [1, 1, 8, 8]])
-    assert prepared(boxes, top_k=9, min_size=2).tolist() == [boxes[0].tolist(), boxes[3].tolist(), boxes[5].tolist()]
-    assert prepared(boxes, top_k=2, min_size=2).tolist() == [boxes[0].tolist(), boxes[3].tolist()]
-    assert prepared(torch.zeros(0, 4), top_k=2, min_size=2).shape == (0, 4)
+    assert filter_proposals(boxes, top_k=9, min_size=2).tolist() == [
+        boxes[0].tolist(),
+        boxes[3].tolist(),
+        boxes[5].tolist(),
+    ]
+    assert filter_proposals(boxes, top_k=2, min_size=2).tolist() == [boxes[0].tolist(), boxes[3].tolist()]
+    assert filter_proposals(torch.zeros(0, 4), top_k=2, min_size=2).shape == (0, 4)
 
 
 @settings(deadline=None)
@@ -199,10 +203,10 @@ def test_prepared_proposals_equal_a_loop(rows: list[tuple[int, ...]], top_k: int
     for row in rows:
         keep = row[2] - row[0] >= 3 and row[3] - row[1] >= 3 and [float(value) for value in row] not in expected
         expected += [[float(value) for value in row]] * keep
-    found = prepared(torch.tensor(rows, dtype=torch.float32).reshape(-1, 4), top_k=top_k, min_size=3)
+    found = filter_proposals(torch.tensor(rows, dtype=torch.float32).reshape(-1, 4), top_k=top_k, min_size=3)
     assert found.tolist() == expected[:top_k]
 
 
 def test_prepare_all_keeps_the_images() -> None:
-    ready = prepare_all(from_boxes(["a", "b"], [A, B]), top_k=1, min_size=1)
+    ready = filter_all_proposals(from_boxes(["a", "b"], [A, B]), top_k=1, min_size=1)
     assert (ready.image_ids, ready.offsets.tolist()) == (("a", "b"), [0, 1, 1])

@@ -185,5 +185,5 @@ def test_pictures_rotated_by_exif_are_reported(voc: Any, caplog: pytest.LogCaptu
     save(path, size=(30, 40), exif=exif)
     with caplog.at_level(logging.INFO, "detector"):
         train, _ = build_datasets(config)
-    assert "1 pictures are turned upright by EXIF" in caplog.text
+    assert "1 pictures are rotated by EXIF" in caplog.text
     assert train.image(0).shape == (3, 30, 40)

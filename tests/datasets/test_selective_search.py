@@ -95,7 +95,7 @@ def test_a_stale_cache_is_rebuilt(
     other = SyntheticDataset("test", num_images=2, height=48, width=64, seed=1) if change == "images" else tiny
     with caplog.at_level(logging.INFO, "detector"):
         found = cached_search(other, path, Search("quality", 24) if change == "mode" else FAST, 1)
-    assert "computing it anew" in caplog.text
+    assert "computing it again" in caplog.text
     assert found.image_ids == tuple(item.image_id for item in other.annotations)
 
 

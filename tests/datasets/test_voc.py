@@ -101,7 +101,7 @@ def test_an_image_in_both_splits_gives_a_warning(voc: Any, caplog: pytest.LogCap
     voc.add("test", "a", [("cell", BOX)])
     with caplog.at_level(logging.WARNING, "detector"):
         load(voc, "train", sibling="test")
-    assert "1 images are both in train and in test" in caplog.text
+    assert "1 images are in both train and test" in caplog.text
 
 
 def test_missing_tags_have_defaults_and_one_line(voc: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -136,7 +136,7 @@ def test_base_is_decided_over_both_splits(voc: Any, caplog: pytest.LogCaptureFix
     voc.add("test", "b", [("cell", (5, 5, 9, 9))])
     with caplog.at_level(logging.INFO, "detector"):
         assert load(voc, "test", sibling="train").annotations[0].boxes.tolist() == [[5, 5, 10, 10]]
-    assert "count from 0 (2 begin at 0, 0 at 1, 0 end at the image's size)" in caplog.text
+    assert "count from 0 (2 start at 0, 0 at 1, 0 end at the image's size)" in caplog.text
     assert load(voc, "train").annotations[0].boxes[0].tolist() == [0, 0, 40, 30]
     assert load(voc, "test", box_base="one").annotations[0].boxes.tolist() == [[4, 4, 9, 9]]
 
@@ -145,7 +145,7 @@ def test_a_single_zero_in_a_set_that_counts_from_1_is_clipped(voc: Any) -> None:
     voc.add("train", "a", [("cell", (1, 1, 40, 30)), ("cell", (1, 4, 9, 9))])
     path = voc.add("train", "b", [("cell", BOX), ("cell", (0, 4, 9, 9))])
     message = "object 1, (xmin, ymin, xmax, ymax) = (0, 4, 9, 9)"
-    with pytest.raises(ValueError, match="reaches over the edge") as error:
+    with pytest.raises(ValueError, match="extends beyond the edge") as error:
         load(voc, strict=True)
     assert f"{path}: {message}" in str(error.value)
     assert load(voc).annotations[1].boxes[1].tolist() == [0, 3, 9, 9]
@@ -161,7 +161,7 @@ def test_a_single_zero_in_a_set_that_counts_from_1_is_clipped(voc: Any) -> None:
         ((5, 5, "-Infinity", 9), "object 1 has a box that is not finite"),
         ((5, 5, 46, 9), "object 1 lies outside the image of 40x30"),
         ((5, 5, 9, 36), "object 1 lies outside the image of 40x30"),
-        ((-3, 5, 9, 9), "object 1 begins before pixel 1"),
+        ((-3, 5, 9, 9), "object 1 starts before pixel 1"),
         ((50, 40, 60, 50), "object 1 lies outside the image of 40x30"),
         (("left", 5, 9, 9), "object 1 has no <bndbox> with four numbers"),
         (("", 5, 9, 9), "object 1 has no <bndbox> with four numbers"),
@@ -184,7 +184,7 @@ def test_a_box_that_is_mostly_inside_is_clipped_with_a_warning(
         annotation = load(voc, box_base=base).annotations[0]
     assert annotation.boxes[1:, 2:].tolist() == [[40, 10 - (base == "one")], [21 - (base == "one"), 30]]
     (line,) = [record.getMessage() for record in caplog.records]
-    assert "2 boxes reach over the edge of their image and are clipped" in line
+    assert "2 boxes extend beyond the edge of their image and are clipped" in line
     assert f"first: {path}: object 1, (xmin, ymin, xmax, ymax) = (10, 5, 42, 9) in 40x30" in line
     with pytest.raises(FaultyDataError) as error:
         load(voc, box_base=base, strict=True)

@@ -1,12 +1,14 @@
 """Resizing by the 600/1000 rule, normalising, padding, and scaling boxes to the input and back."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch.nn import functional as F
 
-from detector.preprocess import Frame, Preprocess, resized_size, to_input, to_original
+from detector.preprocess import Frame, Preprocess, resize_antialiased, resized_size, to_input, to_original
 from detector.structures import Batch, Detections, Instances, Proposals
 
 RGB = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "bgr_255": False}
@@ -103,6 +105,40 @@ def test_resizing_is_bilinear_on_half_pixel_centres() -> None:
     found = preprocess(batch_of(image, short_side=33)).images
     alone = preprocess(batch_of(image, short_side=20)).images
     torch.testing.assert_close(found, F.interpolate(alone, (33, 50), mode="bilinear", align_corners=False))
+
+
+def test_antialias_equals_the_bilinear_filter_of_pillow() -> None:
+    image = picture(301, 417)
+    small = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((83, 60), Image.Resampling.BILINEAR)
+    expected = torch.from_numpy(np.array(small)).permute(2, 0, 1)
+    found = resize_antialiased(image, (60, 83))
+    assert found.dtype == torch.uint8
+    assert (found.int() - expected.int()).abs().max() <= 1, "a tie may be rounded the other way"
+    exact = F.interpolate(image[None].float(), (60, 83), mode="bilinear", antialias=True)[0]
+    assert (found - exact).abs().max() < 1
+
+
+def test_antialias_uses_every_pixel_of_a_large_image() -> None:
+    """One of ten columns is bright: a tenth of its value remains. Four samples miss it."""
+    columns = torch.zeros(3, 400, 400, dtype=torch.uint8)
+    columns[:, :, ::10] = 200
+    exact = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3, "bgr_255": False}
+    means, samples = (
+        Preprocess(max_side=1000, stride=1, antialias=antialias, **exact).normalised(columns, Frame(40, 40, 0.1, 0.1))
+        for antialias in (True, False)
+    )
+    assert ((means - 20).abs() <= 8).all(), "at the edges the filter counts it less"
+    assert (samples == 0).all()
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+def test_an_enlarged_image_is_interpolated_with_and_without_antialias(antialias: bool) -> None:
+    image = picture(30, 40)
+    preprocess = Preprocess(max_side=1000, stride=1, antialias=antialias, **RGB)
+    found = preprocess.normalised(image, Frame(60, 80, 2.0, 2.0))
+    mean, std = torch.tensor(RGB["mean"])[:, None, None], torch.tensor(RGB["std"])[:, None, None]
+    expected = (F.interpolate(image[None] / 255.0, (60, 80), mode="bilinear")[0] - mean) / std
+    assert (found - expected).abs().max() <= (1.01 / 255 / 0.224 if antialias else 1e-5)
 
 
 def test_boxes_and_proposals_are_scaled_with_the_image_and_back() -> None:

@@ -191,8 +191,8 @@ class Ending:
     program: tuple[str, ...] = PROGRAM
 
 
-CANNOT_DECODE = r"error: .*/JPEGImages/train_0000\d\.\w+: cannot decode this image .*; replace it or take it out of.*"
-CANNOT_READ = r"error: .*/JPEGImages/train_0000\d\.jpg: cannot be read \(.*\); replace it or take it out"
+CANNOT_DECODE = r"error: .*/JPEGImages/train_0000\d\.\w+: cannot decode this image .*; replace it or remove it from.*"
+CANNOT_READ = r"error: .*/JPEGImages/train_0000\d\.jpg: cannot be read \(.*\); replace it or remove it from the dataset"
 SAVED = ": saved step \\d+ to .*last.pt"
 
 ENDINGS = {

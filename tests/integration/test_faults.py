@@ -125,7 +125,7 @@ def test_a_picture_deleted_during_the_run_is_named(
     folder = tmp_path / "run"
     words = [*settings, *ENDLESS, f"dataset.root={own_pictures}", "trainer.workers=1", f"output_dir={folder}"]
     assert train_while(words, gone.unlink) == 1
-    assert the_error(capsys) == f"{gone}: no such image; restore it or take its id out of the image list"
+    assert the_error(capsys) == f"{gone}: no such image; restore it or remove its id from the image list"
     load_checkpoint(folder)
 
 

@@ -118,4 +118,4 @@ def test_weights_of_other_classes_are_refused(
     more = "dataset.classes=[disc,square,triangle,cross,diamond,ring,star]"
     assert cli.run(["eval", f"weights={overfitted}", more, f"output_dir={tmp_path}"]) == 1
     message = capsys.readouterr().err.strip().splitlines()[-1]
-    assert message.startswith("error: the model knows 6 classes")
+    assert message.startswith("error: the model has 6 classes")

@@ -43,9 +43,9 @@ def test_a_new_head_is_started_only_on_request(
     words = ["train", *settings, *SHORT, classes, f"weights={old}", f"output_dir={new}", "optimizer.lr=1e-9"]
     assert cli.run(words) == 1
     message = capsys.readouterr().err.strip().splitlines()[-1]
-    assert message.startswith(f"error: {old} knows 6 classes (disc, ")
+    assert message.startswith(f"error: {old} has 6 classes (disc, ")
     assert "the dataset has 7" in message
-    assert "weights_skip=[head] starts a new head" in message
+    assert "start a new head with weights_skip=[head]" in message
     assert cli.run([*words, "weights_skip=[head]"]) == 0
     before, after = load_checkpoint(old)["model"], load_checkpoint(new)["model"]
     kept = [key for key in before if key.startswith("backbone.") and before[key].is_floating_point()]

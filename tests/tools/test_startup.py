@@ -63,3 +63,11 @@ def test_values_and_settings_are_checked_without_torch(words: list[str], code: i
     assert found == code
     assert not HEAVY & modules
     assert len(modules) < 500
+
+
+@pytest.mark.parametrize("command", ["dataset", "inspect", "evaluate", "analyze", "compare", "info"])
+def test_commands_without_a_network_do_not_load_torchvision(command: str) -> None:
+    """It loads torch's compiler with it, which takes longer than torch itself."""
+    script = f"import sys, detector.tools.commands.{command}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert not {"torchvision", "torch._dynamo", "sympy"} & set(done.stdout.split())

@@ -71,6 +71,7 @@ class Backends:
         fold_norms(self.folded)
 
     def eager(self) -> Run:
+        """Return the detector as it is, without compiling."""
         return _detecting(self.detector, self.batch)
 
     def make(self, backend: Backend) -> tuple[Run, str]:

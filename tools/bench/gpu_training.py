@@ -85,6 +85,7 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
         return self.folder / "checkpoints"
 
     def train(self, watch: Callable[[Iterator[Batch]], Iterator[Batch]] = lambda batches: batches) -> None:
@@ -174,6 +175,7 @@ class Meter:
             self.taken = time.perf_counter() - self.started
 
     def figures(self) -> Figures:
+        """Return the speed, the wait for data and the memory, by name."""
         seconds = max(self.taken, 1e-9)
         figures: Figures = {
             "images/s": round(self.images / seconds, 1),

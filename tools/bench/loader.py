@@ -13,15 +13,19 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from PIL import Image
 
-from detector.build import build_detector, build_optimizer
+from detector.build import build_detector, build_optimizer, build_preprocess
 from detector.configs.compose import load_config
 from detector.configs.schema import Config
 from detector.datasets.augment import TrainingView, flipped
 from detector.datasets.build import build_dataset, build_proposals
+from detector.datasets.images import to_pixels
+from detector.datasets.readable import files_of
 from detector.engine.gradients import accumulate_gradients
 from detector.pipeline.loaders import TrainingOrder, collate, training_loader
 from detector.pipeline.run_folder import pick_device
@@ -63,9 +67,12 @@ def main(arguments: list[str] | None = None) -> int:
         f"Made by `python -m detector.tools.bench.loader`, commit {about['commit']}, torch {about['torch']}, "
         f"{about['cpu']}, {threads} threads, {options.workers} workers.",
         "",
-        "| part, for one image on one thread | ms |",
-        "|---|---|",
-        *(f"| {name} | {milliseconds(values):.2f} |" for name, values in times.items()),
+        "| part, for one image on one thread | ms | images/s |",
+        "|---|---|---|",
+        *(
+            f"| {name} | {milliseconds(values):.2f} | {1000 / milliseconds(values):.0f} |"
+            for name, values in times.items()
+        ),
         "",
         f"| ResNet-50 on {device.type}, {len(seconds)} steps of {config.trainer.images_per_step} images | |",
         "|---|---|",
@@ -89,14 +96,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parts(config: Config, view: TrainingView) -> dict[str, Callable[[], object]]:
     """The parts of loading by name. Each call of decode and of the whole sample takes the next image."""
-    detector = build_detector(config, len(view.dataset.classes))
-    to_decode, to_load = itertools.cycle(range(len(view))), itertools.cycle(range(len(view)))
+    preprocess, antialiased = (
+        build_preprocess(replace(config.input, antialias=antialias), [16]) for antialias in (False, True)
+    )
+    files = files_of(view.dataset)
+    by_ours, by_pillow, to_load = (itertools.cycle(range(len(view))) for _ in range(3))
     sample = view[(0, 0)]
     batch = collate([sample])
     return {
-        "decode": lambda: view.dataset.image(next(to_decode)),
+        "decode": lambda: view.dataset.image(next(by_ours)),
+        "decode by Pillow alone, for comparison": lambda: to_pixels(Image.open(files[next(by_pillow)])),
         "flip, with its boxes and proposals": lambda: flipped(sample),
-        "resize and normalise": lambda: detector.preprocess(batch),
+        "resize and normalise": lambda: preprocess(batch),
+        "resize and normalise with input.antialias": lambda: antialiased(batch),
         "whole sample in a worker": lambda: view[(0, next(to_load))],
     }
 

@@ -80,6 +80,7 @@ class Report:
     errors: dict[str, str] = field(default_factory=dict)  # case -> why rows are missing
 
     def geometric_mean(self, mode: str, *, best: bool = False) -> float:
+        """Return the geometric mean of the ratios of a mode; NaN without rows. `best` takes the best calls."""
         rows = [row for row in self.rows if row.mode == mode and row.headline]
         ratios = [math.log(row.best_ratio if best else row.ratio) for row in rows]
         return math.exp(statistics.fmean(ratios)) if ratios else math.nan

@@ -64,6 +64,7 @@ def alternate(task: Task) -> int:
 
 
 def last(path: Path) -> Path:
+    """Return the path of a run's newest checkpoint."""
     return path / "checkpoints" / "last.pt"
 
 

@@ -26,7 +26,7 @@ from detector.engine.checkpoint import load_weights
 from detector.export.portable import write_portable
 from detector.metrics import voc
 from detector.model import Detector
-from detector.pipeline.evaluation import evaluate_detector, mean_ap, table, truth_table
+from detector.pipeline.evaluation import detection_table, evaluate_detector, mean_ap, truth_table
 from detector.pipeline.models import read_model
 from detector.pipeline.run_folder import pick_device
 from detector.tools.commands.export import portable_model
@@ -147,7 +147,7 @@ def _mean_ap(detector: Detector, config: schema.Config) -> float:
         workers=config.trainer.workers,
     )
     assert found is not None
-    return mean_ap(voc.evaluate(table(found, dataset), truth_table(dataset)))
+    return mean_ap(voc.evaluate(detection_table(found, dataset), truth_table(dataset)))
 
 
 def _row(candidate: Candidate, before: Candidate) -> str:

@@ -11,8 +11,7 @@ from detector.configs.errors import ConfigError
 from detector.datasets.augment import EvaluationView
 from detector.datasets.build import build_dataset, build_proposals, readable_dataset
 from detector.pipeline.detections import DUMP, make_dump, read_detections
-from detector.pipeline.evaluation import evaluate_detector, save_pictures, save_results, table, truth_table
-from detector.pipeline.models import load_model, require_classes
+from detector.pipeline.evaluation import detection_table, evaluate_detector, save_pictures, save_results, truth_table
 from detector.pipeline.proposal_recall import report_recall
 from detector.pipeline.run_folder import RunFolder, pick_device
 from detector.pipeline.scores import check_settings, score
@@ -45,6 +44,8 @@ def evaluate_files(config: schema.Config, path: Path, run: RunFolder) -> None:
 
 def evaluate_model(config: schema.Config, weights: Path, run: RunFolder) -> None:
     """Run a model on the test split, save its detections in one dump, and score them."""
+    from detector.pipeline.models import load_model, require_classes  # loads torchvision, which takes seconds
+
     device = pick_device(config.trainer.device)
     model = load_model(weights, config, device)
     dataset = readable_dataset(config.dataset, "test")
@@ -65,7 +66,7 @@ def evaluate_model(config: schema.Config, weights: Path, run: RunFolder) -> None
     seconds = time.perf_counter() - start
     if found is None:
         return
-    dump = make_dump(table(found, dataset), config, model.detector)
+    dump = make_dump(detection_table(found, dataset), config, model.detector)
     scores = score(dump.detections, truth_table(dataset), config.evaluation)
     log.info("%s\n%.1f images/s", scores.table(), len(view) / seconds)
     about = {

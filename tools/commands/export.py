@@ -92,7 +92,9 @@ def preprocessing(config: schema.InputConfig, stride: int) -> dict[str, Any]:
         "std": [value * unit for value in config.std],
         "short_side": config.test_short_side,
         "max_side": config.max_side,
-        "resize": "bilinear after normalising, corners not aligned",
+        "resize": "bilinear with antialias to whole values, then normalising"
+        if config.antialias
+        else "bilinear after normalising, corners not aligned",
         "padding": "zeros at the bottom and right",
         "multiple_of": stride,
     }

@@ -9,6 +9,7 @@ from detector.pipeline.versions import versions
 
 
 def print_info() -> None:
+    """Print versions, the kernel of each operator, and the choices of each config group."""
     for name, value in versions().items():
         print(f"{name:<12} {value}")
     print(f"\n{'operator':<24} {'device':<7} {'kernel':<9} dtypes")

@@ -17,7 +17,7 @@ from detector.configs.compose import load_config
 from detector.configs.errors import ConfigError
 from detector.datasets.build import open_folder
 from detector.datasets.folder import Folder, FolderDataset
-from detector.datasets.inspection import TWICE, Inspection, inspect
+from detector.datasets.inspection import DUPLICATE_IOU, Inspection, inspect
 from detector.datasets.sample import Annotation, Sample
 from detector.datasets.writers.sides import Side
 from detector.datasets.writers.voc import write_voc
@@ -77,7 +77,7 @@ def run_inspect(
     if not isinstance(dataset, schema.AutoDatasetConfig):
         raise ConfigError("detector inspect finds the format itself; remove dataset=...")
     dataset.root = str(data)
-    folder = open_folder(dataset, mend=True)
+    folder = open_folder(dataset, leave_out_faulty=True)
     planned = planned_map(folder.train, config.input, {word.partition("=")[0] for word in overrides}, stride)
     config.input.short_sides = planned.short_sides
     found = inspect(
@@ -134,9 +134,17 @@ def training_samples(split: FolderDataset, found: Inspection, config: schema.Con
 def write_fixed(path: Path, folder: Folder, found: Inspection) -> None:
     """Write a VOC tree without unreadable pictures, unusable objects and duplicate boxes.
 
+    A picture of both splits stays in the test split only, so that the score is of pictures that training has not seen.
+
     Raises ValueError if `path` is neither new nor an empty folder.
     """
-    sides = [_fixed("train", folder.train, found), _fixed("test", folder.test, found)]
+    test = _fixed("test", folder.test, found)
+    tested = {file.resolve() for file in test.files}
+    train = _fixed("train", folder.train, found, without=tested)
+    in_both = sum(file.resolve() in tested for file in folder.train.files)
+    if in_both:
+        log.warning("%s: %d pictures are in both splits; the copy has them in the test split only", path, in_both)
+    sides = [train, test]
     for line in write_voc(path, sides, folder.train.classes):
         log.warning("%s: %s", path, line)
     log.info(
@@ -148,14 +156,16 @@ def write_fixed(path: Path, folder: Folder, found: Inspection) -> None:
     )
 
 
-def _fixed(name: str, split: FolderDataset, found: Inspection) -> Side:
-    kept = [index for index, file in enumerate(split.files) if file not in found.unusable]
+def _fixed(name: str, split: FolderDataset, found: Inspection, without: Collection[Path] = ()) -> Side:
+    kept = [i for i, file in enumerate(split.files) if file not in found.unusable and file.resolve() not in without]
     return Side(name, [_without_duplicates(split.annotations[i]) for i in kept], [split.files[i] for i in kept])
 
 
 def _without_duplicates(item: Annotation) -> Annotation:
     """Return the annotation without boxes that repeat an earlier box of the same class."""
-    same = (torch.triu(iou(item.boxes, item.boxes), diagonal=1) >= TWICE) & (item.labels[:, None] == item.labels[None])
+    same = (torch.triu(iou(item.boxes, item.boxes), diagonal=1) >= DUPLICATE_IOU) & (
+        item.labels[:, None] == item.labels[None]
+    )
     keep = ~same.any(0)
     return replace(
         item,

@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 
 from detector.pipeline.data import open_data
-from detector.pipeline.planned_training import announce
-from detector.pipeline.planning.planner import plan_run, settle
+from detector.pipeline.planned_training import log_duration
+from detector.pipeline.planning.planner import fit_steps, plan_run
 from detector.pipeline.run_folder import logging_to
 from detector.pipeline.training import prepare_device
 
@@ -19,6 +19,6 @@ def print_plan(folder: str, words: Sequence[str]) -> None:
     with logging_to(None):
         device = prepare_device(config.trainer)
         data = open_data(config, None)
-        config, plan = settle(plan, config, words, data, device, time.monotonic() - started)
+        config, plan = fit_steps(plan, config, words, data, device, time.monotonic() - started)
         print(f"plan for {folder} on {plan.machine}\n{plan.table()}")
-        announce(plan, config)
+        log_duration(plan, config)

@@ -72,10 +72,12 @@ class Filters:
         self._settings = settings
 
     def kept(self, found: Detections) -> Detections:
+        """Return the detections of the wanted classes with at least `predict.score_threshold`."""
         chosen = torch.isin(found.labels, self._labels) & (found.scores >= self._settings.score_threshold)
         return found[chosen]
 
     def shown(self, found: Detections) -> Detections:
+        """Return the detections with at least `predict.draw_threshold`."""
         return found[found.scores >= self._settings.draw_threshold]
 
 

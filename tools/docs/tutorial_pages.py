@@ -14,6 +14,8 @@ MARK = re.compile(r"^# %%( \[markdown\])?\n", re.MULTILINE)
 
 
 class Cell(NamedTuple):
+    """A cell of a script: code, or text."""
+
     is_code: bool
     text: str
 

@@ -30,6 +30,7 @@ class Canvas:
             self.draw.rectangle((left, top, right - 1, bottom - 1), fill=self._shade(color))
 
     def outline(self, box: Box, color: Color, width: float = 1) -> None:
+        """Draw a rectangle."""
         left, top, right, bottom = _scaled(box)
         if right > left and bottom > top:
             self.draw.rectangle(
@@ -53,10 +54,12 @@ class Canvas:
                           (x1 + (x2 - x1) * end, y1 + (y2 - y1) * end), color, width)  # fmt: skip
 
     def line(self, start: tuple[float, float], end: tuple[float, float], color: Color, width: float = 1) -> None:
+        """Draw a line."""
         points = (start[0] * OVERSAMPLING, start[1] * OVERSAMPLING, end[0] * OVERSAMPLING, end[1] * OVERSAMPLING)
         self.draw.line(points, fill=self._shade(color), width=round(width * OVERSAMPLING))
 
     def dot(self, center: tuple[float, float], radius: float, color: Color, ring: Color | None = None) -> None:
+        """Draw a filled circle, with a border in the color `ring`."""
         x, y, r = center[0] * OVERSAMPLING, center[1] * OVERSAMPLING, radius * OVERSAMPLING
         self.draw.ellipse(
             (x - r, y - r, x + r, y + r),
@@ -66,10 +69,12 @@ class Canvas:
         )
 
     def circle(self, center: tuple[float, float], radius: float, color: Color, width: float = 2) -> None:
+        """Draw a circle."""
         x, y, r = center[0] * OVERSAMPLING, center[1] * OVERSAMPLING, radius * OVERSAMPLING
         self.draw.ellipse((x - r, y - r, x + r, y + r), outline=self._shade(color), width=round(width * OVERSAMPLING))
 
     def text(self, place: tuple[float, float], text: str, size: float, color: Color, anchor: str = "la") -> None:
+        """Write text. `anchor` is Pillow's: the point of the text that lies at `place`."""
         font = ImageFont.load_default(size=size * OVERSAMPLING)
         self.draw.text(
             (place[0] * OVERSAMPLING, place[1] * OVERSAMPLING), text, fill=self._shade(color), font=font, anchor=anchor
@@ -79,6 +84,7 @@ class Canvas:
         return darkened(color) if self.dark else color
 
     def finished(self) -> Image.Image:
+        """Return the picture at its final size, with few colors."""
         size = self.image.width // OVERSAMPLING, self.image.height // OVERSAMPLING
         small = self.image.resize(size, Image.Resampling.BOX)
         return small.quantize(COLORS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
@@ -92,6 +98,7 @@ def darkened(color: Color) -> Color:
 
 
 def text_width(text: str, size: float) -> float:
+    """Return the width of text in pixels."""
     return float(ImageFont.load_default(size=size).getlength(text))
 
 

@@ -37,6 +37,7 @@ class Frame:
     cell: float
 
     def at(self, x: float, y: float) -> tuple[float, float]:
+        """Return the pixel of a point of the map."""
         return self.left + (x - self.window.left) * self.cell, self.top + (y - self.window.top) * self.cell
 
     def box(self, rect: Rect, inset: float = 0) -> Box:

@@ -40,6 +40,7 @@ class Rect(NamedTuple):
     bottom: float
 
     def area(self) -> float:
+        """Return the area; 0 for an inverted rectangle."""
         return max(self.right - self.left, 0.0) * max(self.bottom - self.top, 0.0)
 
     def cut(self, other: Rect) -> Rect:
@@ -86,6 +87,7 @@ class Explanation:
         return Rect(self.columns[0][0], self.rows[0][0], self.columns[-1][1], self.rows[-1][1])
 
     def bin(self, row: int, column: int) -> Rect:
+        """Return the rectangle of a bin, in cells."""
         return Rect(self.columns[column][0], self.rows[row][0], self.columns[column][1], self.rows[row][1])
 
     def areas(self) -> dict[str, float]:

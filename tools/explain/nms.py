@@ -46,6 +46,7 @@ class Suppression:
         return lines
 
     def title(self) -> str:
+        """Return the heading of the picture."""
         kept = self.removed_by.count(None)
         return f"nms: {kept} of {len(self.boxes)} boxes kept, IoU threshold {self.iou_threshold:g}"
 

@@ -169,6 +169,7 @@ def is_dark(theme: str) -> bool:
 
 
 def check_picture_name(path: Path) -> None:
+    """Raise ConfigError if the path does not end like a picture."""
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ConfigError(f"output={path}: expected the name of a picture ending in .png or .jpg")
 

@@ -48,6 +48,7 @@ def write_predictions(
 
 
 def to_rows(detections: Detections, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return detections as plain values: class name, score, box [x1, y1, x2, y2]."""
     return [
         {"class": classes[label - 1], "score": round(score, 6), "box": [round(value, 3) for value in box]}
         for box, score, label in zip(

@@ -50,6 +50,7 @@ class Video:
             yield torch.from_numpy(np.ascontiguousarray(frame[:, :, ::-1])).permute(2, 0, 1).contiguous()
 
     def close(self) -> None:
+        """Close the file or camera."""
         self._capture.release()
 
 

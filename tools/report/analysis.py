@@ -36,6 +36,7 @@ class Analysis:
 
     @property
     def detections(self) -> DetectionTable:
+        """The detections that were scored."""
         return self.dump.detections
 
     def to_json(self) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def summary(found: Inspection) -> str:
         (len(found.oddities), "oddities"),
     ]
     shown = "".join(f'<div class="tile"><b>{count:,}</b><span>{name}</span></div>' for count, name in tiles)
-    lines = "<br>".join(escape(line) for line in found.told)
+    lines = "<br>".join(escape(line) for line in found.summary)
     return f'<p>{lines}</p><div class="tiles">{shown}</div>'
 
 

@@ -25,6 +25,7 @@ class WorstImage:
 
     @property
     def mistakes(self) -> int:
+        """Number of objects missed and of false positives."""
         return self.missed + self.false_positives
 
 

@@ -176,8 +176,8 @@ def classes(analysis: Analysis) -> str:
 def errors(analysis: Analysis) -> str:
     """Return the mAP that each cause costs, and the outcomes of each class's detections with the highest scores."""
     split = analysis.split
-    plot = bars([(name, split.price[name], f"+{split.price[name]:.4f}") for name in CAUSES])
-    rows = [[name, f"{price:.4f}", f"{split.count[name]:,}", MEANING[name]] for name, price in split.price.items()]
+    plot = bars([(name, split.delta_ap[name], f"+{split.delta_ap[name]:.4f}") for name in CAUSES])
+    rows = [[name, f"{delta:.4f}", f"{split.count[name]:,}", MEANING[name]] for name, delta in split.delta_ap.items()]
     table = _table(["cause", "mAP gain", "count", "meaning"], rows, text_column=3)
     lead = (
         "<p>The mAP gained if only one cause is corrected, after TIDE (Bolya et al., ECCV 2020), measured by "

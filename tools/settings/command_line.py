@@ -34,6 +34,7 @@ class CommandLine:
 
     @property
     def multirun(self) -> bool:
+        """Whether the command line asks for several runs."""
         return bool({"-m", "--multirun"} & set(self.options)) or "hydra.mode=MULTIRUN" in self.hydra
 
     @property

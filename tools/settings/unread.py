@@ -10,7 +10,7 @@ from detector.configs.schema import Config
 
 ALL = tuple(field.name for field in fields(Config))
 TEST_INPUT = tuple(
-    f"input.{key}" for key in ("test_short_side", "max_side", "canvas_multiple", "mean", "std", "bgr_255")
+    f"input.{key}" for key in ("test_short_side", "max_side", "canvas_multiple", "antialias", "mean", "std", "bgr_255")
 )
 MODEL = ("weights", "backbone", "neck", "head", "proposals", "postprocess", *TEST_INPUT)
 SCORING = ("weights", "detections", "dataset", "evaluation", "output_dir")

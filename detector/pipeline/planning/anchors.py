@@ -1,8 +1,8 @@
-"""Anchors that fit a data set: a few scales and a few aspects, no more than its boxes need.
+"""Anchors that fit a data set: the smallest number of scales and aspects that its boxes need.
 
-An anchor network learns small corrections. So every object should find an anchor whose shape overlaps it well. YOLOv2
-(Redmon and Farhadi 2017, section 2) clusters boxes by IoU; here scales and aspects are clustered apart, because that is
-what the proposal network takes.
+An RPN learns small corrections of its anchors. So every object should have an anchor whose shape overlaps it well.
+YOLOv2 (Redmon and Farhadi 2017, section 2) clusters boxes by IoU. Here scales and aspects are clustered separately,
+because the proposal network takes them separately.
 """
 
 from __future__ import annotations
@@ -11,20 +11,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-GOOD = 0.6  # IoU of shapes from which on an anchor is near an object
-ENOUGH = 0.95  # share of the objects that must have a near anchor
+MIN_IOU = 0.6  # IoU of shapes at which an anchor fits an object
+ENOUGH = 0.95  # share of the objects that must have a fitting anchor
 MOST = {"scales": 6, "aspects": 4}
 
 
 @dataclass(frozen=True, slots=True)
 class AnchorShapes:
+    """The anchors of a cell: each scale with each aspect."""
+
     scales: tuple[float, ...]  # sides in strides
-    aspects: tuple[float, ...]  # height by width
-    recall: float  # share of the objects with an anchor of IoU GOOD or more, centres aligned
+    aspects: tuple[float, ...]  # height / width
+    recall: float  # share of the objects with an anchor of IoU MIN_IOU or more, centres aligned
 
 
 def fit_anchors(widths: np.ndarray, heights: np.ndarray, stride: int) -> AnchorShapes:
-    """The smallest grid of scales and aspects that is near ENOUGH of the objects, else the nearest of all grids.
+    """Return the smallest grid of scales and aspects that fits ENOUGH of the objects, else the grid that fits most.
 
     `widths` and `heights` [G] are in pixels of the network's input.
     """
@@ -43,16 +45,16 @@ def fit_anchors(widths: np.ndarray, heights: np.ndarray, stride: int) -> AnchorS
 
 
 def shape_recall(widths: np.ndarray, heights: np.ndarray, scales: np.ndarray, aspects: np.ndarray) -> float:
-    """The share of boxes [G] that overlap some anchor by GOOD or more, both around one centre."""
+    """Return the share of boxes [G] that an anchor with the same centre overlaps by MIN_IOU or more."""
     anchor_widths = (scales[:, None] / np.sqrt(aspects)).ravel()
     anchor_heights = (scales[:, None] * np.sqrt(aspects)).ravel()
     shared = np.minimum(widths[:, None], anchor_widths) * np.minimum(heights[:, None], anchor_heights)
     union = (widths * heights)[:, None] + anchor_widths * anchor_heights - shared
-    return float(((shared / union).max(axis=1) >= GOOD).mean())
+    return float(((shared / union).max(axis=1) >= MIN_IOU).mean())
 
 
 def _centres(values: np.ndarray, count: int) -> np.ndarray:
-    """Centres [count] of one-dimensional k-means, ascending, begun at evenly spaced quantiles: no chance in it."""
+    """Return the ascending centres [count] of 1-D k-means. It starts at even quantiles: it is deterministic."""
     centres = np.quantile(values, (np.arange(count) + 0.5) / count)
     for _ in range(50):
         nearest = np.abs(values[:, None] - centres).argmin(axis=1)
@@ -64,5 +66,5 @@ def _centres(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def _rounded(values: np.ndarray) -> tuple[float, ...]:
-    """Two decimals are enough for an anchor, and read well in a config."""
+    """Round to two decimals, which are precise enough for an anchor and easy to read in a config."""
     return tuple(sorted({max(0.01, round(float(value), 2)) for value in values}))

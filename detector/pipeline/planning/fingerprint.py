@@ -1,4 +1,4 @@
-"""What a plan knows of a data set: counts, sizes, shapes and overlaps of its objects, from annotations alone."""
+"""Statistics of a data set for a plan: counts, sizes, shapes and overlaps of its objects, from annotations only."""
 
 from __future__ import annotations
 
@@ -12,56 +12,59 @@ import torch
 from detector.datasets.sample import Annotation
 from detector.ops import boxes as box_ops
 
-FEW = 10  # a class with fewer objects does not decide how fine the map is
+MIN_OBJECTS = 10  # a class with fewer objects does not decide the image size and the stride of the map
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Sides are square roots of areas; relative ones are shares of the image's shorter side."""
+    """Statistics of a training split. A side is the square root of an area. Relative: divided by the shorter side."""
 
     num_images: int
     classes: tuple[str, ...]
-    objects: dict[str, int]  # of each class
+    objects: dict[str, int]  # number by class
     widths: np.ndarray  # [G] relative
     heights: np.ndarray  # [G] relative
-    smallest_class: str  # that with the smallest median side, of those with FEW objects at least
-    smallest_side: float  # that median, relative
-    overlap: float  # IoU that 1 % of the objects exceed with another of their class
+    smallest_class: str  # class with the smallest median side, among classes with at least MIN_OBJECTS objects
+    smallest_side: float  # this median, relative
+    overlap: float  # IoU with another object of the class that 1 % of the objects exceed
     most_objects: int  # in one image
     short_side: float  # median of the images, pixels
-    elongation: float  # longer by shorter side of the image that only 5 % exceed
+    elongation: float  # longer / shorter side of the image that only 5 % exceed
 
     @property
     def num_objects(self) -> int:
+        """Number of objects."""
         return len(self.widths)
 
     @property
     def sides(self) -> np.ndarray:
-        """[G] relative."""
+        """Sides [G], relative."""
         sides: np.ndarray = np.sqrt(self.widths * self.heights)
         return sides
 
     @property
     def aspects(self) -> np.ndarray:
-        """[G] height by width."""
+        """Height / width [G]."""
         aspects: np.ndarray = self.heights / self.widths
         return aspects
 
 
 def take_fingerprint(annotations: Sequence[Annotation], classes: Sequence[str]) -> Fingerprint:
-    """The fingerprint of a training split. Raises ValueError where it has no object."""
+    """Return the fingerprint of a training split. Raises ValueError if the split has no object."""
     shorter = np.array([min(item.width, item.height) for item in annotations], dtype=float)
     longer = np.array([max(item.width, item.height) for item in annotations], dtype=float)
     boxes = [item.boxes / min(item.width, item.height) for item in annotations]
     joined = torch.cat(boxes).numpy() if boxes else np.zeros((0, 4))
     labels = torch.cat([item.labels for item in annotations]).numpy() if boxes else np.zeros(0, dtype=int)
     if len(joined) == 0:
-        raise ValueError(f"no object in the {len(annotations)} training images: there is nothing to learn")
+        raise ValueError(f"no object in the {len(annotations)} training images: add annotations with objects")
     widths, heights = joined[:, 2] - joined[:, 0], joined[:, 3] - joined[:, 1]
     sides = np.sqrt(widths * heights)
     counts = Counter(labels.tolist())
     medians = {
-        label: float(np.median(sides[labels == label])) for label in counts if counts[label] >= min(FEW, len(sides))
+        label: float(np.median(sides[labels == label]))
+        for label in counts
+        if counts[label] >= min(MIN_OBJECTS, len(sides))
     } or {label: float(np.median(sides[labels == label])) for label in counts}
     smallest = min(medians, key=lambda label: medians[label])
     return Fingerprint(
@@ -80,7 +83,7 @@ def take_fingerprint(annotations: Sequence[Annotation], classes: Sequence[str]) 
 
 
 def _overlaps(annotation: Annotation) -> np.ndarray:
-    """[G] largest IoU of each object with another of its class in the image; 0 where it is alone."""
+    """Return [G]: the largest IoU of each object with another of its class in the image; 0 without another."""
     boxes, labels = annotation.boxes, annotation.labels
     if len(boxes) == 0:
         return np.zeros(0)

@@ -1,4 +1,4 @@
-"""What a plan knows of the computer."""
+"""Properties of the computer that a plan depends on."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from detector.engine.precision import has_bf16
 
 @dataclass(frozen=True, slots=True)
 class Machine:
+    """The machine that trains."""
+
     device: str  # cpu | cuda
-    cores: int  # that this process may use
-    threads: int  # that torch computes with
+    cores: int  # cores that this process may use
+    threads: int  # threads of torch
     fast_bf16: bool  # bf16 arithmetic in hardware
     memory_gib: float  # of the GPU; 0 without one
 
@@ -27,7 +29,7 @@ class Machine:
 
 
 def inspect_machine(device: torch.device, threads: int | None) -> Machine:
-    """The machine that training on `device` would use; `threads` None: torch's choice."""
+    """Return the machine for a training on `device`. `threads` None means torch's default."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory / 2**30

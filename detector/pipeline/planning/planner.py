@@ -1,6 +1,6 @@
-"""Makes a plan for `detector train data=FOLDER`, and settles its length once a real step has been timed.
+"""Plan of `detector train data=FOLDER`: first the settings, then, after a real step is timed, the number of steps.
 
-Whatever the command line sets stays as it is; the plan fills in the rest. Everything planned is an ordinary setting.
+The plan never changes a setting of the command line. All planned values are ordinary settings.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ GROUPS = {"head": "fast_rcnn_align", "proposals": "rpn", "sampling": "random", "
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What was decided, and from what."""
+    """Planned settings, and the measurements that they follow from."""
 
     data: Fingerprint
     machine: Machine
-    choices: tuple[Choice, ...]  # in effect
-    yours: tuple[str, ...]  # keys of rules that the command line overruled
+    choices: tuple[Choice, ...]  # the planned settings
+    set_by_user: tuple[str, ...]  # keys of rules that the command line overrides
     trial: Trial | None = None
     timetable: Timetable | None = None
 
     def table(self) -> str:
-        """One line for each setting: key, value, reason."""
+        """Return one line for each setting: key, value, reason."""
         rows = [(choice.override, choice.reason) for choice in self.choices]
         width = max(len(row[0]) for row in rows)
         lines = [f"  {setting:<{width}}  {reason}" for setting, reason in rows]
-        if self.yours:
-            lines.append(f"  set by you, not planned: {', '.join(self.yours)}")
+        if self.set_by_user:
+            lines.append(f"  set by you, not planned: {', '.join(self.set_by_user)}")
         return "\n".join(lines)
 
     def with_steps(self, steps: int) -> Plan:
-        """The plan after its steps were settled again."""
+        """Return the plan with a new number of steps, changed during training."""
         choices = tuple(
-            replace(choice, value=steps, reason=f"{choice.reason}; settled again while it ran")
+            replace(choice, value=steps, reason=f"{choice.reason}; changed during training")
             if choice.key == "trainer.max_steps"
             else choice
             for choice in self.choices
@@ -65,6 +65,7 @@ class Plan:
         return replace(self, choices=choices)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the plan as plain values, for plan.json."""
         data = self.data
         return {
             "data": {
@@ -79,16 +80,16 @@ class Plan:
             },
             "machine": asdict(self.machine),
             "choices": [asdict(choice) for choice in self.choices],
-            "set_by_user": list(self.yours),
+            "set_by_user": list(self.set_by_user),
             "trial": None if self.trial is None else asdict(self.trial),
             "timetable": None if self.timetable is None else asdict(self.timetable),
         }
 
 
 def plan_run(folder: str, words: Sequence[str]) -> tuple[schema.Config, Plan]:
-    """The config of a training on the photographs in `folder`, and the plan behind it; `words` are key=value.
+    """Return the config of a training on the photographs in `folder`, and its plan. `words` are key=value.
 
-    Its length is still to be settled. Raises ConfigError for words that cannot be meant, ValueError for a folder that
+    `fit_steps` sets the number of steps later. Raises ConfigError for invalid words, ValueError for a folder that
     cannot be read.
     """
     given = {key: value for key, _, value in (word.partition("=") for word in words)}
@@ -109,17 +110,17 @@ def plan_run(folder: str, words: Sequence[str]) -> tuple[schema.Config, Plan]:
     )
     planned = plan_settings(data, machine, parts)
     kept = tuple(choice for choice in planned if not _set_by(choice.key, given))
-    yours = tuple(choice.key for choice in planned if _set_by(choice.key, given))
+    set_by_user = tuple(choice.key for choice in planned if _set_by(choice.key, given))
     config = load_config([*source, *chosen, *(choice.override for choice in kept), *words])
-    return config, Plan(data, machine, kept, yours)
+    return config, Plan(data, machine, kept, set_by_user)
 
 
-def settle(
+def fit_steps(
     plan: Plan, config: schema.Config, words: Sequence[str], data: Data, device: torch.device, elapsed: float
 ) -> tuple[schema.Config, Plan]:
-    """The same config with the number of steps that the minutes allow, and the plan with what was measured.
+    """Time a real step. Return the config with the number of steps that fits into the minutes, and the full plan.
 
-    `elapsed` are the seconds since the command began.
+    `elapsed` is the time since the start of the command, in seconds.
     """
     given = {key: value for key, _, value in (word.partition("=") for word in words)}
     settings = config.trainer
@@ -136,15 +137,19 @@ def settle(
     )
     planned = time_rules(timetable, len(data.train_view), settings.images_per_step)
     kept = tuple(choice for choice in planned if not _set_by(choice.key, given))
-    yours = tuple(choice.key for choice in planned if _set_by(choice.key, given))
+    set_by_user = tuple(choice.key for choice in planned if _set_by(choice.key, given))
     config = override_config(to_plain(config), [choice.override for choice in kept])
     return config, replace(
-        plan, choices=plan.choices + kept, yours=plan.yours + yours, trial=trial, timetable=timetable
+        plan,
+        choices=plan.choices + kept,
+        set_by_user=plan.set_by_user + set_by_user,
+        trial=trial,
+        timetable=timetable,
     )
 
 
 def _backbone(given: dict[str, str]) -> list[str]:
-    """Words for the backbone and its weights, as far as the command line leaves them open."""
+    """Return words for the backbone and its weights, if the command line does not set them."""
     weights = given.get("backbone.weights")
     if "backbone" in given:
         return [] if weights is not None else ["backbone.weights=imagenet"]
@@ -154,21 +159,21 @@ def _backbone(given: dict[str, str]) -> list[str]:
         name = recognise(read_classifier(Path(weights).expanduser()))
         if name is None:
             raise ConfigError(
-                f"backbone.weights={weights}: no classifier of torchvision has just these tensors; name it with "
-                "backbone=NAME, or with backbone=torchvision backbone.name=NAME"
+                f"backbone.weights={weights}: expected the tensors of a torchvision classifier, got others; name the "
+                "network with backbone=NAME, or with backbone=torchvision backbone.name=NAME"
             )
         return ["backbone=torchvision", f"backbone.name={name}"]
-    name = given.get("backbone.name") or _usual(given, scratch=weights == "null")
+    name = given.get("backbone.name") or _default_backbone(given, scratch=weights == "null")
     return ["backbone=torchvision", f"backbone.name={name}", *([] if weights else ["backbone.weights=imagenet"])]
 
 
-def _usual(given: dict[str, str], *, scratch: bool) -> str:
-    """The backbone where none is named: one that this machine trains in minutes."""
+def _default_backbone(given: dict[str, str], *, scratch: bool) -> str:
+    """Return the backbone to use if none is named: one that this machine can train in minutes."""
     if scratch:
         return "resnet18"
     return "resnet50" if pick_device(given.get("trainer.device", "auto")).type == "cuda" else "mobilenet_v2"
 
 
 def _set_by(key: str, given: dict[str, str]) -> bool:
-    """Whether the command line sets the key, or a table that it lies in."""
+    """Return True if the command line sets the key, or a group that contains it."""
     return any(key == word or key.startswith(f"{word}.") for word in given if word not in GROUPS and word != "backbone")

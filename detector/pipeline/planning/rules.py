@@ -1,6 +1,6 @@
-"""The rules of a plan: from a data set's fingerprint and a machine to settings, each with its reason.
+"""The rules of a plan: from a data set's fingerprint and a machine to settings, each with a reason.
 
-Few rules, no search. `docs/plan.md` tells them with where they come from.
+There are few rules and no search. `docs/plan.md` lists the rules and the measurements behind them.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from detector.pipeline.planning.anchors import GOOD, fit_anchors
+from detector.pipeline.planning.anchors import MIN_IOU, fit_anchors
 from detector.pipeline.planning.fingerprint import Fingerprint
 from detector.pipeline.planning.machine import Machine
 
-CELLS = 5  # cells of the map that an object of the smallest class should span
+CELLS = 5  # cells of the map that the median object of the smallest class should span
 SCALES = (0.8, 0.9, 1.0, 1.1, 1.2)  # of the training sizes, around the test size
 COARSE, FINE = 16, 8  # strides of the map
-ADAMW_RATE, ADAMW_IMAGES = 0.0004, 2  # learning rate, and the images of a step that it was measured with
-NEW_FACTOR = 4.0  # rate of the RPN and of R-FCN over that of the other layers
+ADAMW_RATE, ADAMW_IMAGES = 0.0004, 2  # learning rate, and the images per step at which it was measured
+NEW_FACTOR = 4.0  # learning rate of the RPN and R-FCN / rate of the other layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,23 +33,23 @@ class Choice:
 
     @property
     def override(self) -> str:
-        """The setting as a command line writes it."""
-        return f"{self.key}={_written(self.value)}"
+        """The setting as written on a command line."""
+        return f"{self.key}={_to_text(self.value)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the user or the defaults have chosen already; the rules fit their values to it."""
+    """Parts of the detector that the user or the defaults chose. The rules fit their values to them."""
 
     head: str  # fast_rcnn | rfcn
-    proposals: str  # rpn, or a source of given boxes
+    proposals: str  # rpn, or a source of precomputed boxes
     optimizer: str  # sgd | adamw
     weights: bool  # whether the backbone starts from a classifier's weights
-    nodes: Mapping[int, str]  # stride -> output of the backbone; empty for a backbone without a choice of outputs
+    nodes: Mapping[int, str]  # stride -> output of the backbone; empty if the output cannot be chosen
 
 
 def input_rules(data: Fingerprint, machine: Machine) -> tuple[int, int, list[Choice]]:
-    """The test size (shorter side, pixels), the map's stride, and the choices that they make."""
+    """Return the test size (shorter side, pixels), the stride of the map, and the choices that follow."""
     least, most = (320, 480) if machine.device == "cpu" else (480, 800)
     wanted = CELLS * COARSE / data.smallest_side
     stride = COARSE if wanted <= most else FINE
@@ -60,7 +60,7 @@ def input_rules(data: Fingerprint, machine: Machine) -> tuple[int, int, list[Cho
     sides = sorted({round(size * scale / 16) * 16 for scale in SCALES})
     pixels = data.smallest_side * size
     why = (
-        f"half of the objects of {data.smallest_class}, the smallest class, are under {pixels:.0f} pixels then: "
+        f"the median object of {data.smallest_class}, the smallest class, has a side of {pixels:.0f} pixels: "
         f"{pixels / stride:.1f} cells of stride {stride}"
     )
     longest = int(-(-size * max(SCALES) * data.elongation * 1.05 // 16) * 16)
@@ -69,16 +69,17 @@ def input_rules(data: Fingerprint, machine: Machine) -> tuple[int, int, list[Cho
         stride,
         [
             Choice("input.test_short_side", size, why),
-            Choice("input.short_sides", sides, f"training sees objects at {SCALES[0]} to {SCALES[-1]} of that size"),
+            Choice("input.short_sides", sides, f"{SCALES[0]} to {SCALES[-1]} times the test size"),
             Choice(
                 "input.max_side", longest, f"95 of 100 images are at most {data.elongation:.2f} times as long as wide"
             ),
+            Choice("input.antialias", True, "large photographs shrink without noise, and in a fraction of the time"),
         ],
     )
 
 
 def backbone_rules(parts: Parts, stride: int) -> list[Choice]:
-    """Which outputs of the backbone make the map, and what is trained."""
+    """Return the outputs of the backbone that make the map, and the layers to train."""
     if not parts.nodes:
         return []
     coarse = parts.nodes.get(COARSE) or parts.nodes[max(parts.nodes)]
@@ -89,11 +90,11 @@ def backbone_rules(parts: Parts, stride: int) -> list[Choice]:
             Choice("backbone.joined_separable", True, "a dense 3x3 on the fine map would cost as much as the backbone"),
         ]
     else:
-        why = f"the last layers at stride {COARSE}; deeper ones cost more than they bring in minutes"
+        why = f"the last output of stride {COARSE}; in a short training deeper layers cost more than they improve"
         chosen = [Choice("backbone.node", coarse, why)]
     if parts.weights:
         frozen = parts.nodes.get(4)
-        chosen.append(Choice("backbone.frozen_nodes", frozen, "edges and textures of ImageNet are kept as they are"))
+        chosen.append(Choice("backbone.frozen_nodes", frozen, "the first layers keep ImageNet's edges and textures"))
     else:
         chosen.append(Choice("backbone.norm", "gn", "without classifier weights a frozen batch norm has no statistics"))
         chosen.append(Choice("backbone.frozen_nodes", None, "without classifier weights every layer has to learn"))
@@ -101,7 +102,7 @@ def backbone_rules(parts: Parts, stride: int) -> list[Choice]:
 
 
 def proposal_rules(data: Fingerprint, size: int, stride: int) -> list[Choice]:
-    """Anchors from the boxes, at all training sizes; how many proposals from how crowded the images are."""
+    """Return anchors that fit the boxes at all training sizes, and proposal counts that fit the objects per image."""
     grown = np.asarray(SCALES)[:, None] * size
     shapes = fit_anchors((grown * data.widths).ravel(), (grown * data.heights).ravel(), stride)
     many = max(300, min(1000, 10 * data.most_objects))
@@ -119,12 +120,12 @@ def proposal_rules(data: Fingerprint, size: int, stride: int) -> list[Choice]:
         Choice(
             "proposals.scales",
             list(shapes.scales),
-            f"clustered; {shapes.recall:.0%} of the objects meet an anchor of IoU {GOOD} or more",
+            f"clustered; {shapes.recall:.0%} of the objects have an anchor with IoU {MIN_IOU} or more",
         ),
-        Choice("proposals.aspects", list(shapes.aspects), "clustered with the scales; height by width"),
+        Choice("proposals.aspects", list(shapes.aspects), "height / width, clustered like the scales"),
         *rpn,
         Choice("proposals.min_size", 2.0, "a larger limit would lose small objects"),
-        Choice("proposals.pre_nms_train", 12000, "as published; fewer are all on the objects that are easy to find"),
+        Choice("proposals.pre_nms_train", 12000, "as published; fewer boxes would all be on easy objects"),
         Choice("proposals.pre_nms_test", 12000, "rare small objects rank behind thousands of other boxes"),
         Choice("proposals.top_k_train", 2 * many, "enough background to sample from"),
         Choice("proposals.top_k_test", many, f"at most {data.most_objects} objects are in one image"),
@@ -132,42 +133,42 @@ def proposal_rules(data: Fingerprint, size: int, stride: int) -> list[Choice]:
 
 
 def head_rules(parts: Parts) -> list[Choice]:
-    """The head's size and the RoIs that it learns from."""
+    """Return the size of the head and the RoIs for its training."""
     background = Choice("sampling.background_iou_low", 0.0, "with few objects nearly all background has IoU 0")
     if parts.head == "rfcn":
         return [
-            Choice("head.k", 3, "bins of few cells; 7 is for objects of half the image"),
+            Choice("head.k", 3, "RoIs have few cells; k = 7 is for objects of half the image"),
             Choice("head.channels", 256, "the backbone's map has few channels"),
-            Choice("head.pooling", "align", "bins rounded to the stride blur boxes"),
+            Choice("head.pooling", "align", "bins rounded to the stride make boxes inexact"),
             Choice("sampling.rois_per_image", 256, "RoIs cost almost nothing in this head"),
             background,
         ]
     return [
-        Choice("head.pooling", "roi_align", "bins rounded to the stride blur boxes"),
-        Choice("backbone.tail", "fc", "two layers over each RoI"),
-        Choice("backbone.tail_channels", 512, "half of the paper's width: small sets need no more"),
+        Choice("head.pooling", "roi_align", "bins rounded to the stride make boxes inexact"),
+        Choice("backbone.tail", "fc", "two layers for each RoI"),
+        Choice("backbone.tail_channels", 512, "half of the paper's width is enough for small data sets"),
         Choice("sampling.rois_per_image", 128, "128 RoIs of an image, a quarter of them objects"),
         background,
     ]
 
 
 def postprocess_rules(data: Fingerprint) -> list[Choice]:
-    """NMS from how much objects of one class overlap; scores are kept down to the floor of the metric."""
+    """Return the NMS threshold from the overlap of objects of one class, and the limits on detections."""
     nms = round(min(0.6, max(0.4, data.overlap + 0.1)), 2)
     most = max(100, 2 * data.most_objects)
     return [
         Choice(
             "postprocess.nms_iou",
             nms,
-            f"99 of 100 objects overlap another of their class by at most {data.overlap:.2f}",
+            f"99 of 100 objects have an IoU of at most {data.overlap:.2f} with another of their class",
         ),
-        Choice("postprocess.score_threshold", 0.001, "average precision counts every rank; draw from 0.5 on"),
+        Choice("postprocess.score_threshold", 0.001, "average precision counts every rank; for pictures use 0.5"),
         Choice("postprocess.max_per_image", most, f"at most {data.most_objects} objects are in one image"),
     ]
 
 
 def optimizer_rules(parts: Parts, images: int) -> list[Choice]:
-    """AdamW with a cosine, a warm-up and clipped gradients; SGD's rate where the user asks for SGD.
+    """Return the learning rates of AdamW, or of SGD if the user chose it, with gradient clipping and cosine decay.
 
     `docs/plan.md` has the measurements. AdamW moves the weights of every layer by about the same amount. The new
     convolutions of the RPN and of R-FCN start random, so they get a larger rate.
@@ -186,21 +187,21 @@ def optimizer_rules(parts: Parts, images: int) -> list[Choice]:
     return [
         *chosen,
         Choice("optimizer.clip_norm", 10.0, "one hard image must not change the weights too much"),
-        Choice("schedule.decay", "cosine", "the best of what fits any number of steps"),
+        Choice("schedule.decay", "cosine", "the best schedule that fits any number of steps"),
     ]
 
 
 def images_per_step(data: Fingerprint, machine: Machine) -> Choice:
-    """Few images a step on a CPU, more where a GPU would be idle; never more than there are."""
-    images, why = (2, "small steps, many of them") if machine.device == "cpu" else (8, "fewer would leave the GPU idle")
+    """Return few images per step for a CPU, more for a GPU; never more than the training split has."""
+    images, why = (2, "many small steps") if machine.device == "cpu" else (8, "fewer would leave the GPU idle")
     return Choice("trainer.images_per_step", min(images, data.num_images), why)
 
 
 def machine_rules(machine: Machine) -> list[Choice]:
-    """Precision and loader workers."""
+    """Return precision and number of loader workers."""
     precision, has = ("bf16", "has") if machine.fast_bf16 else ("fp32", "has no")
     if machine.device == "cpu" and machine.cores <= 4:
-        workers, why = 0, "decoding needs little; every core is for the network"
+        workers, why = 0, "decoding needs little time; all cores are for the network"
     else:
         workers, why = min(8, machine.cores - 1), f"{machine.cores} cores"
     return [
@@ -210,7 +211,7 @@ def machine_rules(machine: Machine) -> list[Choice]:
 
 
 def plan_settings(data: Fingerprint, machine: Machine, parts: Parts) -> list[Choice]:
-    """Every planned setting but those that follow from time."""
+    """Return every planned setting except those that depend on the time of a step."""
     size, stride, chosen = input_rules(data, machine)
     images = images_per_step(data, machine)
     return [
@@ -225,13 +226,13 @@ def plan_settings(data: Fingerprint, machine: Machine, parts: Parts) -> list[Cho
     ]
 
 
-def _written(value: Any) -> str:
+def _to_text(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return f"[{','.join(map(_written, value))}]"
+        return f"[{','.join(map(_to_text, value))}]"
     if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_written(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{_to_text(item)}" for key, item in value.items()) + "}"
     return str(value)

@@ -1,4 +1,4 @@
-"""How many steps the minutes allow, and what depends on their number."""
+"""Timetable of a training: the number of steps that fits into the minutes, and the settings that depend on it."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from dataclasses import dataclass
 from detector.pipeline.planning.rules import Choice
 from detector.pipeline.planning.trial import Trial
 
-OVERHEAD = 1.06  # of the loop, the averaged weights and the log over the bare step
-REPORT = 4.0  # seconds for the report page, the portable model and the program's end
+OVERHEAD = 1.06  # factor on the time of a step, for the loop, the weight average and the log
+REPORT = 4.0  # seconds for the report page, the portable model and the end of the program
 REPORT_IMAGE = 0.05  # seconds of the report for each test image
-RESERVE = 0.02  # of the budget
+RESERVE = 0.02  # share of the budget
 EPOCHS = 40  # without a budget
-LEAST_IMAGES, MOST_IMAGES = 8_000, 120_000  # that a training without a budget sees
+LEAST_IMAGES, MOST_IMAGES = 8_000, 120_000  # limits of the training images over all epochs, without a budget
 LEAST_STEPS = 20
-EVALUATING = 0.04  # share of the training time that evaluations in between may take
+EVALUATION_SHARE = 0.04  # share of the training time for evaluations during training
 
 
 @dataclass(frozen=True, slots=True)
 class Timetable:
-    """Seconds, from the start of the command."""
+    """Numbers of steps and evaluations, and durations in seconds."""
 
     steps: int
     evaluations: int
     evaluating_each: float
     training: float
     evaluating: float  # all evaluations and the report
-    total: float
-    tight: bool  # the budget holds hardly any step
+    total: float  # from the start of the command
+    tight: bool  # the budget is too small for LEAST_STEPS
 
     def __str__(self) -> str:
         return (
@@ -46,7 +46,7 @@ def make_timetable(
     images_per_step: int,
     steps: int | None,
 ) -> Timetable:
-    """The steps that fit into `budget` seconds, of which `elapsed` are gone; `steps` where they are given."""
+    """Return the timetable of `steps`, or of the steps that fit into `budget` seconds, of which `elapsed` are used."""
     step, evaluation = trial.step * OVERHEAD, trial.image * test_images
     report = REPORT + REPORT_IMAGE * test_images
     fitted = steps is None and budget is not None
@@ -55,18 +55,18 @@ def make_timetable(
     elif steps is None:
         images = min(max(EPOCHS * train_images, LEAST_IMAGES), MOST_IMAGES)
         steps = -(-images // images_per_step)
-    # Evaluations in between are worth a few percent of the time.
-    looks = max(0, min(4, int(EVALUATING * steps * step / max(evaluation, 1e-9))))
+    # Evaluations during training may take EVALUATION_SHARE of the time.
+    extra = max(0, min(4, int(EVALUATION_SHARE * steps * step / max(evaluation, 1e-9))))
     if fitted:
-        steps -= -int(-looks * evaluation // step)
+        steps -= -int(-extra * evaluation // step)
     tight = fitted and steps < LEAST_STEPS
     steps = max(steps, LEAST_STEPS) if fitted else steps
-    training, evaluating = steps * step, (1 + looks) * evaluation + report
-    return Timetable(steps, 1 + looks, evaluation, training, evaluating, elapsed + training + evaluating, tight)
+    training, evaluating = steps * step, (1 + extra) * evaluation + report
+    return Timetable(steps, 1 + extra, evaluation, training, evaluating, elapsed + training + evaluating, tight)
 
 
 def time_rules(timetable: Timetable, train_images: int, images_per_step: int) -> list[Choice]:
-    """The settings that follow from the number of steps."""
+    """Return the settings that depend on the number of steps."""
     steps = timetable.steps
     epochs = steps * images_per_step / train_images
     horizon = max(10, steps // 8)
@@ -75,7 +75,7 @@ def time_rules(timetable: Timetable, train_images: int, images_per_step: int) ->
         Choice("trainer.max_steps", steps, f"{timetable}; {epochs:.1f} epochs"),
         Choice("schedule.warmup_steps", max(1, min(200, steps // 10)), "a tenth of the steps, at most 200"),
         Choice("trainer.ema_decay", round(1 - 1 / horizon, 5), f"averages the last {horizon} steps, an eighth of all"),
-        Choice("trainer.eval_every", every, "evaluations in between may take 4 % of the time"),
-        Choice("trainer.checkpoint_every", max(10, min(500, steps // 10)), "a stop costs a tenth of the run at most"),
-        Choice("trainer.log_every", max(1, min(20, steps // 50)), "fifty points on the curves at least"),
+        Choice("trainer.eval_every", every, "evaluations during training may take 4 % of the time"),
+        Choice("trainer.checkpoint_every", max(10, min(500, steps // 10)), "a crash loses at most a tenth of the run"),
+        Choice("trainer.log_every", max(1, min(20, steps // 50)), "at least fifty points on the curves"),
     ]

@@ -1,4 +1,4 @@
-"""How long a real step and a real evaluation take here: measured before the first step of a run."""
+"""Trial: the time of a real training step and of a real test image on this machine, measured before a run starts."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from detector.pipeline.data import Data
 from detector.pipeline.loaders import collate
 from detector.pipeline.state import initialise, new_state
 
-WARM_UP = 3  # steps that are not counted: kernels choose their ways in them
-STEPS = 12
+WARM_UP = 3  # steps before the measurement, in which kernels choose their algorithms
+STEPS = 12  # steps that are measured
 IMAGES = 4  # of the test split
 
 
@@ -28,15 +28,15 @@ IMAGES = 4  # of the test split
 class Trial:
     """Seconds: the mean of the steps, the median of the test images."""
 
-    step: float  # forward, backward and update of one batch, decoding included where no worker does it
+    step: float  # decoding, forward, backward and update of one batch
     image: float  # one test image, decoding included
     spent: float  # by the trial itself
 
 
 def measure(config: schema.Config, data: Data, device: torch.device, *, most_seconds: float) -> Trial:
-    """Trains a detector of the config for a few steps, throws it away, and says how long that took.
+    """Train a detector of the config for a few steps and discard it. Return the times.
 
-    Steps end early once `most_seconds` have gone by, after the first that is counted.
+    The steps end early after `most_seconds`, but at least one step is measured.
     """
     started = time.monotonic()
     state = new_state(config, data, device)
@@ -78,7 +78,7 @@ def _timed_detection(detector: torch.nn.Module, data: Data, device: torch.device
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """The training that follows initialises its own detector and reports on it. The trial's would be told twice."""
+    """Context without log messages of the trial: the training that follows logs the same messages."""
     before = logging.root.manager.disable
     logging.disable(logging.INFO)
     try:

@@ -240,7 +240,7 @@ VOC = [
         formats.voc,
         "folder in place of a list",
         directory("ImageSets/Main/train.txt"),
-        "1 pictures, .*nothing to divide",
+        "1 pictures, .*expected two or more",
     ),
     Fault(
         formats.voc, "list of numbers in place of names", put("ImageSets/Main/train.txt", "0\n1\n"), r"train\.txt lists"
@@ -378,7 +378,7 @@ COCO = [
         formats.roboflow_coco,
         "no image of the annotation",
         as_json(TRAIN_COCO, _first("annotations", image_id=77)),
-        "annotation 0 is of image 77",
+        "annotation 0 is for image 77",
     ),
     Fault(
         formats.roboflow_coco,
@@ -626,13 +626,13 @@ TABLES = [
         formats.csv_of_sizes,
         "no class column",
         edit("boxes.csv", "Label", "Kind"),
-        r"boxes\.csv: no column names the classes",
+        r"boxes\.csv: no class column",
     ),
     Fault(
         formats.csv_of_sizes,
         "split with an unknown name",
         edit("boxes.csv", "train;", "holdout;", 0),
-        r"boxes\.csv: the split column has 'holdout' ",
+        r"boxes\.csv: lines with the unknown split 'holdout' ",
     ),
     Fault(
         formats.csv_of_sizes,
@@ -644,7 +644,7 @@ TABLES = [
         formats.csv_of_sizes,
         "header only",
         put("boxes.csv", "Split;Label;X;Y;W;H;Image\n"),
-        "boxes.csv, but no picture with an annotation",
+        "boxes.csv, but no picture has an annotation",
     ),
     Fault(formats.csv_of_sizes, "NaN of pandas", edit("boxes.csv", ";10;6;", ";nan;6;"), r"boxes\.csv: line 2"),
     Fault(formats.csv_of_sizes, "thousands", edit("boxes.csv", ";10;6;", ";1.000,5;6;"), r"boxes\.csv: line 2"),

@@ -124,7 +124,7 @@ def labelme(root: Path) -> str:
         content = {"version": "5.0", "flags": {}, "shapes": shapes, "imagePath": f"..\\x\\{name.split('/')[1]}.jpg"}
         content |= {"imageData": None, "imageHeight": HEIGHT, "imageWidth": WIDTH}
         (root / f"{name}.json").write_text(json.dumps(content))
-    return "LabelMe folder: 3 pictures, a JSON file each"
+    return "LabelMe folder: 3 pictures with one JSON file each"
 
 
 def cvat(root: Path) -> str:

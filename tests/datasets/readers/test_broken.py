@@ -27,7 +27,7 @@ def open_and_decode(root: Path) -> Folder:
     folder = Folder(root)
     sides: list[FolderDataset] = [folder.train, folder.test]
     for side in sides:
-        require_readable(side, decode=False, keep_checks=False, skip=False, keep_places=False, where=str(root))
+        require_readable(side, decode=False, keep_checks=False, skip=False, keep_indices=False, where=str(root))
         for index in range(len(side.annotations)):
             side.image(index)
     return folder
@@ -49,7 +49,7 @@ def test_a_faulty_folder_gives_its_message_or_is_read(
         if isinstance(error, FaultyDataError):
             assert all(str(root) in item.message for item in error.faults)  # noqa: PT017
     else:
-        message = "\n".join([*folder.told, *folder.odd, caplog.text])
+        message = "\n".join([*folder.summary, *folder.odd, caplog.text])
         if fault.message is None:
             truth = sorted((name, [*map(float, box)]) for rows in formats.TRUTH.values() for name, box in rows)
             assert objects(folder) == truth

@@ -37,7 +37,7 @@ def test_every_format_gives_the_same_annotations(tmp_path: Path, write: Callable
     root.mkdir()
     line = write(root)
     folder = Folder(root)
-    assert folder.told[0] == line
+    assert folder.summary[0] == line
     assert folder.train.classes == folder.test.classes == ("cat", "dog")
     found = {}
     for split, side in (("train", folder.train), ("test", folder.test)):
@@ -60,8 +60,8 @@ def test_open_images_skips_missing_pictures(tmp_path: Path) -> None:
         + "\nd,xclick,/m/02,1,0.1,1,0.2,1,0,1,1"
     )
     folder = Folder(tmp_path)
-    assert folder.told[0] == line
-    assert "1 pictures of the tables are not there and are left out" in folder.told
+    assert folder.summary[0] == line
+    assert "1 pictures of the tables are not in the folder and are left out" in folder.summary
     assert folder.train.classes == ("cat", "dog")
     first = folder.train.annotations[0]
     assert first.boxes[0].tolist() == pytest.approx([10, 6, 30, 24])
@@ -79,7 +79,7 @@ def test_cvat_flags_are_read(tmp_path: Path) -> None:
 
 def test_points_are_skipped_and_reported(tmp_path: Path) -> None:
     labelme(tmp_path)
-    assert "shapes that are no boxes are passed over: point (3)" in Folder(tmp_path).told
+    assert "shapes that are not boxes are skipped: point (3)" in Folder(tmp_path).summary
 
 
 def test_of_several_annotations_of_a_task_the_first_is_used(tmp_path: Path) -> None:
@@ -88,8 +88,8 @@ def test_of_several_annotations_of_a_task_the_first_is_used(tmp_path: Path) -> N
     tasks[0]["annotations"].append({"result": []})
     tasks.append({"id": 9, "data": {"image": "later.jpg"}, "annotations": []})
     (tmp_path / "x.json").write_text(json.dumps(tasks))
-    lines = Folder(tmp_path).told
-    assert "1 tasks are annotated several times; the first annotation is taken" in lines
+    lines = Folder(tmp_path).summary
+    assert "1 tasks are annotated several times; the first annotation is used" in lines
     assert "1 tasks are not annotated and are left out" in lines
 
 
@@ -98,12 +98,12 @@ def test_several_formats_are_refused_with_their_names(tmp_path: Path) -> None:
     csv(tmp_path)
     with pytest.raises(ValueError, match=r"several formats: labelme \(.*and 2 more\); csv \(.*dataset.format=labelme"):
         Folder(tmp_path)
-    assert Folder(tmp_path, format_="csv").told[0].startswith("CSV: 3 pictures")
+    assert Folder(tmp_path, format_="csv").summary[0].startswith("CSV: 3 pictures")
 
 
 def test_a_missing_format_is_refused(tmp_path: Path) -> None:
     csv(tmp_path)
-    with pytest.raises(ValueError, match="no annotations of dataset.format=yolo; there is csv"):
+    with pytest.raises(ValueError, match="no annotations of dataset.format=yolo; found csv"):
         Folder(tmp_path, format_="yolo")
 
 
@@ -115,7 +115,7 @@ def test_columns_can_be_named_by_options(tmp_path: Path) -> None:
         Folder(tmp_path)
     columns = {"picture": "photo", "class": "kind", "x1": "l", "y1": "t", "x2": "r", "y2": "B"}
     assert Folder(tmp_path, columns=columns).train.annotations[0].boxes.tolist() == [[1, 2, 9, 8]]
-    with pytest.raises(ValueError, match="dataset.columns has the key 'colour'; expected some of picture"):
+    with pytest.raises(ValueError, match="dataset.columns has the key 'colour'; expected keys from picture"):
         Folder(tmp_path, columns={**columns, "colour": "x"})
     with pytest.raises(ValueError, match="dataset.columns.class=sort: no such column; it has photo, kind"):
         Folder(tmp_path, columns={**columns, "class": "sort"})
@@ -126,7 +126,7 @@ def test_fractions_in_a_table_are_recognised(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("image,label,xmin,ymin,xmax,ymax\na.jpg,cat,0.25,0.2,0.75,0.8\nd.jpg,cat,0,0,1,1\n")
     folder = Folder(tmp_path)
     assert folder.train.annotations[0].boxes.tolist() == [pytest.approx([10, 6, 30, 24])]
-    assert any("taken for fractions" in line for line in folder.told)
+    assert any("read as fractions" in line for line in folder.summary)
 
 
 def replace_text(path: Path, was: str, now: str) -> None:
@@ -162,10 +162,10 @@ def replace_text(path: Path, was: str, now: str) -> None:
         (cvat, "annotations.xml", "a.jpg", "gone.jpg", "names the picture gone.jpg"),
         (label_studio, "project-1.json", '"x": 25.0', '"x": NaN', "not finite"),
         (label_studio, "project-1.json", '"x": 25.0', '"x": "25"', "its x, y, width, height is"),
-        (label_studio, "project-1.json", "a.jpg", "gone.jpg", "names no picture below"),
+        (label_studio, "project-1.json", "a.jpg", "gone.jpg", "its picture .* is not in"),
         (csv_without_head, "annotations.csv", "10,6", "nan,6", "not finite"),
         (csv_without_head, "annotations.csv", "0,0,20", "0,0,x", "expected four numbers"),
-        (csv_without_head, "annotations.csv", "24,cat", "24,", "has a box and no class"),
+        (csv_without_head, "annotations.csv", "24,cat", "24,", "has a box but no class"),
         (csv_without_head, "annotations.csv", "a.jpg", "gone.jpg", "names the picture train/gone.jpg"),
         (csv_without_head, "annotations.csv", "30,24", "300,24", "lies outside the image of 40x30"),
         (open_images, "train-annotations-bbox.csv", "0.25", "nan", "not finite"),
@@ -185,7 +185,7 @@ def test_faults_name_the_file_and_the_position(
 def test_yolo_without_class_names_is_refused(tmp_path: Path) -> None:
     yolo_data(tmp_path)
     (tmp_path / "data.yaml").unlink()
-    with pytest.raises(ValueError, match="no data.yaml or classes.txt names them"):
+    with pytest.raises(ValueError, match="no data.yaml or classes.txt names the classes"):
         Folder(tmp_path)
 
 
@@ -194,7 +194,7 @@ def test_yolo_pictures_without_a_file_have_no_objects(tmp_path: Path) -> None:
     (tmp_path / "labels/train/b c.txt").unlink()
     folder = Folder(tmp_path)
     assert [len(item.boxes) for item in folder.train.annotations] == [2, 0]
-    assert "1 pictures have no text file and count as pictures without objects" in folder.told
+    assert "1 pictures have no text file and count as pictures without objects" in folder.summary
 
 
 def test_a_picture_annotated_by_two_files_is_refused(tmp_path: Path) -> None:

@@ -90,11 +90,11 @@ def test_losses_of_a_format_are_reported(tmp_path: Path) -> None:
     sides = make(tmp_path / "source")
     sides[0].annotations[1].boxes[0] = torch.tensor([3.0, 3.0, 3.5, 9.0])
     assert write_voc(tmp_path / "voc", sides, ("cat", "dog")) == [
-        "1 boxes of a pixel or less across are left out: VOC names first and last pixels"
+        "1 boxes of one pixel or less are left out: VOC's corners are pixel numbers"
     ]
     assert write_yolo(tmp_path / "yolo", sides, ("cat", "dog")) == [
-        f"{sum(int(item.difficult.sum()) for side in sides for item in side.annotations)} difficult objects are "
-        "objects like others: YOLO has no flags"
+        f"{sum(int(item.difficult.sum()) for side in sides for item in side.annotations)} difficult objects become "
+        "ordinary objects: YOLO has no flags"
     ]
 
 
@@ -102,7 +102,7 @@ def test_losses_of_a_format_are_reported(tmp_path: Path) -> None:
 def test_existing_files_are_not_overwritten(tmp_path: Path, name: str) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("x")
-    with pytest.raises(ValueError, match="is there already"):
+    with pytest.raises(ValueError, match="already exists"):
         WRITERS[name](tmp_path / "full", make(tmp_path / "source"), ("cat", "dog"))
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
 
@@ -116,5 +116,5 @@ def test_the_dataset_command_converts_and_refuses(tmp_path: Path, capsys: pytest
     assert "format=pickle: expected one of voc, coco, yolo" in capsys.readouterr().err
     assert cli.run(words) == 2
     assert cli.run([*words, "format=voc"]) == 1
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert cli.run(["dataset", "--help"]) == 0

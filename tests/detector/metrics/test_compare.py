@@ -83,7 +83,7 @@ def test_nothing_to_compare_is_refused() -> None:
     none = np.zeros(0, np.int64)
     table = DetectionTable(("1",), ("a",), none, np.zeros((0, 4)), np.zeros(0), none)
     truths = TruthTable(("1",), ("a",), none, np.zeros((0, 4)), none, np.zeros(0, bool))
-    with pytest.raises(ValueError, match="expected a class with objects that both detectors looked for"):
+    with pytest.raises(ValueError, match="expected a class with objects that both detectors searched for"):
         compare.compare(table, table, truths)
 
 

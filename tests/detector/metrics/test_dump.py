@@ -64,8 +64,8 @@ def damaged(folder: Path, **change: Any) -> Path:
     ("change", "message"),
     [
         ({"image_index": np.array([0, 2, 3])}, "detection 2: unknown image number 3, the table lists 3,"),
-        ({"scores": np.array([0.5, np.nan, 0.1])}, "detection 1, image 000003: its score is NaN"),
-        ({"boxes": TABLE.boxes[:, [2, 1, 0, 3]]}, "detection 0, image 000001: its box .* is inverted"),
+        ({"scores": np.array([0.5, np.nan, 0.1])}, "detection 1, image 000003: the score is NaN"),
+        ({"boxes": TABLE.boxes[:, [2, 1, 0, 3]]}, "detection 0, image 000001: the box .* is inverted"),
         ({"classes": np.array(["cat"])}, "detection 1, image 000003: label 2 has no class, expected 1..1"),
         ({"image_ids": np.array(["000001", "000001", "000003"])}, "expected every image once, got 000001 2 times"),
         ({"scores": None}, "missing or malformed: 'scores'"),
@@ -74,7 +74,7 @@ def damaged(folder: Path, **change: Any) -> Path:
         ({"boxes": np.zeros(12)}, "column boxes has type float64 and shape"),
         ({"about": None}, "missing or malformed: 'about'"),
         ({"about": np.array("{")}, "Expecting property name"),
-        ({"about": np.array(json.dumps({"version": 2}))}, "its version is 2, this program reads version 1"),
+        ({"about": np.array(json.dumps({"version": 2}))}, "expected version 1 of the dump format, got 2"),
     ],
 )
 def test_a_malformed_dump_is_one_clear_error(tmp_path: Path, change: dict[str, Any], message: str) -> None:

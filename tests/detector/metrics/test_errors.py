@@ -58,19 +58,21 @@ def test_prices_equal_hand_computed_values() -> None:
     split = split_errors(found([row[:3] for row in ONE_OF_EACH]), truths_of())
     assert split.mean == pytest.approx((1 / 3 + 0) / 2)
     # Class a: 3 objects. The localisation error becomes correct at rank 3, below the duplicate.
-    assert split.price["localisation"] == pytest.approx(((1 + 2 / 3) / 3 - 1 / 3) / 2)
+    assert split.delta_ap["localisation"] == pytest.approx(((1 + 2 / 3) / 3 - 1 / 3) / 2)
     # The classification error becomes class b's first counted detection, and finds its only object.
-    assert split.price["classification"] == pytest.approx((1 - 0) / 2)
-    assert split.price["missed"] == pytest.approx((1 / 2 - 1 / 3) / 2)
-    assert split.price["duplicate"] == split.price["both"] == split.price["background"] == 0.0
-    assert split.price["false negatives"] == pytest.approx((1 - 1 / 3) / 2)  # class b has no object left and stays at 0
-    assert list(split.price) == [*CAUSES, "false positives", "false negatives"]
+    assert split.delta_ap["classification"] == pytest.approx((1 - 0) / 2)
+    assert split.delta_ap["missed"] == pytest.approx((1 / 2 - 1 / 3) / 2)
+    assert split.delta_ap["duplicate"] == split.delta_ap["both"] == split.delta_ap["background"] == 0.0
+    assert split.delta_ap["false negatives"] == pytest.approx(
+        (1 - 1 / 3) / 2
+    )  # class b has no object left and stays at 0
+    assert list(split.delta_ap) == [*CAUSES, "false positives", "false negatives"]
 
 
 def test_an_object_is_corrected_once() -> None:
     rows = [([100, 0, 110, 3], score, 1) for score in (0.9, 0.8)]
     split = split_errors(found(rows), truths_of())
-    assert split.price["localisation"] == pytest.approx(1 / 3 / 2)  # one becomes correct, the other is removed
+    assert split.delta_ap["localisation"] == pytest.approx(1 / 3 / 2)  # one becomes correct, the other is removed
 
 
 def test_outcomes_follow_the_row_order_of_the_table() -> None:
@@ -107,4 +109,4 @@ def test_every_error_has_one_cause_and_correcting_it_never_lowers_ap(
     assert (split.outcomes == Outcome.right).sum() + split.count["false positives"] == kept
     assert split.count["missed"] <= split.count["false negatives"]
     for cause in (*CAUSES[:-1], "false positives"):
-        assert split.price[cause] >= -1e-12, cause
+        assert split.delta_ap[cause] >= -1e-12, cause

@@ -27,9 +27,9 @@ GOOD: dict[str, Any] = {
     ("change", "message"),
     [
         ({"image_index": np.array([0, 2])}, "detection 1: unknown image number 2, the table lists 2,"),
-        ({"scores": np.array([0.1, np.nan])}, "detection 1, image 2: its score is NaN"),
-        ({"boxes": np.array([[0.0, 0, 1, 1], [2, 2, 1, 3]])}, "detection 1, image 2: its box .* is inverted"),
-        ({"boxes": np.array([[0.0, 0, 1, 1], [2, 2, np.inf, 3]])}, "detection 1, image 2: its box .* is not finite"),
+        ({"scores": np.array([0.1, np.nan])}, "detection 1, image 2: the score is NaN"),
+        ({"boxes": np.array([[0.0, 0, 1, 1], [2, 2, 1, 3]])}, "detection 1, image 2: the box .* is inverted"),
+        ({"boxes": np.array([[0.0, 0, 1, 1], [2, 2, np.inf, 3]])}, "detection 1, image 2: the box .* is not finite"),
         ({"labels": np.array([1, 3])}, "detection 1, image 2: label 3 has no class, expected 1..2"),
         ({"labels": np.array([0, 1])}, "detection 0, image 1: label 0 has no class"),
         ({"image_ids": ("1", "1")}, "expected every image once, got 1 2 times"),

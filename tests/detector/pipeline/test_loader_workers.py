@@ -27,7 +27,7 @@ class Numbers(Dataset[int]):
 
 
 def loader(dataset: Numbers, workers: LoaderWorkers, count: int = 2) -> DataLoader[int]:
-    return DataLoader(dataset, batch_size=None, num_workers=count, worker_init_fn=workers.begin)
+    return DataLoader(dataset, batch_size=None, num_workers=count, worker_init_fn=workers.init_worker)
 
 
 def open_files() -> int:

@@ -25,7 +25,7 @@ class Failing(Dataset[int]):
 
 def load(fail: Callable[[], object]) -> None:
     with loading_errors(), LoaderWorkers() as workers:
-        loader = DataLoader(Failing(fail), batch_size=None, num_workers=1, worker_init_fn=workers.begin)
+        loader = DataLoader(Failing(fail), batch_size=None, num_workers=1, worker_init_fn=workers.init_worker)
         list(workers.batches(loader))
 
 

@@ -96,7 +96,7 @@ def test_the_number_of_steps_follows_the_time_budget(folder: Path, tmp_path: Pat
 
 
 def test_a_folder_or_resume_is_required() -> None:
-    with pytest.raises(ValueError, match="needs a folder"):
+    with pytest.raises(ValueError, match="expected a folder of photographs or resume=FOLDER of a run, got neither"):
         train()
 
 

@@ -61,14 +61,14 @@ def test_auto_skips_damaged_checkpoints(tmp_path: Path, caplog: pytest.LogCaptur
     start = find_start([f"output_dir={tmp_path}", "resume=auto"])
     assert start.checkpoint is not None
     assert f"skipped: {last} is damaged" in caplog.text
-    assert f"going on from {kept}, step 5" in caplog.text
+    assert f"resuming from {kept}, step 5" in caplog.text
 
 
 def test_auto_without_a_checkpoint_needs_a_dataset_or_experiment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="no checkpoint in runs, and no dataset or experiment to start a run with"):
+    with pytest.raises(ConfigError, match="no checkpoint in runs; to start a new run, give dataset= or experiment="):
         find_start(["resume=auto"])
 
 
@@ -106,8 +106,8 @@ def test_an_unknown_key_in_a_saved_config_is_named(tmp_path: Path) -> None:
 
 
 def test_resume_and_config_together_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="two starts"):
+    with pytest.raises(ConfigError, match=r"expected resume= or config=, got both"):
         find_start(["resume=runs/a", "config=runs/b"])
     RunFolder(tmp_path).write_config(load_config(DEMO))
-    with pytest.raises(ConfigError, match="experiment=demo: a saved run has its settings"):
+    with pytest.raises(ConfigError, match="experiment=demo: a saved run already has settings"):
         find_start([f"config={tmp_path}", "experiment=demo"])

@@ -63,7 +63,7 @@ def change(path: Path, **columns: object) -> None:
     ("fault", "expected"),
     [
         ("image", "unknown image number 99"),
-        ("score", "its score is NaN"),
+        ("score", "the score is NaN"),
         ("box", "inverted"),
         ("class", "missing class"),
         ("twice", "expected every image once"),
@@ -112,6 +112,6 @@ def test_missing_files_and_unknown_protocols_are_refused(command: Command, tmp_p
     code, printed, _ = command("eval", f"detections={tmp_path / 'nothing'}")
     assert (code, "no such file or folder" in printed) == (1, True)
     code, printed, _ = command("eval", f"detections={tmp_path}", "evaluation.protocols=[voc08]")
-    assert (code, "no protocol 'voc08'; known: voc07_11point" in printed) == (2, True)
+    assert (code, "expected a protocol of voc07_11point" in printed) == (2, True)
     code, printed, _ = command("eval")
     assert (code, "detections=PATH" in printed) == (2, True)

@@ -111,8 +111,8 @@ def test_every_fault_and_oddity_is_found_and_no_file_is_changed(
     assert [case.split(": ")[1] for case in cases("drawn twice")] == ["cat"]
     assert any("empty" in case for case in cases("without objects"))
     assert {case.split(": ")[0] for case in cases("below 2 cells")} == {"tiny", "thin"}
-    assert "thin: cat" in cases("no anchor")
-    assert cases("viewers turn by EXIF") == ["turned"]
+    assert "thin: cat" in cases("without a planned anchor")
+    assert cases("with an EXIF rotation") == ["turned"]
     assert any("nearly 'cat'" in case for case in cases("odd class names"))
     printed = capsys.readouterr().out
     assert "fault: " in printed
@@ -143,6 +143,21 @@ def test_a_corrected_copy_trains(faulty_folder: Path, tmp_path: Path, capsys: py
     assert folder.train.classes == ("cat",)
 
 
+def test_a_picture_of_both_splits_stays_in_the_test_split(tmp_path: Path) -> None:
+    root, lists = tmp_path / "tree", tmp_path / "tree/ImageSets/Main"
+    lists.mkdir(parents=True)
+    for number in range(4):
+        picture = add(root, f"JPEGImages/{number}", PLAIN, seed=number)
+        (root / "Annotations").mkdir(exist_ok=True)
+        picture.with_suffix(".xml").rename(root / f"Annotations/{number}.xml")
+    (lists / "train.txt").write_text("0\n1\n2\n")
+    (lists / "test.txt").write_text("2\n3\n")
+    cli.run(["inspect", f"data={root}", f"fix={tmp_path / 'mended'}"])
+    folder = Folder(tmp_path / "mended")
+    assert [item.image_id for item in folder.train.annotations] == ["0", "1"]
+    assert [item.image_id for item in folder.test.annotations] == ["2", "3"]
+
+
 def test_anchors_and_stride_are_those_of_the_plan(tmp_path: Path) -> None:
     """The planned anchors fit even long boxes. A given stride replaces the planned one."""
     root = tmp_path / "thin"
@@ -169,7 +184,7 @@ def test_augment_draws_training_samples(faulty_folder: Path, tmp_path: Path) -> 
     cli.run([*words, "augment=true"])
     page = (tmp_path / "report/inspection.html").read_text(encoding="utf-8")
     sides = {int(side) for side in re.findall(r"shorter side (\d+) px", page)}
-    folder = Folder(faulty_folder, mend=True)
+    folder = Folder(faulty_folder, leave_out_faulty=True)
     planned = planned_map(folder.train, schema.InputConfig(), set(), None)
     assert sides
     assert sides <= set(planned.short_sides), "the sizes of the plan"

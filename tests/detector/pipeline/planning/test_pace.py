@@ -30,8 +30,8 @@ def train(clock: Clock, pace: Pace, total: int, seconds: Any, evaluation: float 
 
 
 def make(clock: Clock, minutes: float, changes: list[int], **settings: Any) -> Pace:
-    values = {"after": 10.0, "evaluation": 0.0, "eval_every": 0, **settings}
-    return Pace(deadline=clock.now + 60 * minutes, changed=lambda state, steps: changes.append(steps), **values)
+    values = {"final_seconds": 10.0, "evaluation_seconds": 0.0, "eval_every": 0, **settings}
+    return Pace(deadline=clock.now + 60 * minutes, on_change=lambda state, steps: changes.append(steps), **values)
 
 
 def test_a_steady_machine_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +60,7 @@ def test_a_machine_that_slows_down_half_way_still_ends_in_time(monkeypatch: pyte
 def test_the_time_of_evaluations_is_counted_apart_from_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, changes = Clock(monkeypatch), []
     began = clock.now
-    pace = make(clock, 10, changes, evaluation=20.0, eval_every=100)
+    pace = make(clock, 10, changes, evaluation_seconds=20.0, eval_every=100)
     train(clock, pace, 490, lambda step: 1.0, evaluation=20.0, every=100)
     assert clock.now - began == pytest.approx(590, rel=0.05)
 

@@ -1,4 +1,4 @@
-"""Several folders as one data set, each read in its own format."""
+"""Merges several folders into one dataset. Each folder has its own format."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from pathlib import Path
 from detector.datasets.records import Reading
 
 
-def joined(readings: Sequence[Reading]) -> Reading:
-    """One reading of several folders, the first one's classes and records first.
+def join_readings(readings: Sequence[Reading]) -> Reading:
+    """Return the records of several folders as one reading, in the order of the folders.
 
-    An id that two folders have gets the number of its folder in front: 2/image. If only some folders have splits, the
-    pictures of the others are to train on. Raises ValueError if one picture is in two folders.
+    An id that occurs in two folders gets the number of its folder as a prefix: 2/image. If only some folders have
+    splits, the pictures of the others are for training. Raises ValueError if a picture is in two folders.
     """
     count = Counter(record.image_id for reading in readings for record in reading.records)
     has_splits = [any(record.splits for record in reading.records) for reading in readings]
-    whole = Reading(" + ".join(reading.told for reading in readings))
+    whole = Reading(" + ".join(reading.summary for reading in readings))
     source_of: dict[Path, Path] = {}
     for number, (reading, has) in enumerate(zip(readings, has_splits, strict=True), start=1):
         whole.faults += reading.faults
         whole.notes += reading.notes
         if any(has_splits) and not has:
-            whole.notes.append(f"{reading.told}: no splits, so all of it is to train on")
+            whole.notes.append(f"{reading.summary}: no splits, so all of it is for training")
         for record in reading.records:
             place = record.file.resolve()
             if place in source_of:
                 raise ValueError(
-                    f"{record.source}: annotates {record.file}, as {source_of[place]} does; give dataset.also folders "
-                    "that share no picture with dataset.root"
+                    f"{record.source}: annotates {record.file}, as {source_of[place]} does; expected folders in "
+                    "dataset.also that share no picture with dataset.root"
                 )
             source_of[place] = record.source
             splits = record.splits if has or not any(has_splits) else frozenset({"train"})

@@ -47,19 +47,19 @@ class Config:
     export: ExportConfig = field(default_factory=ExportConfig)
     compress: CompressConfig = field(default_factory=CompressConfig)
     output_dir: str | None = path_setting(None)  # folder of the run; None: runs/<date>_<time>
-    resume: str | None = path_setting(None)  # a run's folder; auto: newest checkpoint of output_dir, else runs/
+    resume: str | None = path_setting(None)  # folder of a run; auto: newest checkpoint of output_dir, else of runs/
     weights: str | None = path_setting(None)  # a checkpoint or portable model, or its name in the zoo
-    weights_skip: list[str] = field(default_factory=list)  # train: modules that start anew, as head
+    weights_skip: list[str] = field(default_factory=list)  # train: modules that do not load weights, such as head
     detections: str | None = path_setting(None)  # eval, analyze: a run's folder, a dump, comp4 files or COCO results
     images: str | None = path_setting(None)  # predict: a picture, folder, glob, list (.txt), video or camera:0
 
     def __post_init__(self) -> None:
-        """Refuses combinations across groups, before anything is built."""
+        """Reject combinations of groups that cannot work, before anything is built."""
         backbone, needs_tail = self.backbone, isinstance(self.head, FastRCNNConfig)
         if isinstance(self.neck, FPNConfig):
             require(
                 backbone.tail is Tail.fc or not needs_tail,
-                "backbone.tail=native: the classifier's last layers do not read a pyramid's maps; set backbone.tail=fc",
+                "backbone.tail=native: the classifier's last layers cannot read a pyramid's maps; set backbone.tail=fc",
             )
             if isinstance(backbone, ResNetConfig):
                 require(
@@ -69,30 +69,30 @@ class Config:
             if isinstance(backbone, TorchvisionConfig):
                 require(
                     backbone.proposals_node is None and backbone.max_stride is None,
-                    "neck=fpn reads backbone.node and backbone.deeper_nodes, each at its stride; set "
+                    "neck=fpn reads backbone.node and backbone.deeper_nodes at their own strides; set "
                     "backbone.proposals_node and backbone.max_stride to null",
                 )
         if isinstance(self.proposals, RPNConfig):
             require(
                 self.loss.targets is not TargetStatistics.measured,
-                "loss.targets=measured needs given proposals; with proposals=rpn set loss.targets=fixed or null",
+                "loss.targets=measured needs proposals before training; with proposals=rpn, set it to fixed or null",
             )
         if isinstance(backbone, ResNetConfig) and needs_tail and backbone.tail is Tail.native:
-            require(not backbone.dilated_c5, "backbone.dilated_c5=true leaves no res5 as a tail; set backbone.tail=fc")
+            require(not backbone.dilated_c5, "backbone.dilated_c5=true: res5 cannot be the tail; set backbone.tail=fc")
         if isinstance(backbone, TorchvisionConfig) and needs_tail:
             require(
                 backbone.tail is Tail.fc,
-                "backbone.tail=native: a torchvision classifier has none; set backbone.tail=fc",
+                "backbone.tail=native: a torchvision classifier has no such tail; set backbone.tail=fc",
             )
         if isinstance(self.head, FastRCNNConfig) and self.head.channels is not None:
             require(
                 backbone.tail is Tail.fc,
-                f"head.channels={self.head.channels}: the classifier's own layers read its whole map; set "
+                f"head.channels={self.head.channels}: the classifier's last layers need its full map; set "
                 "backbone.tail=fc, or head.channels=null",
             )
         if isinstance(self.sampling, OHEMConfig) and not isinstance(self.proposals, GridProposalsConfig):
             require(
                 self.sampling.rois_per_image < self.proposals.top_k_train,
                 f"sampling.rois_per_image is {self.sampling.rois_per_image}, but proposals.top_k_train is only "
-                f"{self.proposals.top_k_train}: there would be nothing to mine; lower the first or raise the second",
+                f"{self.proposals.top_k_train}: nothing would be left to mine; lower the first or raise the second",
             )
