@@ -1,4 +1,4 @@
-"""Builds a dataset and its proposals from a config. Only this file and `detector/build.py` read config classes."""
+"""Builds a dataset and its proposals from a config, so that the other files here need no config classes."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _classes_of(path: Path) -> tuple[str, ...] | None:
 
 
 def build_datasets(config: schema.DatasetConfig) -> tuple[Dataset, Dataset]:
-    """Return the datasets of both roles, train and test, after the check of their pictures.
+    """Return the datasets of both roles, train and test, after the check of their pictures. Opens a folder only once.
 
     Raises the same errors as `readable_dataset`. With dataset.on_unreadable=skip, the training set keeps the indices of
     unreadable pictures, and `TrainingView` replaces them by other images.

@@ -69,7 +69,7 @@ def _listed(counts: Counter[str]) -> str:
 
 
 def by_contents(records: Sequence[Record], val_fraction: float, where: str, keep_checks: bool = False) -> Split:
-    """Return a split in which the test records of every class are about `val_fraction` of its pictures.
+    """Return a split by content. About `val_fraction` of the pictures of each class are test records.
 
     With `keep_checks`, the fingerprints of the pictures are stored for the next start.
 

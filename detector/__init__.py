@@ -6,7 +6,7 @@
     detect = load_detector(run.path)
     detect("street.jpg")
 
-Importing the package loads nothing else: torch and the rest come with the first name that is used.
+The import is fast: torch and the rest of the package load when a name is first used.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from detector.pipeline.api import Run, train
     from detector.pipeline.predictor import Prediction, Predictor, load_detector
 
-# Each name, and the module that has it.
-_HOMES = {
+# Public name -> its module in detector.pipeline.
+_MODULES = {
     "Prediction": "predictor",
     "Predictor": "predictor",
     "Run": "api",
@@ -31,9 +31,9 @@ __all__ = ["Prediction", "Predictor", "Run", "load_detector", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'detector' has no attribute {name!r}")
-    return getattr(import_module(f"detector.pipeline.{_HOMES[name]}"), name)
+    return getattr(import_module(f"detector.pipeline.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""From a config to a detector and its optimizer: one `match` per group, and nothing else reads config classes."""
+"""Builds a detector and its optimizer from a config, with one `match` per config group."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ from detector.targets import BoxCoder, Matcher
 
 
 def build_detector(config: schema.Config, num_classes: int) -> Detector:
-    """A detector with new weights for `num_classes` foreground classes; `load_backbone_weights` is a step of its own.
+    """Return a detector with random weights for `num_classes` foreground classes.
 
-    Raises ConfigError for combinations that cannot work.
+    `load_backbone_weights` loads a classifier's weights afterwards. Raises ConfigError for combinations that cannot
+    work.
     """
     backbone = build_backbone(config)
     rows = 1 if config.head.class_agnostic else num_classes
@@ -63,6 +64,7 @@ def build_detector(config: schema.Config, num_classes: int) -> Detector:
 
 
 def build_preprocess(config: schema.InputConfig, strides: Sequence[int]) -> Preprocess:
+    """Build the preprocessing for maps of these strides."""
     return Preprocess(
         max_side=config.max_side,
         mean=tuple(config.mean),
@@ -76,6 +78,7 @@ def build_preprocess(config: schema.InputConfig, strides: Sequence[int]) -> Prep
 
 
 def build_matcher(config: schema.SamplingConfig) -> Matcher:
+    """Build the matcher that labels RoIs."""
     return Matcher(
         foreground_iou=config.foreground_iou,
         background_iou_low=config.background_iou_low,
@@ -86,6 +89,7 @@ def build_matcher(config: schema.SamplingConfig) -> Matcher:
 
 
 def build_sampler(config: schema.SamplingConfig) -> Sampler:
+    """Build the sampler of RoIs."""
     match config:
         case schema.RandomSamplingConfig():
             return RandomSampling(rois_per_image=config.rois_per_image, foreground_fraction=config.foreground_fraction)
@@ -95,6 +99,7 @@ def build_sampler(config: schema.SamplingConfig) -> Sampler:
 
 
 def build_proposals(config: schema.ProposalConfig, backbone: Backbone, use_difficult: bool) -> ProposalModule:
+    """Build the source of proposals: an RPN, or boxes that the dataset brings."""
     match config:
         case schema.GridProposalsConfig() | schema.FileProposalsConfig() | schema.SelectiveSearchConfig():
             return GivenProposals()
@@ -122,6 +127,7 @@ def build_proposals(config: schema.ProposalConfig, backbone: Backbone, use_diffi
 
 
 def build_head(config: schema.HeadConfig, backbone: Backbone, num_classes: int) -> Head:
+    """Build the head for the maps of a backbone."""
     match config:
         case schema.FastRCNNConfig():
             assert backbone.tail is not None
@@ -153,33 +159,34 @@ def build_head(config: schema.HeadConfig, backbone: Backbone, num_classes: int) 
 
 
 def build_backbone(config: schema.Config) -> Backbone:
-    """The backbone with random weights, with the tail that the head needs and nothing that it does not."""
-    backbone, ranks, head = _whole_backbone(config), config.backbone.tail_ranks, config.head
+    """Return the backbone with random weights: only the layers that the head and the proposals need."""
+    backbone, ranks, head = _backbone_without_neck(config), config.backbone.tail_ranks, config.head
     if isinstance(config.neck, schema.FPNConfig):
-        backbone = _pyramid(config, backbone, config.neck.channels)
+        backbone = _with_pyramid(config, backbone, config.neck.channels)
     if isinstance(head, schema.FastRCNNConfig) and head.channels is not None:
         backbone.tail_channels = config.backbone.tail_channels
         backbone.tail = fc_tail(head.channels, head.output_size, backbone.tail_channels)
     if ranks is not None:
         if backbone.tail is None:
-            raise ConfigError("backbone.tail_ranks is for heads with fully connected layers; set it to null")
+            raise ConfigError("backbone.tail_ranks needs a head with fully connected layers; set it to null")
         factorize(backbone.tail, tuple(ranks))
     return backbone
 
 
-def _pyramid(config: schema.Config, body: Backbone, channels: int) -> Pyramid:
-    """The pyramid over a backbone without a tail, with two fully connected layers for heads that need a tail."""
+def _with_pyramid(config: schema.Config, body: Backbone, channels: int) -> Pyramid:
+    """Return a pyramid over `body`. A head that needs a tail gets two fully connected layers."""
     assert isinstance(body, (ResNet, VGG16, TorchvisionBackbone))
     head, width = config.head, config.backbone.tail_channels
     tail = fc_tail(channels, head.output_size, width) if isinstance(head, schema.FastRCNNConfig) else None
     return Pyramid(body=body, channels=channels, tail=tail, tail_channels=0 if tail is None else width)
 
 
-def _whole_backbone(config: schema.Config) -> Backbone:
+def _backbone_without_neck(config: schema.Config) -> Backbone:
     backbone, head = config.backbone, config.head
     pyramid = isinstance(config.neck, schema.FPNConfig)
     needs_tail = isinstance(head, schema.FastRCNNConfig)
-    reduced = isinstance(head, schema.FastRCNNConfig) and head.channels is not None  # its tail reads another map
+    # With `head.channels` the tail reads the reduced map, so `build_backbone` adds the tail.
+    reduced = isinstance(head, schema.FastRCNNConfig) and head.channels is not None
     tail = backbone.tail.value if needs_tail and not reduced and not pyramid else None
     pooled_size = head.output_size if isinstance(head, schema.FastRCNNConfig) else 0
     match backbone:
@@ -227,7 +234,7 @@ def _whole_backbone(config: schema.Config) -> Backbone:
 
 
 def _nodes(config: schema.TorchvisionConfig, pyramid: bool) -> list[str]:
-    """The nodes that a config names; where it names none, the one of stride 16, or those of a pyramid."""
+    """Return the nodes of the config. By default: the node of stride 16, or the nodes of strides 4 to 32 (pyramid)."""
     if config.node is not None:
         return [config.node, *config.deeper_nodes]
     found = nodes_by_stride(config.name)
@@ -235,14 +242,17 @@ def _nodes(config: schema.TorchvisionConfig, pyramid: bool) -> list[str]:
     absent = [stride for stride in wanted if stride not in found]
     if absent:
         raise ConfigError(
-            f"backbone.name={config.name}: no map of stride {', '.join(map(str, absent))} was found; name one in "
-            f"backbone.node{' and the coarser ones in backbone.deeper_nodes' if pyramid else ''}"
+            f"backbone.name={config.name}: expected a map of stride {', '.join(map(str, absent))}, found none; set "
+            f"backbone.node{', and backbone.deeper_nodes for the coarser maps' if pyramid else ''}"
         )
     return [*(found[stride] for stride in wanted), *config.deeper_nodes]
 
 
 def load_backbone_weights(config: schema.BackboneConfig, backbone: Backbone) -> None:
-    """A classifier's weights, as `backbone.weights` says; with none, frozen layers would stay random: ConfigError."""
+    """Load the classifier weights that `backbone.weights` names into the backbone.
+
+    Raises ConfigError for frozen layers without weights: they would stay random.
+    """
     if config.weights is None:
         frozen = getattr(config, "frozen_nodes", None) is not None or config.frozen_stages > 0
         normalised = not isinstance(config, schema.VGGConfig) or config.batch_norm
@@ -257,7 +267,7 @@ def load_backbone_weights(config: schema.BackboneConfig, backbone: Backbone) -> 
 
 
 def architecture(config: schema.BackboneConfig) -> str:
-    """torchvision's name of the classifier that a backbone is cut from."""
+    """Return torchvision's name of the classifier that the backbone is a part of."""
     match config:
         case schema.VGGConfig():
             return "vgg16_bn" if config.batch_norm else "vgg16"
@@ -269,8 +279,9 @@ def architecture(config: schema.BackboneConfig) -> str:
 
 
 def build_optimizer(config: schema.Config, detector: nn.Module) -> torch.optim.Optimizer:
+    """Build the optimizer with its parameter groups."""
     optimizer = config.optimizer
-    # New is what no classifier brings weights for.
+    # New layers, for which a classifier has no weights.
     tail = ("backbone.tail",) if config.backbone.tail is schema.Tail.fc else ()
     new = ("head", "proposals", "backbone.top_down", "backbone.fpn", *tail)
     groups = parameter_groups(
@@ -291,11 +302,12 @@ def build_optimizer(config: schema.Config, detector: nn.Module) -> torch.optim.O
 
 
 def build_schedule(config: schema.Config, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
+    """Build the schedule of the learning rate."""
     return torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(config, config.trainer.max_steps))
 
 
 def learning_rate_factor(config: schema.Config, max_steps: int) -> Callable[[int], float]:
-    """The learning rate over the base rate, by step, of a training of `max_steps`."""
+    """Return the function from step to learning rate / base rate, for a training of `max_steps`."""
     schedule = config.schedule
     common: dict[str, Any] = {
         "max_steps": max_steps,

@@ -1,7 +1,7 @@
-"""Smaller and faster, with (almost) the same answers: truncated SVD of fully connected layers, folded norms.
+"""Model compression with (almost) the same output: truncated SVD of fully connected layers, and folded norms.
 
-A layer's weights [out, in] of rank t are two layers, [t, in] without a bias and [out, t] with it: t (in + out) products
-instead of in x out. Source: Fast R-CNN 3.1.
+Truncated SVD replaces a layer [out, in] by two layers of rank t: [t, in] without a bias, then [out, t] with one. They
+need t (in + out) products instead of in x out. Source: Fast R-CNN 3.1.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from detector.backbones.norms import FrozenBatchNorm2d, conv_norm
 
 
 def linear_layers(tail: nn.Module) -> dict[str, nn.Linear]:
-    """The fully connected layers of a tail by name, in order."""
+    """Return the fully connected layers of a tail by name, in order."""
     return {name: layer for name, layer in tail.named_children() if isinstance(layer, nn.Linear)}
 
 
 def factorize(tail: nn.Module, ranks: tuple[int, ...]) -> None:
-    """Replaces the fully connected layers of `tail` by pairs of these ranks, with new weights; 0 leaves a layer.
+    """Replace each fully connected layer of `tail` by a pair of layers of the given rank, with random weights.
 
-    Raises ValueError where the ranks do not fit the layers.
+    Rank 0 keeps the layer. Raises ValueError if the ranks do not fit the layers.
     """
     layers = linear_layers(tail)
     if len(ranks) != len(layers):
         raise ValueError(
             f"expected one rank for each of the tail's {len(layers)} fully connected layers, got {len(ranks)} "
-            f"({', '.join(map(str, ranks))}); 0 leaves a layer as it is"
+            f"({', '.join(map(str, ranks))}); use 0 to keep a layer unchanged"
         )
     for (name, layer), rank in zip(layers.items(), ranks, strict=True):
         full = min(layer.in_features, layer.out_features)
         if not 0 <= rank <= full:
-            raise ValueError(f"layer {name} of the tail has rank {full}; expected 0 (as it is) to {full}, got {rank}")
+            raise ValueError(f"expected a rank from 0 (unchanged) to {full} for layer {name} of the tail, got {rank}")
         if rank > 0:
             setattr(tail, name, _pair(layer, rank))
 
 
 class SVD:
-    """The decomposed layers of a tail, from which compressed tails of any ranks are cut."""
+    """The SVD of each fully connected layer of a tail. It gives compressed tails of any ranks."""
 
     def __init__(self, tail: nn.Module) -> None:
-        """Takes time: an SVD of each layer, half a minute for VGG16's fc6."""
+        """Compute the SVD of each layer. This is slow: half a minute for VGG16's fc6."""
         self.layers = linear_layers(tail)
         self.parts = {
             name: torch.linalg.svd(layer.weight.detach().float(), full_matrices=False)
@@ -50,7 +50,7 @@ class SVD:
         }
 
     def truncate(self, tail: nn.Module, ranks: tuple[int, ...]) -> None:
-        """Compresses a `tail` of the same layers in place: of each product of this rank, the closest to the weights."""
+        """Compress `tail`, which has the same layers, in place: the best approximation of each layer at its rank."""
         factorize(tail, ranks)
         for (name, layer), rank in zip(self.layers.items(), ranks, strict=True):
             if rank == 0:
@@ -70,9 +70,9 @@ def _pair(layer: nn.Linear, rank: int) -> nn.Sequential:
 
 
 def fold_norms(module: nn.Module) -> None:
-    """Folds every frozen batch norm that follows a convolution into it, in place; the output stays the same.
+    """Fold each frozen batch norm into the convolution before it, in place. The output does not change.
 
-    Pairs are found by the order of a sequence, by name (conv1, bn1), or in the graph of a traced backbone.
+    The pairs are neighbours in a sequence, have matching names (conv1, bn1), or are in the graph of a traced backbone.
     """
     for owner in list(module.modules()):
         children = dict(owner.named_children())
@@ -99,7 +99,7 @@ def _fold(conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> None:
 
 
 def _traced_pairs(body: torch.fx.GraphModule) -> list[tuple[str, str]]:
-    """Convolutions and the frozen norms that a traced backbone computes in them."""
+    """Return the paths of each convolution and its frozen norm in the `conv_norm` calls of a traced backbone."""
     return [
         (str(node.args[1].target), str(node.args[2].target))
         for node in body.graph.nodes

@@ -1,4 +1,4 @@
-"""Boxes on images, for TensorBoard and for predictions alike."""
+"""Draws boxes on images, for TensorBoard and for predictions."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from detector.structures import Detections, Instances
 
 
 def class_color(label: int) -> tuple[int, int, int]:
-    """A colour of its own for each label: hues by the golden ratio, so neighbours differ."""
+    """Return the colour of a label. Hues step by the golden ratio, so neighbouring labels differ clearly."""
     red, green, blue = colorsys.hsv_to_rgb((label * 0.618034) % 1.0, 0.85, 1.0)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def draw_detections(
-    image: Tensor, detections: Detections, classes: Sequence[str], truths: Instances | None = None
+    image: Tensor, detections: Detections, classes: Sequence[str], ground_truth: Instances | None = None
 ) -> Image.Image:
-    """The image [3, H, W] uint8 with every detection's box, name and score; truths as thin white boxes beneath."""
+    """Draw each detection's box, name and score on the image [3, H, W] uint8, over thin white ground-truth boxes."""
     picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
     draw = ImageDraw.Draw(picture)
     side = max(picture.size)
     font = ImageFont.load_default(size=max(10, side // 50))
     line = max(1, side // 300)
-    if truths is not None:
-        for box in truths.boxes.tolist():
+    if ground_truth is not None:
+        for box in ground_truth.boxes.tolist():
             draw.rectangle(_corners(box), outline=(255, 255, 255), width=max(1, line // 2))
-    for index in reversed(range(len(detections))):  # best last, so on top
+    for index in reversed(range(len(detections))):  # best last, so that it is on top
         label = int(detections.labels[index])
         box = detections.boxes[index].tolist()
         color = class_color(label)
@@ -46,10 +46,10 @@ def draw_detections(
 
 
 def to_tensor(picture: Image.Image) -> Tensor:
-    """A picture as [3, H, W] uint8, as TensorBoard takes it."""
+    """Return a picture as a tensor [3, H, W] uint8, the form that TensorBoard takes."""
     return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
 
 
 def _corners(box: list[float]) -> tuple[float, float, float, float]:
-    """Pixels that a half-open box covers: the rectangle that PIL draws includes its last row and column."""
+    """Return the corners for PIL of a half-open box: PIL's rectangles include the last row and column."""
     return box[0], box[1], max(box[0], box[2] - 1), max(box[1], box[3] - 1)

@@ -1,6 +1,6 @@
-"""The k x k score maps of one class with a RoI laid over them, and its votes: R-FCN's figures 3 and 4.
+"""Draws the k x k score maps of one class with a RoI on them, and the votes of its bins, as R-FCN's figures 3 and 4.
 
-Plain tensors in, a picture out, so that TensorBoard during training and `detector explain` draw the same thing.
+TensorBoard during training and `detector explain` use the same code.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 PICTURE_SIDE, MAPS_SIDE, BINS_SIDE = 380, 600, 300  # longest side of the three parts, in pixels
-LEAST_MAP, LEAST_BIN = 120, 46
+MIN_MAP_SIDE, MIN_BIN_SIDE = 120, 46  # in pixels
 GAP, HEADING = 6, 26
 ROI_COLOR, BIN_COLOR = (255, 255, 255), (0, 235, 255)
 INK, PAPER = (25, 25, 30), (255, 255, 255)
 
-# From the lowest value to the highest, ever lighter, so that it reads in grey as well.
+# Colours from the lowest value to the highest. They get lighter, so that a grey print is readable.
 HEAT = np.array([(13, 8, 80), (110, 10, 150), (200, 60, 110), (245, 140, 60), (250, 245, 90)], dtype=float)
 
 
@@ -28,18 +28,18 @@ def draw_score_maps(
     cell_size: float,
     title: str = "",
 ) -> Image.Image:
-    """The image with its RoI, the score maps each with the bin that reads it, and the pooled bins with their vote.
+    """Draw the image with its RoI, each score map with the bin that reads it, and the pooled bins with their vote.
 
     Args:
         image: [3, H, W] uint8.
-        maps: [k * k, h, w] of one class, row-major by bin; a map may reach beyond the image (padding is cut off).
+        maps: [k * k, h, w] of one class, row-major by bin. A map may be larger than the image; padding is cut off.
         box: [4] xyxy in pixels of the image.
-        bins: [k, k] what `ps_roi_pool` gave for the box; the vote shown is their mean.
-        cell_size: pixels of the image per cell of the maps: the stride over the scale that the image was resized by.
-        title: a line on top.
+        bins: [k, k] output of `ps_roi_pool` for the box. The vote in the picture is their mean.
+        cell_size: pixels of the image per cell of the maps: stride / scale of the resized image.
+        title: text line at the top.
 
     Raises:
-        ValueError: `maps` are not k * k for bins [k, k].
+        ValueError: the number of maps is not k * k for bins [k, k].
     """
     k = bins.shape[-1]
     if bins.shape != (k, k) or maps.dim() != 3 or maps.shape[0] != k * k:
@@ -54,9 +54,9 @@ def draw_score_maps(
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     parts = [
-        _headed(_picture_panel(picture, corners, k), "RoI and its bins"),
-        _headed(_map_panels(picture, values, corners, k, cell_size, low, high), f"{k} x {k} score maps"),
-        _headed(_bin_panel(pooled, low, high), f"vote {pooled.mean():+.2f} = mean of the bins"),
+        _with_heading(_picture_panel(picture, corners, k), "RoI and its bins"),
+        _with_heading(_map_panels(picture, values, corners, k, cell_size, low, high), f"{k} x {k} score maps"),
+        _with_heading(_bin_panel(pooled, low, high), f"vote {pooled.mean():+.2f} = mean of the bins"),
     ]
     top = GAP + (HEADING if title else 0)
     width = sum(part.width for part in parts) + GAP * 4 * (len(parts) - 1) + GAP * 2
@@ -71,11 +71,11 @@ def draw_score_maps(
 
 
 def heat_colors(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Colours [..., 3] uint8 for values [...], from dark at `low` to light at `high`; NaN is dark."""
+    """Return colours [..., 3] uint8 for values [...], from dark at `low` to light at `high`; NaN is dark."""
     values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-    place = np.clip((values - low) / max(high - low, 1e-12), 0, 1) * (len(HEAT) - 1)
-    index = np.minimum(place.astype(int), len(HEAT) - 2)
-    share = (place - index)[..., None]
+    position = np.clip((values - low) / max(high - low, 1e-12), 0, 1) * (len(HEAT) - 1)
+    index = np.minimum(position.astype(int), len(HEAT) - 2)
+    share = (position - index)[..., None]
     colors: np.ndarray = HEAT[index] * (1 - share) + HEAT[index + 1] * share
     return colors.round().astype(np.uint8)
 
@@ -94,8 +94,8 @@ def _picture_panel(picture: Image.Image, box: np.ndarray, k: int) -> Image.Image
 def _map_panels(
     picture: Image.Image, maps: np.ndarray, box: np.ndarray, k: int, cell_size: float, low: float, high: float
 ) -> Image.Image:
-    """The maps as they lie on the image, whose shapes shine through; each with the RoI and its own bin."""
-    zoom = max(LEAST_MAP, MAPS_SIDE / k) / max(picture.size)
+    """Draw each map over the grey image, with the RoI and the bin that reads the map."""
+    zoom = max(MIN_MAP_SIDE, MAPS_SIDE / k) / max(picture.size)
     width, height = _zoomed(picture, zoom)
     grey = np.asarray(picture.convert("L").resize((width, height), Image.Resampling.BILINEAR), dtype=float)
     shade = (0.7 + 0.3 * grey / 255)[..., None]
@@ -115,9 +115,9 @@ def _map_panels(
 
 
 def _bin_panel(bins: np.ndarray, low: float, high: float) -> Image.Image:
-    """The bins' means with their numbers, and the scale of the colours below."""
+    """Draw the bins with their values, and the colour scale below them."""
     k = len(bins)
-    side = max(LEAST_BIN, BINS_SIDE // k)
+    side = max(MIN_BIN_SIDE, BINS_SIDE // k)
     bar = 14
     panel = Image.new("RGB", (k * side, k * side + GAP * 2 + bar + HEADING), PAPER)
     draw = ImageDraw.Draw(panel)
@@ -139,7 +139,7 @@ def _bin_panel(bins: np.ndarray, low: float, high: float) -> Image.Image:
     return panel
 
 
-def _headed(panel: Image.Image, text: str) -> Image.Image:
+def _with_heading(panel: Image.Image, text: str) -> Image.Image:
     font = _font(16)
     headed = Image.new("RGB", (max(panel.width, int(font.getlength(text)) + 2), panel.height + HEADING), PAPER)
     ImageDraw.Draw(headed).text((0, 4), text, fill=INK, font=font)
@@ -148,7 +148,7 @@ def _headed(panel: Image.Image, text: str) -> Image.Image:
 
 
 def _bin(box: np.ndarray, row: int, column: int, k: int, zoom: float) -> tuple[float, float, float, float]:
-    """Corners of bin (row, column) of k x k, ordered, as PIL draws rectangles (the last pixel included)."""
+    """Return the corners of bin (row, column) of k x k for PIL, whose rectangles include the last pixel."""
     x1, y1, x2, y2 = (float(value) * zoom for value in box)
     width, height = max(x2 - x1, 1.0) / k, max(y2 - y1, 1.0) / k
     left, top = x1 + column * width, y1 + row * height

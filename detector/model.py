@@ -1,4 +1,4 @@
-"""The detector: the only file that knows the whole flow.
+"""The detector: the complete data flow in one file.
 
 images -> preprocess -> backbone -> proposals -> (training) match, sample -> head -> losses
                                              -> (testing)                   head -> postprocess
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Detector(nn.Module):
-    """Backbone, proposals and head, joined; any parts that keep their protocols will do."""
+    """A detector of backbone, proposal module and head. Every part that implements its protocol can be used."""
 
     def __init__(
         self,
@@ -53,35 +53,35 @@ class Detector(nn.Module):
         self.postprocess = postprocess
         self.box_weight = box_weight
         self.sigma = sigma
-        self.learning = frozenset({"proposals", "head"})  # whose losses count; see `engine.learning.train_only`
+        self.trained_parts = frozenset({"proposals", "head"})  # their losses count; see `engine.learning.train_only`
 
     def forward(self, batch: Batch) -> Losses:
-        """The losses of one training step."""
+        """Return the losses of one training step."""
         inputs = self.preprocess(batch)
         features = self.backbone(inputs.images)
         proposed = self.proposals(features.proposals, inputs)
-        if "head" not in self.learning:
+        if "head" not in self.trained_parts:
             return Losses(proposed.losses, {}, {})
         maps = self.head.maps(features.head)
 
         def score(candidates: Sequence[Candidates]) -> list[Tensor]:
-            """The present loss of every candidate of every image, for samplers that ask."""
+            """Return the current loss of every candidate of every image, for samplers that need it."""
             with torch.no_grad():
                 boxes = [item.boxes for item in candidates]
-                targets = self._targets(boxes, [c.labels for c in candidates], [c.truths for c in candidates])
+                targets = self._targets(boxes, [c.labels for c in candidates], [c.gt_boxes for c in candidates])
                 losses = self._roi_losses(self.head(maps, boxes), targets)
                 return list((losses.classification + losses.box).split([len(item) for item in boxes]))
 
         with torch.no_grad():
             sampled = self.sampler(self._match(proposed.proposals, inputs), inputs.seeds, score)
-            targets = self._targets(sampled.boxes, sampled.labels, sampled.truths)
+            targets = self._targets(sampled.boxes, sampled.labels, sampled.gt_boxes)
         losses = self._roi_losses(self.head(maps, sampled.boxes), targets)
-        # Both terms are means over the sampled RoIs, foreground and background alike (section 2.3).
+        # Both terms are means over all sampled RoIs, foreground and background (section 2.3).
         num_sampled = (targets.labels >= 0).sum()
         terms = {
             "loss_cls": Mean(losses.classification.sum(), num_sampled),
             "loss_box": Mean(losses.box.sum(), sampled.box_normalizer),
-            **(proposed.losses if "proposals" in self.learning else {}),
+            **(proposed.losses if "proposals" in self.trained_parts else {}),
         }
         num_foreground = (targets.labels > 0).sum()
         counts = {"rois_foreground": num_foreground, "rois_background": num_sampled - num_foreground}
@@ -89,16 +89,16 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def loss_normalizers(self, batch: Batch) -> dict[str, Tensor]:
-        """What the losses of `forward` on the same batch are divided by, before anything is learned from it.
+        """Return the normalizers of the losses of `forward` on the same batch, without computing these losses.
 
-        They follow from boxes and seeds. The backbone runs only where a network proposes; the head never does.
+        They depend on boxes and seeds only. The backbone runs only for a proposal network. The head does not run.
         """
         inputs = self.preprocess(batch)
         features = self.backbone(inputs.images).proposals if self.proposals.reads_features else []
         proposed = self.proposals(features, inputs)
         loss_normalizers = {name: mean.normalizer for name, mean in proposed.losses.items()}
-        if "head" in self.learning:
-            # How many a sampler keeps does not depend on what each of them costs.
+        if "head" in self.trained_parts:
+            # The number of RoIs that a sampler keeps does not depend on their losses.
             sampled = self.sampler(
                 self._match(proposed.proposals, inputs),
                 inputs.seeds,
@@ -111,7 +111,7 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def detect(self, batch: Batch) -> list[Detections]:
-        """Detections of each image, best first, in the pixels of the original images."""
+        """Return the detections of each image, best first, in the pixels of the original images."""
         inputs = self.preprocess(batch)
         features = self.backbone(inputs.images)
         proposed = self.proposals(features.proposals, inputs).proposals
@@ -129,17 +129,17 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def propose(self, batch: Batch) -> list[Proposals]:
-        """The proposals of each image, best first, in the pixels of the original images."""
+        """Return the proposals of each image, best first, in the pixels of the original images."""
         inputs = self.preprocess(batch)
         proposed = self.proposals(self.backbone(inputs.images).proposals, inputs).proposals
         return [to_original(item, frame) for item, frame in zip(proposed, inputs.frames, strict=True)]
 
     @torch.no_grad()
     def set_target_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Other statistics [rows, 4] for the box targets, the boxes that are detected staying the same.
+        """Set the statistics [rows, 4] of the box targets, and rescale the head so that detected boxes do not change.
 
-        Mean 0 and deviation 1 fold the normalisation into the head, as the published models are saved
-        (fast-rcnn `lib/fast_rcnn/train.py`, `snapshot`).
+        Mean 0 and standard deviation 1 fold the normalisation into the head. The published models are saved in this
+        form (fast-rcnn `lib/fast_rcnn/train.py`, `snapshot`).
         """
         self.head.rescale_deltas(self.coder.std / std, (self.coder.mean - mean) / std)
         self.coder.mean.copy_(mean)
@@ -148,9 +148,9 @@ class Detector(nn.Module):
     def _match(self, proposals: list[Proposals], inputs: Inputs) -> list[Candidates]:
         return [self.matcher(*pair) for pair in zip(proposals, inputs.instances, strict=True)]
 
-    def _targets(self, boxes: list[Tensor], labels: list[Tensor], truths: list[Tensor]) -> RoITargets:
+    def _targets(self, boxes: list[Tensor], labels: list[Tensor], gt_boxes: list[Tensor]) -> RoITargets:
         joined = torch.cat(labels)
-        return RoITargets(joined, self.coder.encode(torch.cat(boxes), torch.cat(truths), joined))
+        return RoITargets(joined, self.coder.encode(torch.cat(boxes), torch.cat(gt_boxes), joined))
 
     def _roi_losses(self, predictions: RoIPredictions, targets: RoITargets) -> RoILosses:
         losses = roi_losses(predictions, targets, self.sigma)

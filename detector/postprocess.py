@@ -1,4 +1,4 @@
-"""From a head's predictions to detections: softmax, decode, threshold, per-class NMS, the best of an image."""
+"""Turns a head's predictions into detections: softmax, decode, threshold, per-class NMS, best of each image."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from detector.targets import BoxCoder
 
 @dataclass(frozen=True, slots=True)
 class Postprocess:
-    """py-faster-rcnn's protocol (`lib/fast_rcnn/test.py`): score floor, NMS per class, then the image's best."""
+    """py-faster-rcnn's protocol (`lib/fast_rcnn/test.py`): score threshold, NMS per class, then the image's best."""
 
     score_threshold: float
     nms_iou: float
     max_per_image: int
 
     def __call__(self, predictions: RoIPredictions, boxes: Tensor, coder: BoxCoder, frame: Frame) -> Detections:
-        """Detections of one image, best first, in the pixels of the network's input.
+        """Return the detections of one image, best first, in the pixels of the network's input.
 
-        boxes [R, 4] are the RoIs of the predictions. Only (RoI, class) pairs above the score floor are decoded.
+        boxes [R, 4] are the RoIs of the predictions. Only (RoI, class) pairs above the score threshold are decoded.
         """
         scores = predictions.logits.float().softmax(dim=1)[:, 1:]  # [R, K]
         roi, column = (scores > self.score_threshold).nonzero(as_tuple=True)
         kept_scores, labels = scores[roi, column], column + 1
         deltas = predictions.deltas[roi, column.clamp(max=predictions.deltas.shape[1] - 1)]
         decoded = box_ops.clip(coder.decode(deltas, boxes[roi], labels), frame.height, frame.width)
-        solid = (decoded[:, 2] > decoded[:, 0]) & (decoded[:, 3] > decoded[:, 1])
-        decoded, kept_scores, labels = decoded[solid], kept_scores[solid], labels[solid]
+        not_empty = (decoded[:, 2] > decoded[:, 0]) & (decoded[:, 3] > decoded[:, 1])
+        decoded, kept_scores, labels = decoded[not_empty], kept_scores[not_empty], labels[not_empty]
         keep = batched_nms(decoded, kept_scores, labels, self.nms_iou, max_output=self.max_per_image)
         return Detections(decoded[keep], kept_scores[keep], labels[keep])
 
 
 def empty_detections(device: torch.device) -> Detections:
-    """No detections at all."""
+    """Return `Detections` without a box."""
     return Detections(
         torch.zeros(0, 4, device=device),
         torch.zeros(0, device=device),

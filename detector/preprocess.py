@@ -1,8 +1,8 @@
-"""From decoded images to the network's input, and boxes there and back.
+"""Turns decoded images into the network's input, and maps boxes between the two.
 
-The shorter side becomes `short_side` unless that makes the longer one exceed `max_side` (Fast R-CNN, section 5;
-`lib/utils/blob.py`). Images are normalised, then zero-padded at the bottom and right to one canvas whose sides are
-multiples of the stride, so that a feature map has ceil(side / stride) cells as the original's has.
+An image is resized so that its shorter side is `short_side`, or smaller if the longer side would exceed `max_side`
+(Fast R-CNN, section 5; `lib/utils/blob.py`). Images are normalised, then zero-padded at the bottom and right to one
+canvas whose sides are multiples of the stride. So a feature map has ceil(side / stride) cells, as in the original.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ Found = TypeVar("Found", Detections, Proposals)
 
 
 class Frame(NamedTuple):
-    """How one image lies in the network's input."""
+    """Size and scale of one image in the network's input."""
 
     height: int  # of the resized image, without padding
     width: int
-    scale_y: float  # resized / original; the two differ by the rounding of sides to whole pixels
+    scale_y: float  # resized / original; the two scales differ, since each side is rounded to whole pixels
     scale_x: float
 
     def scale(self) -> float:
+        """Return the geometric mean of both scales."""
         return (self.scale_x * self.scale_y) ** 0.5  # type: ignore[no-any-return]
 
 
@@ -43,9 +44,9 @@ class Inputs(NamedTuple):
 
 
 def resized_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
-    """(height, width) after bringing the shorter side to `short_side`, the longer to at most `max_side`.
+    """Return (height, width) with the shorter side `short_side` and the longer side at most `max_side`.
 
-    Whole numbers only, a half rounded up: an exported graph computes the same from sizes that it does not know yet.
+    Uses integers only and rounds a half up, so that an exported graph computes the same for any size at run time.
     """
     shorter, longer = torch.sym_min(height, width), torch.sym_max(height, width)
 
@@ -58,7 +59,7 @@ def resized_size(height: int, width: int, short_side: int, max_side: int) -> tup
 
 
 class Preprocess(nn.Module):
-    """Resize, normalise and pad; holds the channel statistics as buffers so that they travel with the model."""
+    """Resizing, normalisation and padding. The channel statistics are buffers, so they move with the model."""
 
     mean: Tensor
     std: Tensor
@@ -75,12 +76,12 @@ class Preprocess(nn.Module):
         multiple: int | None = None,
         finest_stride: int | None = None,
     ) -> None:
-        """`mean` and `std` are RGB of [0, 1]; with `bgr_255` BGR of [0, 255], as Caffe's models want it.
+        """`mean` and `std` are for RGB in [0, 1]. With `bgr_255` the input is BGR in [0, 255], as for Caffe's models.
 
         With `antialias` a pixel of a smaller image is the weighted mean of all pixels that it covers. Without it, it is
-        made of four of them, as in the original: fine texture becomes noise, and large photographs take long.
-        The canvas' sides are multiples of `stride`, and of `multiple` where given: fewer shapes, more padding.
-        `finest_stride` is that of the finest of several maps; None: `stride`.
+        made from four of them, as in the original: fine texture becomes noise, and large photographs are slow.
+        The sides of the canvas are multiples of `stride`, and also of `multiple` if given (fewer shapes, more padding).
+        `finest_stride` is the stride of the finest feature map; None means `stride`.
         """
         super().__init__()
         self.max_side = max_side
@@ -94,12 +95,12 @@ class Preprocess(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1) * unit, persistent=False)
 
     @property
-    def longest_map(self) -> int:
-        """Cells of the longest side that a feature map can have."""
+    def longest_map_side(self) -> int:
+        """The largest possible number of cells along a side of a feature map."""
         return _round_up(self.max_side, self.multiple) // self.finest_stride
 
     def forward(self, batch: Batch) -> Inputs:
-        """Everything of `batch` in the pixels of one padded canvas [N, 3, H, W]."""
+        """Return images, boxes and proposals of `batch` in the pixels of one padded canvas [N, 3, H, W]."""
         sizes = [
             resized_size(image.shape[1], image.shape[2], side, self.max_side)
             for image, side in zip(batch.images, batch.short_sides, strict=True)
@@ -111,7 +112,7 @@ class Preprocess(nn.Module):
         canvas_height = _round_up(max(frame.height for frame in frames), self.multiple)
         canvas_width = _round_up(max(frame.width for frame in frames), self.multiple)
         canvas = self.mean.new_zeros(len(frames), 3, canvas_height, canvas_width)
-        canvas = canvas.contiguous(memory_format=torch.channels_last)  # what convolutions like best on CPU and GPU
+        canvas = canvas.contiguous(memory_format=torch.channels_last)  # fastest for convolutions on CPU and GPU
         for slot, image, frame in zip(canvas, batch.images, frames, strict=True):
             slot[:, : frame.height, : frame.width] = self.normalised(image, frame)
         return Inputs(
@@ -131,7 +132,10 @@ class Preprocess(nn.Module):
         )
 
     def normalised(self, image: Tensor, frame: Frame) -> Tensor:
-        """One image [3, h, w] uint8, resized bilinearly and normalised; without antialias in the original's order."""
+        """Return one image [3, h, w] uint8 normalised and resized bilinearly.
+
+        Without `antialias` it is normalised before it is resized, as in the original.
+        """
         image = image.flip(0) if self.bgr_255 else image
         size = (frame.height, frame.width)
         if self.antialias:
@@ -143,23 +147,23 @@ class Preprocess(nn.Module):
 
 
 def resize_antialiased(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """An image [3, h, w] uint8 as values of 0 to 255 [3, *size], by Pillow's bilinear filter.
+    """Resize an image [3, h, w] uint8 with Pillow's bilinear filter. Return values from 0 to 255 [3, *size].
 
-    On a CPU the values are whole: 12 million pixels take 10 ms, and 600 ms in float32. On a GPU and in exported models
-    they are not rounded.
+    On a CPU the values are integers: 12 million pixels take 10 ms, and 600 ms in float32. On a GPU and in exported
+    models they are not rounded.
     """
-    whole = image.device.type == "cpu" and not torch.compiler.is_exporting()
-    pixels = image if whole else image.float()
+    integers = image.device.type == "cpu" and not torch.compiler.is_exporting()
+    pixels = image if integers else image.float()
     return F.interpolate(pixels[None], size, mode="bilinear", antialias=True)[0]
 
 
 def to_input(boxes: Tensor, frame: Frame) -> Tensor:
-    """Boxes [..., 4] of the original image in the pixels of the network's input."""
+    """Convert boxes [..., 4] from the pixels of the original image to those of the network's input."""
     return boxes * boxes.new_tensor((frame.scale_x, frame.scale_y, frame.scale_x, frame.scale_y))
 
 
 def to_original(found: Found, frame: Frame) -> Found:
-    """Detections or proposals of the network's input in the pixels of the original image."""
+    """Convert detections or proposals from the pixels of the network's input to those of the original image."""
     scale = found.boxes.new_tensor((frame.scale_x, frame.scale_y, frame.scale_x, frame.scale_y))
     return replace(found, boxes=found.boxes / scale)
 

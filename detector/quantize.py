@@ -1,7 +1,7 @@
-"""Fully connected layers in int8, on CPUs: weights are rounded once, to a scale per output, activations at each call.
+"""Fully connected layers in int8, for CPUs. Weights are rounded once, with one scale per output; inputs at each call.
 
-The products are oneDNN's, of bytes with int32 sums, which processors with VNNI do several times as fast as float32.
-Nothing is calibrated or trained, and convolutions stay as they are.
+oneDNN multiplies the bytes with int32 sums. Processors with VNNI do this several times as fast as float32. There is no
+calibration and no training, and convolutions do not change.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from detector.compress import linear_layers
 
-LARGEST = 127  # of an int8, the same on both sides of 0
-STEPS = 255  # of a byte
+LARGEST = 127  # largest int8; -127 is the smallest that is used, so that the range is symmetric
+STEPS = 255  # steps between the values of a byte
 SMALLEST = torch.finfo(torch.float32).tiny
 
 
 class Int8Linear(nn.Module):
-    """A linear layer [R, in] -> [R, out] whose product is one of int8. It cannot be trained, copied or saved."""
+    """A linear layer [R, in] -> [R, out] that multiplies in int8. It cannot be trained, copied or saved."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Int8Linear(nn.Module):
         self.packed = torch.ops.onednn.qlinear_prepack(rounded, None)
 
     def forward(self, features: Tensor) -> Tensor:
-        """float32 [R, out]; the features' range, with 0, is cut into 255 steps of one size."""
+        """Return float32 [R, out]. The range of the features, extended to contain 0, has 255 equal steps."""
         if features.shape[0] == 0:
             return features.new_zeros((0, len(self.scale)), dtype=torch.float32)
         low, high = (bound.item() for bound in features.float().aminmax())
@@ -44,16 +44,18 @@ class Int8Linear(nn.Module):
 
 
 def quantize_layers(tail: nn.Module) -> None:
-    """Replaces the fully connected layers of a tail in place; for prediction on a CPU, after weights were loaded.
+    """Replace the fully connected layers of a tail in place, after loading weights, for prediction on a CPU.
 
-    Raises ValueError where there are none, they are not on the CPU, or this torch has no oneDNN.
+    Raises ValueError if the tail has no such layers, if they are not on the CPU, or if this torch has no oneDNN.
     """
     layers = linear_layers(tail)
     if not layers:
-        raise ValueError("int8 is for Fast R-CNN with fully connected layers per RoI, which this model has not")
+        raise ValueError("int8 needs a Fast R-CNN head with fully connected layers, and this model has none")
     if not torch.backends.mkldnn.is_available():
-        raise ValueError("int8 layers need a torch with oneDNN, which this one is not")
+        raise ValueError("int8 needs a torch with oneDNN, and this torch has none; keep the layers in float32")
     for name, layer in layers.items():
         if layer.weight.device.type != "cpu":
-            raise ValueError(f"int8 layers run on CPUs alone, but layer {name} is on {layer.weight.device}")
+            raise ValueError(
+                f"int8 runs on CPUs only, got layer {name} on {layer.weight.device}; move the model to cpu"
+            )
         setattr(tail, name, Int8Linear(layer))

@@ -1,6 +1,6 @@
-"""Depthwise separable convolution: a 3x3 on each channel alone, then a 1x1 over all channels.
+"""Depthwise separable convolution: a 3x3 convolution of each single channel, then a 1x1 convolution of all channels.
 
-It has an eighth to a ninth of a dense 3x3's arithmetic. Source: Howard et al. 2017, "MobileNets", section 3.1.
+It needs an eighth to a ninth of the arithmetic of a dense 3x3. Source: Howard et al. 2017, "MobileNets", section 3.1.
 """
 
 import torch
@@ -8,13 +8,13 @@ from torch import nn
 
 
 class SeparableConv2d(nn.Sequential):
-    """Maps [N, in_channels, H, W] to maps [N, out_channels, H, W]."""
+    """A 3x3 convolution [N, in_channels, H, W] -> [N, out_channels, H, W] in two parts, depthwise and pointwise."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False)
         pointwise = nn.Conv2d(in_channels, out_channels, 1)
         super().__init__(depthwise, pointwise)
-        # Each layer keeps its input's variance, so that the pair starts like one dense layer.
+        # Each layer keeps the variance of its input, so that the two start like one dense layer.
         nn.init.kaiming_normal_(depthwise.weight, nonlinearity="linear")
         nn.init.kaiming_normal_(pointwise.weight, nonlinearity="linear")
         if pointwise.bias is not None:
@@ -22,7 +22,7 @@ class SeparableConv2d(nn.Sequential):
 
 
 def conv3x3(in_channels: int, out_channels: int, *, separable: bool) -> nn.Module:
-    """A 3x3 convolution that keeps the map's size, dense or separable."""
+    """Return a 3x3 convolution, dense or separable, that keeps the size of the map."""
     if separable:
         return SeparableConv2d(in_channels, out_channels)
     return nn.Conv2d(in_channels, out_channels, 3, padding=1)
@@ -30,7 +30,7 @@ def conv3x3(in_channels: int, out_channels: int, *, separable: bool) -> nn.Modul
 
 @torch.no_grad()
 def pass_through(conv: nn.Module) -> None:
-    """Sets the weights of a `conv3x3` with as many channels out as in so that it returns its input."""
+    """Set the weights of a `conv3x3` so that it returns its input. It must have as many outputs as inputs."""
     layers = list(conv) if isinstance(conv, SeparableConv2d) else [conv]
     for layer in layers:
         assert isinstance(layer, nn.Conv2d)

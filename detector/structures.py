@@ -1,7 +1,7 @@
-"""The values that flow through a detector, named once.
+"""The data types that the parts of a detector exchange.
 
 Boxes are float32 xyxy in pixels, 0-based, continuous and half-open: width is x2 - x1. Labels count from 1; 0 is
-background; -1 means "ignore". RoIs are boxes of several images in one tensor, [R, 5]: index of the image in the
+background; -1 means "ignore". RoIs are boxes of several images in one tensor [R, 5]: the index of the image in the
 batch, then x1 y1 x2 y2 in the pixels of the network's input.
 """
 
@@ -37,15 +37,16 @@ class Instances:
         return Instances(self.boxes[keep], self.labels[keep], self.difficult[keep])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Instances:
+        """Return a copy on the device."""
         return _move(self, device, non_blocking)
 
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
-    """Candidate boxes of one image, best first where scores are known."""
+    """Candidate boxes of one image, best first if scores are known."""
 
     boxes: Tensor  # [P, 4] float32 xyxy
-    scores: Tensor  # [P] float32; zeros where the source gives none
+    scores: Tensor  # [P] float32; zeros if the source gives no scores
 
     def __len__(self) -> int:
         return self.boxes.shape[0]
@@ -54,12 +55,13 @@ class Proposals:
         return Proposals(self.boxes[keep], self.scores[keep])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Proposals:
+        """Return a copy on the device."""
         return _move(self, device, non_blocking)
 
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """What was found in one image, best first, in the pixels of the original image."""
+    """The detected objects of one image, best first, in the pixels of the original image."""
 
     boxes: Tensor  # [D, 4] float32 xyxy
     scores: Tensor  # [D] float32 in [0, 1]
@@ -72,21 +74,22 @@ class Detections:
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Detections:
+        """Return a copy on the device."""
         return _move(self, device, non_blocking)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Images as they were decoded, with what is known of each; `preprocess.py` brings them to the network's input.
+    """Decoded images with their annotations and proposals; `preprocess.py` turns them into the network's input.
 
-    `seeds` and `short_sides` make a step a function of its images alone: every random choice of the sampler is keyed
-    on the image's own seed, and the training scale is chosen with the sample, so that neither the grouping of images
-    into batches nor the number of processes changes them.
+    `seeds` and `short_sides` make the random choices depend on each image only: the sampler uses the image's own seed,
+    and the training scale is chosen when the image is loaded. So neither the grouping of images into batches nor the
+    number of processes changes them.
     """
 
     images: list[Tensor]  # N of [3, H_i, W_i] uint8 RGB
     instances: list[Instances]  # N, boxes in the pixels of their image
-    proposals: list[Proposals] | None  # N, likewise; None where a network is to propose
+    proposals: list[Proposals] | None  # N, boxes in the pixels of their image; None if a proposal network is used
     image_ids: list[str]  # N
     seeds: list[int]  # N, for the sampler
     short_sides: list[int]  # N, the shorter side to resize to
@@ -95,6 +98,7 @@ class Batch:
         return len(self.images)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Return a copy on the device."""
         return replace(
             self,
             images=[image.to(device, non_blocking=non_blocking) for image in self.images],
@@ -103,10 +107,10 @@ class Batch:
         )
 
     def split(self, parts: int) -> list[Batch]:
-        """The images in order, in `parts` batches of equal size. Raises ValueError where they do not divide."""
+        """Split the images, in order, into `parts` batches of equal size. Raises ValueError if that is impossible."""
         size, rest = divmod(len(self), parts)
         if rest:
-            raise ValueError(f"expected a number of images that {parts} divides, got {len(self)}")
+            raise ValueError(f"expected a number of images that is a multiple of {parts}, got {len(self)}")
         cuts = [slice(start, start + size) for start in range(0, len(self), size)]
         return [
             Batch(
@@ -121,7 +125,7 @@ class Batch:
         ]
 
     def pin_memory(self) -> Batch:
-        """Called by the loader's pinning thread, so that copies to the device need not wait."""
+        """Copy to pinned memory, for asynchronous copies to the device. The loader's pinning thread calls this."""
 
         def pin(item: T) -> T:
             return replace(item, **{f.name: getattr(item, f.name).pin_memory() for f in fields(item)})
@@ -135,9 +139,9 @@ class Batch:
 
 
 class FeatureMaps(NamedTuple):
-    """A backbone's output: the maps that a proposal network reads, and the maps that the head reads (often the same).
+    """A backbone's output: the maps for a proposal network, and the maps for the head (often the same).
 
-    Each is a list of maps, the finest first. A backbone without a pyramid gives lists of one.
+    Each is a list of maps, the finest first. A backbone without a pyramid gives lists with one map.
     """
 
     proposals: Sequence[Tensor]  # of [N, C_p, H_i, W_i]
@@ -145,33 +149,34 @@ class FeatureMaps(NamedTuple):
 
 
 class RoIPredictions(NamedTuple):
-    """A head's output for R RoIs: what the losses and the decoder need, whichever head it was."""
+    """The output of a head of any kind for R RoIs."""
 
     logits: Tensor  # [R, num_classes + 1], background first
-    deltas: Tensor  # [R, num_classes or 1, 4] normalised (tx, ty, tw, th); 1 when box regression is class-agnostic
+    deltas: Tensor  # [R, num_classes or 1, 4] normalised (tx, ty, tw, th); 1 for class-agnostic box regression
 
 
 class RoITargets(NamedTuple):
-    """What the head should have said of each of R RoIs."""
+    """The training targets of R RoIs."""
 
     labels: Tensor  # [R] int64: 0 background, 1..num_classes, -1 ignored (padding, or an easy RoI under OHEM)
-    deltas: Tensor  # [R, 4] normalised regression targets; meaningful where labels > 0
+    deltas: Tensor  # [R, 4] normalised regression targets; valid only where labels > 0
 
 
 class Mean(NamedTuple):
-    """A sum and what divides it, kept apart: a mean over several batches is no mean of their means."""
+    """A mean, stored as sum and normalizer: the mean over several batches is not the mean of their means."""
 
     sum: Tensor  # scalar
-    normalizer: Tensor  # scalar, how many are summed; taken as at least 1
+    normalizer: Tensor  # scalar, the number of summed values; `value` divides by at least 1
 
     def value(self) -> Tensor:
+        """Return the mean; 0 for nothing."""
         return self.sum / self.normalizer.clamp(min=1)
 
 
 class Losses(NamedTuple):
-    """Named losses of some images; the sum of the terms is what is minimised."""
+    """Named losses of some images. Training minimises the sum of the terms."""
 
-    terms: dict[str, Mean]  # already weighted
+    terms: dict[str, Mean]  # with their weights applied
     means: dict[str, Mean]  # for the log only
     counts: dict[str, Tensor]  # name -> scalar, for the log only: foreground and background RoIs, ...
 
@@ -181,14 +186,15 @@ class Losses(NamedTuple):
         return {name: mean.value() for name, mean in self.terms.items()}
 
     def total(self) -> Tensor:
+        """Return the sum of the terms, a scalar."""
         return torch.stack(list(self.parts.values())).sum()
 
     def loss_normalizers(self) -> dict[str, Tensor]:
-        """What each term and each mean is divided by."""
+        """Return the normalizer of each term and each mean."""
         return {name: mean.normalizer for name, mean in {**self.terms, **self.means}.items()}
 
     def divided_by(self, loss_normalizers: Mapping[str, Tensor]) -> Losses:
-        """The share of these images in the losses of more images, whose loss normalizers are given."""
+        """Return the share of these images in the losses of a larger set of images with the given normalizers."""
         terms, means = (
             {name: Mean(mean.sum, loss_normalizers[name]) for name, mean in group.items()}
             for group in (self.terms, self.means)
@@ -197,7 +203,7 @@ class Losses(NamedTuple):
 
     @staticmethod
     def joined(shares: Sequence[Losses]) -> Losses:
-        """What shares of the same loss normalizers add up to, without their gradient."""
+        """Return the sum of shares with equal loss normalizers, without gradients."""
         first = shares[0]
         terms, means = (
             {

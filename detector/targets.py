@@ -1,8 +1,8 @@
-"""What each RoI should be told: its label by overlap, and its normalised box regression target.
+"""The training targets of each RoI: its label by overlap, and its normalised box regression target.
 
-Label rules are Fast R-CNN's (2.3): foreground where the largest IoU with a truth reaches `foreground_iou`, background
-where it lies in [background_iou_low, background_iou_high), ignored otherwise. Targets are normalised per class and
-coordinate to zero mean and unit variance; the statistics live in the model, so a checkpoint carries them.
+Label rules are Fast R-CNN's (2.3): a RoI is foreground if its largest IoU with a ground-truth box is at least
+`foreground_iou`, background if it is in [background_iou_low, background_iou_high), and ignored otherwise. Targets are
+normalised per class and coordinate to zero mean and unit variance. The model, and so a checkpoint, has the statistics.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from detector.structures import Instances, Proposals
 
 
 class Candidates(NamedTuple):
-    """Every RoI of one image that a training step may learn from, in the input's pixels."""
+    """All RoIs of one image from which a sampler can choose, in the input's pixels."""
 
-    boxes: Tensor  # [P, 4] proposals, then (if asked) the truths
-    labels: Tensor  # [P] int64: class, 0 background, -1 neither
-    truths: Tensor  # [P, 4] the best matching truth of each; the box itself where there is none
+    boxes: Tensor  # [P, 4] proposals, then (with `append_truths`) the ground-truth boxes
+    labels: Tensor  # [P] int64: class, 0 background, -1 ignored
+    gt_boxes: Tensor  # [P, 4] the best matching ground-truth box of each; the RoI itself in an image without objects
 
 
 @dataclass(frozen=True, slots=True)
 class Matcher:
-    """Labels RoIs by their overlap with the truths."""
+    """The rule that labels RoIs by their overlap with the ground truth."""
 
     foreground_iou: float
     background_iou_low: float
@@ -38,26 +38,29 @@ class Matcher:
     use_difficult: bool
 
     def __call__(self, proposals: Proposals, instances: Instances) -> Candidates:
-        """Candidates of one image. Truths are appended so that training always meets perfect boxes of each object."""
+        """Return the candidates of one image.
+
+        Ground-truth boxes are appended so that training always sees a perfect box of each object.
+        """
         if not self.use_difficult:
             instances = instances[~instances.difficult]
         boxes = torch.cat((proposals.boxes, instances.boxes)) if self.append_truths else proposals.boxes
         overlaps, best = box_ops.best_match(boxes, instances.boxes)
         if len(instances) == 0:
-            classes, truths = torch.zeros_like(best), boxes
+            classes, gt_boxes = torch.zeros_like(best), boxes
         else:
-            classes, truths = instances.labels[best], instances.boxes[best]
+            classes, gt_boxes = instances.labels[best], instances.boxes[best]
         labels = torch.full_like(best, -1)
         background = (overlaps >= self.background_iou_low) & (overlaps < self.background_iou_high)
         labels = torch.where(background, 0, labels)
         labels = torch.where(overlaps >= self.foreground_iou, classes, labels)
-        return Candidates(boxes, labels, truths)
+        return Candidates(boxes, labels, gt_boxes)
 
 
 class BoxCoder(nn.Module):
-    """Normalised regression targets, and boxes from normalised deltas.
+    """Conversion of boxes to normalised regression targets, and of normalised deltas to boxes.
 
-    The statistics are per class, or one row for all classes when regression is class-agnostic.
+    The statistics are per class, or one row for all classes with class-agnostic regression.
     Source: fast-rcnn `lib/roi_data_layer/roidb.py`.
     """
 
@@ -69,14 +72,14 @@ class BoxCoder(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).repeat(rows, 1))
         self.register_buffer("std", torch.tensor(std).repeat(rows, 1))
 
-    def encode(self, boxes: Tensor, truths: Tensor, labels: Tensor) -> Tensor:
-        """Targets [R, 4] that take boxes [R, 4] to truths [R, 4]; zeros where labels [R] are not foreground."""
+    def encode(self, boxes: Tensor, gt_boxes: Tensor, labels: Tensor) -> Tensor:
+        """Return the targets [R, 4] from boxes [R, 4] to gt_boxes [R, 4]; zeros if labels [R] are not foreground."""
         row = self._row(labels)
-        deltas = (box_ops.encode(truths, boxes) - self.mean[row]) / self.std[row]
+        deltas = (box_ops.encode(gt_boxes, boxes) - self.mean[row]) / self.std[row]
         return torch.where(labels[:, None] > 0, deltas, 0.0)
 
     def decode(self, deltas: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
-        """Boxes [R, 4] that normalised deltas [R, 4] of the classes labels [R] make of boxes [R, 4]."""
+        """Apply normalised deltas [R, 4] of the classes labels [R] to boxes [R, 4]; return the new boxes [R, 4]."""
         row = self._row(labels)
         return box_ops.decode(deltas.float() * self.std[row] + self.mean[row], boxes)
 
@@ -92,11 +95,11 @@ def measure_statistics(
     flip: bool,
     flip_vertical: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Mean and population standard deviation [rows, 4] of the regression targets of all foreground RoIs.
+    """Return mean and population standard deviation [rows, 4] of the regression targets of all foreground RoIs.
 
-    `images` are in the original pixels: targets do not change with the image's scale. Flipped copies are counted
-    where training flips, which only mirrors tx (vertically: ty). A class with no or a single distinct target keeps
-    std 1, never 0: the original divides by (almost) zero there.
+    `images` are in the original pixels: targets do not change with the image's scale. If training flips, flipped
+    copies count too; a flip only mirrors tx (vertically: ty). A class whose targets are all equal, or that has none,
+    keeps std 1 instead of 0: the original divides by (almost) zero there.
     Source: fast-rcnn `roidb.py::add_bbox_regression_targets`.
     """
     count = torch.zeros(rows, 1, dtype=torch.float64)
@@ -104,7 +107,7 @@ def measure_statistics(
     for proposals, instances in images:
         candidates = matcher(proposals, instances)
         foreground = candidates.labels > 0
-        deltas = box_ops.encode(candidates.truths[foreground].double(), candidates.boxes[foreground].double())
+        deltas = box_ops.encode(candidates.gt_boxes[foreground].double(), candidates.boxes[foreground].double())
         row = (candidates.labels[foreground] - 1).clamp(max=rows - 1)
         signs = product((1.0, -1.0) if flip else (1.0,), (1.0, -1.0) if flip_vertical else (1.0,))
         for sign_x, sign_y in signs:

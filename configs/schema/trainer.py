@@ -45,7 +45,7 @@ class TrainerConfig:
     eval_every: int = 5000  # steps between two evaluations; 0: only at the end
     eval_images: int = 4  # number of test images drawn in TensorBoard at each evaluation
     checkpoint_every: int = 1000  # steps between two saves of the checkpoint `last`
-    keep_every: int = 0  # steps between two numbered checkpoints (step_*.pt); 0: none, only last and best
+    keep_every: int = 0  # steps between two numbered checkpoints (step_N.pt); 0: none, only last and best
     keep_newest: int | None = None  # number of numbered checkpoints to keep, the newest ones; None: all
 
     def __post_init__(self) -> None:

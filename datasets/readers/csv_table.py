@@ -37,15 +37,15 @@ NAMES = {
 HEADLESS = ("picture", "x1", "y1", "x2", "y2", "class")
 
 
-class _Place(NamedTuple):
-    """The column of each part of an object."""
+class _Layout(NamedTuple):
+    """The columns of a table."""
 
-    of: dict[str, int]
+    of: dict[str, int]  # part of an object -> column
     comma: bool = False  # numbers may have decimal commas, since another delimiter separates the cells
 
     def cell(self, cells: Sequence[str], part: str) -> str:
-        place = self.of.get(part)
-        return "" if place is None or place >= len(cells) else cells[place]
+        index = self.of.get(part)
+        return "" if index is None or index >= len(cells) else cells[index]
 
 
 def find(tree: Tree, columns: Mapping[str, str]) -> list[str]:
@@ -60,9 +60,9 @@ def _usable(tree: Tree, path: str, columns: Mapping[str, str]) -> bool:
     if _is_headless(tree.head(path)):
         return True
     head = columns_of(tree.head(path))
-    place = _places(head, columns).of
-    return "picture" in place and any(
-        set(group) <= place.keys() for group in (("x1", "y1", "x2", "y2"), "xywh", ("box",))
+    parts = _layout_of(head, columns).of
+    return "picture" in parts and any(
+        set(group) <= parts.keys() for group in (("x1", "y1", "x2", "y2"), "xywh", ("box",))
     )
 
 
@@ -84,14 +84,14 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _places(head: Sequence[str], columns: Mapping[str, str]) -> _Place:
+def _layout_of(head: Sequence[str], columns: Mapping[str, str]) -> _Layout:
     """Return the columns by dataset.columns, else by the names that tools use."""
-    by_name = {cell.strip().lower(): place for place, cell in reversed(list(enumerate(head)))}
-    place = {part: by_name[name] for part, names in NAMES.items() for name in names[::-1] if name in by_name}
-    place |= {part: by_name[name.strip().lower()] for part, name in columns.items() if name.strip().lower() in by_name}
-    if "x1" not in place and {"x", "y", "width", "height"} <= place.keys() and "w" not in place:
-        place |= {"w": place.pop("width"), "h": place.pop("height")}
-    return _Place(place)
+    by_name = {cell.strip().lower(): index for index, cell in reversed(list(enumerate(head)))}
+    layout = {part: by_name[name] for part, names in NAMES.items() for name in names[::-1] if name in by_name}
+    layout |= {part: by_name[name.strip().lower()] for part, name in columns.items() if name.strip().lower() in by_name}
+    if "x1" not in layout and {"x", "y", "width", "height"} <= layout.keys() and "w" not in layout:
+        layout |= {"w": layout.pop("width"), "h": layout.pop("height")}
+    return _Layout(layout)
 
 
 def read(tree: Tree, files: list[str], columns: Mapping[str, str]) -> Reading:
@@ -122,15 +122,15 @@ def _read_one(
     full = tree.full(path)
     headless = _is_headless(tree.head(path))
     table = read_table(full, has_head=not headless)
-    place = _Place({part: at for at, part in enumerate(HEADLESS)}) if headless else _places(table.columns, columns)
-    place = place._replace(comma=table.delimiter != ",")
+    layout = _Layout({part: at for at, part in enumerate(HEADLESS)}) if headless else _layout_of(table.columns, columns)
+    layout = layout._replace(comma=table.delimiter != ",")
     width = len(HEADLESS) if headless else len(table.columns)
     for part, name in columns.items():
         if not headless and name.strip().lower() not in {column.lower() for column in table.columns}:
             raise ValueError(
                 f"{full}: dataset.columns.{part}={name}: no such column; it has {', '.join(table.columns)}"
             )
-    if "class" not in place.of:
+    if "class" not in layout.of:
         raise ValueError(
             f"{full}: no class column; it has {', '.join(table.columns)}; name the class column with "
             "dataset.columns.class=NAME"
@@ -139,7 +139,7 @@ def _read_one(
     known: dict[str, str] = {}
     unknown: Counter[str] = Counter()  # unknown names of splits
     for line, cells in table.rows:
-        name = place.cell(cells, "picture")
+        name = layout.cell(cells, "picture")
         where = f"{full}: line {line}"
         try:
             if any(cells[width:]):
@@ -147,11 +147,11 @@ def _read_one(
             if name not in known:
                 known[name] = find_picture(tree, name, path, split, where=where)
             _, objects, splits = pictures.setdefault(known[name], (path, [], set()))
-            named = place.cell(cells, "split")
+            named = layout.cell(cells, "split")
             if named:
                 splits |= split_of(f"{named}/x")
                 unknown[named] += not split_of(f"{named}/x")
-            marked = _object(place, cells, where)
+            marked = _object(layout, cells, where)
         except ValueError as error:
             found.fault(name or where, error)
         else:
@@ -161,19 +161,19 @@ def _read_one(
         found.notes.append(f"{full}: lines with the unknown split {names} have no split; known: {', '.join(SPLITS)}")
 
 
-def _object(place: _Place, cells: Sequence[str], where: str) -> MarkedObject | None:
+def _object(layout: _Layout, cells: Sequence[str], where: str) -> MarkedObject | None:
     """Return the object of a line; None if the line only names a picture."""
     parts = next(
-        (parts for parts in (("x1", "y1", "x2", "y2"), ("x", "y", "w", "h")) if set(parts) <= place.of.keys()), None
+        (parts for parts in (("x1", "y1", "x2", "y2"), ("x", "y", "w", "h")) if set(parts) <= layout.of.keys()), None
     )
     texts = (
-        [place.cell(cells, part) for part in parts] if parts else place.cell(cells, "box").strip("[](){}").split(",")
+        [layout.cell(cells, part) for part in parts] if parts else layout.cell(cells, "box").strip("[](){}").split(",")
     )
-    name = place.cell(cells, "class")
+    name = layout.cell(cells, "class")
     if not any(text.strip() for text in texts):
         return None
     try:
-        a, b, c, d = (float(_with_point(text) if place.comma else text) for text in texts)
+        a, b, c, d = (float(_with_point(text) if layout.comma else text) for text in texts)
     except ValueError as error:
         raise ValueError(f"{where} has the box {texts}; expected four numbers; correct or remove the line") from error
     if not name:

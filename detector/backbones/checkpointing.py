@@ -1,4 +1,4 @@
-"""Gradient checkpointing: a backbone keeps only what goes into each segment, and runs it again when learning."""
+"""Gradient checkpointing: a backbone keeps only the input of each segment, and runs it again in the backward pass."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch.utils.checkpoint import checkpoint
 
 
 def forward_in_segments(segments: nn.Sequential, x: Tensor, *, checkpointing: bool) -> Tensor:
-    """segments(x). With `checkpointing`, a trained segment's inner activations are dropped and computed again.
+    """Return segments(x). With `checkpointing`, drop the activations inside trained segments and compute them again.
 
-    About a third more time for a memory that grows with the number of segments, not of layers (Chen et al. 2016).
-    Gradients stay the same; a batch norm that is not frozen meets every batch twice in its running statistics.
+    This costs about a third more time. Memory then grows with the number of segments instead of layers (Chen et al.
+    2016). Gradients are the same. The running statistics of a batch norm that is not frozen count every batch twice.
     """
     for segment in segments:
         trained = any(parameter.requires_grad for parameter in segment.parameters())

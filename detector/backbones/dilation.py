@@ -1,4 +1,4 @@
-"""Holes in place of strides: deep layers see as far as before, on a map that stays fine (R-FCN 2.1, "a trous")."""
+"""Dilation instead of strides: the map stays fine, and the receptive field stays the same (R-FCN 2.1, "a trous")."""
 
 from __future__ import annotations
 
@@ -11,41 +11,42 @@ from torch.nn import functional as F
 
 from detector.ops.depthwise import LARGEST_KERNEL, depthwise_conv
 
-SIDE = 512  # of the image that strides are measured on; it is never computed
+SIDE = 512  # side of the image that strides are measured with, on the meta device
 
 
-def limit_stride(network: nn.Module, most: int) -> None:
-    """Lets no convolution of `network` shrink its input below one cell for every `most` pixels, in place.
+def limit_stride(network: nn.Module, max_stride: int) -> None:
+    """Change the convolutions of `network` in place so that they give no map with a stride above `max_stride`.
 
-    One that would keeps the map as it is; those behind it are dilated by what was left out, so each weight still meets
-    the cells it was trained on. `most` is a power of two. Strides of poolings stay.
+    `max_stride` is a power of two. A convolution that would exceed it gets a smaller stride. The convolutions after it
+    are dilated by the removed factor, so that each weight still reads the cells that it was trained on. Poolings keep
+    their strides.
 
     Raises ValueError for a network that does not take an image of SIDE pixels.
     """
-    if most < 1 or most & (most - 1):
-        raise ValueError(f"expected a largest stride that is a power of two, got {most}")
+    if max_stride < 1 or max_stride & (max_stride - 1):
+        raise ValueError(f"expected a largest stride that is a power of two, got {max_stride}")
     for conv, stride in _strides(network):
-        rate = max(1, stride // most)
-        conv.stride = tuple(min(step, max(1, most // stride)) for step in conv.stride)
-        conv.dilation = tuple(holes * rate for holes in conv.dilation)
-        if not isinstance(conv.padding, str):  # "same" and "valid" follow by themselves
+        rate = max(1, stride // max_stride)
+        conv.stride = tuple(min(step, max(1, max_stride // stride)) for step in conv.stride)
+        conv.dilation = tuple(dilation * rate for dilation in conv.dilation)
+        if not isinstance(conv.padding, str):  # "same" and "valid" adapt automatically
             conv.padding = tuple(cells * rate for cells in conv.padding)
 
 
 def _strides(network: nn.Module) -> list[tuple[nn.Conv2d, int]]:
-    """The convolutions in the order of their calls, each with the pixels that a cell of its input stands for."""
+    """Return the convolutions in the order of their calls, each with the stride of its input."""
     found: list[tuple[nn.Conv2d, int]] = []
 
-    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(module, nn.Conv2d)
         cells = max(inputs[0].shape[2:])
-        found.append((module, 1 << round(math.log2(SIDE / cells))))  # without padding cells are lost
+        found.append((module, 1 << round(math.log2(SIDE / cells))))  # rounded, since unpadded layers lose cells
 
-    hooks = [module.register_forward_pre_hook(note) for module in network.modules() if isinstance(module, nn.Conv2d)]
+    hooks = [module.register_forward_pre_hook(record) for module in network.modules() if isinstance(module, nn.Conv2d)]
     state = {key: value.to("meta") for key, value in network.state_dict().items()}
     try:
         functional_call(network, state, torch.empty(2, 3, SIDE, SIDE, device="meta"))
-    except (AssertionError, RuntimeError) as error:  # what a network of one input size says
+    except (AssertionError, RuntimeError) as error:  # from a network with a fixed input size
         raise ValueError(f"the network does not take an image of {SIDE} x {SIDE} pixels ({error})") from error
     finally:
         for hook in hooks:
@@ -54,10 +55,10 @@ def _strides(network: nn.Module) -> list[tuple[nn.Conv2d, int]]:
 
 
 def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, conv: nn.Conv2d) -> Tensor:
-    """What `conv` computes of x [N, C, H, W] with another kernel and bias.
+    """Apply `conv` to x [N, C, H, W] with another kernel and bias.
 
-    Where it trains on a CPU, a dilated depthwise convolution goes to an operator of our own: the library's gradient of
-    one takes 3 (float32) to 30 (bfloat16) times that of a plain one. Exported and evaluated models stay plain.
+    In training on a CPU, a dilated depthwise convolution uses the project's operator: in the library, its gradient
+    takes 3 (float32) to 30 (bfloat16) times as long as without dilation. Exported and evaluated models do not use it.
     """
     if x.device.type == "cpu" and torch.is_grad_enabled() and _is_dilated_depthwise(conv):
         if torch.is_autocast_enabled("cpu"):
@@ -68,7 +69,7 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, conv: nn.Conv2d) ->
 
 
 def _is_dilated_depthwise(conv: nn.Conv2d) -> bool:
-    """On each channel alone, without strides, dilated, and the same both ways."""
+    """Whether `conv` is depthwise and dilated, with stride 1, and equal in both directions."""
     side, rate = conv.kernel_size[0], conv.dilation[0]
     return (
         rate > 1

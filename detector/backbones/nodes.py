@@ -1,4 +1,4 @@
-"""Where a torchvision classifier can be cut: the last block of each stride."""
+"""The last block of each stride in a torchvision classifier, as candidates for feature maps."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-SIDE = 512  # of the image that strides are measured on; it is never computed
+SIDE = 512  # side of the image that strides are measured with, on the meta device
 
 
 @cache
 def nodes_by_stride(name: str) -> Mapping[int, str]:
-    """The output of the last block at stride 2, 4, 8, 16 and 32 of a torchvision classifier, as far as it has them.
+    """Return stride -> output node of the last block, for the strides 2, 4, 8, 16 and 32 that the classifier has.
 
-    A block is what torchvision names with one number, as features.13 or layer3.5. Maps are [N, C, H, W] or, of Swin,
-    [N, H, W, C]; networks of one input size (ViT) have none. Raises ValueError for a name that torchvision does
-    not know.
+    A block has a name with one number in torchvision, such as features.13 or layer3.5. Maps are [N, C, H, W], or
+    [N, H, W, C] in Swin. Networks with a fixed input size (ViT) have no such nodes. Raises ValueError for a name that
+    torchvision does not know.
     """
     network = _on_meta(name)
     blocks: dict[str, str] = {}  # block -> its last node in the graph
     try:
         nodes = get_graph_node_names(network, suppress_diff_warning=True)[1]
-    except AssertionError:  # what a network of one input size says
+    except AssertionError:  # from a network with a fixed input size
         return MappingProxyType({})
     for node in nodes:
         parts = node.split(".")
@@ -49,7 +49,7 @@ def nodes_by_stride(name: str) -> Mapping[int, str]:
 
 
 def _rows(maps: Tensor) -> int | None:
-    """Rows of maps that have rows and columns as the image has them; None for those pooled to a fixed size."""
+    """Return the number of rows of maps with the aspect of the image; None for maps pooled to a fixed size."""
     if maps.ndim != 4:
         return None
     for height, width in ((2, 3), (1, 2)):  # channels first, channels last
@@ -59,11 +59,11 @@ def _rows(maps: Tensor) -> int | None:
 
 
 def _on_meta(name: str) -> nn.Module:
-    """The classifier without values."""
+    """Return the classifier on the meta device (shapes without values)."""
     if name not in models.list_models(module=models):
         raise ValueError(f"torchvision has no classifier {name!r}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # GoogLeNet's, on how it will be initialised
+        warnings.simplefilter("ignore", FutureWarning)  # from GoogLeNet, about its initialisation
         with torch.device("meta"):
             network: nn.Module = models.get_model(name, weights=None)
     return network.eval()

@@ -1,4 +1,4 @@
-"""Normalisation layers by name, and batch norm that never moves."""
+"""Normalisation layers by name, and frozen batch norm."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ KINDS = ("frozen_bn", "bn", "gn")
 class FrozenBatchNorm2d(nn.Module):
     """Batch norm with fixed statistics and a fixed affine map: a scale and a shift per channel.
 
-    Detectors train on so few images at a time that the statistics of ImageNet serve better. The state dict has a batch
-    norm's keys. Source: R-FCN and py-faster-rcnn ResNets (`use_global_stats`, lr_mult 0).
+    A detector's batch has so few images that the statistics of ImageNet work better. The state dict has the keys of a
+    batch norm. Source: R-FCN and py-faster-rcnn ResNets (`use_global_stats`, lr_mult 0).
     """
 
     weight: Tensor
@@ -33,25 +33,26 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_load_state_dict_pre_hook(_drop_counter)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor) -> Tensor:
-        # One fused pass: on a CPU a fifth faster through MobileNetV2 than a broadcast multiply and add.
+        """Return x [N, C, H, W] times the scale plus the shift of each channel."""
+        # One fused pass. MobileNetV2 on a CPU is a fifth faster than with a broadcast multiply and add.
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """The norm as x * scale + shift, each [channels]."""
+        """Return (scale, shift), each [channels], with norm(x) = x * scale + shift."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
 
 
 def _drop_counter(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *rest: object) -> None:
-    """A batch norm's state dict counts batches; a frozen one has nothing to count."""
+    """Remove the batch counter from a batch norm's state dict: a frozen batch norm has none."""
     state_dict.pop(f"{prefix}num_batches_tracked", None)
 
 
 def make_norm(kind: str, channels: int) -> nn.Module:
-    """A normalisation layer for `channels`: frozen_bn, bn, or gn.
+    """Return a normalisation layer for `channels`; `kind` is frozen_bn, bn or gn.
 
-    Group norm has 32 groups (Group Normalization, section 4), or fewer in a narrow layer: a group of one channel would
-    be an instance norm, which forgets how strongly the channel answered.
+    Group norm has 32 groups (Group Normalization, section 4), or fewer in a narrow layer: a group with one channel
+    would be an instance norm, which removes the strength of the channel's response.
     """
     if kind == "frozen_bn":
         return FrozenBatchNorm2d(channels)
@@ -60,11 +61,14 @@ def make_norm(kind: str, channels: int) -> nn.Module:
     if kind == "gn":
         groups = next(n for n in (32, 16, 8, 4, 2, 1) if n == 1 or (channels % n == 0 and channels >= 2 * n))
         return nn.GroupNorm(groups, channels)
-    raise ValueError(f"expected a norm among {', '.join(KINDS)}, got {kind!r}")
+    raise ValueError(f"expected a norm from {', '.join(KINDS)}, got {kind!r}")
 
 
 def with_frozen_norms(module: nn.Module) -> nn.Module:
-    """The module with every batch norm in it (or it itself) replaced by a frozen one of the same statistics."""
+    """Replace every batch norm in the module by a frozen one with the same statistics. Return the module.
+
+    A `module` that is itself a batch norm is not changed; its frozen copy is returned.
+    """
     if isinstance(module, nn.BatchNorm2d):
         frozen = FrozenBatchNorm2d(module.num_features, module.eps)
         frozen.load_state_dict(module.state_dict())
@@ -75,7 +79,7 @@ def with_frozen_norms(module: nn.Module) -> nn.Module:
 
 
 def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
-    """norm(conv(x)); a frozen batch norm is folded into the kernel, which spares a pass over the map."""
+    """Return norm(conv(x)). A frozen batch norm is folded into the kernel, which saves a pass over the map."""
     assert isinstance(conv, nn.Conv2d)
     if not isinstance(norm, FrozenBatchNorm2d):
         return norm(conv(x))  # type: ignore[no-any-return]
@@ -85,10 +89,11 @@ def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
     return convolve(x, kernel, bias, conv)
 
 
-class JoinedNorms(nn.Sequential):
-    """A sequence of layers in which every frozen batch norm is computed in the convolution before it."""
+class FoldedNorms(nn.Sequential):
+    """A sequence of layers that folds every frozen batch norm into the convolution before it."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output of the last layer for x [N, C, H, W]."""
         layers = list(self)
         while layers:
             layer = layers.pop(0)
@@ -99,6 +104,6 @@ class JoinedNorms(nn.Sequential):
         return x
 
 
-def without_training(module: nn.Module) -> nn.Module:
-    """The module taken out of training: no gradients, and batch norms as in evaluation whatever the mode."""
+def freeze(module: nn.Module) -> nn.Module:
+    """Freeze the module: no gradients, and batch norms that use their statistics in every mode. Return the module."""
     return with_frozen_norms(module.requires_grad_(False))

@@ -1,4 +1,4 @@
-"""Which classifier a file of weights belongs to, from the names and shapes of its tensors."""
+"""Finds the classifier that a weights file belongs to, by the names and shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ COMMON = (
 
 
 def recognise(state: Mapping[str, Tensor]) -> str | None:
-    """torchvision's name of the classifier that has just these tensors, the last layer's aside; None: none has.
+    """Return torchvision's name of the classifier that has exactly these tensors, or None.
 
-    The last layer may be of another number of classes, or missing. RegNets are not looked for.
+    The last layer may have another number of classes, or be missing. RegNets are not searched.
     """
     shapes = {key: tuple(value.shape) for key, value in state.items() if "num_batches_tracked" not in key}
     if not shapes:
@@ -42,8 +42,8 @@ def _fits(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
 def _shapes(name: str) -> dict[str, tuple[int, ...]]:
     try:
         with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # on how some will be initialised
+            warnings.simplefilter("ignore", FutureWarning)  # about the initialisation of some networks
             network = models.get_model(name, weights=None)
-    except NotImplementedError:  # RegNets compute with their weights as they are made; some would fill the memory
+    except NotImplementedError:  # RegNets need real weights when built, and some are too large for memory
         return {}
     return {key: tuple(value.shape) for key, value in network.state_dict().items() if "num_batches" not in key}

@@ -1,6 +1,6 @@
 """ResNet-18 to 152: res4 with res5 as the tail (C4), or a dilated res5 at stride 16 as the map (C5, R-FCN 2.1).
 
-Module names are torchvision's, so that its state dicts load as they are.
+Module names are torchvision's, so its state dicts load unchanged.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detector.backbones.checkpointing import forward_in_segments
-from detector.backbones.norms import conv_norm, make_norm, without_training
+from detector.backbones.norms import conv_norm, freeze, make_norm
 from detector.backbones.tail import fc_tail
 from detector.structures import FeatureMaps
 
-# depth -> (blocks of each stage, whether blocks are bottlenecks)
+# depth -> (number of blocks in each stage, whether blocks are bottlenecks)
 DEPTHS = {
     18: ((2, 2, 2, 2), False),
     34: ((3, 4, 6, 3), False),
@@ -62,6 +62,7 @@ class Block(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return relu(residual branch + shortcut) of x [N, C, H, W]."""
         out = F.relu(conv_norm(x, self.conv1, self.bn1), inplace=True)
         out = conv_norm(out, self.conv2, self.bn2)
         if self.bottleneck:
@@ -70,10 +71,12 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
+    """ResNet, cut after stage 4 or 5 (He et al. 2015)."""
+
     strides: tuple[int, ...] = (16,)
     proposal_strides: tuple[int, ...] = (16,)
     bottom_up_strides: tuple[int, ...] = (4, 8, 16, 32)
-    checkpointing = False  # of gradients, block by block
+    checkpointing = False  # gradient checkpointing of each block
 
     def __init__(
         self,
@@ -89,15 +92,15 @@ class ResNet(nn.Module):
         tail_channels: int,
         pooled_size: int,
     ) -> None:
-        """`tail`: native (res5, then an average), fc, or None. Without a tail res5 exists only when dilated.
+        """`tail`: native (res5, then an average), fc, or None. Without `tail`, res5 exists only if dilated or strided.
 
-        The first `frozen_stages` of conv1, res2, ... res5 are not trained (2: conv1 and res2, as R-FCN has it).
+        The first `frozen_stages` of conv1, res2, ... res5 are not trained (2: conv1 and res2, as in R-FCN).
         `strided_c5` makes res5 the last map of `bottom_up`, for a pyramid.
-        `stride_in_1x1` puts a block's stride on its first convolution, as MSRA's Caffe models have it.
+        `stride_in_1x1` puts a block's stride on its first convolution, as in MSRA's Caffe models.
         """
         super().__init__()
         if depth not in DEPTHS:
-            raise ValueError(f"expected a ResNet's depth among {', '.join(map(str, DEPTHS))}, got {depth}")
+            raise ValueError(f"expected a ResNet depth from {', '.join(map(str, DEPTHS))}, got {depth}")
         if not 0 <= frozen_stages <= 5:
             raise ValueError(f"expected frozen_stages from 0 to 5 (conv1, res2 to res5), got {frozen_stages}")
         blocks, bottleneck = DEPTHS[depth]
@@ -152,21 +155,21 @@ class ResNet(nn.Module):
         stages = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), () if self.layer4 is None else ("layer4",))
         for names in stages[:frozen_stages]:
             for name in names:
-                setattr(self, name, without_training(getattr(self, name)))
+                setattr(self, name, freeze(getattr(self, name)))
 
     def forward(self, images: Tensor) -> FeatureMaps:
-        """res4 [N, 1024, H/16, W/16] for proposals; for the head the same or dilated res5 [N, 2048, H/16, W/16]."""
+        """Return res4 [N, 1024, H/16, W/16] for proposals. The head reads the same, or dilated res5 [N, 2048, ...]."""
         for number, x in enumerate(self._stages(images)):
             if number == 2:
                 c4 = x
         return FeatureMaps([c4], [x])
 
     def bottom_up(self, images: Tensor) -> list[Tensor]:
-        """res2 to res5, of strides 4 to 32."""
+        """Return res2 to res5, with strides 4 to 32."""
         return list(self._stages(images))
 
     def _stages(self, images: Tensor) -> Iterator[Tensor]:
-        """The last map of each stage, one at a time, so that a caller keeps only those it needs."""
+        """Yield the last map of each stage, so that a caller keeps only the maps that it needs."""
         x = F.max_pool2d(F.relu(conv_norm(images, self.conv1, self.bn1), inplace=True), 3, stride=2, padding=1)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             if stage is not None:
@@ -174,7 +177,7 @@ class ResNet(nn.Module):
                 yield x
 
     def rename(self, key: str) -> str | None:
-        """Where a key of torchvision's state dict goes; None for what this network has no place for."""
+        """Return the name here of a key of torchvision's state dict; None if this network has no such tensor."""
         if key.startswith("fc."):
             return None
         if key.startswith("layer4.") and self.layer4 is None:

@@ -1,4 +1,4 @@
-"""Two fully connected layers on each pooled RoI: the tail that any backbone may choose."""
+"""A tail for every backbone: two fully connected layers on each pooled RoI."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 def fc_tail(in_channels: int, pooled_size: int, channels: int) -> nn.Sequential:
-    """[R, in_channels, S, S] -> [R, channels], S = pooled_size; features flattened in C, H, W order."""
+    """Return the tail [R, in_channels, S, S] -> [R, channels], S = pooled_size. Features are flattened as C, H, W."""
     tail = nn.Sequential(
         nn.Flatten(),
         nn.Linear(in_channels * pooled_size**2, channels),
@@ -19,7 +19,7 @@ def fc_tail(in_channels: int, pooled_size: int, channels: int) -> nn.Sequential:
 
 
 def init_linear(layers: nn.Sequential) -> None:
-    """Draws every linear layer's weights so that the variance survives the ReLU after it (He et al. 2015)."""
+    """Initialise every linear layer so that layer and ReLU together keep the variance (He et al. 2015)."""
     for layer in layers:
         if isinstance(layer, nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

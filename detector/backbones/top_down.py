@@ -1,4 +1,4 @@
-"""Fine maps that know what the coarse ones know (Feature Pyramid Networks, figure 3): the finest alone, or all levels.
+"""The top-down pathway that adds coarse maps to fine maps (Feature Pyramid Networks, figure 3).
 
     coarse map --1x1--> + --x2--+
                                 v
@@ -6,9 +6,9 @@
                                         v
     fine map   --1x1------------------> + --3x3--> a map that proposals and head read
 
-`TopDown` gives the finest map. A dilated network computes its last layers on the fine map, at four or sixteen times the
-cells. Here they stay coarse, so a map of stride 8 costs little more than one of stride 32. Lin et al. 2017 measure this
-variant in table 1 (f). `FPN` gives a map at every level, each after a 3x3 convolution of its own.
+`TopDown` gives the finest map only. A dilated network computes its last layers on the fine map, with four or sixteen
+times as many cells. Here they stay coarse, so a map of stride 8 costs little more than a map of stride 32. Lin et al.
+2017 measure this variant in table 1 (f). `FPN` gives a map at every level, each after a separate 3x3 convolution.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from detector.separable import conv3x3, pass_through
 
 
 class TopDown(nn.Module):
+    """Coarse maps, enlarged and added to the finest map."""
+
     def __init__(self, in_channels: Sequence[int], channels: int, *, separable: bool = False) -> None:
-        """`in_channels` are those of the maps, from the finest to the coarsest; `channels` those of the result.
+        """`in_channels` are the channels of the input maps, the finest first; `channels` are those of the output.
 
         `separable` makes the last 3x3 a depthwise and a 1x1 convolution.
         """
@@ -38,9 +40,9 @@ class TopDown(nn.Module):
 
     @torch.no_grad()
     def _start_side_by_side(self, in_channels: Sequence[int]) -> None:
-        """At the start each map keeps channels of its own: the result is the classifier's own features.
+        """Initialise `lateral` so that each map fills separate output channels with the classifier's features.
 
-        Random layers would have to be learned first. A short training has no time for that.
+        Training would first have to learn random layers, and a short training has no time for that.
         """
         first = 0
         for conv, count in zip(self.lateral, in_channels, strict=True):
@@ -50,17 +52,19 @@ class TopDown(nn.Module):
             first += count
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """One map [N, channels, H, W] of the finest map's size, from maps [N, C_i, H_i, W_i], finest first."""
+        """Return one map [N, channels, H, W] of the finest map's size, from maps [N, C_i, H_i, W_i], finest first."""
         *_, finest = _merged(self.lateral, maps)
         smoothed: Tensor = self.smooth(finest)
         return smoothed
 
 
 class FPN(nn.Module):
-    def __init__(self, in_channels: Sequence[int], channels: int, num_levels: int) -> None:
-        """`in_channels` are those of the maps, from the finest to the coarsest; `channels` those of every level.
+    """The top-down pathway of a feature pyramid (Feature Pyramid Networks, 3)."""
 
-        Levels beyond the maps are each the one before, every second row and column (P6 in the paper).
+    def __init__(self, in_channels: Sequence[int], channels: int, num_levels: int) -> None:
+        """`in_channels` are the channels of the input maps, the finest first; `channels` are those of every level.
+
+        Each level beyond the maps is every second row and column of the previous level (P6 in the paper).
         """
         super().__init__()
         self.num_levels = num_levels
@@ -69,7 +73,7 @@ class FPN(nn.Module):
         _initialise(*self.lateral, *self.smooth)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Levels [N, channels, H_i, W_i] of maps [N, C_i, H_i, W_i], both the finest first."""
+        """Return levels [N, channels, H_i, W_i] from maps [N, C_i, H_i, W_i], both the finest first."""
         merged = [*_merged(self.lateral, maps)]
         levels: list[Tensor] = [conv(features) for conv, features in zip(self.smooth, reversed(merged), strict=True)]
         while len(levels) < self.num_levels:
@@ -78,13 +82,13 @@ class FPN(nn.Module):
 
 
 def _merged(lateral: nn.ModuleList, maps: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Each map, the coarsest first, with all coarser ones added to it."""
+    """Yield each map, the coarsest first, plus all coarser maps."""
     merged: Tensor | None = None
     for conv, features in zip(reversed(lateral), reversed(maps), strict=True):
-        here: Tensor = conv(features)
+        level: Tensor = conv(features)
         if merged is not None:
-            here = here + F.interpolate(merged, size=here.shape[2:], mode="nearest")
-        merged = here
+            level = level + F.interpolate(merged, size=level.shape[2:], mode="nearest")
+        merged = level
         yield merged
 
 

@@ -1,4 +1,4 @@
-"""Any torchvision classifier as a backbone, cut at a node of its graph."""
+"""Any torchvision classifier as a backbone, up to a node of its graph."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ from torchvision.ops import Conv2dNormActivation
 
 from detector.backbones.dilation import limit_stride
 from detector.backbones.norms import (
+    FoldedNorms,
     FrozenBatchNorm2d,
-    JoinedNorms,
     conv_norm,
+    freeze,
     make_norm,
     with_frozen_norms,
-    without_training,
 )
 from detector.backbones.tail import fc_tail
 from detector.backbones.top_down import TopDown
 from detector.structures import FeatureMaps
 
 KINDS = ("head", "proposals")
-SIDES = ((224, 288), (480, 544))  # images to measure strides on; not square, to tell rows from channels
+SIDES = ((224, 288), (480, 544))  # images to measure strides with; not square, to distinguish rows from channels
 
 
 class TorchvisionBackbone(nn.Module):
+    """A classifier of torchvision, cut at named nodes."""
+
     def __init__(
         self,
         *,
@@ -49,22 +51,22 @@ class TorchvisionBackbone(nn.Module):
         tail_channels: int,
         pooled_size: int,
     ) -> None:
-        """`node` names the output that the head reads, `proposals_node` that of the proposals (None: the same).
+        """`node` is the output that the head reads, `proposals_node` the output for proposals (None: the same).
 
-        `deeper_nodes` name outputs of larger strides, the finest first. They are joined into the map of `node` from the
-        top down, with `joined_channels` channels; head and proposals then read this one map. None: they are not joined
-        here but given to a pyramid (`bottom_up`). `joined_separable` makes the joint's last 3x3 a depthwise and a 1x1
-        convolution.
-        With `max_stride`, convolutions that would shrink the maps further are dilated in place of it.
+        `deeper_nodes` are outputs with larger strides, the finest first. A top-down pathway (`TopDown`) with
+        `joined_channels` channels adds them to the map of `node`; head and proposals then read this map. None: they are
+        not joined here, but a pyramid reads them (`bottom_up`). `joined_separable` makes the last 3x3 of the pathway a
+        depthwise and a 1x1 convolution.
+        `max_stride` limits the stride of the maps: dilation replaces further strides of convolutions.
         Everything up to and including `frozen_nodes` (a module name, for example features.3) is not trained.
-        Raises ValueError for a name or node that torchvision does not know, naming the nearest ones.
+        Raises ValueError with the nearest known names for a name or node that torchvision does not know.
         """
         super().__init__()
         classifier = _classifier(name)
         outputs = {node: "head"}
         if proposals_node is not None and proposals_node != node:
             outputs[proposals_node] = "proposals"
-        self.deeper = [f"deeper_{place}" for place in range(len(deeper_nodes))]
+        self.deeper = [f"deeper_{index}" for index in range(len(deeper_nodes))]
         outputs |= dict(zip(deeper_nodes, self.deeper, strict=True))
         for wanted in outputs:
             _require_node(classifier, name, wanted)
@@ -75,7 +77,7 @@ class TorchvisionBackbone(nn.Module):
         self.frozen: list[str] = []  # paths in body
         if frozen_nodes is not None:
             self._freeze_up_to(name, frozen_nodes)
-        self._join_frozen_norms()
+        self._fold_frozen_norms()
         self.channels_last = self._with_channels_last(name)
         self._own_keys = frozenset(self.state_dict())
         self.top_down: TopDown | None = None
@@ -88,8 +90,8 @@ class TorchvisionBackbone(nn.Module):
         self.proposal_strides: tuple[int, ...] = (stride,)
         if max_stride is not None and stride > max_stride:
             raise ValueError(
-                f"{name} pools its maps to a stride of {stride} at {node}, and only convolutions are dilated: "
-                f"expected at most {max_stride}; choose an earlier node, or a larger max_stride"
+                f"expected a stride of at most {max_stride} at {node} of {name}, got {stride}: its poolings keep their "
+                "strides; choose an earlier node, or a larger max_stride"
             )
         self.tail: nn.Module | None = None
         self.tail_channels = 0
@@ -100,7 +102,7 @@ class TorchvisionBackbone(nn.Module):
             self.tail_channels = tail_channels
 
     def forward(self, images: Tensor) -> FeatureMaps:
-        """The outputs of the two nodes for images [N, 3, H, W]."""
+        """Return the maps for proposals and head of images [N, 3, H, W]."""
         maps = self._channels_first(self.body(images))
         found = [maps["head"], *(maps[name] for name in self.deeper)]
         if self.top_down is not None:
@@ -108,18 +110,18 @@ class TorchvisionBackbone(nn.Module):
         return FeatureMaps([maps["proposals"]] if "proposals" in maps else found, found)
 
     def bottom_up(self, images: Tensor) -> list[Tensor]:
-        """The outputs of the node and the deeper nodes, where they are not joined here."""
+        """Return the outputs of the node and the deeper nodes; only valid if they are not joined here."""
         return [*self(images).head]
 
     def train(self, mode: bool = True) -> TorchvisionBackbone:
-        """Training mode for all but the frozen modules: their dropout and stochastic depth stay off."""
+        """Set training mode for all but the frozen modules: their dropout and stochastic depth stay off."""
         super().train(mode)
         for path in self.frozen:
             self.body.get_submodule(path).eval()
         return self
 
     def rename(self, key: str) -> str | None:
-        """Where a key of torchvision's state dict goes; None for what lies behind the cut."""
+        """Return the name here of a key of torchvision's state dict; None for layers after the last node."""
         own = f"body.{key}"
         return own if own in self._own_keys else None
 
@@ -132,30 +134,30 @@ class TorchvisionBackbone(nn.Module):
                     self.body.set_submodule(path, make_norm(norm, module.num_features))
 
     def _freeze_up_to(self, name: str, last: str) -> None:
-        """Freezes what the graph computes up to the end of the module `last`."""
+        """Freeze everything that the graph computes up to the end of the module `last`."""
         used = [node for node in self.body.graph.nodes if node.op in ("call_module", "get_attr")]
         inside = [i for i, node in enumerate(used) if f"{node.target}.".startswith(f"{last}.")]
         if not inside:
             paths = [path for path, _ in self.body.named_modules() if path]
-            raise ValueError(f"{name} has no module {last!r} up to this node{_nearest(last, paths)}")
+            raise ValueError(f"the used part of {name} has no module {last!r}{_nearest(last, paths)}")
         for node in used[: inside[-1] + 1]:
             path = str(node.target)
-            if node.op == "get_attr":  # a parameter that a block holds itself, such as ConvNeXt's layer_scale
+            if node.op == "get_attr":  # a parameter directly in a block, such as ConvNeXt's layer_scale
                 module, _, parameter = path.rpartition(".")
                 getattr(self.body.get_submodule(module), parameter).requires_grad_(False)
             else:
-                self.body.set_submodule(path, without_training(self.body.get_submodule(path)))
+                self.body.set_submodule(path, freeze(self.body.get_submodule(path)))
                 self.frozen.append(path)
 
-    def _join_frozen_norms(self) -> None:
-        """Lets every frozen batch norm be computed in the convolution that it follows; names of weights stay.
+    def _fold_frozen_norms(self) -> None:
+        """Fold every frozen batch norm into the convolution before it at run time. Names of weights do not change.
 
-        A network traced by torchvision has two graphs, of training and of evaluation, in which its small sequences of
-        convolution, norm and activation are single nodes.
+        A network traced by torchvision has two graphs, for training and for evaluation. In them a short sequence of
+        convolution, norm and activation is one node.
         """
         for path, module in list(self.body.named_modules()):
             if isinstance(module, Conv2dNormActivation):
-                self.body.set_submodule(path, JoinedNorms(*module))
+                self.body.set_submodule(path, FoldedNorms(*module))
         graphs = cast("tuple[Graph, Graph]", (self.body.train_graph, self.body.eval_graph))
         for graph in graphs:
             for node in list(graph.nodes):
@@ -164,27 +166,27 @@ class TorchvisionBackbone(nn.Module):
                     continue
                 with graph.inserting_before(node):
                     parts = [graph.create_node("get_attr", item.target) for item in (conv, node)]
-                    joined = graph.call_function(conv_norm, (conv.args[0], *parts))
-                node.replace_all_uses_with(joined)
+                    folded = graph.call_function(conv_norm, (conv.args[0], *parts))
+                node.replace_all_uses_with(folded)
                 graph.erase_node(node)
                 graph.erase_node(conv)
         self.body.recompile()
 
     def _channels_first(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The body's outputs as [N, C, H, W]."""
+        """Return the body's outputs as [N, C, H, W]."""
         return {key: item.permute(0, 3, 1, 2) if key in self.channels_last else item for key, item in maps.items()}
 
     def _with_channels_last(self, name: str) -> frozenset[str]:
-        """The outputs of the body that are [N, H, W, C], as Swin's: those of which the second axis grows."""
+        """Return the names of body outputs [N, H, W, C], as in Swin: their second axis grows with the image."""
         small, large = self._shapes(name)
         return frozenset(key for key, shape in small.items() if len(shape) == 4 and shape[1] != large[key][1])
 
     def _shapes(self, name: str) -> list[dict[str, torch.Size]]:
-        """Shapes of the body's outputs for two images that are never computed."""
+        """Return the shapes of the body's outputs for two images, computed on the meta device."""
         state = {key: value.to("meta") for key, value in self.body.state_dict().items()}
         try:
             found = [functional_call(self.body, state, torch.empty(1, 3, *size, device="meta")) for size in SIDES]
-        except (AssertionError, RuntimeError) as error:  # what a network of one input size says
+        except (AssertionError, RuntimeError) as error:  # from a network with a fixed input size
             raise ValueError(
                 f"{name} does not take images of {SIDES[0]} and {SIDES[1]} pixels ({error}); "
                 "choose a classifier that takes images of any size"
@@ -192,48 +194,49 @@ class TorchvisionBackbone(nn.Module):
         return [{key: item.shape for key, item in maps.items()} for maps in found]
 
     def _channels(self) -> list[int]:
-        """Channels of the maps that are joined, finest first, from the shapes of an image that is never computed."""
+        """Return the channels of the maps that are joined, finest first, computed on the meta device."""
         state = {key: value.to("meta") for key, value in self.body.state_dict().items()}
         maps = self._channels_first(functional_call(self.body, state, torch.empty(1, 3, *SIDES[1], device="meta")))
         joined = [maps["head"], *(maps[name] for name in self.deeper)]
         sizes = [item.shape[2:] for item in joined]
         if any(fine[0] <= coarse[0] or fine[1] <= coarse[1] for fine, coarse in pairwise(sizes)):
-            told = ", ".join(f"{height}x{width}" for height, width in sizes)
+            cells = ", ".join(f"{height}x{width}" for height, width in sizes)
             raise ValueError(
-                f"deeper_nodes are joined from fine to coarse, but an image of {SIDES[1]} pixels gives maps of {told} "
-                "cells: name outputs of larger and larger strides"
+                f"expected maps from fine to coarse, got {cells} cells for an image of {SIDES[1]} pixels; order "
+                "deeper_nodes by increasing stride"
             )
         return [item.shape[1] for item in joined]
 
     def _measure(self, name: str) -> dict[str, list[tuple[int, int]]]:
-        """Stride and channels of each map of each kind, from the shapes of two images that are never computed.
+        """Return stride and channels of each map of each kind, from two images on the meta device.
 
-        The stride is what 256 more pixels add: networks that do not pad (SqueezeNet) have fewer
+        The stride is 256 / (cells that 256 more pixels add), since networks that do not pad (SqueezeNet) have fewer
         than side / stride cells.
         """
         state = {key: value.to("meta") for key, value in self.state_dict().items()}
         small, large = (functional_call(self, state, torch.empty(1, 3, *size, device="meta")) for size in SIDES)
         measured: dict[str, list[tuple[int, int]]] = {kind: [] for kind in KINDS}
         for kind, found in measured.items():
-            for one, other in zip(getattr(small, kind), getattr(large, kind), strict=True):
-                grown = [b - a for a, b in zip(one.shape[2:], other.shape[2:], strict=True)]
-                if one.ndim != 4 or len(set(grown)) != 1 or grown[0] < 1:
+            for small_map, large_map in zip(getattr(small, kind), getattr(large, kind), strict=True):
+                growth = [b - a for a, b in zip(small_map.shape[2:], large_map.shape[2:], strict=True)]
+                if small_map.ndim != 4 or len(set(growth)) != 1 or growth[0] < 1:
                     raise ValueError(
                         f"expected the {kind} node of {name} to give maps [N, C, H, W] that grow with the image, got "
-                        f"{tuple(one.shape)} and {tuple(other.shape)} for images of {SIDES[0]} and {SIDES[1]} pixels"
+                        f"{tuple(small_map.shape)} and {tuple(large_map.shape)} for images of {SIDES[0]} and "
+                        f"{SIDES[1]} pixels; choose another node"
                     )
-                found.append((256 // grown[0], one.shape[1]))
+                found.append((256 // growth[0], small_map.shape[1]))
         (head_stride, _), (proposal_stride, _) = (found[0] for found in measured.values())
         if head_stride != proposal_stride:
             raise ValueError(
                 f"expected both nodes of {name} at one stride, got {head_stride} (head) and "
-                f"{proposal_stride} (proposals)"
+                f"{proposal_stride} (proposals); choose nodes of equal stride"
             )
         return measured
 
 
 def _followed_convolution(body: torch.fx.GraphModule, node: torch.fx.Node) -> torch.fx.Node | None:
-    """The convolution whose output the module at `node` reads, where nothing else reads it."""
+    """Return the convolution whose output only the module at `node` reads, or None."""
     source = node.args[0] if node.op == "call_module" and node.args else None
     if not isinstance(source, torch.fx.Node) or source.op != "call_module" or len(source.users) != 1:
         return None
@@ -248,15 +251,15 @@ def _classifier(name: str) -> nn.Module:
     return classifier
 
 
-def _limit_stride(name: str, classifier: nn.Module, most: int) -> None:
+def _limit_stride(name: str, classifier: nn.Module, max_stride: int) -> None:
     try:
-        limit_stride(classifier, most)
+        limit_stride(classifier, max_stride)
     except ValueError as error:
-        raise ValueError(f"max_stride={most} of {name}: {error}") from error
+        raise ValueError(f"max_stride={max_stride} of {name}: {error}") from error
 
 
 def _require_node(classifier: nn.Module, name: str, node: str) -> None:
-    known: dict[str, None] = {}  # in the order of the graph; a module's name stands for its last node
+    known: dict[str, None] = {}  # in the order of the graph; a module's name means its last node
     for item in get_graph_node_names(classifier, suppress_diff_warning=True)[1]:
         parts = item.split(".")
         known |= dict.fromkeys(".".join(parts[:length]) for length in range(1, len(parts) + 1))

@@ -1,6 +1,6 @@
-"""VGG16 as Fast R-CNN uses it: conv1_1 to conv5_3 without the last pooling, fc6 and fc7 as the tail.
+"""VGG16 as in Fast R-CNN: conv1_1 to conv5_3 without the last pooling, fc6 and fc7 as the tail.
 
-Module names are torchvision's, so that its state dicts load as they are.
+Module names are torchvision's, so its state dicts load unchanged.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import islice, pairwise
 from torch import Tensor, nn
 
 from detector.backbones.checkpointing import forward_in_segments
-from detector.backbones.norms import make_norm, without_training
+from detector.backbones.norms import freeze, make_norm
 from detector.backbones.tail import fc_tail, init_linear
 from detector.structures import FeatureMaps
 
@@ -20,10 +20,12 @@ STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 
 
 class VGG16(nn.Module):
+    """VGG16 up to conv5_3 (Simonyan and Zisserman 2014)."""
+
     strides: tuple[int, ...] = (16,)
     proposal_strides: tuple[int, ...] = (16,)
     bottom_up_strides: tuple[int, ...] = (4, 8, 16)
-    checkpointing = False  # of gradients, from pooling to pooling
+    checkpointing = False  # gradient checkpointing of each stage between poolings
 
     def __init__(
         self,
@@ -36,7 +38,7 @@ class VGG16(nn.Module):
         dropout: float,
         pooled_size: int,
     ) -> None:
-        """`norm` None is the plain network, otherwise vgg16_bn with that norm. `tail`: native, fc or None.
+        """`norm` None means vgg16, otherwise vgg16_bn with this norm. `tail`: native, fc or None.
 
         The first `frozen_stages` of the five groups of convolutions are not trained (2 in the paper: conv1, conv2).
         """
@@ -48,13 +50,13 @@ class VGG16(nn.Module):
         for index, stage in enumerate(STAGES):
             if index:
                 layers.append(nn.MaxPool2d(2))
-            for wide in stage:
-                narrow = max(8, round(wide * width))
-                layers.append(nn.Conv2d(channels, narrow, 3, padding=1))
+            for full_width in stage:
+                out_channels = max(8, round(full_width * width))
+                layers.append(nn.Conv2d(channels, out_channels, 3, padding=1))
                 if norm is not None:
-                    layers.append(make_norm(norm, narrow))
+                    layers.append(make_norm(norm, out_channels))
                 layers.append(nn.ReLU(inplace=True))
-                channels = narrow
+                channels = out_channels
             stage_channels.append(channels)
             if index < frozen_stages:
                 last_frozen = len(layers)
@@ -64,7 +66,7 @@ class VGG16(nn.Module):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         for index in range(last_frozen):
-            self.features[index] = without_training(self.features[index])
+            self.features[index] = freeze(self.features[index])
         self.proposal_channels = self.head_channels = channels
         self.bottom_up_channels = tuple(stage_channels[2:])
         self.native_tail = tail == "native"
@@ -87,16 +89,16 @@ class VGG16(nn.Module):
             self.tail = fc_tail(channels, pooled_size, tail_channels)
 
     def forward(self, images: Tensor) -> FeatureMaps:
-        """conv5_3 [N, 512, H/16, W/16] for both the proposals and the head."""
+        """Return conv5_3 [N, 512, H/16, W/16] for both the proposals and the head."""
         (features,) = deque(self._stages(images), maxlen=1)
         return FeatureMaps([features], [features])
 
     def bottom_up(self, images: Tensor) -> list[Tensor]:
-        """conv3_3, conv4_3 and conv5_3, of strides 4, 8 and 16."""
+        """Return conv3_3, conv4_3 and conv5_3, with strides 4, 8 and 16."""
         return list(islice(self._stages(images), 2, None))
 
     def _stages(self, images: Tensor) -> Iterator[Tensor]:
-        """The last map of each stage, one at a time, so that a caller keeps only those it needs."""
+        """Yield the last map of each stage, so that a caller keeps only the maps that it needs."""
         cuts = [0, *(i for i, layer in enumerate(self.features) if isinstance(layer, nn.MaxPool2d)), len(self.features)]
         x = images
         for start, end in pairwise(cuts):
@@ -105,9 +107,9 @@ class VGG16(nn.Module):
             yield x
 
     def rename(self, key: str) -> str | None:
-        """Where a key of torchvision's state dict goes; None for what this network has no place for."""
+        """Return the name here of a key of torchvision's state dict; None if this network has no such tensor."""
         if key.startswith("features."):
             return key
         layer, _, kind = key.rpartition(".")
-        place = {"classifier.0": "tail.1", "classifier.3": "tail.4"}.get(layer)
-        return f"{place}.{kind}" if place and self.native_tail else None
+        name = {"classifier.0": "tail.1", "classifier.3": "tail.4"}.get(layer)
+        return f"{name}.{kind}" if name and self.native_tail else None

@@ -1,1 +1,1 @@
-"""Weights of other programs, under this project's names."""
+"""Converts weights of other programs to this project's names."""

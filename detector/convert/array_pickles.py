@@ -1,7 +1,7 @@
-"""Pickled numpy arrays (Detectron2's .pkl) without running anything that the file names.
+"""Reads pickled numpy arrays (Detectron2's .pkl) without running code from the file.
 
-A pickle is a program. This reader gives it dictionaries, lists, strings and numbers, and in place of numpy's classes
-its own stand-ins, which only collect bytes. Whatever else it names is refused.
+A pickle is a program that can call any function. This reader allows dictionaries, lists, strings and numbers. It
+replaces numpy's classes by its own, which only collect bytes, and refuses all other names.
 Source: the Python manual, pickle, "Restricting Globals".
 """
 
@@ -19,8 +19,8 @@ from torch import Tensor
 NUMBERS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"}
 
 
-class _Type:
-    """Stands for numpy.dtype."""
+class _DType:
+    """Replacement of numpy.dtype."""
 
     def __init__(self, code: str = "", *_: object) -> None:
         self.code, self.order = code, "<"
@@ -30,65 +30,66 @@ class _Type:
 
     def numpy(self) -> np.dtype[Any]:
         if self.code not in NUMBERS:
-            raise ValueError(f"an array of type {self.code!r}; expected numbers")
+            raise ValueError(f"expected arrays of numbers, found an array of type {self.code!r}")
         return np.dtype(self.order + self.code)
 
 
 class _Array:
-    """Stands for numpy.ndarray."""
+    """Replacement of numpy.ndarray."""
 
     tensor: Tensor
 
     def __init__(self, *_: object) -> None: ...
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, shape, kind, by_column, raw = state
+        _, shape, dtype_state, column_major, raw = state
         raw = raw.encode("latin1") if isinstance(raw, str) else raw
-        dtype = kind.numpy()
-        if len(raw) != math.prod(shape) * dtype.itemsize:
-            raise ValueError(f"an array of shape {shape} with {len(raw)} bytes")
-        values = np.frombuffer(raw, dtype).reshape(shape, order="F" if by_column else "C")
+        dtype = dtype_state.numpy()
+        expected = math.prod(shape) * dtype.itemsize
+        if len(raw) != expected:
+            raise ValueError(f"expected {expected} bytes for an array of shape {shape}, found {len(raw)}")
+        values = np.frombuffer(raw, dtype).reshape(shape, order="F" if column_major else "C")
         self.tensor = torch.from_numpy(values.astype(dtype.newbyteorder("="), order="C"))
 
 
-def _scalar(kind: _Type, raw: bytes | str) -> int | float:
+def _scalar(dtype: _DType, raw: bytes | str) -> int | float:
     raw = raw.encode("latin1") if isinstance(raw, str) else raw
-    value: int | float = np.frombuffer(raw, kind.numpy(), 1)[0].item()
+    value: int | float = np.frombuffer(raw, dtype.numpy(), 1)[0].item()
     return value
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """Stands for _codecs.encode, by which old protocols write bytes."""
+    """Replace _codecs.encode, which old protocols call to make bytes."""
     return text.encode("latin1")
 
 
-def _no_bytes(*_: object) -> bytes:
-    """Stands for bytes, by which old protocols write empty ones."""
+def _empty_bytes(*_: object) -> bytes:
+    """Replace bytes, which old protocols call to make empty bytes."""
     return b""
 
 
-STAND_INS: dict[tuple[str, str], Any] = {
-    ("numpy", "dtype"): _Type,
+REPLACEMENTS: dict[tuple[str, str], Any] = {
+    ("numpy", "dtype"): _DType,
     ("numpy", "ndarray"): _Array,
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy.core.multiarray", "scalar"): _scalar,
     ("_codecs", "encode"): _encode,
-    ("__builtin__", "bytes"): _no_bytes,
-    ("builtins", "bytes"): _no_bytes,
+    ("__builtin__", "bytes"): _empty_bytes,
+    ("builtins", "bytes"): _empty_bytes,
     ("collections", "OrderedDict"): dict,
 }
 
 
 class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        found = STAND_INS.get((module.replace("numpy._core", "numpy.core"), name))
+        found = REPLACEMENTS.get((module.replace("numpy._core", "numpy.core"), name))
         if found is None:
             raise ValueError(f"it names {module}.{name}, which could run code; only arrays of numbers are read")
         return found
 
 
 def read_array_pickle(path: Path) -> dict[str, Any]:
-    """The dictionary at `path`, its arrays as tensors. Raises ValueError for anything else that a pickle may hold."""
+    """Return the dictionary at `path`, with tensors for its arrays. Raises ValueError for any other content."""
     try:
         with open(path, "rb") as file:
             content = _Reader(file, encoding="latin1").load()
@@ -96,8 +97,8 @@ def read_array_pickle(path: Path) -> dict[str, Any]:
         raise
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    except Exception as error:  # whatever damaged bytes lead the machine to
-        raise ValueError(f"{path}: damaged, or no pickle of arrays ({type(error).__name__}: {error})") from error
+    except Exception as error:  # damaged bytes can raise anything
+        raise ValueError(f"{path}: damaged, or not a pickle of arrays ({type(error).__name__}: {error})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a dictionary, found {type(content).__name__}")
     found: dict[str, Any] = _plain(content)

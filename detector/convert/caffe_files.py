@@ -1,6 +1,6 @@
-"""The layers of a `.caffemodel`: as much of protobuf's wire format as a NetParameter with weights needs.
+"""Reads the layers of a `.caffemodel`: the part of protobuf's wire format that a NetParameter with weights needs.
 
-A message is fields one after another: a varint (number << 3 | wire type), then a varint (type 0), 8 bytes (1), a
+A message is a sequence of fields. A field is a varint (number << 3 | wire type), then a varint (type 0), 8 bytes (1), a
 length and that many bytes (2), or 4 bytes (5). Source: `caffe.proto` of rbgirshick/caffe-fast-rcnn; only these fields:
 NetParameter layers = 2 (V1) and layer = 100; V1LayerParameter name = 4, blobs = 6; LayerParameter name = 1, blobs = 7;
 BlobProto num, channels, height, width = 1..4, data = 5, shape = 7, double_data = 8; BlobShape dim = 1.
@@ -22,7 +22,7 @@ NAME_AND_BLOBS = {V1_LAYERS: (4, 6), LAYER: (1, 7)}
 
 
 def read_caffemodel(path: Path) -> dict[str, list[Tensor]]:
-    """The blobs, float32, of every layer that has some, by the layer's name. Raises ValueError for a damaged file."""
+    """Return layer name -> float32 blobs, for every layer with blobs. Raises ValueError for a damaged file."""
     layers: dict[str, list[Tensor]] = {}
     try:
         for number, _, value in _fields(memoryview(path.read_bytes())):
@@ -31,7 +31,7 @@ def read_caffemodel(path: Path) -> dict[str, list[Tensor]]:
                 if blobs:
                     layers[name] = blobs
     except (ValueError, IndexError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged or no .caffemodel ({error}); fetch it again") from error
+        raise ValueError(f"{path} is damaged or not a .caffemodel ({error}); download it again") from error
     if not layers:
         raise ValueError(f"{path} has no layer with weights; expected a .caffemodel of a trained network")
     return layers
@@ -48,7 +48,7 @@ def _layer(message: memoryview, name_field: int, blobs_field: int) -> tuple[str,
 
 
 def _blob(message: memoryview) -> Tensor:
-    """A blob in its own shape; of the old four dimensions the leading ones of 1 are dropped."""
+    """Return a blob in its shape. In the old form with four dimensions, leading dimensions of 1 are removed."""
     old: dict[int, int] = {}
     shape: list[int] | None = None
     parts = []
@@ -58,8 +58,8 @@ def _blob(message: memoryview) -> Tensor:
         elif number == 7 and isinstance(value, memoryview):
             shape = [size for field in _fields(value) if field[0] == 1 for size in _sizes(field[2])]
         elif number in (5, 8) and isinstance(value, memoryview):
-            narrow = wire == FOUR_BYTES or (wire == BYTES and number == 5)
-            parts.append(np.frombuffer(value, "<f4" if narrow else "<f8").astype(np.float32))
+            single = wire == FOUR_BYTES or (wire == BYTES and number == 5)
+            parts.append(np.frombuffer(value, "<f4" if single else "<f8").astype(np.float32))
     values = np.concatenate(parts) if parts else np.zeros(0, np.float32)
     if shape is None:
         shape = [old.get(number, 1) for number in (1, 2, 3, 4)]
@@ -71,7 +71,7 @@ def _blob(message: memoryview) -> Tensor:
 
 
 def _sizes(value: int | memoryview) -> list[int]:
-    """One size, or several packed together."""
+    """Return one size, or several packed sizes."""
     if isinstance(value, int):
         return [value]
     sizes, position = [], 0
@@ -82,7 +82,7 @@ def _sizes(value: int | memoryview) -> list[int]:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
-    """Number, wire type and value of each field: an int, or the bytes."""
+    """Yield number, wire type and value (an int or the bytes) of each field."""
     position = 0
     while position < len(message):
         key, position = _varint(message, position)
@@ -104,7 +104,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    """Seven bits a byte, the lowest first, until a byte without the eighth; and where it ends."""
+    """Read a varint: seven bits a byte, the lowest first, until a byte without bit 8. Return value and end position."""
     value = 0
     for shift in range(0, 70, 7):
         byte = message[position]

@@ -1,8 +1,8 @@
-"""Detectron2's R50-C4 (Faster R-CNN and its like) as this project's state dicts.
+"""Converts Detectron2's R50-C4 detectors (such as Faster R-CNN) to this project's state dicts.
 
-Three things differ besides the names: background is the last class there, an anchor has one score (a sigmoid, not a
-softmax of two), and anchors are centred on the corner of a cell, neither rounded nor in the same order. All three are
-moved into the weights, so that the same proposals come out.
+Besides the names, three things differ in Detectron2. Background is the last class. An anchor has one score (a sigmoid,
+not a softmax of two). Anchors have their centre on the corner of a cell, are not rounded, and have another order. The
+converted weights compensate for all three, so the detector gives the same proposals.
 Source: detectron2 `modeling/proposal_generator/rpn.py`, `modeling/anchor_generator.py`, `modeling/roi_heads`.
 """
 
@@ -22,12 +22,12 @@ RPN = "proposal_generator.rpn_head"
 
 
 def is_c4(weights: Mapping[str, Tensor]) -> bool:
-    """Whether the names are those of a C4 detector: res5 works on RoIs."""
+    """Whether the names are those of a C4 detector, in which res5 runs on RoIs."""
     return f"{SCORES}.weight" in weights and any(name.startswith(RES5) for name in weights)
 
 
 def backbone_state(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """conv1 to res5 under torchvision's names."""
+    """Return conv1 to res5 with torchvision's names."""
     state = {}
     for name, value in weights.items():
         short = re.sub(r"^(backbone\.|roi_heads\.)", "", name)
@@ -35,27 +35,27 @@ def backbone_state(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             state[f"{'bn1' if match[1] else 'conv1'}.{match[2]}"] = value
         elif match := re.fullmatch(r"res([2-5])\.(\d+)\.(shortcut|conv\d)\.(norm\.)?(\w+)", short):
             stage, block, layer, norm, kind = match.groups()
-            place = ("downsample.1" if norm else "downsample.0") if layer == "shortcut" else layer
-            place = place.replace("conv", "bn") if norm else place
-            state[f"layer{int(stage) - 1}.{block}.{place}.{kind}"] = value
+            own = ("downsample.1" if norm else "downsample.0") if layer == "shortcut" else layer
+            own = own.replace("conv", "bn") if norm else own
+            state[f"layer{int(stage) - 1}.{block}.{own}.{kind}"] = value
     return state
 
 
 def detector_state(weights: Mapping[str, Tensor], base_anchors: Tensor) -> dict[str, Tensor]:
-    """Head and proposal network under this project's names; `base_anchors` [A, 4] are those of the detector built here.
+    """Return head and proposal network with this project's names; `base_anchors` [A, 4] are those of this project.
 
-    Raises ValueError where the number of anchors is another.
+    Raises ValueError for another number of anchors.
     """
     state = {f"proposals.conv.{kind}": weights[f"{RPN}.conv.{kind}"] for kind in ("weight", "bias")}
     count = len(SIZES) * len(ASPECTS)
     if len(weights[f"{RPN}.objectness_logits.bias"]) != count or len(base_anchors) != count:
         raise ValueError(
-            f"expected {count} anchors a cell (sizes {SIZES}, aspects {ASPECTS}), found "
+            f"expected {count} anchors per cell (sizes {SIZES}, aspects {ASPECTS}), found "
             f"{len(weights[f'{RPN}.objectness_logits.bias'])} in the file and {len(base_anchors)} here"
         )
-    # Their order is size by size, here it is aspect by aspect.
+    # Detectron2 orders anchors by size, then aspect; this project by aspect, then size.
     order = torch.arange(count).reshape(len(SIZES), len(ASPECTS)).t().reshape(-1)
-    scale, shift = anchor_change(theirs()[order], base_anchors)
+    scale, shift = anchor_change(detectron2_anchors()[order], base_anchors)
     for kind in ("weight", "bias"):
         objects = weights[f"{RPN}.objectness_logits.{kind}"][order]
         state[f"proposals.scores.{kind}"] = torch.stack((torch.zeros_like(objects), objects), dim=1).flatten(0, 1)
@@ -67,8 +67,8 @@ def detector_state(weights: Mapping[str, Tensor], base_anchors: Tensor) -> dict[
     return state
 
 
-def theirs() -> Tensor:
-    """Detectron2's anchors [A, 4] of the first cell, in its order."""
+def detectron2_anchors() -> Tensor:
+    """Return Detectron2's anchors [A, 4] of the first cell, in Detectron2's order."""
     rows = []
     for size in SIZES:
         for aspect in ASPECTS:
@@ -79,7 +79,7 @@ def theirs() -> Tensor:
 
 
 def anchor_change(old: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and shift [A, 4] by which deltas of the anchors `old` become those of `new` for the same boxes."""
+    """Return scale and shift [A, 4] from deltas of the anchors `old` to deltas of the anchors `new` of equal boxes."""
     old, new = old.double(), new.double()
     old_size, new_size = old[:, 2:] - old[:, :2], new[:, 2:] - new[:, :2]
     old_centre, new_centre = (old[:, :2] + old[:, 2:]) / 2, (new[:, :2] + new[:, 2:]) / 2

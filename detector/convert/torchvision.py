@@ -1,7 +1,7 @@
-"""torchvision's FasterRCNN ResNet-50-FPN, or one of another depth, as this project's state dict.
+"""Converts torchvision's FasterRCNN ResNet-50-FPN, or one of another depth, to this project's state dict.
 
-Two things differ besides the names: an anchor has one score there (a sigmoid, not a softmax of two), and its ResNet's
-frozen norms divide by the deviation alone, without a small number added to the variance.
+Besides the names, two things differ in torchvision. An anchor has one score (a sigmoid, not a softmax of two). And the
+frozen norms of the ResNet add no small number to the variance.
 Source: torchvision `models/detection/faster_rcnn.py`, `models/detection/rpn.py`, `ops/feature_pyramid_network.py`.
 """
 
@@ -23,13 +23,13 @@ EPS = 1e-5  # of the norms here
 
 
 def is_fpn(weights: Mapping[str, Tensor]) -> bool:
-    """Whether the names are those of a Faster R-CNN over a pyramid of a ResNet's maps."""
+    """Whether the names are those of a Faster R-CNN with a ResNet and a feature pyramid."""
     needed = (f"{BODY}layer1.0.conv1.weight", f"{LATERAL}.0.0.weight", f"{RPN}.conv.0.0.weight", f"{FC}7.weight")
     return all(name in weights for name in needed)
 
 
 def depth(weights: Mapping[str, Tensor]) -> int:
-    """Of the ResNet. Raises ValueError for one that this project does not have."""
+    """Return the depth of the ResNet. Raises ValueError for a depth that this project does not have."""
     names = [name.removeprefix(BODY) for name in weights if name.startswith(BODY)]
     blocks = tuple(len({name.split(".")[1] for name in names if name.startswith(f"layer{i}.")}) for i in range(1, 5))
     wanted = (blocks, "layer1.0.conv3.weight" in names)
@@ -42,10 +42,10 @@ def depth(weights: Mapping[str, Tensor]) -> int:
 
 
 def backbone_state(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """conv1 to res5 under the classifier's names.
+    """Return conv1 to res5 with the classifier's names.
 
-    Norms that count no batches are frozen ones. The released model adds nothing to their variance, so what is added
-    here is taken off.
+    Norms without a batch counter are frozen. torchvision adds nothing to their variance, so EPS, which this project
+    adds, is subtracted.
     """
     state = {name.removeprefix(BODY): value for name, value in weights.items() if name.startswith(BODY)}
     if not any(name.endswith("num_batches_tracked") for name in state):
@@ -54,7 +54,7 @@ def backbone_state(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def detector_state(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Pyramid, proposal network and head under this project's names."""
+    """Return pyramid, proposal network and head with this project's names."""
     state = {}
     for kind in ("weight", "bias"):
         for level in range(LEVELS):
@@ -64,8 +64,9 @@ def detector_state(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         objects = weights[f"{RPN}.cls_logits.{kind}"]
         state[f"proposals.scores.{kind}"] = torch.stack((torch.zeros_like(objects), objects), dim=1).flatten(0, 1)
         state[f"proposals.deltas.{kind}"] = weights[f"{RPN}.bbox_pred.{kind}"]
-        for place, layer in ((1, f"{FC}6"), (3, f"{FC}7")):
-            state[f"backbone.tail.{place}.{kind}"] = weights[f"{layer}.{kind}"]
+        for index, layer in ((1, f"{FC}6"), (3, f"{FC}7")):
+            state[f"backbone.tail.{index}.{kind}"] = weights[f"{layer}.{kind}"]
         state[f"head.scores.{kind}"] = weights[f"{SCORES}.{kind}"]
-        state[f"head.deltas.{kind}"] = weights[f"{BOXES}.{kind}"][4:]  # without background's boxes, which come first
+        # Drop the box outputs of background, which come first.
+        state[f"head.deltas.{kind}"] = weights[f"{BOXES}.{kind}"][4:]
     return state

@@ -28,7 +28,7 @@ def train_only(detector: Detector, names: Sequence[str]) -> None:
     for parameter in detector.parameters():
         if id(parameter) not in learning:
             parameter.requires_grad_(False)
-    detector.learning = frozenset({"proposals", "head"} & set(names))
+    detector.trained_parts = frozenset({"proposals", "head"} & set(names))
 
 
 def modules_of_the_head(backbone: nn.Module, *, side: int = 64) -> list[str]:

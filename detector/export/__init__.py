@@ -1,1 +1,1 @@
-"""What leaves the project: models in forms that run elsewhere."""
+"""Export of models to formats that other programs run."""

@@ -1,8 +1,8 @@
-"""A detector as a function of one photograph: tensors in, tensors out, sizes unknown; what is exported is this.
+"""The module that is exported: a detector as a function from tensors of one image, of any size, to tensors.
 
     image [H, W, 3] uint8, boxes [P, 4] --resize, normalise, pad--> backbone --> head --> decode [--> NMS]
 
-The parts are the detector's own; only their joining is written anew, without lists, batches or early returns.
+It uses the parts of the detector. Only `forward` is written again, without lists, batches or early returns.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from detector.preprocess import Frame, Inputs, resized_size
 from detector.proposals.rpn import RPN
 from detector.structures import Proposals
 
-MAX_SIDE = 1 << 14  # pixels of an image: a bound that shapes need, far above any photograph
+MAX_SIDE = 1 << 14  # pixels of an image: torch.export needs a bound, and this is far above any photograph
 
 
 class DetectorGraph(nn.Module):
-    """Detections of one image; with a proposal network the image is the only input."""
+    """A detector for one image. With a proposal network the image is the only input."""
 
     def __init__(self, detector: Detector, *, short_side: int, suppress: bool) -> None:
-        """`short_side` is what the image's shorter side is resized to; `suppress` puts thresholds and NMS inside."""
+        """`short_side` is the shorter side of the resized image. `suppress` includes thresholds and NMS."""
         super().__init__()
         self.detector = detector
         self.short_side = short_side
@@ -32,32 +32,34 @@ class DetectorGraph(nn.Module):
 
     @property
     def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs, in order."""
         return ("image",) if isinstance(self.detector.proposals, RPN) else ("image", "proposals")
 
     @property
     def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs, in order."""
         return ("boxes", "scores", "labels") if self.suppress else ("boxes", "scores")
 
     def forward(self, image: Tensor, proposals: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Boxes and scores in the pixels of the image.
+        """Return boxes and scores in the pixels of the image.
 
-        image: [H, W, 3] uint8 RGB, as Pillow and NumPy hold a photograph. proposals: [P, 4] float32 xyxy in its pixels,
-        half-open; left out where the network proposes.
+        image: [H, W, 3] uint8 RGB, as in Pillow and NumPy. proposals: [P, 4] float32 xyxy in pixels of the image,
+        half-open; None with a proposal network.
 
-        With `suppress`: boxes [D, 4], scores [D] and labels [D] int64 (1..num_classes), best first, as
-        `Detector.detect` gives them. Without: boxes [R, num_classes, 4] and scores [R, num_classes] of every RoI and
-        class, to be thresholded and suppressed by the caller.
+        With `suppress`: boxes [D, 4], scores [D] and labels [D] int64 (1..num_classes), best first, the same as
+        `Detector.detect`. Without: boxes [R, num_classes, 4] and scores [R, num_classes] of every RoI and class; the
+        caller applies the threshold and NMS.
         """
         detector, preprocess = self.detector, self.detector.preprocess
         height, width = image.shape[:2]
         resized = resized_size(height, width, self.short_side, preprocess.max_side)
-        frame_height, frame_width = (_number(side) for side in resized)
-        rows, columns = (_number((side + preprocess.multiple - 1) // preprocess.multiple) for side in resized)
+        frame_height, frame_width = (_independent_size(side) for side in resized)
+        rows, columns = (_independent_size((side + preprocess.multiple - 1) // preprocess.multiple) for side in resized)
         mean = preprocess.mean
         scale_x = mean.new_full((), frame_width) / mean.new_full((), width)
         scale_y = mean.new_full((), frame_height) / mean.new_full((), height)
         scale = torch.stack((scale_x, scale_y, scale_x, scale_y))
-        # A frame's scales are numbers; here they are tensors, since the image's size is not known yet.
+        # The scales of a `Frame` are numbers. Here they are tensors, since the export does not know the image's size.
         frame = Frame(frame_height, frame_width, scale_y, scale_x)  # type: ignore[arg-type]
         padding = (0, columns * preprocess.multiple - frame_width, 0, rows * preprocess.multiple - frame_height)
         canvas = F.pad(preprocess.normalised(image.permute(2, 0, 1), frame)[None], padding)
@@ -75,10 +77,10 @@ class DetectorGraph(nn.Module):
         return boxes.expand(-1, scores.shape[1], -1) / scale, scores
 
 
-def _number(size: int) -> int:
-    """A size that counts from here on as a number of its own, not as a formula of the image's sides.
+def _independent_size(size: int) -> int:
+    """Return the size as a new symbol of the export instead of a formula of the image's sides.
 
-    All shapes after it are derived from it: an export that carries the formula through takes minutes.
+    All later shapes then use the symbol. With the formula in every shape an export takes minutes.
     """
     if not torch.compiler.is_exporting():
         return size

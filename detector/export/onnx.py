@@ -1,11 +1,11 @@
-"""A detector's graph as an ONNX model of standard operators only, opset 18.
+"""Exports a detector's graph as an ONNX model with standard operators only, opset 18.
 
-    roi_pool  -> MaxRoiPool          rounds and cuts bins as the published layer; equal bit for bit
+    roi_pool  -> MaxRoiPool          the bins of the published layer; equal bit for bit
     roi_align -> RoiAlign            half_pixel
     nms       -> NonMaxSuppression   then sorted over all labels
     ps_roi_*  -> matrix products     see `standard.py`
 
-Everything that a caller needs is in the model's metadata: class names, box format, and what was set at export.
+The model's metadata has everything that a caller needs: class names, box format, and the settings of the export.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ ALL = sys.maxsize
 
 
 def export_onnx(graph: DetectorGraph, path: Path, metadata: dict[str, Any]) -> None:
-    """Writes the model of a graph to `path`, with `metadata` (plain values) as JSON, one property for each key.
+    """Write the model of a graph to `path`, with `metadata` (plain values) as JSON, one property for each key.
 
     Raises:
-        ValueError: a package is missing, or the graph pools in a way that has no standard operator.
+        ValueError: a package is missing, or there is no standard operator for the graph's pooling.
     """
     try:
         import onnxscript
     except ImportError as error:
         raise ValueError("format=onnx needs onnx and onnxscript: pip install 'fast-rfcn[export]'") from error
     translations = translated(onnxscript.opset18)
-    standard = standard_operators(graph.detector.preprocess.longest_map)
+    standard = standard_operators(graph.detector.preprocess.longest_map_side)
     program = export_program(graph).run_decompositions(
         {operator: form for operator, form in standard.items() if operator not in translations}
     )
@@ -57,14 +57,14 @@ def export_onnx(graph: DetectorGraph, path: Path, metadata: dict[str, Any]) -> N
 
 
 def translated(op: Any) -> dict[Any, Callable[..., Any]]:
-    """Operators of this project that ONNX has too, by name: functions that build nodes of the opset `op`."""
+    """Return, for each of the project's operators that ONNX has too, a function that builds nodes of the opset `op`."""
     ops = torch.ops.fast_rfcn
 
     def roi_pool(
         features: Any, rois: Any, height: int, width: int, spatial_scale: float, quantization: str, with_argmax: bool
     ) -> Any:
         if quantization != "caffe":
-            raise ValueError(f"MaxRoiPool rounds as caffe does; a head with quantization={quantization!r} has no form")
+            raise ValueError(f"ONNX's MaxRoiPool needs a head with quantization='caffe', got {quantization!r}")
         pooled = op.MaxRoiPool(features, rois, pooled_shape=[height, width], spatial_scale=spatial_scale)
         return pooled, op.Shape(op.Constant(value_float=0.0))
 
@@ -96,15 +96,15 @@ def translated(op: Any) -> dict[Any, Callable[..., Any]]:
         if labels is None:
             by_class = op.Unsqueeze(scores, [0, 1])  # [1, 1, N]
         else:
-            # Scores [1, classes, N], absent where the label is another; the lowest threshold keeps absent ones out.
+            # Scores [1, classes, N], -inf where a box has another label; the threshold LOWEST removes these.
             largest = op.ReduceMax(op.Concat(labels, [0], axis=0), keepdims=0)
             classes = op.Range(op.Constant(value_int=0), op.Add(largest, 1), op.Constant(value_int=1))
-            own = op.Equal(op.Unsqueeze(labels, [0]), op.Unsqueeze(classes, [1]))
+            of_class = op.Equal(op.Unsqueeze(labels, [0]), op.Unsqueeze(classes, [1]))
             absent = op.Constant(value_float=float("-inf"))
-            by_class = op.Unsqueeze(op.Where(own, op.Unsqueeze(scores, [0]), absent), [0])
+            by_class = op.Unsqueeze(op.Where(of_class, op.Unsqueeze(scores, [0]), absent), [0])
         selected = op.NonMaxSuppression(op.Unsqueeze(boxes, [0]), by_class, [limit], [iou_threshold], [LOWEST])
         kept = op.Squeeze(op.Slice(selected, [2], [3], [1]), [1])
-        # By index first, so that of equal scores the first box comes first, whatever its class.
+        # Sort by index first, so that among equal scores the first box comes first, for any classes.
         _, order = op.TopK(kept, op.Shape(kept), largest=0)
         kept = op.Gather(kept, order)
         _, order = op.TopK(op.Gather(scores, kept), op.Shape(kept))

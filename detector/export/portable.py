@@ -1,8 +1,8 @@
-"""The portable model: one safetensors file with all that detection needs, and nothing that training needs.
+"""The portable model: one safetensors file with everything for detection and nothing for training.
 
-Its metadata are the strings of `FIELDS`, JSON but for the first two and the last. `sha256` is the fingerprint of
-everything else in the file, so a changed byte is always noticed. Tensors that a model holds under two names (the
-tail of a backbone is the head's) are stored once.
+Its metadata are the strings in `FIELDS`; all but the first two and the last are JSON. `sha256` is the fingerprint of
+everything else in the file, so the reader detects every changed byte. A tensor with two names in the model (backbone
+and head share the tail) is stored once.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ FIELDS = ("format", "format_version", "config", "classes", "preprocessing", "pro
 
 @dataclass(frozen=True, slots=True)
 class PortableModel:
-    """What a portable file says."""
+    """The content of a portable file."""
 
     config: dict[str, Any]  # plain values, as `configs.groups.to_plain` makes them
     classes: tuple[str, ...]  # the name of label i + 1
-    preprocessing: dict[str, Any]  # how a picture becomes the network's input, for readers without this project
-    provenance: dict[str, Any]  # versions, commit, step, figures: where the weights come from
+    preprocessing: dict[str, Any]  # how to make the network's input from a picture, for other programs
+    provenance: dict[str, Any]  # origin of the weights: versions, commit, step, scores
     weights: dict[str, Tensor]
 
 
 def write_portable(path: Path, model: PortableModel) -> None:
-    """Writes the file, whole or not at all; the same model gives the same bytes."""
+    """Write the file atomically. The same model gives the same bytes."""
     metadata = {
         "format": FORMAT,
         "format_version": str(VERSION),
@@ -49,27 +49,30 @@ def write_portable(path: Path, model: PortableModel) -> None:
 
 
 def read_portable(path: Path) -> PortableModel:
-    """The model at `path`, on the CPU. Raises ValueError that tells a newer, a foreign and a damaged file apart."""
+    """Return the model at `path`, on the CPU.
+
+    Raises ValueError, with different messages for a newer file, a file of another program, and a damaged file.
+    """
     read_config(path)
     weights, metadata = read_safetensors(path)
     if metadata.pop("sha256") != fingerprint(weights, metadata):
-        raise ValueError(f"{path} is damaged: its content has another checksum than it says; fetch or export it again")
+        raise ValueError(f"{path} is damaged: its checksum does not match its content; download or export it again")
     fields = {name: json.loads(metadata[name]) for name in FIELDS[2:-1]}
     return PortableModel(**{**fields, "classes": tuple(fields["classes"])}, weights=weights)
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The config alone, from the header, whose checksum is not looked at. Raises ValueError as `read_portable` does."""
+    """Return the config only, from the header, without verifying the checksum. Raises ValueError as `read_portable`."""
     metadata = read_metadata(path)
     if metadata.get("format") != FORMAT:
         raise ValueError(
             f"{path} is a safetensors file of another program (its metadata: {', '.join(metadata)[:200] or 'none'}); "
-            "expected one of `detector export` or `detector convert`"
+            "expected a file of `detector export` or `detector convert`"
         )
     version = metadata.get("format_version", "")
     if version.isdecimal() and int(version) > VERSION:
         raise ValueError(
-            f"{path} has format version {version}, newer than the {VERSION} that this program reads: update it"
+            f"{path} has format version {version}, newer than the {VERSION} that this program reads: update the program"
         )
     try:
         if version == str(VERSION) and metadata.keys() == set(FIELDS):
@@ -78,4 +81,4 @@ def read_config(path: Path) -> dict[str, Any]:
                 return config
     except ValueError:
         pass
-    raise ValueError(f"{path} is damaged: its metadata are not those of format version {VERSION}; export it again")
+    raise ValueError(f"{path} is damaged: its metadata do not match format version {VERSION}; export it again")

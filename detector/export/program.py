@@ -1,6 +1,6 @@
-"""A detector's graph as a `torch.export` program, for images of any size and any number of proposals.
+"""Exports a detector's graph as a `torch.export` program, for images of any size and any number of proposals.
 
-The program is saved as it is, or with PyTorch's own operators in place of the project's.
+The saved program contains the project's operators, or only PyTorch's own operators.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ MAX_PROPOSALS = 1 << 20
 
 
 def export_program(graph: DetectorGraph) -> ExportedProgram:
-    """The program of a graph in evaluation mode; the project's operators stay as they are, `fast_rfcn::...`.
+    """Return the program of a graph in evaluation mode, with the project's operators, `fast_rfcn::...`.
 
-    Whoever runs it imports `detector.ops` first, which brings these operators.
+    A caller of the program must import `detector.ops` first, which registers these operators.
     """
-    image = torch.zeros(96, 128, 3, dtype=torch.uint8)  # what is traced, of no importance
+    image = torch.zeros(96, 128, 3, dtype=torch.uint8)  # an example for tracing; its content does not matter
     shapes: list[dict[int, Dim]] = [{0: Dim("height", min=1, max=MAX_SIDE), 1: Dim("width", min=1, max=MAX_SIDE)}]
     inputs = [image]
     if "proposals" in graph.input_names:
         inputs.append(torch.tensor([[8.0, 8.0, 64.0, 64.0]]).repeat(4, 1))
         shapes.append({0: Dim("proposals", min=0, max=MAX_PROPOSALS)})
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own making, and nothing that a caller could do about
+        warnings.simplefilter("ignore")  # they concern torch's internals, and a caller cannot act on them
         return torch.export.export(
             graph.eval(),
             tuple(inputs),
@@ -40,11 +40,11 @@ def export_program(graph: DetectorGraph) -> ExportedProgram:
 
 
 def save_program(graph: DetectorGraph, path: Path, *, standard: bool) -> None:
-    """Writes a .pt2 file; `standard` replaces the project's operators by PyTorch's own and `torchvision::nms`."""
+    """Write a .pt2 file. `standard` replaces the project's operators by PyTorch's and `torchvision::nms`."""
     program = export_program(graph)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if standard:
-            program = program.run_decompositions(standard_operators(graph.detector.preprocess.longest_map))
+            program = program.run_decompositions(standard_operators(graph.detector.preprocess.longest_map_side))
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.export.save(program, path)

@@ -1,11 +1,11 @@
-"""The project's operators in standard ones, for runtimes that have only those; exact, for one image at a time.
+"""The project's operators from standard operators, for runtimes without the project's; exact, for one image.
 
-What a bin takes is the product of what its rows and its columns take, so a mean is two matrix products with weights
-[bins, cells, R], 1 / n where a row (column) of the map is among the bin's n and 0 elsewhere. RoIs come last, as the
-products want them: ONNX Runtime 1.31 dies of a product of stacked matrices that turns them there, where there are none.
+The weight of a cell in a bin is a weight of its row times a weight of its column. So a mean is two matrix products with
+weights [bins, cells, R]: 1 / n for the n rows (columns) of the bin, otherwise 0. RoIs are the last axis, so that the
+products need no transpose: ONNX Runtime 1.31 crashes on a batched product with a transpose if there are no RoIs.
 A maximum comes from a table of the maxima of all windows whose sides are powers of two: each bin is the union of four
-of them.
-Nothing here has a size that depends on values, which exported graphs could not carry.
+such windows.
+No size here depends on values, since exported graphs do not support that.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ Decompositions = dict[Any, Callable[..., Any]]
 
 
 def standard_operators(longest: int) -> Decompositions:
-    """Operator -> the same in standard operators, for maps of at most `longest` cells a side, with one image.
+    """Return operator -> its form in standard operators, for one image and maps of at most `longest` cells a side.
 
-    Serves `ExportedProgram.run_decompositions`. For NMS, which PyTorch itself lacks, torchvision's operator stands in.
+    The result is for `ExportedProgram.run_decompositions`. NMS uses torchvision's operator, since PyTorch has none.
     """
     ops = torch.ops.fast_rfcn
     levels = max(1, longest.bit_length())
@@ -55,7 +55,7 @@ def roi_pool(
     *,
     levels: int,
 ) -> tuple[Tensor, Tensor]:
-    """Maxima [R, C, height, width]; there is no argmax, since nothing is trained from here."""
+    """Return maxima [R, C, height, width], without an argmax, which only training needs."""
     rows = bin_edges(rois[:, 2], rois[:, 4], height, spatial_scale, features.shape[2], quantization)
     columns = bin_edges(rois[:, 1], rois[:, 3], width, spatial_scale, features.shape[3], quantization)
     plane = torch.zeros((height, width), dtype=torch.int64, device=rois.device)
@@ -73,7 +73,7 @@ def roi_align(
     aligned: bool,
     inner: bool,
 ) -> Tensor:
-    """Means [R, C, height, width] of a fixed number of samples."""
+    """Return means [R, C, height, width] of a fixed number of samples."""
     options = (spatial_scale, sampling_ratio, aligned, inner)
     rows = _sample_weights(rois[:, 2], rois[:, 4], height, features.shape[2], *options)
     columns = _sample_weights(rois[:, 1], rois[:, 3], width, features.shape[3], *options)
@@ -82,20 +82,21 @@ def roi_align(
 
 
 def ps_roi_pool(score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: float) -> Tensor:
-    """Means [R, D, bins, bins] of the published layer."""
-    return _bin_means(score_maps, *_shares(score_maps, rois, bins, spatial_scale))
+    """Return means [R, D, bins, bins] as in the published layer."""
+    return _bin_means(score_maps, *_mean_weights(score_maps, rois, bins, spatial_scale))
 
 
 def ps_roi_vote(score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: float) -> Tensor:
-    """Votes [R, D]: with the maps of all bins laid out as one mosaic, a vote is one bilinear form."""
-    rows, columns = (share.flatten(0, 1) for share in _shares(score_maps, rois, bins, spatial_scale))  # [k cells, R]
+    """Return votes [R, D]. With the maps of all bins in one mosaic, a vote is one bilinear form."""
+    weights = _mean_weights(score_maps, rois, bins, spatial_scale)
+    rows, columns = (axis.flatten(0, 1) for axis in weights)  # [k cells, R]
     mosaic = _by_bin(score_maps, bins).permute(0, 1, 3, 2, 4).flatten(3, 4).flatten(1, 2)  # [D, k H, k W]
     votes = ((mosaic @ columns) * rows).sum(dim=1)
     return votes.T / (bins * bins)
 
 
 def ps_roi_align(score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: float, sampling_ratio: int) -> Tensor:
-    """Means [R, D, bins, bins] of a fixed number of samples."""
+    """Return means [R, D, bins, bins] of a fixed number of samples."""
     options = (spatial_scale, sampling_ratio, True, False)
     rows = _sample_weights(rois[:, 2], rois[:, 4], bins, score_maps.shape[2], *options)
     columns = _sample_weights(rois[:, 1], rois[:, 3], bins, score_maps.shape[3], *options)
@@ -105,7 +106,7 @@ def ps_roi_align(score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: flo
 def ps_roi_pool_max(
     score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: float, with_argmax: bool, *, levels: int
 ) -> tuple[Tensor, Tensor]:
-    """Maxima [R, D, bins, bins], without an argmax."""
+    """Return maxima [R, D, bins, bins], without an argmax."""
     rows = published_edges(rois[:, 2], rois[:, 4], bins, spatial_scale, score_maps.shape[2])
     columns = published_edges(rois[:, 1], rois[:, 3], bins, spatial_scale, score_maps.shape[3])
     cells = _by_bin(score_maps, bins).permute(1, 2, 3, 4, 0).flatten(0, 1)  # [k k, H, W, D]
@@ -116,7 +117,7 @@ def ps_roi_pool_max(
 def ps_roi_vote_max(
     score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: float, with_argmax: bool, *, levels: int
 ) -> tuple[Tensor, Tensor]:
-    """Means [R, D] of the bins' maxima, without an argmax."""
+    """Return means [R, D] of the bins' maxima, without an argmax."""
     pooled, argmax = ps_roi_pool_max(score_maps, rois, bins, spatial_scale, with_argmax, levels=levels)
     return pooled.mean(dim=(2, 3)), argmax
 
@@ -124,22 +125,25 @@ def ps_roi_vote_max(
 def nms(
     boxes: Tensor, scores: Tensor, labels: Tensor | None, iou_threshold: float, max_output: int | None = None
 ) -> Tensor:
-    """Indices of the boxes that stay; not per label, which torchvision gets by moving boxes apart: not exact."""
+    """Return the indices of the kept boxes. `labels` must be None: torchvision's NMS per label is not exact.
+
+    It shifts the boxes of each label, and this changes their rounding.
+    """
     if labels is not None:
-        raise ValueError("NMS per class has no standard form in PyTorch; export boxes and scores without NMS")
+        raise ValueError("PyTorch has no operator for NMS per class; export boxes and scores without NMS")
     kept: Tensor = torch.ops.torchvision.nms.default(boxes, scores, iou_threshold)
     return kept[:max_output]
 
 
 def _by_bin(score_maps: Tensor, bins: int) -> Tensor:
-    """Score maps [1, D k k, H, W] as [D, k, k, H, W]."""
+    """Return score maps [1, D k k, H, W] as [D, k, k, H, W]."""
     maps: Tensor = score_maps[0].unflatten(0, (score_maps.shape[1] // (bins * bins), bins, bins))
     return maps
 
 
-def _shares(score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: float) -> tuple[Tensor, Tensor]:
-    """What each row [k, H, R] and column [k, W, R] of the map has in the mean of a bin."""
-    shares = []
+def _mean_weights(score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: float) -> tuple[Tensor, Tensor]:
+    """Return the weights of each row [k, H, R] and column [k, W, R] of the map in the mean of a bin."""
+    weights = []
     for low, high, size in (
         (rois[:, 2], rois[:, 4], score_maps.shape[2]),
         (rois[:, 1], rois[:, 3], score_maps.shape[3]),
@@ -147,8 +151,8 @@ def _shares(score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: float) -
         first, end = (edge.T[:, None] for edge in published_edges(low, high, bins, spatial_scale, size))  # [k, 1, R]
         cell = torch.arange(size, device=rois.device)[:, None]
         inside = (cell >= first) & (cell < end)
-        shares.append(inside.to(score_maps.dtype) / (end - first).clamp(min=1).to(score_maps.dtype))
-    return shares[0], shares[1]
+        weights.append(inside.to(score_maps.dtype) / (end - first).clamp(min=1).to(score_maps.dtype))
+    return weights[0], weights[1]
 
 
 def _sample_weights(
@@ -161,9 +165,11 @@ def _sample_weights(
     aligned: bool,
     inner: bool,
 ) -> Tensor:
-    """Weights [bins, size, R] of the cells of one axis in the mean of a bin's samples."""
+    """Return the weights [bins, size, R] of the cells of one axis in the mean of a bin's samples."""
     if sampling_ratio < 1:
-        raise ValueError("RoIAlign with an adaptive number of samples has no fixed graph; set a sampling_ratio")
+        raise ValueError(
+            "RoIAlign with an adaptive number of samples cannot be exported; set a sampling_ratio of at least 1"
+        )
     axis = sample_axis(low, high, bins, spatial_scale, sampling_ratio, aligned, inner)
     sample = (torch.arange(sampling_ratio, dtype=low.dtype, device=low.device) + axis.shift)[:, None]
     position = torch.arange(bins, dtype=low.dtype, device=low.device)[:, None, None]
@@ -176,7 +182,7 @@ def _sample_weights(
 
 
 def _bin_means(score_maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Means [R, D, k, k] for weights of rows [k, H, R] and columns [k, W, R]."""
+    """Return means [R, D, k, k] for weights of rows [k, H, R] and columns [k, W, R]."""
     maps = _by_bin(score_maps, rows.shape[0]).permute(2, 0, 1, 3, 4)  # [j, D, i, H, W]
     along_rows = (maps.flatten(1, 3) @ columns).unflatten(1, maps.shape[1:4])  # [j, D, i, H, R]
     means: Tensor = (along_rows * rows).sum(dim=3)  # [j, D, i, R]
@@ -186,7 +192,10 @@ def _bin_means(score_maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 def _maxima(
     cells: Tensor, plane: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor], levels: int
 ) -> Tensor:
-    """Maxima [R, C, h, w] of bins of cells [B, H, W, C]: bin (i, j) reads plane[i, j], from first to end (excluded)."""
+    """Return maxima [R, C, h, w] of bins of cells [B, H, W, C]. Bin (i, j) reads plane[i, j].
+
+    `rows` and `columns` are the first and the end (excluded) cell of each bin.
+    """
     _, height, width, channels = cells.shape
     table: list[Tensor] = []
     for i in range(levels):
@@ -210,15 +219,15 @@ def _maxima(
 
 
 def _doubled(windows: Tensor, dim: int, step: int) -> Tensor:
-    """Maxima of windows twice as long along `dim`; what would leave the map is never asked for."""
+    """Return maxima of windows twice as long along `dim`. No bin uses windows that leave the map."""
     padding = [0, 0] * (windows.dim() - dim - 1) + [0, step]
     padded = F.pad(windows, padding, value=-torch.inf)
     return torch.maximum(windows, padded.narrow(dim, step, windows.shape[dim]))
 
 
 def _level(extent: Tensor, levels: int) -> Tensor:
-    """floor(log2) of extents, at least 0."""
+    """Return floor(log2) of extents, at least 0."""
     level = torch.zeros_like(extent)
-    for power in range(1, levels + 1):  # one by one: a tensor made of numbers is no part of a decomposed graph
+    for power in range(1, levels + 1):  # a loop, since a decomposed graph cannot contain a tensor made from numbers
         level = level + (extent >= 1 << power).to(torch.int64)
     return level

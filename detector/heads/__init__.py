@@ -1,4 +1,4 @@
-"""A head says of each RoI what it is and where it ends; everything else is outside and never asks which head ran."""
+"""Interface of a head: it predicts class scores and box deltas for each RoI. All other parts work with any head."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ from torch import Tensor
 
 from detector.structures import RoIPredictions
 
-# For each of the features, what a head makes of it: the map that it pools from, or several.
+# For each feature map, the maps that the head computes from it, for pooling.
 LevelMaps = list[tuple[Tensor, ...]]
 
 
 class Head(Protocol):
+    """Interface of a head (an nn.Module)."""
+
     def maps(self, features: Sequence[Tensor]) -> LevelMaps:
-        """The part that is computed once per image, from features [N, C, H_i, W_i], the finest map first."""
+        """Compute the part that runs once per image, from features [N, C, H_i, W_i], the finest map first."""
         ...
 
     def __call__(self, maps: LevelMaps, boxes: list[Tensor]) -> RoIPredictions:
-        """The part that is computed per RoI: predictions for N lists of boxes [R_i, 4] in input pixels."""
+        """Compute the part that runs per RoI: predictions for N lists of boxes [R_i, 4] in input pixels."""
         ...
 
     def rescale_deltas(self, scale: Tensor, shift: Tensor) -> None:
-        """Makes every delta `delta * scale + shift`, both [rows, 4], by the layer that it comes from."""
+        """Change the last layer so that each delta becomes `delta * scale + shift`, both [rows, 4]."""
         ...
 
 
 class Votes(NamedTuple):
-    """How a head came to its class scores: bins that each read a map of their own."""
+    """The bins of a head whose mean is the class score. Each bin reads its own map."""
 
     bins: Tensor  # [R, K + 1, k, k]; their mean is the class score
     score_maps: Tensor  # [N, K + 1, k * k, H, W]
@@ -37,8 +39,8 @@ class Votes(NamedTuple):
 
 @runtime_checkable
 class VotingHead(Protocol):
-    """A head whose votes can be drawn."""
+    """Interface of a head with votes, for drawing them."""
 
     def votes(self, maps: LevelMaps, boxes: list[Tensor]) -> Votes:
-        """The votes of N lists of boxes [R_i, 4] in input pixels, image by image; all of them read one map."""
+        """Return the votes of N lists of boxes [R_i, 4] in input pixels, one list per image. All boxes read one map."""
         ...

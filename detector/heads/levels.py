@@ -1,9 +1,9 @@
-"""Which map each RoI reads, and pooling from several maps (Feature Pyramid Networks 4.2, equation 1).
+"""The choice of the map that each RoI reads, and pooling from several maps (Feature Pyramid Networks 4.2, equation 1).
 
     k = floor(4 + log2(sqrt(width x height) / 224))
 
-A RoI of the size that ImageNet's classifiers are trained on, 224 pixels, reads the map of stride 16 = 2^4; one of half
-that side reads the map that is twice as fine.
+A RoI with a side of 224 pixels, the input size of ImageNet classifiers, reads the map of stride 16 = 2^4. A RoI with
+half this side reads the map of half this stride.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ CANONICAL_SIZE, CANONICAL_STRIDE = 224, 16
 
 
 def levels_of(boxes: Sequence[Tensor], strides: Sequence[int]) -> Tensor | None:
-    """The index [R] of the map that each RoI reads: N lists of boxes [R_i, 4] in input pixels, image by image.
+    """Return the index [R] of the map that each RoI reads; None if there is one map only.
 
-    None where there is one map only. `strides` double from map to map. RoIs too small or too large for all of them
-    read the first or the last.
+    `boxes` are N lists [R_i, 4] in input pixels, one per image. `strides` double from map to map. RoIs that are too
+    small or too large for all maps read the first or the last map.
     """
     if len(strides) == 1:
         return None
     joined = torch.cat([*boxes])
     area = (joined[:, 2:] - joined[:, :2]).clamp(min=0).prod(dim=1)
-    # 1e-6 takes sizes on an edge up, whatever they are rounded to. Source: torchvision `ops/poolers.py`.
+    # 1e-6 makes sizes exactly between two levels round up on every device. Source: torchvision `ops/poolers.py`.
     level = torch.floor(torch.log2(area.sqrt() / CANONICAL_SIZE) + math.log2(CANONICAL_STRIDE / strides[0]) + 1e-6)
     return level.clamp(0, len(strides) - 1).long()
 
@@ -39,9 +39,9 @@ def pool_levels(
     strides: Sequence[int],
     pool: Callable[[Tensor, Tensor, float], Tensor],
 ) -> Tensor:
-    """What `pool(map, rois, spatial_scale)` makes of each of rois [R, 5] on its own of the maps, in the RoIs' order.
+    """Return `pool(map, rois, spatial_scale)` of rois [R, 5], each on the map of its level, in the order of the RoIs.
 
-    `levels` are those of `levels_of`. The maps [N, C, H_i, W_i] have the same channels, and the cell of map i is
+    `levels` is the result of `levels_of`. The maps [N, C, H_i, W_i] have the same channels. A cell of map i is
     `strides[i]` input pixels.
     """
     if levels is None:
@@ -49,7 +49,7 @@ def pool_levels(
     parts = []
     for index, (features, stride) in enumerate(zip(maps, strides, strict=True)):
         parts.append(pool(features, rois[(levels == index).nonzero().squeeze(1)], 1 / stride))
-    # Where each RoI's row lies in the joined parts, from counts alone: an exported graph knows no sizes of parts.
+    # Compute each RoI's row in the joined parts from counts only: an exported graph does not know the sizes of parts.
     on_level = levels[:, None] == torch.arange(len(strides), device=levels.device)  # [R, L]
     count = on_level.sum(dim=0)
     before = on_level.cumsum(dim=0).gather(1, levels[:, None]).squeeze(1) - 1

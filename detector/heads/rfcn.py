@@ -4,7 +4,8 @@
 res5 --1x1, ReLU-- 1024-+
                         +--1x1--> k^2 4 (1 or K) box maps --PS RoI pool k x k, vote--> box deltas  [R, 1 or K, 4]
 
-Of several maps (a feature pyramid) each gets score maps, from the same weights; a RoI pools those of its size.
+With several maps (a feature pyramid) each level has score maps, from shared weights. A RoI pools from the level for its
+size.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from detector.structures import RoIPredictions
 class PSPooling:
     """A position-sensitive pooling of (maps [N, k k D, H, W], rois [R, 5], k, spatial_scale)."""
 
-    bins: Callable[[Tensor, Tensor, int, float], Tensor]  # each bin from its own map [R, D, k, k]
-    vote: Callable[[Tensor, Tensor, int, float], Tensor]  # their mean [R, D], in one pass where there is an op for it
-    inclusive: bool  # takes the last pixel of a box rather than its end
+    bins: Callable[[Tensor, Tensor, int, float], Tensor]  # [R, D, k, k], each bin from its own map
+    vote: Callable[[Tensor, Tensor, int, float], Tensor]  # mean of the bins [R, D], by one operator if there is one
+    inclusive: bool  # whether it takes the last pixel of a box instead of its end
 
     @staticmethod
     def published(reduction: str = "mean") -> PSPooling:
-        """R-FCN's own (section 2, equation 1), or with the maximum of each bin in place of its mean."""
+        """Return R-FCN's pooling (section 2, equation 1), with the mean or the maximum of each bin."""
         return PSPooling(
             bins=partial(ps_roi_pool, reduction=reduction),
             vote=partial(ps_roi_vote, reduction=reduction),
@@ -43,12 +44,14 @@ class PSPooling:
 
     @staticmethod
     def aligned() -> PSPooling:
-        """PS-RoIAlign, without rounding: not the published layer, offered beside it."""
+        """Return PS-RoIAlign, which does not round coordinates. It is an alternative to the published layer."""
         bins = partial(ps_roi_align, sampling_ratio=2)
         return PSPooling(bins, lambda *arguments: bins(*arguments).mean(dim=(2, 3)), inclusive=False)
 
 
 class RFCNHead(nn.Module):
+    """Score maps, position-sensitive pooling and a vote (R-FCN, section 2)."""
+
     def __init__(
         self,
         *,
@@ -62,7 +65,7 @@ class RFCNHead(nn.Module):
     ) -> None:
         """`channels` is the width of the 1x1 reduction, `k` the number of bins along a side.
 
-        `strides` are input pixels per cell of each map that is given.
+        `strides` are input pixels per cell of each map.
         """
         super().__init__()
         self.k = k
@@ -70,7 +73,7 @@ class RFCNHead(nn.Module):
         self.strides = tuple(strides)
         box_rows = 1 if class_agnostic else num_classes
         self.reduce = nn.Conv2d(in_channels, channels, 1)
-        # Channel c = (class * k + row) * k + column, so that the maps of one class lie together.
+        # Channel c = (class * k + row) * k + column, so that the maps of one class are contiguous.
         self.score_maps = nn.Conv2d(channels, k * k * (num_classes + 1), 1)
         self.box_maps = nn.Conv2d(channels, k * k * 4 * box_rows, 1)
         for layer in (self.reduce, self.score_maps, self.box_maps):
@@ -78,12 +81,12 @@ class RFCNHead(nn.Module):
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def maps(self, features: Sequence[Tensor]) -> LevelMaps:
-        """Score maps [N, k k (K + 1), H, W] and box maps [N, k k 4 rows, H, W] of each of features [N, C, H, W]."""
+        """Return score maps [N, k k (K + 1), H, W] and box maps [N, k k 4 rows, H, W] of each map [N, C, H, W]."""
         hidden = [F.relu(self.reduce(level), inplace=True) for level in features]
         return [(self.score_maps(level), self.box_maps(level)) for level in hidden]
 
     def forward(self, maps: LevelMaps, boxes: list[Tensor]) -> RoIPredictions:
-        """Votes for N lists of boxes [R_i, 4] in the pixels of the network's input, image by image."""
+        """Return votes for N lists of boxes [R_i, 4] in the pixels of the network's input, one list per image."""
         score_maps, box_maps = zip(*maps, strict=True)
         rois = box_ops.to_rois(boxes, inclusive=self.pooling.inclusive)
         levels = levels_of(boxes, self.strides)
@@ -94,7 +97,7 @@ class RFCNHead(nn.Module):
         return self.pooling.vote(maps, rois, self.k, spatial_scale)
 
     def votes(self, maps: LevelMaps, boxes: list[Tensor]) -> Votes:
-        """What `forward` averages to class scores, bin by bin, to be looked at (figures 3 and 4).
+        """Return the bins that `forward` averages to class scores, for pictures of them (figures 3 and 4).
 
         Raises ValueError for boxes that read maps of several levels.
         """
@@ -102,7 +105,7 @@ class RFCNHead(nn.Module):
         read = [0] if levels is None else levels.unique().tolist()
         if len(read) != 1:
             raise ValueError(
-                f"expected boxes that read one map, got boxes of {len(read)} maps; ask for them one by one"
+                f"expected boxes that read one map, got boxes that read {len(read)} maps; pass one box at a time"
             )
         (level,) = read
         score_maps = maps[level][0]
@@ -112,9 +115,9 @@ class RFCNHead(nn.Module):
 
     @torch.no_grad()
     def rescale_deltas(self, scale: Tensor, shift: Tensor) -> None:
-        """Makes every delta `delta * scale + shift`, both [rows, 4], by the maps that it is voted from.
+        """Change the box maps so that each delta becomes `delta * scale + shift`, both [rows, 4].
 
-        A shift is exact where every bin holds a cell: an empty one votes 0. The released models have the same.
+        The shift is exact only if every bin has a cell, since an empty bin votes 0. The released models do the same.
         """
         scale, shift = (item.reshape(-1).repeat_interleave(self.k * self.k) for item in (scale, shift))
         assert self.box_maps.bias is not None

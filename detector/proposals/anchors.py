@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def base_anchors(stride: int, scales: tuple[float, ...], aspects: tuple[float, ...]) -> Tensor:
-    """The anchors [A, 4] of the first cell, aspect-major, half-open: (-84, -40, 100, 56) is the first of the published.
+    """Return the anchors [A, 4] of the first cell, aspect-major, half-open.
 
-    Widths and heights are rounded as the original rounds them. Source: py-faster-rcnn `lib/rpn/generate_anchors.py`,
-    whose boxes are inclusive: 1 is added to its maxima here.
+    The first published anchor is (-84, -40, 100, 56). Widths and heights are rounded as in the original. Source:
+    py-faster-rcnn `lib/rpn/generate_anchors.py`. Its boxes are inclusive, so x2 and y2 are larger by 1 here.
     """
     rows = []
     centre = (stride - 1) / 2
@@ -24,9 +24,9 @@ def base_anchors(stride: int, scales: tuple[float, ...], aspects: tuple[float, .
 
 
 def corner_anchors(stride: int, scales: tuple[float, ...], aspects: tuple[float, ...]) -> Tensor:
-    """The anchors [A, 4] of the first cell as torchvision's detectors have them, aspect-major.
+    """Return the anchors [A, 4] of the first cell as in torchvision's detectors, aspect-major.
 
-    They are centred on the cell's upper left corner, and half of each side is rounded.
+    Their centre is the cell's upper left corner, and half of each side is rounded.
     Source: torchvision `models/detection/anchor_utils.py`.
     """
     heights = torch.tensor(aspects).sqrt()
@@ -36,7 +36,7 @@ def corner_anchors(stride: int, scales: tuple[float, ...], aspects: tuple[float,
 
 
 def anchor_grid(base: Tensor, height: int, width: int, stride: int) -> Tensor:
-    """Anchors [height * width * A, 4] of a feature map: cells in row-major order, the anchors of a cell together."""
+    """Return the anchors [height * width * A, 4] of a feature map: cells in row-major order, all anchors of each."""
     top, left = (torch.arange(cells, device=base.device) * stride for cells in (height, width))
     y, x = torch.meshgrid(top, left, indexing="ij")
     shift = torch.stack((x, y, x, y), dim=-1).reshape(-1, 1, 4)

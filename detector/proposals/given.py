@@ -1,4 +1,4 @@
-"""Proposals that came with the batch, clipped to the image; and what any source of proposals gives the detector."""
+"""Interface of a proposal module, and the module for proposals that come with the batch."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ from detector.structures import Mean, Proposals
 
 
 class ProposalOutput(NamedTuple):
-    """Proposals of each image in the input's pixels, and the losses of whatever proposed them."""
+    """Proposals of each image in the input's pixels, and the losses of the proposal module."""
 
     proposals: list[Proposals]
     losses: dict[str, Mean]
 
 
 class ProposalModule(Protocol):
-    """What the detector asks of a source of proposals: given the maps [N, C, H_i, W_i] for proposals and the inputs."""
+    """Interface of a proposal module: it reads the maps [N, C, H_i, W_i] for proposals and the inputs."""
 
-    reads_features: bool  # otherwise no maps will do
+    reads_features: bool  # if False, `features` may be empty
 
-    def __call__(self, features: Sequence[Tensor], inputs: Inputs) -> ProposalOutput: ...
+    def __call__(self, features: Sequence[Tensor], inputs: Inputs) -> ProposalOutput:
+        """Return the proposals of each image, and in training the losses."""
 
 
 class GivenProposals(nn.Module):
-    """Passes on what the dataset brought."""
+    """Proposal module that returns the proposals of the batch, clipped to the image."""
 
     reads_features = False
 
     def forward(self, features: Sequence[Tensor], inputs: Inputs) -> ProposalOutput:
-        """Raises ValueError where the batch has none."""
+        """Return the proposals without losses. Raises ValueError if the batch has no proposals."""
         if inputs.proposals is None:
             raise ValueError(
-                "expected proposals with every image, got none; this detector was built for given proposals: "
-                "pass them in Batch.proposals or build it with proposals=rpn"
+                "expected proposals with every image, got none; this detector has no proposal network: "
+                "pass proposals in Batch.proposals or build the detector with proposals=rpn"
             )
         clipped = [
             Proposals(box_ops.clip(item.boxes, frame.height, frame.width), item.scores)

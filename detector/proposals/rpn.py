@@ -1,13 +1,13 @@
-"""The region proposal network (Faster R-CNN 3): at every cell, scores and refines anchors.
+"""The region proposal network (Faster R-CNN 3): it scores and refines the anchors of every cell.
 
     proposal map --3x3, ReLU--+--1x1--> object or not, for each anchor     (2A: background, object)
                               +--1x1--> box deltas, for each anchor        (4A)
 
-Trained jointly with the head: its proposals are taken as given, no gradient flows through their coordinates
-(approximate joint training, 3.2).
+It is trained jointly with the head. No gradient flows through the coordinates of the proposals (approximate joint
+training, 3.2).
 
-Of several maps (a feature pyramid, 4.1 of its paper) all go through the same layers, each with anchors of its stride.
-Every map has its own NMS; the best of all maps are handed on.
+With several maps (a feature pyramid, 4.1 of its paper) all use the same layers, each with anchors for its stride. NMS
+runs on each map separately. The output is the best of all maps.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from detector.structures import Instances, Mean, Proposals
 
 @dataclass(frozen=True, slots=True)
 class KeepCounts:
-    """How many proposals of one image are looked at and handed on."""
+    """The largest numbers of proposals of one image before and after NMS."""
 
     before_nms: int  # of each map
     after_nms: int
 
 
 class Level(NamedTuple):
-    """What the network says of the P anchors of one map."""
+    """The anchors of one map, and the network's output for them."""
 
     anchors: Tensor  # [P, 4]
     scores: Tensor  # [N, P, 2]
@@ -52,6 +52,8 @@ FirstAnchors = Callable[[int, tuple[float, ...], tuple[float, ...]], Tensor]
 
 
 class RPN(nn.Module):
+    """The region proposal network over one map or several."""
+
     reads_features = True
     bases: Tensor  # [L, A, 4], the anchors of the first cell of each map
 
@@ -76,9 +78,9 @@ class RPN(nn.Module):
         sigma: float,
         use_difficult: bool,
     ) -> None:
-        """`strides` are input pixels per cell of each map, `scales` are in strides; `anchors` makes those of a cell.
+        """`strides` are input pixels per cell of each map, `scales` are in strides. `anchors` makes a cell's anchors.
 
-        `min_size` is in pixels of the original image; sides shorter than it times the image's scale are dropped.
+        `min_size` is in pixels of the original image. Boxes with a shorter side are dropped.
         """
         super().__init__()
         self.strides = tuple(strides)
@@ -101,7 +103,7 @@ class RPN(nn.Module):
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Sequence[Tensor], inputs: Inputs) -> ProposalOutput:
-        """Proposals of each image, best first; when training, with the two losses on a sample of anchors."""
+        """Return the proposals of each image, best first, and in training the two losses on a sample of anchors."""
         levels = [
             self._level(level, base, stride)
             for level, base, stride in zip(features, self.bases, self.strides, strict=True)
@@ -121,7 +123,7 @@ class RPN(nn.Module):
         return ProposalOutput(proposals, self._losses(anchors, scores, deltas, inputs))
 
     def _level(self, features: Tensor, base: Tensor, stride: int) -> Level:
-        """What the layers say of one map [N, C, H, W]."""
+        """Apply the layers to one map [N, C, H, W]."""
         hidden = F.relu(self.conv(features), inplace=True)
         num_images, _, height, width = hidden.shape
         # [N, A * c, H, W] -> [N, H * W * A, c]: the order of `anchor_grid`.
@@ -130,11 +132,14 @@ class RPN(nn.Module):
         return Level(anchor_grid(base, height, width, stride), scores, deltas)
 
     def _propose(self, anchors: Tensor, scores: Tensor, deltas: Tensor, frame: Frame, keep: KeepCounts) -> Proposals:
-        """The best boxes of one map of one image after NMS. Source: py-faster-rcnn `lib/rpn/proposal_layer.py`."""
+        """Return the best boxes of one map of one image after NMS.
+
+        Source: py-faster-rcnn `lib/rpn/proposal_layer.py`.
+        """
         objectness = scores[:, 1] - scores[:, 0]
         boxes = box_ops.clip(box_ops.decode(deltas, anchors), frame.height, frame.width)
         shortest = torch.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
-        # Too small ones sink to the end of the ranking, so that the top k has a fixed size.
+        # Rank boxes that are too small last instead of removing them, so that the top k has a fixed size.
         large = (shortest >= self.min_size * frame.scale()) & (shortest >= 1e-3)
         ranked = torch.where(large, objectness, -torch.inf)
         best, order = ranked.topk(torch.sym_min(keep.before_nms, ranked.shape[0]))
@@ -143,14 +148,14 @@ class RPN(nn.Module):
         return Proposals(boxes[kept], objectness[kept].sigmoid())
 
     def _losses(self, anchors: Tensor, scores: Tensor, deltas: Tensor, inputs: Inputs) -> dict[str, Mean]:
-        """Cross-entropy and smooth L1 over the sampled anchors, both divided by their number."""
+        """Return cross-entropy and smooth L1 over the sampled anchors, both divided by the number of these anchors."""
         with torch.no_grad():
             labels, targets = [], []
             for frame, instances, seed in zip(inputs.frames, inputs.instances, inputs.seeds, strict=True):
-                label, truth = self.assign(anchors, instances, frame)
-                sampled = self.sampling.priority(label, seed + 1) > 0  # another seed than the head's sampler has
+                label, gt_boxes = self.assign(anchors, instances, frame)
+                sampled = self.sampling.priority(label, seed + 1) > 0  # not the seed of the head's sampler
                 labels.append(torch.where(sampled, label, -1))
-                targets.append(box_ops.encode(truth, anchors))
+                targets.append(box_ops.encode(gt_boxes, anchors))
         label, target = torch.stack(labels), torch.stack(targets)  # [N, P], [N, P, 4]
         count = (label >= 0).sum()
         classification = F.cross_entropy(scores.flatten(0, 1), label.flatten(), ignore_index=-1, reduction="sum")
@@ -159,11 +164,11 @@ class RPN(nn.Module):
         return {"loss_rpn_cls": Mean(classification, count), "loss_rpn_box": Mean(box, count)}
 
     def assign(self, anchors: Tensor, instances: Instances, frame: Frame) -> tuple[Tensor, Tensor]:
-        """Labels [P] (1 object, 0 background, -1 ignored) and best truths [P, 4] of one image's anchors.
+        """Return labels [P] (1 object, 0 background, -1 ignored) and best ground-truth boxes [P, 4] of the anchors.
 
-        Only anchors inside the image count. An anchor is an object from `positive_iou` on, or where no anchor meets
-        some truth better (all that tie); background below `negative_iou`, unless it is the best for a truth.
-        Memory is bounded: overlaps are made in tiles. Source: py-faster-rcnn `lib/rpn/anchor_target_layer.py`.
+        Only anchors inside the image count. An anchor is an object if its IoU is at least `positive_iou`, or if no
+        anchor has a larger IoU with some ground-truth box (ties count). Others are background below `negative_iou`.
+        IoUs are computed in tiles, so memory is bounded. Source: py-faster-rcnn `lib/rpn/anchor_target_layer.py`.
         """
         if not self.use_difficult:
             instances = instances[~instances.difficult]
@@ -179,30 +184,32 @@ class RPN(nn.Module):
 
 
 def best_of(proposals: Sequence[Proposals], count: int) -> Proposals:
-    """The `count` best of several sets of proposals of one image."""
+    """Return the `count` best of several sets of proposals of one image."""
     boxes, scores = torch.cat([item.boxes for item in proposals]), torch.cat([item.scores for item in proposals])
     best, order = scores.topk(torch.sym_min(count, scores.shape[0]))
     return Proposals(boxes[order], best)
 
 
-def match_anchors(anchors: Tensor, truths: Tensor, among: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For each of anchors [P] its largest IoU with truths [G, 4], that truth's index, and whether it is best for one.
+def match_anchors(anchors: Tensor, gt_boxes: Tensor, among: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Match anchors [P, 4] with gt_boxes [G, 4].
 
-    An anchor is best for a truth if no anchor of `among` [P] has a larger IoU with it, and that is above 0; ties count.
-    py-faster-rcnn makes every anchor an object where a truth meets none of them. One pass over tiles of truths, so
-    that memory stays bounded whatever P x G; the first truth wins a tie, as `argmax` has it.
+    Returns for each anchor its largest IoU, the index of that ground-truth box, and whether the anchor is the best for
+    some ground-truth box: no anchor in mask `among` [P] has a larger IoU with the box, and the IoU is above 0. Ties
+    count. py-faster-rcnn lacks the condition above 0: there a ground-truth box that overlaps no anchor makes every
+    anchor an object. Boxes are processed in tiles, so memory is bounded for any P x G. The first ground-truth box wins
+    a tie, as with `argmax`.
     """
     rows = max(1, box_ops.TILE_BYTES // (4 * anchors.element_size() * max(1, len(anchors))))
     largest, index = anchors.new_full((len(anchors),), -1.0), torch.zeros_like(among, dtype=torch.int64)
     is_best = torch.zeros_like(among)
     if len(anchors) == 0:
         return largest, index, is_best
-    for start in range(0, len(truths), rows):
-        overlaps = box_ops.iou(truths[start : start + rows], anchors)  # [tile, P]: the long side last is the fast one
+    for start in range(0, len(gt_boxes), rows):
+        overlaps = box_ops.iou(gt_boxes[start : start + rows], anchors)  # [tile, P]: fastest with the long side last
         of_anchor = overlaps.max(dim=0)
         closer = of_anchor.values > largest
         largest = torch.where(closer, of_anchor.values, largest)
         index = torch.where(closer, of_anchor.indices + start, index)
-        of_truth = torch.where(among, overlaps, 0.0).amax(dim=1, keepdim=True)
-        is_best |= (among & (overlaps == of_truth) & (of_truth > 0)).any(dim=0)
+        of_gt_box = torch.where(among, overlaps, 0.0).amax(dim=1, keepdim=True)
+        is_best |= (among & (overlaps == of_gt_box) & (of_gt_box > 0)).any(dim=0)
     return largest, index, is_best

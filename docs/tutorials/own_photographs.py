@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Your own photographs from Python
 #
-# `PHOTOS` is a folder as an annotation tool leaves it: pictures, and what is in them as VOC XML, COCO, YOLO, LabelMe or
-# another format that [the program reads](../photographs.md). 50 pictures are enough to begin with.
+# `PHOTOS` is the folder that your annotation tool wrote: pictures, and annotations as VOC XML, COCO, YOLO, LabelMe or
+# another format that [the program reads](../photographs.md). 50 pictures are enough for a start.
 #
-# From the command line the same is:
+# The same from the command line:
 #
 # ```bash
 # detector inspect data=PHOTOS
@@ -25,9 +25,8 @@ run = train("PHOTOS", minutes=20, output_dir="runs/mine")
 # %% [markdown]
 # ## How good is it?
 #
-# `metrics` has the scores on the pictures that were set aside for testing. The mean average precision (mAP) is 1 if
-# everything is found and nothing else. The page `analysis.html` in the run's folder shows curves, errors and the worst
-# pictures.
+# `metrics` has the scores on the test pictures. The mean average precision (mAP) is 1 if the detector finds all objects
+# and nothing else. The page `analysis.html` in the run's folder shows curves, errors and the worst pictures.
 
 # %%
 print("mAP", round(run.metrics["voc07_11point"]["mAP"], 3))
@@ -52,7 +51,7 @@ for number, name in enumerate(found.names):
 # %% [markdown]
 # ## Change one thing
 #
-# What you set stays as you set it. The plan fits the rest. Here the R-FCN head is trained for the same time:
+# The plan keeps your settings and fits the others. This trains the R-FCN head for the same time:
 
 # %%
 other = train("PHOTOS", minutes=20, output_dir="runs/rfcn", settings={"head": "rfcn"})

@@ -74,7 +74,7 @@ def test_weights_can_be_given_by_name_and_are_cached(table: Path, monkeypatch: p
 
 def test_an_unknown_name_is_refused_with_the_known_ones(table: Path) -> None:
     config = load_config(["dataset=synthetic", "proposals=grid", "backbone=resnet18", "backbone.weights=e"])
-    with pytest.raises(ValueError, match="no such file; give .* or a name of the table: c"):
+    with pytest.raises(ValueError, match="no such file; give .* or one of the names c"):
         load_backbone_weights(config.backbone, build_detector(config, 2).backbone)
     with pytest.raises(ValueError, match="no such file"):
         load_detector("e")

@@ -84,7 +84,7 @@ def test_after_a_broken_connection_the_rest_is_fetched(server: tuple[str, list[s
 def test_a_failed_download_leaves_no_file(
     server: tuple[str, list[str | None]], tmp_path: Path, path: str, sha256: str | None, message: str
 ) -> None:
-    with pytest.raises(OSError, match="cannot fetch http") as error:
+    with pytest.raises(OSError, match="cannot download http") as error:
         fetch(f"{server[0]}{path}", tmp_path / "a.bin", sha256)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
@@ -109,11 +109,11 @@ def test_offline_only_the_cache_is_used(
     assert path == tmp_path / "checkpoints" / "a.bin"
     monkeypatch.setenv("DETECTOR_OFFLINE", "1")
     assert cached(f"{server[0]}/a", "a.bin", SHA256) == path
-    with pytest.raises(ValueError, match=r"cannot fetch .*DETECTOR_OFFLINE is set.*Put the file at .*b.bin"):
+    with pytest.raises(ValueError, match=r"cannot download .*DETECTOR_OFFLINE is set.*Put the file at .*b.bin"):
         cached(f"{server[0]}/a", "b.bin", SHA256)
     assert len(server[1]) == 1
     path.write_bytes(b"changed")
-    with pytest.raises(ValueError, match="delete it and fetch it again"):
+    with pytest.raises(ValueError, match="delete the file and download it again"):
         cached(f"{server[0]}/a", "a.bin", SHA256)
 
 
@@ -121,8 +121,8 @@ def test_file_urls_are_fetched(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(CONTENT)
     fetch((tmp_path / "source").as_uri(), tmp_path / "there" / "a.bin", SHA256)
     assert file_hash(tmp_path / "there" / "a.bin", "md5") == hashlib.md5(CONTENT).hexdigest()
-    with pytest.raises(OSError, match="cannot fetch"):
+    with pytest.raises(OSError, match="cannot download"):
         fetch((tmp_path / "missing").as_uri(), tmp_path / "b.bin")
-    with pytest.raises(OSError, match="cannot fetch nonsense"):
+    with pytest.raises(OSError, match="cannot download nonsense"):
         fetch("nonsense", tmp_path / "b.bin")
     assert names(tmp_path / "there") == ["a.bin"]

@@ -100,7 +100,7 @@ def test_the_losses_equal_those_of_the_parts() -> None:
         sampled = detector.sampler(candidates, inputs.seeds, lambda _: [])
         labels = torch.cat(sampled.labels)
         boxes = torch.cat(sampled.boxes)
-        deltas = detector.coder.encode(boxes, torch.cat(sampled.truths), labels)
+        deltas = detector.coder.encode(boxes, torch.cat(sampled.gt_boxes), labels)
         predictions = detector.head(detector.head.maps(features.head), sampled.boxes)
         by_roi = roi_losses(predictions, RoITargets(labels, deltas), 1.0)
     count = int((labels >= 0).sum())
@@ -133,7 +133,7 @@ def test_mining_trains_on_the_largest_losses_and_divides_the_box_loss_by_a_const
         for index, pair in enumerate(zip(inputs.proposals, inputs.instances, strict=True)):
             item = detector.matcher(*pair)
             of_image = tuple(part[index : index + 1] for part in maps)
-            deltas = detector.coder.encode(item.boxes, item.truths, item.labels)
+            deltas = detector.coder.encode(item.boxes, item.gt_boxes, item.labels)
             by_roi = roi_losses(detector.head([of_image], [item.boxes]), RoITargets(item.labels, deltas), 1.0)
             hardest = (by_roi.classification + by_roi.box).argsort(descending=True)[:16]
             classification.append(by_roi.classification[hardest])

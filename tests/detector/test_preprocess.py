@@ -107,7 +107,7 @@ def test_resizing_is_bilinear_on_half_pixel_centres() -> None:
     torch.testing.assert_close(found, F.interpolate(alone, (33, 50), mode="bilinear", align_corners=False))
 
 
-def test_antialias_equals_the_bilinear_filter_of_pillow() -> None:
+def test_antialias_is_the_bilinear_filter_of_pillow() -> None:
     image = picture(301, 417)
     small = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((83, 60), Image.Resampling.BILINEAR)
     expected = torch.from_numpy(np.array(small)).permute(2, 0, 1)
@@ -141,7 +141,7 @@ def test_an_enlarged_image_is_interpolated_with_and_without_antialias(antialias:
     assert (found - expected).abs().max() <= (1.01 / 255 / 0.224 if antialias else 1e-5)
 
 
-def test_boxes_and_proposals_are_scaled_with_the_image_and_back() -> None:
+def test_boxes_and_proposals_follow_the_image_there_and_back() -> None:
     boxes = torch.tensor([[0.0, 0, 30, 20], [3.25, 4.5, 10, 19]])
     preprocess = Preprocess(max_side=1000, stride=16, **RGB)
     inputs = preprocess(batch_of(picture(20, 30), short_side=33, boxes=boxes))

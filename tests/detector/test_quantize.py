@@ -44,5 +44,5 @@ def test_zeros_stay_zeros() -> None:
 
 
 def test_a_module_without_linear_layers_is_refused() -> None:
-    with pytest.raises(ValueError, match="fully connected layers per RoI"):
+    with pytest.raises(ValueError, match="head with fully connected layers"):
         quantize_layers(nn.Sequential(nn.Conv2d(3, 3, 1)))

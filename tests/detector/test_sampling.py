@@ -43,7 +43,7 @@ def test_a_quarter_is_foreground_if_there_is_enough(available: tuple[int, int], 
     sampled = FAST_RCNN([candidates(*available, ignored=30)], [0], no_score)
     (labels,) = sampled.labels
     assert ((labels > 0).sum(), (labels == 0).sum()) == expected
-    assert len(labels) == len(sampled.boxes[0]) == len(sampled.truths[0]) == 64
+    assert len(labels) == len(sampled.boxes[0]) == len(sampled.gt_boxes[0]) == 64
     assert sampled.box_normalizer.item() == sum(expected)
 
 
@@ -51,12 +51,12 @@ def test_a_quarter_is_foreground_if_there_is_enough(available: tuple[int, int], 
 def test_chosen_candidates_are_distinct_and_keep_their_labels(fg: int, bg: int, ignored: int, seed: int) -> None:
     item = candidates(fg, bg, ignored)
     sampled = FAST_RCNN([item], [seed], no_score)
-    labels, boxes, truths = sampled.labels[0], sampled.boxes[0], sampled.truths[0]
+    labels, boxes, truths = sampled.labels[0], sampled.boxes[0], sampled.gt_boxes[0]
     chosen = labels >= 0
     numbers = boxes[chosen, 0].long() - 1
     assert len(set(numbers.tolist())) == int(chosen.sum())
     assert torch.equal(item.labels[numbers], labels[chosen])
-    assert torch.equal(item.truths[numbers], truths[chosen])
+    assert torch.equal(item.gt_boxes[numbers], truths[chosen])
     assert int((labels > 0).sum()) == min(fg, 16)
     assert int((labels == 0).sum()) == min(bg, 64 - min(fg, 16))
 

@@ -77,5 +77,5 @@ def test_a_batch_is_split_in_order() -> None:
     assert (first.image_ids, first.seeds, first.short_sides) == (["a", "b"], [5, 6], [1, 2])
     assert second.proposals is not None
     assert [len(item) for item in second.proposals] == [2, 3]
-    with pytest.raises(ValueError, match="3 divides, got 4"):
+    with pytest.raises(ValueError, match="multiple of 3, got 4"):
         batch.split(3)

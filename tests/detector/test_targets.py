@@ -83,14 +83,14 @@ def test_difficult_objects_are_used_only_if_use_difficult_is_set() -> None:
 def test_an_image_without_objects_has_background_only_if_zero_overlap_is_background(low: float) -> None:
     candidates = replace(PAPER, background_iou_low=low)(proposals([0, 0, 5, 5], [1, 1, 9, 9]), truths())
     assert candidates.labels.tolist() == [0 if low == 0 else -1] * 2
-    assert torch.equal(candidates.truths, candidates.boxes)
+    assert torch.equal(candidates.gt_boxes, candidates.boxes)
 
 
 @pytest.mark.parametrize("objects", [truths(), truths([3, 3, 9, 9])])
 def test_an_image_without_proposals_has_only_its_objects(objects: Instances) -> None:
     candidates = PAPER(proposals(), objects)
     assert candidates.labels.tolist() == objects.labels.tolist()
-    assert candidates.boxes.shape == candidates.truths.shape == (len(objects), 4)
+    assert candidates.boxes.shape == candidates.gt_boxes.shape == (len(objects), 4)
 
 
 def random_boxes(count: int, seed: int) -> Tensor:
@@ -186,7 +186,7 @@ def test_normalised_targets_have_zero_mean_and_unit_deviation() -> None:
     coder.mean.copy_(mean)
     coder.std.copy_(std)
     candidates = PAPER(item, labelled)
-    deltas = coder.encode(candidates.boxes, candidates.truths, candidates.labels)
+    deltas = coder.encode(candidates.boxes, candidates.gt_boxes, candidates.labels)
     for label in (1, 2):
         of_class = deltas[candidates.labels == label]
         torch.testing.assert_close(of_class.mean(dim=0), torch.zeros(4), rtol=0, atol=1e-4)

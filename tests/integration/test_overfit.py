@@ -117,5 +117,5 @@ def test_weights_of_other_classes_are_refused(
     assert cli.run([*words, "dataset.height=96"]) == 0  # the same classes
     more = "dataset.classes=[disc,square,triangle,cross,diamond,ring,star]"
     assert cli.run(["eval", f"weights={overfitted}", more, f"output_dir={tmp_path}"]) == 1
-    message = capsys.readouterr().err.strip().splitlines()[-1]
-    assert message.startswith("error: the model has 6 classes")
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told.startswith("error: the model has 6 classes")

@@ -42,10 +42,10 @@ def test_a_new_head_is_started_only_on_request(
     classes = "dataset.classes=[disc,square,triangle,cross,diamond,ring,star]"
     words = ["train", *settings, *SHORT, classes, f"weights={old}", f"output_dir={new}", "optimizer.lr=1e-9"]
     assert cli.run(words) == 1
-    message = capsys.readouterr().err.strip().splitlines()[-1]
-    assert message.startswith(f"error: {old} has 6 classes (disc, ")
-    assert "the dataset has 7" in message
-    assert "start a new head with weights_skip=[head]" in message
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told.startswith(f"error: {old} has 6 classes (disc, ")
+    assert "the dataset has 7" in told
+    assert "start a new head with weights_skip=[head]" in told
     assert cli.run([*words, "weights_skip=[head]"]) == 0
     before, after = load_checkpoint(old)["model"], load_checkpoint(new)["model"]
     kept = [key for key in before if key.startswith("backbone.") and before[key].is_floating_point()]

@@ -86,7 +86,7 @@ class Bench:
             pooled = head.pooling(read, rois, head.output_size, 1 / head.strides[0])
             hidden = head.tail(pooled)
             predictions = head([(read,)], sampled.boxes)
-            targets = detector._targets(sampled.boxes, sampled.labels, sampled.truths)
+            targets = detector._targets(sampled.boxes, sampled.labels, sampled.gt_boxes)
         assert len(proposed) == len(self.batch)
         down, down_tail, down_pooled = (torch.randn_like(value) for value in (features, hidden, pooled))
 
@@ -117,7 +117,7 @@ class Bench:
         @torch.no_grad()
         def sample() -> None:
             found = self._sample(inputs)
-            detector._targets(found.boxes, found.labels, found.truths)
+            detector._targets(found.boxes, found.labels, found.gt_boxes)
 
         rest = (lambda: detector.preprocess(self.batch), sample, pool, lose)
         return dict(zip((*BARE, *REST), (run_backbone, run_tail, run_optimizer, *rest), strict=True))

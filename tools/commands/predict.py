@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from contextlib import nullcontext
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from detector.pipeline.models import load_model
 from detector.pipeline.predictor import Predictor
 from detector.pipeline.run_folder import RunFolder, pick_device
 from detector.structures import Detections
+from detector.tools.prediction.overlap import read_ahead, written_behind
 from detector.tools.prediction.picture_list import find_pictures, is_moving, short_names
 from detector.tools.prediction.result_files import write_predictions
 from detector.tools.prediction.videos import Video, VideoFile
@@ -91,27 +93,37 @@ def _predict_pictures(
 ) -> dict[str, Detections]:
     """Return the detections of each readable picture. Add each other picture to `unreadable`, with the reason."""
 
-    def read(path: Path) -> Tensor | None:
+    def read(item: tuple[str, Path]) -> tuple[str, Tensor | None]:
+        name, path = item
         try:
-            return read_image(path, upright=True)
+            return name, read_image(path, upright=True)
         except ValueError as error:
             log.warning("skipped: %s", error)
             unreadable[str(path)] = str(error)
-            return None
+            return name, None
 
-    bar = tqdm(paths.items(), unit="image", desc="predicting", dynamic_ncols=True, file=sys.stderr)
-    pictures = ((name, image) for name, path in bar if (image := read(path)) is not None)
-    found = {}
+    found: dict[str, Detections] = {}
     stems = short_names(paths)
-    while batch := list(islice(pictures, settings.batch_size)):
-        images = [image for _, image in batch]
-        for (name, image), detections in zip(batch, predictor.detect(images), strict=True):
-            found[name] = filters.kept(detections)
-            shown = filters.shown(found[name])
-            if settings.draw:
-                draw_detections(image, shown, predictor.classes).save(run.path / f"{stems[name]}.jpg", quality=92)
-            if settings.crops:
-                save_crops(image, shown, predictor.classes, run.path / "crops", stems[name])
+
+    def save(name: str, image: Tensor) -> None:
+        shown = filters.shown(found[name])
+        if settings.draw:
+            draw_detections(image, shown, predictor.classes).save(run.path / f"{stems[name]}.jpg", quality=92)
+        if settings.crops:
+            save_crops(image, shown, predictor.classes, run.path / "crops", stems[name])
+
+    read_pictures = read_ahead(paths.items(), read)
+    pictures = ((name, image) for name, image in read_pictures if image is not None)
+    with (
+        tqdm(total=len(paths), unit="image", desc="predicting", dynamic_ncols=True, file=sys.stderr) as bar,
+        written_behind() as later,
+    ):
+        while batch := list(islice(pictures, settings.batch_size)):
+            for (name, image), detections in zip(batch, predictor.detect([image for _, image in batch]), strict=True):
+                found[name] = filters.kept(detections)
+                later(partial(save, name, image))
+                bar.update(len(found) + len(unreadable) - bar.n)
+        bar.update(len(paths) - bar.n)
     return found
 
 

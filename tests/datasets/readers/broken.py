@@ -237,14 +237,9 @@ VOC = [
     ),
     Fault(formats.voc, "empty list", put("ImageSets/Main/train.txt", "\n"), r"train\.txt: the image list is empty"),
     Fault(
-        formats.voc,
-        "folder in place of a list",
-        directory("ImageSets/Main/train.txt"),
-        "1 pictures, .*expected two or more",
+        formats.voc, "folder for a list", directory("ImageSets/Main/train.txt"), "1 pictures, .*expected two or more"
     ),
-    Fault(
-        formats.voc, "list of numbers in place of names", put("ImageSets/Main/train.txt", "0\n1\n"), r"train\.txt lists"
-    ),
+    Fault(formats.voc, "list of numbers for names", put("ImageSets/Main/train.txt", "0\n1\n"), r"train\.txt lists"),
     Fault(
         formats.voc, "picture in both lists", put("ImageSets/Main/test.txt", "a\nd\n"), "in train and in test .first: a"
     ),

@@ -88,9 +88,9 @@ def test_of_several_annotations_of_a_task_the_first_is_used(tmp_path: Path) -> N
     tasks[0]["annotations"].append({"result": []})
     tasks.append({"id": 9, "data": {"image": "later.jpg"}, "annotations": []})
     (tmp_path / "x.json").write_text(json.dumps(tasks))
-    lines = Folder(tmp_path).summary
-    assert "1 tasks are annotated several times; the first annotation is used" in lines
-    assert "1 tasks are not annotated and are left out" in lines
+    told = Folder(tmp_path).summary
+    assert "1 tasks are annotated several times; the first annotation is used" in told
+    assert "1 tasks are not annotated and are left out" in told
 
 
 def test_several_formats_are_refused_with_their_names(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_channels_last_gives_the_same_maps() -> None:
 def test_impossible_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="use tail=fc or dilated_c5=false"):
         resnet(dilated_c5=True)
-    with pytest.raises(ValueError, match="among 18, 34, 50, 101, 152, got 20"):
+    with pytest.raises(ValueError, match="from 18, 34, 50, 101, 152, got 20"):
         resnet(depth=20)
     with pytest.raises(ValueError, match="frozen_stages from 0 to 5"):
         resnet(frozen_stages=-1)

@@ -59,5 +59,5 @@ def test_new_layers_are_not_expected_in_a_classifiers_weights() -> None:
 
 
 def test_maps_whose_strides_do_not_increase_are_refused() -> None:
-    with pytest.raises(ValueError, match="larger and larger strides"):
+    with pytest.raises(ValueError, match="by increasing stride"):
         make(deeper_nodes=["features.5"])

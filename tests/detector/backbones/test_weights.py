@@ -91,10 +91,10 @@ def test_weights_that_do_not_fit_are_named(state: dict[str, Tensor], tmp_path: P
 
 def test_a_file_that_is_not_a_state_dict_is_refused(state: dict[str, Tensor], tmp_path: Path) -> None:
     path = tmp_path / "resnet18.pth"
-    with pytest.raises(ValueError, match="no such file; give a path, a URL, imagenet or null"):
+    with pytest.raises(ValueError, match="no such file; give a path, a URL, imagenet, null, or one of"):
         load(resnet18(), path)
     save(path, {"state_dict": state, "epoch": 3})
-    with pytest.raises(ValueError, match="found a dict of state_dict, epoch; save its state dict alone"):
+    with pytest.raises(ValueError, match="found a dict of state_dict, epoch; save the state dict only"):
         load(resnet18(), path)
     save(path, state)
     path.write_bytes(path.read_bytes()[:-1000])
@@ -114,7 +114,7 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
 def test_a_url_is_fetched_once_and_checked_each_time(state: dict[str, Tensor], tmp_path: Path, hub: Path) -> None:
     source = tmp_path / "model.pth"
     digest = save(source, state)
-    with pytest.raises(ValueError, match="cannot fetch file:.*give backbone.weights=FILE"):
+    with pytest.raises(ValueError, match="cannot download file:.*give backbone.weights=FILE"):
         load(resnet18(), source.as_uri(), "0" * 64)
     assert not list(hub.glob("*")), "a file with a wrong hash must be deleted"
     load(resnet18(), source.as_uri(), digest)
@@ -122,7 +122,7 @@ def test_a_url_is_fetched_once_and_checked_each_time(state: dict[str, Tensor], t
     source.unlink()
     load(resnet18(), source.as_uri(), digest)  # from the cache
     kept.write_bytes(b"changed")
-    with pytest.raises(ValueError, match="delete it and fetch it again"):
+    with pytest.raises(ValueError, match="delete the file and download it again"):
         load(resnet18(), source.as_uri(), digest)
 
 
@@ -141,7 +141,7 @@ def test_imagenet_without_a_network_names_the_remedy(monkeypatch: pytest.MonkeyP
         raise OSError("Name or service not known")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    message = r"cannot fetch https://.*resnet18-f37072fd.pth .*Put the file at .*weights=null"
+    message = r"cannot download https://.*resnet18-f37072fd.pth .*Put the file at .*weights=null"
     with pytest.raises(ValueError, match=message):
         load(resnet18(), "imagenet")
 

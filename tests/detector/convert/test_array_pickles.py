@@ -55,7 +55,7 @@ def test_a_pickle_that_could_run_code_is_refused(
         (b"", "damaged"),
         (b"no pickle", "damaged"),
         (pickle.dumps([1]), "expected a dictionary, found list"),
-        (pickle.dumps({"a": np.array(["x", None], dtype=object)}), "an array of type 'O8'"),
+        (pickle.dumps({"a": np.array(["x", None], dtype=object)}), "found an array of type 'O8'"),
         (pickle.dumps({"a": np.zeros(4)}).replace(b"\x85\x94", b"\x86\x94"), "damaged"),
     ],
 )

@@ -101,31 +101,31 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         (with_header(b"[" * 200_000, b""), "not JSON"),
         (with_header(b"\xff\xfe", b""), "not JSON"),
         (with_header([], b""), "its header is a list"),
-        (with_header({"__metadata__": {"a": 1}}, b""), "metadata is not strings"),
-        (with_header({"__metadata__": "a"}, b""), "metadata is not strings"),
+        (with_header({"__metadata__": {"a": 1}}, b""), "metadata are not strings"),
+        (with_header({"__metadata__": "a"}, b""), "metadata are not strings"),
         (with_header(b'{"x":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},"x":{}}', b""), "a name occurs twice"),
-        (with_header({"x": ENTRY | {"dtype": "F33"}}, b"\0" * 8), "the entry of x cannot be"),
-        (with_header({"x": ENTRY | {"dtype": ["F32"]}}, b"\0" * 8), "the entry of x cannot be"),
-        (with_header({"x": ENTRY | {"shape": [-2]}}, b"\0" * 8), "the entry of x cannot be"),
-        (with_header({"x": ENTRY | {"shape": [2.0]}}, b"\0" * 8), "the entry of x cannot be"),
-        (with_header({"x": ENTRY | {"shape": [True, 2]}}, b"\0" * 8), "the entry of x cannot be"),
-        (with_header({"x": ENTRY | {"shape": [3]}}, b"\0" * 8), "the entry of x cannot be"),
-        (with_header({"x": ENTRY | {"data_offsets": [0]}}, b"\0" * 8), "the entry of x cannot be"),
-        (with_header({"x": ENTRY | {"data_offsets": [8, 0]}}, b"\0" * 8), "the entry of x cannot be"),
-        (with_header({"x": 3}, b""), "the entry of x cannot be"),
+        (with_header({"x": ENTRY | {"dtype": "F33"}}, b"\0" * 8), "the entry of x is invalid"),
+        (with_header({"x": ENTRY | {"dtype": ["F32"]}}, b"\0" * 8), "the entry of x is invalid"),
+        (with_header({"x": ENTRY | {"shape": [-2]}}, b"\0" * 8), "the entry of x is invalid"),
+        (with_header({"x": ENTRY | {"shape": [2.0]}}, b"\0" * 8), "the entry of x is invalid"),
+        (with_header({"x": ENTRY | {"shape": [True, 2]}}, b"\0" * 8), "the entry of x is invalid"),
+        (with_header({"x": ENTRY | {"shape": [3]}}, b"\0" * 8), "the entry of x is invalid"),
+        (with_header({"x": ENTRY | {"data_offsets": [0]}}, b"\0" * 8), "the entry of x is invalid"),
+        (with_header({"x": ENTRY | {"data_offsets": [8, 0]}}, b"\0" * 8), "the entry of x is invalid"),
+        (with_header({"x": 3}, b""), "the entry of x is invalid"),
         (
             with_header({"x": ENTRY | {"shape": [1 << 40], "data_offsets": [0, 1 << 42]}}, b""),
             "take 4398046511104 bytes",
         ),
         (with_header({"x": ENTRY}, b"\0" * 7), "its tensors take 8 bytes, but 7 follow"),
         (with_header({"x": ENTRY}, b"\0" * 9), "its tensors take 8 bytes, but 9 follow"),
-        (with_header({"x": ENTRY, "y": ENTRY}, b"\0" * 16), "y begins at byte 0 of the data, the one before ends at 8"),
+        (with_header({"x": ENTRY, "y": ENTRY}, b"\0" * 16), "y begins at byte 0 of the data, expected 8"),
         (with_header({"x": ENTRY | {"data_offsets": [4, 12]}}, b"\0" * 12), "x begins at byte 4"),
     ],
 )
 def test_a_file_that_breaks_the_format_is_refused_in_one_line(path: Path, content: bytes, message: str) -> None:
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="is damaged or no safetensors file") as error:
+    with pytest.raises(ValueError, match="is damaged or not a safetensors file") as error:
         read_safetensors(path)
     assert message in str(error.value)
     assert "\n" not in str(error.value)

@@ -112,5 +112,5 @@ def test_votes_are_returned_only_for_boxes_on_one_map() -> None:
     votes = head.votes(maps, [small[1:]])
     assert votes.stride == 16
     torch.testing.assert_close(votes.bins.mean(dim=(2, 3)), head(maps, [small[1:]]).logits)
-    with pytest.raises(ValueError, match="boxes of 2 maps"):
+    with pytest.raises(ValueError, match="boxes that read 2 maps"):
         head.votes(maps, [small])

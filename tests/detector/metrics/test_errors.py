@@ -57,7 +57,7 @@ def test_each_cause_is_found() -> None:
 def test_prices_equal_hand_computed_values() -> None:
     split = split_errors(found([row[:3] for row in ONE_OF_EACH]), truths_of())
     assert split.mean == pytest.approx((1 / 3 + 0) / 2)
-    # Class a: 3 objects. The localisation error becomes correct at rank 3, below the duplicate.
+    # Class a: 3 objects. The localisation error becomes right at rank 3, behind the duplicate.
     assert split.delta_ap["localisation"] == pytest.approx(((1 + 2 / 3) / 3 - 1 / 3) / 2)
     # The classification error becomes class b's first counted detection, and finds its only object.
     assert split.delta_ap["classification"] == pytest.approx((1 - 0) / 2)
@@ -72,7 +72,7 @@ def test_prices_equal_hand_computed_values() -> None:
 def test_an_object_is_corrected_once() -> None:
     rows = [([100, 0, 110, 3], score, 1) for score in (0.9, 0.8)]
     split = split_errors(found(rows), truths_of())
-    assert split.delta_ap["localisation"] == pytest.approx(1 / 3 / 2)  # one becomes correct, the other is removed
+    assert split.delta_ap["localisation"] == pytest.approx(1 / 3 / 2)  # one right, the other taken out
 
 
 def test_outcomes_follow_the_row_order_of_the_table() -> None:

@@ -307,7 +307,7 @@ def test_given_proposals_are_clipped_to_the_image() -> None:
 
 
 def test_missing_proposals_are_an_error_with_the_remedy() -> None:
-    with pytest.raises(ValueError, match="pass them in Batch.proposals or build it with proposals=rpn"):
+    with pytest.raises(ValueError, match="pass proposals in Batch.proposals or build the detector with proposals=rpn"):
         GivenProposals()(torch.zeros(1, 8, 8, 10), inputs_of(objects()))
 
 

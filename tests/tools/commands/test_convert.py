@@ -308,7 +308,7 @@ def require_same_proposals(rpn: Any, weights: dict[str, Tensor]) -> None:
     ("name", "content", "words", "code", "message"),
     [
         ("none.pth", None, [], 1, "no such file"),
-        ("a.caffemodel", b"\xff" * 30, [], 1, "is damaged or no .caffemodel"),
+        ("a.caffemodel", b"\xff" * 30, [], 1, "is damaged or not a .caffemodel"),
         ("a.pth", b"junk", [], 1, "cannot be read"),
         ("a.pth", {"x": torch.zeros(1)}, [], 1, "expected tensor names of Detectron2's R50-C4"),
         ("a.pth", {"x": 1}, [], 1, "expected a dict of named tensors"),

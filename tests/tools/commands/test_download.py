@@ -107,7 +107,7 @@ def test_a_wrong_checksum_is_refused(server: tuple[str, list[str | None]], tmp_p
 
 
 def test_no_network_gives_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"cannot fetch http://127.0.0.1:9/none/voc.tar .*give mirror=") as error:
+    with pytest.raises(ValueError, match=r"cannot download http://127.0.0.1:9/none/voc.tar .*give mirror=") as error:
         fetch_and_unpack(archive(), tmp_path)
     assert "\n" not in str(error.value)
 

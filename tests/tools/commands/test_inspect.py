@@ -158,8 +158,8 @@ def test_a_picture_of_both_splits_stays_in_the_test_split(tmp_path: Path) -> Non
     assert [item.image_id for item in folder.test.annotations] == ["2", "3"]
 
 
-def test_anchors_and_stride_are_those_of_the_plan(tmp_path: Path) -> None:
-    """The planned anchors fit even long boxes. A given stride replaces the planned one."""
+def test_anchors_and_stride_are_the_plans(tmp_path: Path) -> None:
+    """Anchors fit the boxes, however long they are; a given stride replaces the plan's."""
     root = tmp_path / "thin"
     for number in range(6):
         add(root, f"train/{number}", [("rod", (10, 40 + number, 290, 64 + number))], seed=number)

@@ -79,11 +79,11 @@ def test_training_sizes_lie_around_the_test_size() -> None:
     assert all(side % 16 == 0 for side in sides)
 
 
-def test_large_photographs_are_downscaled_with_antialiasing() -> None:
+def test_large_photographs_shrink_by_means() -> None:
     assert plan(data_of(squares(300)))["input.antialias"] is True
 
 
-def test_panoramas_raise_the_longest_side() -> None:
+def test_the_longer_side_is_not_cut_for_panoramas() -> None:
     values = plan(data_of(squares(300), size=(2400, 600)))
     assert values["input.max_side"] >= 4 * max(values["input.short_sides"])
 
