@@ -107,7 +107,7 @@ def test_resizing_is_bilinear_on_half_pixel_centres() -> None:
     torch.testing.assert_close(found, F.interpolate(alone, (33, 50), mode="bilinear", align_corners=False))
 
 
-def test_antialias_is_the_bilinear_filter_of_pillow() -> None:
+def test_antialias_equals_the_bilinear_filter_of_pillow() -> None:
     image = picture(301, 417)
     small = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((83, 60), Image.Resampling.BILINEAR)
     expected = torch.from_numpy(np.array(small)).permute(2, 0, 1)
