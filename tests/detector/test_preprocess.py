@@ -107,7 +107,7 @@ def test_resizing_is_bilinear_on_half_pixel_centres() -> None:
     torch.testing.assert_close(found, F.interpolate(alone, (33, 50), mode="bilinear", align_corners=False))
 
 
-def test_antialias_is_the_bilinear_filter_of_pillow() -> None:
+def test_antialias_equals_the_bilinear_filter_of_pillow() -> None:
     image = picture(301, 417)
     small = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((83, 60), Image.Resampling.BILINEAR)
     expected = torch.from_numpy(np.array(small)).permute(2, 0, 1)
@@ -118,7 +118,7 @@ def test_antialias_is_the_bilinear_filter_of_pillow() -> None:
     assert (found - exact).abs().max() < 1
 
 
-def test_antialias_takes_every_pixel_of_a_large_image() -> None:
+def test_antialias_uses_every_pixel_of_a_large_image() -> None:
     """One of ten columns is bright: a tenth of its value remains. Four samples miss it."""
     columns = torch.zeros(3, 400, 400, dtype=torch.uint8)
     columns[:, :, ::10] = 200
@@ -127,12 +127,12 @@ def test_antialias_takes_every_pixel_of_a_large_image() -> None:
         Preprocess(max_side=1000, stride=1, antialias=antialias, **exact).normalised(columns, Frame(40, 40, 0.1, 0.1))
         for antialias in (True, False)
     )
-    assert ((means - 20).abs() <= 8).all(), "the edges weigh less of it"
+    assert ((means - 20).abs() <= 8).all(), "at the edges the filter counts it less"
     assert (samples == 0).all()
 
 
 @pytest.mark.parametrize("antialias", [False, True])
-def test_an_image_that_grows_is_interpolated_either_way(antialias: bool) -> None:
+def test_an_enlarged_image_is_interpolated_with_and_without_antialias(antialias: bool) -> None:
     image = picture(30, 40)
     preprocess = Preprocess(max_side=1000, stride=1, antialias=antialias, **RGB)
     found = preprocess.normalised(image, Frame(60, 80, 2.0, 2.0))

@@ -63,7 +63,9 @@ def test_prices_equal_hand_computed_values() -> None:
     assert split.delta_ap["classification"] == pytest.approx((1 - 0) / 2)
     assert split.delta_ap["missed"] == pytest.approx((1 / 2 - 1 / 3) / 2)
     assert split.delta_ap["duplicate"] == split.delta_ap["both"] == split.delta_ap["background"] == 0.0
-    assert split.delta_ap["false negatives"] == pytest.approx((1 - 1 / 3) / 2)  # class b has none left and stays at 0
+    assert split.delta_ap["false negatives"] == pytest.approx(
+        (1 - 1 / 3) / 2
+    )  # class b has no object left and stays at 0
     assert list(split.delta_ap) == [*CAUSES, "false positives", "false negatives"]
 
 

@@ -29,7 +29,7 @@ def test_reading_happens_in_another_thread() -> None:
     assert thread != threading.get_ident()
 
 
-def test_an_error_of_reading_comes_at_its_place() -> None:
+def test_an_error_in_reading_is_raised_at_its_position() -> None:
     results = read_ahead([2, 1, 0], lambda item: 2 // item)
     assert [next(results), next(results)] == [1, 2]
     with pytest.raises(ZeroDivisionError):
@@ -45,13 +45,13 @@ def test_all_calls_are_done_in_order_when_the_context_ends() -> None:
     assert done == list(range(50))
 
 
-@pytest.mark.parametrize("place", [0, 9])
-def test_an_error_of_writing_ends_the_context_and_the_calls_after_it(place: int) -> None:
-    """The first call fails while others follow, the last one fails when the context ends."""
+@pytest.mark.parametrize("position", [0, 9])
+def test_an_error_in_writing_ends_the_context_and_later_calls(position: int) -> None:
+    """Position 0 fails while other calls follow. Position 9 fails when the context ends."""
     done: list[int] = []
 
     def write(item: int) -> None:
-        if item == place:
+        if item == position:
             raise OSError("disk full")
         done.append(item)
 
@@ -62,10 +62,10 @@ def test_an_error_of_writing_ends_the_context_and_the_calls_after_it(place: int)
 
     with pytest.raises(OSError, match="disk full"):
         write_all()
-    assert done == list(range(place))
+    assert done == list(range(position))
 
 
-def test_an_error_of_the_caller_is_the_one_that_is_raised() -> None:
+def test_an_error_of_the_caller_is_raised() -> None:
     done: list[int] = []
 
     def write_and_fail() -> None:

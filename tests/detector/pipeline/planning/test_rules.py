@@ -79,7 +79,7 @@ def test_training_sizes_lie_around_the_test_size() -> None:
     assert all(side % 16 == 0 for side in sides)
 
 
-def test_large_photographs_shrink_by_means() -> None:
+def test_large_photographs_are_downscaled_with_antialiasing() -> None:
     assert plan(data_of(squares(300)))["input.antialias"] is True
 
 
