@@ -56,6 +56,7 @@ def build_detector(config: schema.Config, num_classes: int) -> Detector:
             score_threshold=config.postprocess.score_threshold,
             nms_iou=config.postprocess.nms_iou,
             max_per_image=config.postprocess.max_per_image,
+            box_voting=config.postprocess.box_voting,
         ),
         box_weight=config.loss.box_weight,
         sigma=config.loss.sigma,

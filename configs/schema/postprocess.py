@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from detector.configs.errors import require
+
 
 @dataclass
 class PostprocessConfig:
@@ -12,3 +14,12 @@ class PostprocessConfig:
     score_threshold: float = 0.05  # boxes with a lower score are dropped before NMS
     nms_iou: float = 0.3  # NMS drops a box if its IoU with a better box of the same class is above this
     max_per_image: int = 100  # largest number of detections per image; the best are kept
+    box_voting: float | None = (
+        None  # IoU: a box becomes the mean of the boxes that overlap it this much; None: no change
+    )
+
+    def __post_init__(self) -> None:
+        require(
+            self.box_voting is None or 0 < self.box_voting <= 1,
+            f"postprocess.box_voting is {self.box_voting}; expected above 0 up to 1, or null",
+        )

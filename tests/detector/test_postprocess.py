@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from detector.ops import boxes as box_ops
 from detector.ops import nms
-from detector.postprocess import Postprocess, empty_detections
+from detector.postprocess import Postprocess, empty_detections, vote_boxes
 from detector.preprocess import Frame
 from detector.structures import Detections, RoIPredictions
 from detector.targets import BoxCoder
@@ -107,3 +107,39 @@ def test_no_rois_give_no_detections() -> None:
     for item in (found, empty):
         assert len(item) == 0
         assert (item.boxes.shape, item.scores.shape, item.labels.dtype) == ((0, 4), (0,), torch.int64)
+
+
+def test_a_box_becomes_the_weighted_mean_of_those_that_agree_with_it() -> None:
+    """Three boxes of one object, one with an IoU below 0.75; a box of another class in the same place."""
+    boxes = [[0.0, 0, 100, 100], [0, 0, 90, 100], [0, 0, 70, 100], [0, 0, 95, 100]]
+    protocol = Postprocess(score_threshold=0.05, nms_iou=0.3, max_per_image=100, box_voting=0.75)
+    found = detect([[0.6, 0.01], [0.2, 0.01], [0.1, 0.01], [0.01, 0.5]], boxes, protocol)
+    assert found.labels.tolist() == [1, 2]
+    torch.testing.assert_close(found.scores, torch.tensor([0.6, 0.5]))
+    right = (0.6 * 100 + 0.2 * 90) / 0.8
+    torch.testing.assert_close(found.boxes, torch.tensor([[0, 0, right, 100], [0, 0, 95, 100]]))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_voting_equals_a_loop(autocast: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(80, 2, generator=generator) * 900
+    corner[40:] = corner[:40] + 3 * torch.rand(40, 2, generator=generator)
+    boxes = torch.cat((corner, corner + 60 + 5 * torch.rand(80, 2, generator=generator)), dim=1)
+    scores, labels = torch.rand(80, generator=generator), torch.randint(1, 3, (80,), generator=generator)
+    keep = nms(boxes, scores, 0.5)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = vote_boxes(boxes, scores, labels, keep, 0.7)
+    expected = []
+    for index in keep.tolist():
+        overlaps = box_ops.iou(boxes[[index]].double(), boxes.double())[0]
+        voters = [i for i in range(80) if overlaps[i] >= 0.7 and labels[i] == labels[index]]
+        expected.append((scores[voters, None].double() * boxes[voters].double()).sum(0) / scores[voters].double().sum())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, torch.stack(expected).float(), rtol=1e-6, atol=1e-4)
+    assert (found != boxes[keep]).any()
+
+
+def test_voting_on_nothing() -> None:
+    none = torch.zeros(0, dtype=torch.int64)
+    assert vote_boxes(torch.zeros(0, 4), torch.zeros(0), none, none, 0.5).shape == (0, 4)

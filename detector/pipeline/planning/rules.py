@@ -20,6 +20,7 @@ CELLS = 5  # cells of the map that the median object of the smallest class shoul
 SCALES = (0.8, 0.9, 1.0, 1.1, 1.2)  # of the training sizes, around the test size
 COARSE, FINE = 16, 8  # strides of the map
 ADAMW_RATE, ADAMW_IMAGES = 0.0004, 2  # learning rate, and the images per step at which it was measured
+VOTING_IOU = 0.75  # similar boxes; 0.65 to 0.8 are as good (docs/plan.md)
 NEW_FACTOR = 4.0  # learning rate of the RPN and R-FCN / rate of the other layers
 
 
@@ -162,6 +163,7 @@ def postprocess_rules(data: Fingerprint) -> list[Choice]:
             nms,
             f"99 of 100 objects have an IoU of at most {data.overlap:.2f} with another of their class",
         ),
+        Choice("postprocess.box_voting", VOTING_IOU, "the mean of similar boxes of an object fits its edges better"),
         Choice("postprocess.score_threshold", 0.001, "average precision counts every rank; for pictures use 0.5"),
         Choice("postprocess.max_per_image", most, f"at most {data.most_objects} objects are in one image"),
     ]

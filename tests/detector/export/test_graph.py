@@ -103,7 +103,11 @@ def run_onnx(model: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize(
     ("words", "suppress"),
     [
-        pytest.param(("backbone=vgg16", "backbone.width=0.125", "proposals=grid"), True, id="fast_rcnn"),
+        pytest.param(
+            ("backbone=vgg16", "backbone.width=0.125", "proposals=grid", "postprocess.box_voting=0.75"),
+            True,
+            id="fast_rcnn",
+        ),
         pytest.param(
             ("backbone=resnet18_narrow", "head=rfcn", "head.k=3", "head.channels=32", "proposals=rpn"),
             True,
