@@ -54,7 +54,7 @@ def test_each_cause_is_found() -> None:
     assert (split.count["false positives"], split.count["false negatives"]) == (6, 3)
 
 
-def test_prices_equal_hand_computed_values() -> None:
+def test_delta_ap_equals_hand_computed_values() -> None:
     split = split_errors(found([row[:3] for row in ONE_OF_EACH]), truths_of())
     assert split.mean == pytest.approx((1 / 3 + 0) / 2)
     # Class a: 3 objects. The localisation error becomes right at rank 3, behind the duplicate.
@@ -63,9 +63,7 @@ def test_prices_equal_hand_computed_values() -> None:
     assert split.delta_ap["classification"] == pytest.approx((1 - 0) / 2)
     assert split.delta_ap["missed"] == pytest.approx((1 / 2 - 1 / 3) / 2)
     assert split.delta_ap["duplicate"] == split.delta_ap["both"] == split.delta_ap["background"] == 0.0
-    assert split.delta_ap["false negatives"] == pytest.approx(
-        (1 - 1 / 3) / 2
-    )  # class b has no object left and stays at 0
+    assert split.delta_ap["false negatives"] == pytest.approx((1 - 1 / 3) / 2)  # class b has none left and stays at 0
     assert list(split.delta_ap) == [*CAUSES, "false positives", "false negatives"]
 
 
