@@ -34,6 +34,7 @@ from detector.proposals.given import GivenProposals, ProposalModule
 from detector.proposals.rpn import RPN, KeepCounts
 from detector.sampling import HardExampleMining, RandomSampling, Sampler
 from detector.targets import BoxCoder, Matcher
+from detector.views import Views
 
 
 def build_detector(config: schema.Config, num_classes: int) -> Detector:
@@ -60,6 +61,7 @@ def build_detector(config: schema.Config, num_classes: int) -> Detector:
         ),
         box_weight=config.loss.box_weight,
         sigma=config.loss.sigma,
+        views=build_views(config.input),
     )
     return detector.to(memory_format=torch.channels_last)
 
@@ -76,6 +78,12 @@ def build_preprocess(config: schema.InputConfig, strides: Sequence[int]) -> Prep
         finest_stride=strides[0],
         antialias=config.antialias,
     )
+
+
+def build_views(config: schema.InputConfig) -> Views | None:
+    """Build the views of an image at test time; None for the image as it is."""
+    scales = tuple(config.test_scales)
+    return Views(scales=scales, flip=config.test_flip) if config.test_flip or scales != (1.0,) else None
 
 
 def build_matcher(config: schema.SamplingConfig) -> Matcher:

@@ -6,7 +6,7 @@ images -> preprocess -> backbone -> proposals -> (training) match, sample -> hea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from detector.losses import RoILosses, roi_losses
 from detector.postprocess import Postprocess, empty_detections
-from detector.preprocess import Inputs, Preprocess, to_original
+from detector.preprocess import Frame, Inputs, Preprocess, to_original
 from detector.sampling import Sampler
 from detector.structures import Batch, Detections, Losses, Mean, Proposals, RoIPredictions, RoITargets
 from detector.targets import BoxCoder, Candidates, Matcher
+from detector.views import Views
 
 if TYPE_CHECKING:
     from detector.backbones import Backbone
@@ -41,7 +42,9 @@ class Detector(nn.Module):
         postprocess: Postprocess,
         box_weight: float,
         sigma: float,
+        views: Views | None = None,
     ) -> None:
+        """`views` are those of an image at test time; None: the image as it is."""
         super().__init__()
         self.preprocess = preprocess
         self.backbone = backbone
@@ -53,6 +56,7 @@ class Detector(nn.Module):
         self.postprocess = postprocess
         self.box_weight = box_weight
         self.sigma = sigma
+        self.views = views
         self.trained_parts = frozenset({"proposals", "head"})  # their losses count; see `engine.learning.train_only`
 
     def forward(self, batch: Batch) -> Losses:
@@ -112,6 +116,18 @@ class Detector(nn.Module):
     @torch.no_grad()
     def detect(self, batch: Batch) -> list[Detections]:
         """Return the detections of each image, best first, in the pixels of the original images."""
+        if self.views is not None:
+            return self.views.detect(batch, self.candidates, self.postprocess.suppress)
+        return self._detect(batch, self.postprocess)
+
+    @torch.no_grad()
+    def candidates(self, batch: Batch) -> list[Detections]:
+        """Return the detections of each image before NMS, in the pixels of the original images."""
+        return self._detect(batch, self.postprocess.candidates)
+
+    def _detect(
+        self, batch: Batch, decode: Callable[[RoIPredictions, Tensor, BoxCoder, Frame], Detections]
+    ) -> list[Detections]:
         inputs = self.preprocess(batch)
         features = self.backbone(inputs.images)
         proposed = self.proposals(features.proposals, inputs).proposals
@@ -121,7 +137,7 @@ class Detector(nn.Module):
             return [empty_detections(inputs.images.device) for _ in boxes]
         predictions = self.head(self.head.maps(features.head), boxes)
         return [
-            to_original(self.postprocess(RoIPredictions(logits, deltas), rois, self.coder, frame), frame)
+            to_original(decode(RoIPredictions(logits, deltas), rois, self.coder, frame), frame)
             for logits, deltas, rois, frame in zip(
                 predictions.logits.split(counts), predictions.deltas.split(counts), boxes, inputs.frames, strict=True
             )

@@ -26,20 +26,27 @@ class Postprocess:
     def __call__(self, predictions: RoIPredictions, boxes: Tensor, coder: BoxCoder, frame: Frame) -> Detections:
         """Return the detections of one image, best first, in the pixels of the network's input.
 
-        boxes [R, 4] are the RoIs of the predictions. Only (RoI, class) pairs above the score threshold are decoded.
+        boxes [R, 4] are the RoIs of the predictions.
         """
+        return self.suppress(self.candidates(predictions, boxes, coder, frame))
+
+    def candidates(self, predictions: RoIPredictions, boxes: Tensor, coder: BoxCoder, frame: Frame) -> Detections:
+        """Return the detections before NMS, in any order. Only (RoI, class) pairs above the threshold are decoded."""
         scores = predictions.logits.float().softmax(dim=1)[:, 1:]  # [R, K]
         roi, column = (scores > self.score_threshold).nonzero(as_tuple=True)
         kept_scores, labels = scores[roi, column], column + 1
         deltas = predictions.deltas[roi, column.clamp(max=predictions.deltas.shape[1] - 1)]
         decoded = box_ops.clip(coder.decode(deltas, boxes[roi], labels), frame.height, frame.width)
         not_empty = (decoded[:, 2] > decoded[:, 0]) & (decoded[:, 3] > decoded[:, 1])
-        decoded, kept_scores, labels = decoded[not_empty], kept_scores[not_empty], labels[not_empty]
-        keep = batched_nms(decoded, kept_scores, labels, self.nms_iou, max_output=self.max_per_image)
+        return Detections(decoded[not_empty], kept_scores[not_empty], labels[not_empty])
+
+    def suppress(self, candidates: Detections) -> Detections:
+        """Return the detections that stay after NMS, best first, with the boxes that they have after voting."""
+        boxes, scores, labels = candidates.boxes, candidates.scores, candidates.labels
+        keep = batched_nms(boxes, scores, labels, self.nms_iou, max_output=self.max_per_image)
         if self.box_voting is None:
-            return Detections(decoded[keep], kept_scores[keep], labels[keep])
-        voted = vote_boxes(decoded, kept_scores, labels, keep, self.box_voting)
-        return Detections(voted, kept_scores[keep], labels[keep])
+            return Detections(boxes[keep], scores[keep], labels[keep])
+        return Detections(vote_boxes(boxes, scores, labels, keep, self.box_voting), scores[keep], labels[keep])
 
 
 def vote_boxes(boxes: Tensor, scores: Tensor, labels: Tensor, keep: Tensor, min_iou: float) -> Tensor:

@@ -13,6 +13,8 @@ class InputConfig:
 
     short_sides: list[int] = field(default_factory=lambda: [600])  # pixels of the shorter side in training, at random
     test_short_side: int = 600  # pixels of the shorter side in testing
+    test_flip: bool = False  # detect in the mirrored image too, and join the results; twice the time
+    test_scales: list[float] = field(default_factory=lambda: [1.0])  # detect at these multiples of test_short_side too
     max_side: int = 1000  # upper limit of the longer side in pixels; larger images are scaled down
     canvas_multiple: int | None = None  # pad sides to multiples of this (128 with compile); None: of the stride
     antialias: bool = False  # shrink by averaging pixels, not by sampling four; fast for large photographs
@@ -26,4 +28,8 @@ class InputConfig:
     def __post_init__(self) -> None:
         require(
             0 <= self.color_jitter < 1, f"input.color_jitter is {self.color_jitter}; expected from 0 to less than 1"
+        )
+        require(
+            bool(self.test_scales) and all(scale > 0 for scale in self.test_scales),
+            f"input.test_scales is {self.test_scales}; expected one or more numbers above 0",
         )

@@ -28,6 +28,8 @@ class PredictConfig:
     draw: bool = True  # write the pictures, or the video, with boxes
     crops: bool = False  # write the inside of each box as a picture
     batch_size: int = 1  # pictures per batch; padding in a batch changes scores a little
+    tile: int | None = None  # side in pixels of tiles for large pictures, such as aerial photographs; None: no tiles
+    tile_overlap: float = 0.25  # share of its side that a tile has in common with the next; objects should fit into it
     max_frames: int | None = None  # number of frames to read from a video or camera; None: all
 
     def __post_init__(self) -> None:
@@ -35,4 +37,9 @@ class PredictConfig:
         require(
             self.max_frames is None or self.max_frames >= 1,
             f"predict.max_frames is {self.max_frames}; expected at least 1",
+        )
+        require(self.tile is None or self.tile >= 32, f"predict.tile is {self.tile}; expected at least 32 pixels")
+        require(
+            0 <= self.tile_overlap < 0.9,
+            f"predict.tile_overlap is {self.tile_overlap}; expected from 0 to less than 0.9",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, overload
@@ -21,7 +21,9 @@ from detector.datasets.images import read_image, to_pixels
 from detector.engine.precision import autocast
 from detector.pipeline.models import Model, load_model, read_prediction_config
 from detector.pipeline.run_folder import pick_device
+from detector.pipeline.tiles import detect_in_tiles
 from detector.structures import Batch, Detections, Instances, Proposals
+from detector.views import Views
 
 # A file's path; a PIL picture; RGB pixels [H, W, 3] or grey ones [H, W], uint8; a tensor [3, H, W] or [1, H, W], uint8.
 Picture: TypeAlias = "str | Path | Image.Image | npt.NDArray[np.uint8] | Tensor"
@@ -81,11 +83,36 @@ class Predictor:
         return found if many else found[0]
 
     def detect(self, images: Sequence[Tensor], proposals: Sequence[Tensor] | None = None) -> list[Detections]:
-        """Return the detections, on the CPU, of images [3, H, W] uint8 that go through the network together."""
+        """Return the detections, on the CPU, of images [3, H, W] uint8 that go through the network together.
+
+        With `predict.tile` each image is detected alone, in tiles. Raises ValueError for tiles with `proposals`.
+        """
+        tile = self._config.predict.tile
+        if tile is None:
+            return self._run(self.detector.detect, images, proposals)
+        if proposals is not None:
+            raise ValueError("expected no proposals with predict.tile, because each tile computes its own; omit them")
+        if isinstance(self.detector.views, Views):
+            raise ValueError("predict.tile does not work with input.test_flip or input.test_scales; set only one")
+
+        def candidates(parts: Sequence[Tensor]) -> list[Detections]:
+            return self._run(self.detector.candidates, parts, None)
+
+        overlap = self._config.predict.tile_overlap
+        return [
+            detect_in_tiles(image, tile, overlap, candidates, self.detector.postprocess.suppress) for image in images
+        ]
+
+    def _run(
+        self,
+        detect: Callable[[Batch], list[Detections]],
+        images: Sequence[Tensor],
+        proposals: Sequence[Tensor] | None,
+    ) -> list[Detections]:
         boxes = [propose(self._config.proposals, image) for image in images] if proposals is None else list(proposals)
         batch = make_batch(images, boxes, self._config.input.test_short_side)
         with autocast(self._device, self._config.trainer.precision):
-            found = self.detector.detect(batch.to(self._device))
+            found = detect(batch.to(self._device))
         return [item.to("cpu") for item in found]
 
 

@@ -63,6 +63,11 @@ def portable_model(detector: Detector, config: schema.Config, saved: SavedModel)
 
 def _graph(detector: Detector, config: schema.Config) -> DetectorGraph:
     """Fold frozen norms and return the graph to export. Raises ConfigError for settings that it does not support."""
+    if detector.views is not None:
+        raise ConfigError(
+            "input.test_flip and input.test_scales are not part of an exported model; set input.test_flip=false "
+            "input.test_scales=[1]"
+        )
     fold_norms(detector)
     return DetectorGraph(detector, short_side=config.input.test_short_side, suppress=config.export.nms)
 

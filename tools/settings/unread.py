@@ -10,7 +10,18 @@ from detector.configs.schema import Config
 
 ALL = tuple(field.name for field in fields(Config))
 TEST_INPUT = tuple(
-    f"input.{key}" for key in ("test_short_side", "max_side", "canvas_multiple", "antialias", "mean", "std", "bgr_255")
+    f"input.{key}"
+    for key in (
+        "test_short_side",
+        "test_flip",
+        "test_scales",
+        "max_side",
+        "canvas_multiple",
+        "antialias",
+        "mean",
+        "std",
+        "bgr_255",
+    )
 )
 MODEL = ("weights", "backbone", "neck", "head", "proposals", "postprocess", *TEST_INPUT)
 SCORING = ("weights", "detections", "dataset", "evaluation", "output_dir")
@@ -46,7 +57,7 @@ READ: dict[str, tuple[str, ...]] = {
     "proposals": ("dataset", "proposals"),
     "inspect": (
         "dataset",
-        *(f"input.{key}" for key in ("test_short_side", "max_side", "short_sides")),
+        *(f"input.{key}" for key in ("test_short_side", "test_flip", "test_scales", "max_side", "short_sides")),
         *(f"input.{key}" for key in ("flip", "flip_vertical", "color_jitter")),  # with augment=true
         "trainer.seed",
     ),

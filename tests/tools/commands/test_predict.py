@@ -133,6 +133,20 @@ def test_wrong_words_and_files_give_one_line(
     assert "Traceback" not in messages
 
 
+def test_large_pictures_are_detected_in_tiles(predict: Any, tmp_path: Path) -> None:
+    """The four corners of a picture of 2 x 2 tiles are copies, so each tile has the detections of a corner."""
+    dataset = SyntheticDataset("test", num_images=1, height=64, width=64, seed=1)
+    corner = dataset.image(0).permute(1, 2, 0).numpy()
+    Image.fromarray(np.tile(corner, (2, 2, 1))).save(tmp_path / "large.png")
+    code, messages, folder = predict(f"images={tmp_path / 'large.png'}", "tile=64", "tile_overlap=0", "draw=false")
+    assert code == 0, messages
+    tiled = json.loads((folder / "detections.json").read_text())["images"]["large.png"]
+    assert len(tiled) > 0
+    code, messages, _ = predict(f"images={tmp_path / 'large.png'}", "tile=8")
+    assert code == 2
+    assert "predict.tile is 8; expected at least 32 pixels" in messages
+
+
 def test_a_list_names_pictures_beside_it(photos: Path) -> None:
     (photos / "list.txt").write_text("d.png\n\n  a.png \nmissing.png\n")
     assert list(find_pictures(str(photos / "list.txt"))) == ["d.png", "a.png", "missing.png"]
