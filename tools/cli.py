@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("detector")
 
+CONFIG_HELP = """\
+usage: detector config show [key=value ...] [config=FILE]
+       detector config explain KEY [key=value ...] [config=FILE]
+
+show prints all settings. explain prints the meaning of one setting, its value, and the file or word that set it.
+config=FILE is the config.yaml of a run; without it, the settings are the shipped ones.
+  detector config show experiment=demo
+  detector config explain trainer.max_steps config=runs/mine/config.yaml
+"""
 HELP = """\
 usage: detector COMMAND [key=value ...]
 
@@ -525,6 +534,9 @@ def _explain(words: list[str]) -> int:
 
 def _config(words: list[str]) -> int:
     """Run `config show` (prints settings, for config=FILE) or `config explain KEY` (prints the source of a value)."""
+    if {"-h", "--help"} & set(words):
+        print(CONFIG_HELP)
+        return DONE
     from detector.configs.keys import check_words
 
     rest, own = _split_words(words, ("config",))

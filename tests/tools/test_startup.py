@@ -28,6 +28,7 @@ def loaded_by(*words: str) -> tuple[int, set[str]]:
     [
         ([], 2),
         (["--help"], 0),
+        (["config", "--help"], 0),
         (["trane"], 2),
         (["train", "--epochs"], 2),
         (["train", "trainer.max_step=5"], 2),

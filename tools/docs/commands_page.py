@@ -61,7 +61,7 @@ def commands_page() -> str:
         if name in OWN_GROUPS:
             group = OWN_GROUPS[name]
             parts += [
-                f"Its own settings are those of [`{group}`](settings.md#{group}), written without `{group}.`.",
+                f"Its own settings are those of [`{group}`](settings.md#{group}), written without `{group}`.",
                 "",
             ]
         if name in READS:
