@@ -61,7 +61,7 @@ def test_the_label_comes_from_the_object_with_the_largest_overlap() -> None:
     first, second = [0.0, 0, 100, 10], [40.0, 0, 140, 10]
     candidates = PAPER(proposals([30, 0, 130, 10], [10, 0, 110, 10]), truths(first, second, labels=[3, 5]))
     assert candidates.labels.tolist() == [5, 3, 3, 5]  # two proposals, then the two objects
-    assert candidates.truths.tolist() == [second, first, first, second]
+    assert candidates.gt_boxes.tolist() == [second, first, first, second]
 
 
 def test_ground_truth_boxes_are_appended_only_if_set() -> None:

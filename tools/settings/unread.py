@@ -57,7 +57,7 @@ READ: dict[str, tuple[str, ...]] = {
     "proposals": ("dataset", "proposals"),
     "inspect": (
         "dataset",
-        *(f"input.{key}" for key in ("test_short_side", "test_flip", "test_scales", "max_side", "short_sides")),
+        *(f"input.{key}" for key in ("test_short_side", "max_side", "short_sides")),
         *(f"input.{key}" for key in ("flip", "flip_vertical", "color_jitter")),  # with augment=true
         "trainer.seed",
     ),
