@@ -324,7 +324,7 @@ def test_a_training_ends_cleanly(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_an_evaluation_with_an_undecodable_picture_ends_cleanly(
+def test_an_evaluation_with_a_cut_off_picture_ends_cleanly(
     workers: int, root: Path, tmp_path: Path, start: Callable[..., Run]
 ) -> None:
     assert cli.run(["train", *settings(root, 0), "trainer.max_steps=1", f"output_dir={tmp_path / 'trained'}"]) == 0
@@ -332,4 +332,4 @@ def test_an_evaluation_with_an_undecodable_picture_ends_cleanly(
     words = ["eval", f"weights={tmp_path / 'trained'}", f"dataset.root={root}", f"trainer.workers={workers}"]
     run = start(root, tmp_path / "run", words)
     wait_for_last_line(run)
-    check(run, 1, CANNOT_DECODE)
+    check(run, 1, CANNOT_READ)
