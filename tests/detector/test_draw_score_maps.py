@@ -38,7 +38,10 @@ def test_a_map_is_drawn_at_its_position_on_the_image() -> None:
 
 def test_extreme_boxes_and_nan_can_be_drawn() -> None:
     maps = torch.full((4, 3, 3), float("nan"))
-    draw_score_maps(IMAGE, maps, torch.tensor((-100.0, 70, 500, 20)), torch.full((2, 2), float("inf")), cell_size=20.0)
+    box = torch.tensor((-100.0, 70, 500, 20))
+    drawn = np.asarray(draw_score_maps(IMAGE, maps, box, torch.full((2, 2), float("inf")), cell_size=20.0))
+    assert drawn.ndim == 3
+    assert drawn.std() > 0
 
 
 @pytest.mark.parametrize(("maps", "bins"), [((9, 4, 4), (2, 2)), ((4, 4), (2, 2)), ((6, 4, 4), (2, 3))])

@@ -1,6 +1,7 @@
 """Training to mAP 1.0, and all files of a run, through the commands only."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -87,13 +88,18 @@ def test_predicting_writes_pictures_and_boxes(overfitted: Path, pictures: Path, 
             assert 0 <= y1 < y2 <= 96.01
 
 
-def test_an_unreadable_picture_is_skipped_with_exit_code_1(overfitted: Path, pictures: Path, tmp_path: Path) -> None:
+def test_an_unreadable_picture_is_skipped_with_exit_code_1(
+    overfitted: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "photos").mkdir()
     shutil.copy(next((pictures / "JPEGImages").iterdir()), tmp_path / "photos" / "good.png")
     (tmp_path / "photos" / "bad.jpg").write_text("no picture")
     words = ["predict", f"weights={overfitted}", f"images={tmp_path / 'photos'}", f"output_dir={tmp_path / 'out'}"]
     assert cli.run(words) == 1
-    assert list(json.loads((tmp_path / "out" / "detections.json").read_text())["images"]) == ["good.png"]
+    assert re.search(r"skipped: .*bad\.jpg: cannot decode", capsys.readouterr().err)
+    content = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert list(content["images"]) == ["good.png"]
+    assert list(content["unreadable"]) == [str(tmp_path / "photos" / "bad.jpg")]
 
 
 def test_predictions_never_overwrite_the_photographs(

@@ -47,8 +47,9 @@ def test_the_dtype_of_the_features_is_kept_for_rois_of_any_dtype(
 
 
 def test_autocast_does_not_cast_features_or_rois(pool: Callable[..., Tensor]) -> None:
+    expected = pool(features(), ROIS, 7, 1 / 16)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(pool(features(), ROIS, 7, 1 / 16), pool(features().clone(), ROIS, 7, 1 / 16))
+        assert torch.equal(pool(features(), ROIS, 7, 1 / 16), expected)
         half = pool(features(torch.bfloat16), ROIS, 7, 1 / 16)
     assert half.dtype == torch.bfloat16
     assert torch.equal(half, pool(features(torch.bfloat16), ROIS, 7, 1 / 16))

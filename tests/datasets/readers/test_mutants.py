@@ -45,12 +45,16 @@ def open_mutants(root: Path, write: Callable[[Path], str], count: int) -> None:
         whole = path.read_bytes()
         path.write_bytes(mutant(whole, rng))
         try:
-            Folder(root)
+            folder = Folder(root)
         except ValueError as error:
             message = str(error)
+            assert str(root) in message, f"mutant {number} of {path}: the message names no file"
         else:
-            message = str(root)
-        assert str(root) in message, f"mutant {number} of {path}: the message names no file"
+            for item in (*folder.train.annotations, *folder.test.annotations):
+                x1, y1, x2, y2 = item.boxes.unbind(1)
+                inside = (x1 >= 0) & (y1 >= 0) & (x2 <= item.width) & (y2 <= item.height)
+                assert (inside & (x1 < x2) & (y1 < y2)).all(), f"mutant {number} of {path}: {item.boxes}"
+                assert ((item.labels >= 1) & (item.labels <= len(folder.train.classes))).all()
         path.write_bytes(whole)
 
 

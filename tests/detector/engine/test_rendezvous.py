@@ -48,4 +48,6 @@ def test_the_keys_of_an_interrupted_start_are_ignored() -> None:
 
 
 def test_a_single_process_does_not_wait() -> None:
-    store_of_this_start(dist.HashStore(), 0, 1, 0.0).set("key", "value")
+    store = store_of_this_start(dist.HashStore(), 0, 1, 0.0)
+    store.set("key", "value")
+    assert store.get("key") == b"value"

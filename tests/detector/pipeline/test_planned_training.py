@@ -129,7 +129,7 @@ def test_contradictory_words_are_refused(line: list[str], expected: str, capfd: 
 
 
 def test_a_missing_folder_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["train", f"data={tmp_path / 'none'}", "backbone.weights=null"]) in (1, 2)
+    assert run_command(["train", f"data={tmp_path / 'none'}", "backbone.weights=null"]) == 1
     output = capfd.readouterr().err
     assert str(tmp_path / "none") in output
     assert "Traceback" not in output

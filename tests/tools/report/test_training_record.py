@@ -1,6 +1,7 @@
 """The curves of a run are read back as written, and shown on its page."""
 
 import json
+import re
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
@@ -58,3 +59,6 @@ def test_a_line_goes_from_corner_to_corner() -> None:
 def test_a_loss_that_is_not_finite_leaves_a_gap() -> None:
     drawn = lines({"loss": [(0, 1.0), (1, float("nan")), (2, 0.5)]})
     assert "nan" not in drawn
+    points = [pair for line in re.findall(r'points="([^"]*)"', drawn) for pair in line.split()]
+    assert not any(len(line.split()) > 1 for line in re.findall(r'points="([^"]*)"', drawn)), "no line over the gap"
+    assert len(points) <= 2
