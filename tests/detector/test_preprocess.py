@@ -111,11 +111,14 @@ def test_antialias_equals_the_bilinear_filter_of_pillow() -> None:
     image = picture(301, 417)
     small = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((83, 60), Image.Resampling.BILINEAR)
     expected = torch.from_numpy(np.array(small)).permute(2, 0, 1)
-    found = resize_antialiased(image, (60, 83))
-    assert found.dtype == torch.uint8
+    found, exact = (resize_antialiased(image, (60, 83), fast=fast) for fast in (True, False))
+    assert (found.dtype, exact.dtype) == (torch.uint8, torch.float32)
     assert (found.int() - expected.int()).abs().max() <= 1, "a tie may be rounded the other way"
-    exact = F.interpolate(image[None].float(), (60, 83), mode="bilinear", antialias=True)[0]
     assert (found - exact).abs().max() < 1
+    preprocess = Preprocess(max_side=1000, stride=1, antialias=True, mean=(0.0,) * 3, std=(1 / 255,) * 3, bgr_255=False)
+    frame = Frame(60, 83, 0.2, 0.2)
+    torch.testing.assert_close(preprocess.train().normalised(image, frame), found.float())
+    torch.testing.assert_close(preprocess.eval().normalised(image, frame), exact)
 
 
 def test_antialias_uses_every_pixel_of_a_large_image() -> None:
