@@ -1,9 +1,10 @@
-"""The tutorials that change the source: their changes fit, and the added code works and passes its tests.
+"""The tutorials work: their changes of the source fit, and their programs and commands run.
 
 The fenced blocks of a page are followed in order. A block with a title is a new file, or, as a diff, a change of a
 file. Blocks of bash are command lines.
 """
 
+import json
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from detector.datasets.synthetic import SyntheticDataset
 from tests.integration.conftest import write_voc
@@ -61,21 +63,25 @@ def copy(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(copy: Path) -> Callable[[list[str]], None]:
-    def start(words: list[str]) -> None:
+def run(copy: Path) -> Callable[[list[str]], str]:
+    """A function that runs Python with these words and returns what it printed."""
+
+    def start(words: list[str]) -> str:
         environment = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "DETECTOR_NATIVE": "cpu"}
         result = subprocess.run(
             [sys.executable, *words], cwd=copy, env=environment, capture_output=True, text=True, check=False
         )
         assert result.returncode == 0, f"{words}\n{result.stdout[-2000:]}{result.stderr[-3000:]}"
+        return result.stdout
 
     return start
 
 
-def follow(page: str, copy: Path, run: Callable[[list[str]], None], photographs: Path | None = None) -> None:
-    """Follow the steps of a page."""
+def follow(page: str, copy: Path, run: Callable[[list[str]], str], photographs: Path | None = None) -> list[str]:
+    """Follow the steps of a page. Return what its Python programs printed."""
     blocks = FENCE.findall((TUTORIALS / page).read_text())
-    assert sum(bool(title) for _, title, _ in blocks) >= 3
+    assert any(title for _, title, _ in blocks)
+    printed = []
     for language, title, text in blocks:
         path = copy / title
         if language == "diff":
@@ -86,10 +92,13 @@ def follow(page: str, copy: Path, run: Callable[[list[str]], None], photographs:
         elif language == "bash":
             for line in text.replace("\\\n", " ").splitlines():
                 words = [word.replace("PHOTOS", str(photographs)) for word in shlex.split(line, comments=True)]
+                words = ["hydra.sweeper.n_trials=2" if "n_trials=" in word else word for word in words]
+                if words[0] == "pip":
+                    continue
                 if words[0] == "make":
                     run(["setup.py", "-q", "build_ext", "--inplace"])
                 elif words[0] == "python":
-                    run(words[1:])
+                    printed.append(run(words[1:]))
                 elif words[1] == "train":
                     given = {word.partition("=")[0] for word in words}
                     # With data= the plan sets these from the photographs.
@@ -98,6 +107,7 @@ def follow(page: str, copy: Path, run: Callable[[list[str]], None], photographs:
                     run(["-m", "detector.tools", *words[1:], *extra])
                 else:
                     run(["-m", "detector.tools", *words[1:]])
+    return printed
 
 
 @pytest.mark.parametrize("page", ["new_head.md", "new_reader.md", "new_operator.md"])
@@ -114,12 +124,12 @@ def test_the_changes_of_a_page_fit_the_source(page: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_tutorial_for_a_new_head_works(copy: Path, run: Callable[[list[str]], None]) -> None:
+def test_the_tutorial_for_a_new_head_works(copy: Path, run: Callable[[list[str]], str]) -> None:
     follow("new_head.md", copy, run)
 
 
 @pytest.mark.slow
-def test_the_tutorial_for_a_new_reader_works(copy: Path, run: Callable[[list[str]], None]) -> None:
+def test_the_tutorial_for_a_new_reader_works(copy: Path, run: Callable[[list[str]], str]) -> None:
     photographs = copy / "photographs"
     data = SyntheticDataset("train", num_images=6, height=96, width=128, seed=0)
     write_voc(photographs, data, range(6))
@@ -136,5 +146,31 @@ def test_the_tutorial_for_a_new_reader_works(copy: Path, run: Callable[[list[str
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here")
-def test_the_tutorial_for_a_new_operator_works(copy: Path, run: Callable[[list[str]], None]) -> None:
+def test_the_tutorial_for_a_new_operator_works(copy: Path, run: Callable[[list[str]], str]) -> None:
     follow("new_operator.md", copy, run)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_tutorial_for_onnx_works(copy: Path, run: Callable[[list[str]], str]) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    data = SyntheticDataset("train", num_images=6, height=96, width=128, seed=0)
+    write_voc(copy / "photographs", data, range(6))
+    Image.fromarray(data.image(0).permute(1, 2, 0).numpy()).save(copy / "street.jpg")
+    planned = ["data=photographs", "output_dir=runs/mine", "backbone.weights=null", "trainer.device=cpu"]
+    run(["-m", "detector.tools", "train", *planned, "trainer.max_steps=4"])
+    _, compared = follow("deploy_onnx.md", copy, run)
+    name, count, *_, difference = compared.split()
+    assert name == "street.jpg"
+    assert int(count) > 0
+    assert float(difference) < 1e-4
+
+
+@pytest.mark.slow
+def test_the_tutorial_for_optuna_works(copy: Path, run: Callable[[list[str]], str]) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    (best,) = follow("sweep_optuna.md", copy, run)
+    assert len(best.splitlines()) == 2
+    assert "optimizer.lr" in best
+    assert len(json.loads((copy / "runs/seeds/summary.json").read_text())) == 3
