@@ -29,6 +29,7 @@ class Fingerprint:
     overlap: float  # IoU with another object of the class that 1 % of the objects exceed
     most_objects: int  # in one image
     short_side: float  # median of the images, pixels
+    megapixels: float  # median of the images, millions of pixels
     elongation: float  # longer / shorter side of the image that only 5 % exceed
 
     @property
@@ -78,6 +79,7 @@ def take_fingerprint(annotations: Sequence[Annotation], classes: Sequence[str]) 
         overlap=float(np.quantile(np.concatenate([_overlaps(item) for item in annotations]), 0.99)),
         most_objects=max(len(item.labels) for item in annotations),
         short_side=float(np.median(shorter)),
+        megapixels=float(np.median(shorter * longer)) / 1e6,
         elongation=float(np.quantile(longer / shorter, 0.95)),
     )
 

@@ -20,6 +20,7 @@ CELLS = 5  # cells of the map that the median object of the smallest class shoul
 SCALES = (0.8, 0.9, 1.0, 1.1, 1.2)  # of the training sizes, around the test size
 COARSE, FINE = 16, 8  # strides of the map
 ADAMW_RATE, ADAMW_IMAGES = 0.0004, 2  # learning rate, and the images per step at which it was measured
+LARGE = 3.0  # million pixels per image: from here on, decoding gets its own process
 VOTING_IOU = 0.75  # similar boxes; 0.65 to 0.8 are as good (docs/plan.md)
 NEW_FACTOR = 4.0  # learning rate of the RPN and R-FCN / rate of the other layers
 
@@ -199,13 +200,15 @@ def images_per_step(data: Fingerprint, machine: Machine) -> Choice:
     return Choice("trainer.images_per_step", min(images, data.num_images), why)
 
 
-def machine_rules(machine: Machine) -> list[Choice]:
+def machine_rules(data: Fingerprint, machine: Machine) -> list[Choice]:
     """Return precision and number of loader workers."""
     precision, has = ("bf16", "has") if machine.fast_bf16 else ("fp32", "has no")
-    if machine.device == "cpu" and machine.cores <= 4:
-        workers, why = 0, "decoding needs little time; all cores are for the network"
-    else:
+    if machine.device == "cuda" or machine.cores > 4:
         workers, why = min(8, machine.cores - 1), f"{machine.cores} cores"
+    elif data.megapixels >= LARGE and machine.cores > 1:
+        workers, why = 1, f"images of {data.megapixels:.0f} million pixels take long to decode"
+    else:
+        workers, why = 0, "decoding needs little time; all cores are for the network"
     return [
         Choice("trainer.precision", precision, f"this {machine.device.upper()} {has} bf16 arithmetic"),
         Choice("trainer.workers", workers, why),
@@ -224,7 +227,7 @@ def plan_settings(data: Fingerprint, machine: Machine, parts: Parts) -> list[Cho
         *postprocess_rules(data),
         images,
         *optimizer_rules(parts, images.value),
-        *machine_rules(machine),
+        *machine_rules(data, machine),
     ]
 
 
