@@ -14,6 +14,7 @@ from detector.pipeline.planning.rules import Parts, plan_settings
 CPU = Machine("cpu", cores=2, threads=2, fast_bf16=True, memory_gib=0.0)
 OLD_CPU = Machine("cpu", cores=2, threads=2, fast_bf16=False, memory_gib=0.0)
 SERVER = Machine("cpu", cores=16, threads=16, fast_bf16=True, memory_gib=0.0)
+ONE_CORE = Machine("cpu", cores=1, threads=1, fast_bf16=True, memory_gib=0.0)
 GPU = Machine("cuda", cores=16, threads=16, fast_bf16=True, memory_gib=80.0)
 MOBILENET = {2: "features.1", 4: "features.3", 8: "features.6", 16: "features.13", 32: "features.18"}
 BOX = (100.0, 100.0, 300.0, 300.0)
@@ -81,6 +82,25 @@ def test_training_sizes_lie_around_the_test_size() -> None:
 
 def test_large_photographs_are_downscaled_with_antialiasing() -> None:
     assert plan(data_of(squares(300)))["input.antialias"] is True
+
+
+def test_similar_boxes_vote() -> None:
+    assert plan(data_of(squares(300)))["postprocess.box_voting"] == 0.75
+
+
+@pytest.mark.parametrize(
+    ("size", "machine", "workers"),
+    [
+        ((800, 600), CPU, 0),
+        ((4000, 3000), CPU, 1),
+        ((4000, 3000), ONE_CORE, 0),
+        ((4000, 3000), SERVER, 8),
+    ],
+)
+def test_large_photographs_are_decoded_by_another_process(
+    size: tuple[int, int], machine: Machine, workers: int
+) -> None:
+    assert plan(data_of(squares(300), size=size), machine)["trainer.workers"] == workers
 
 
 def test_the_longer_side_is_not_cut_for_panoramas() -> None:
