@@ -47,7 +47,7 @@ class _Summed:
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Calls `write` with an open temporary file, syncs the file to disk, then renames it to `path`."""
+    """Call `write` with an open temporary file, sync the file to disk, then rename it to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -61,9 +61,9 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Writes `content` (tensors, numbers, strings, dicts and lists of them) to `path`.
+    """Write `content` (tensors, numbers, strings, dicts and lists of them) to `path`.
 
-    Raises OSError where writing fails (no space, no permission); an older file at `path` then stays unchanged.
+    Raises OSError if writing fails (no space, no permission); an older file at `path` then stays unchanged.
     """
 
     def write(file: IO[bytes]) -> None:
@@ -84,9 +84,9 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Returns the content of a checkpoint, with tensors on the CPU. No code in the file is executed.
+    """Return the content of a checkpoint, with tensors on the CPU. No code in the file is executed.
 
-    Raises ValueError where the file is missing, damaged, or not a checkpoint of this project.
+    Raises ValueError if the file is missing, damaged, or not a checkpoint of this project.
     """
     if path.is_dir():
         path = path / "checkpoints" / "last.pt"
@@ -110,7 +110,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _has_checksum(path: Path) -> bool:
-    """Whether the file ends with a checksum. Raises ValueError where the checksum does not match the file's bytes."""
+    """Whether the file ends with a checksum. Raises ValueError if the checksum does not match the file's bytes."""
     left = path.stat().st_size - TRAILER_BYTES
     if left < 0:
         return False
@@ -135,7 +135,7 @@ def _has_checksum(path: Path) -> bool:
 def newest_checkpoint(folder: Path, pattern: str = "checkpoints/*.pt") -> tuple[Path, dict[str, Any]] | None:
     """The path and content of the newest intact checkpoint in `folder` that matches `pattern`; None without a match.
 
-    Damaged checkpoints are logged and skipped. Raises ValueError where all are damaged: a new start would overwrite
+    Damaged checkpoints are logged and skipped. Raises ValueError if all are damaged: a new start would overwrite
     files that one could perhaps repair.
     """
     paths = sorted(folder.glob(pattern), key=lambda path: (path.stat().st_mtime_ns, path.name))
@@ -150,13 +150,13 @@ def newest_checkpoint(folder: Path, pattern: str = "checkpoints/*.pt") -> tuple[
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes the temporary files that killed processes left in a run's folder."""
+    """Remove the temporary files that killed processes left in a run's folder."""
     for path in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
         path.unlink(missing_ok=True)
 
 
 def prune_checkpoints(folder: Path, keep: int | None) -> None:
-    """Removes all but the newest `keep` of the numbered checkpoints (step_*.pt); None keeps all."""
+    """Remove all but the newest `keep` of the numbered checkpoints (step_*.pt); None keeps all."""
     if keep is not None:
         for path in sorted(folder.glob("step_*.pt"))[: -keep or None]:
             path.unlink(missing_ok=True)
@@ -173,7 +173,7 @@ def shared_names(module: nn.Module) -> dict[str, str]:
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str, *, skip: Sequence[str] = ()) -> None:
-    """Loads a state dict whose names and shapes must match. A tensor with two names may have the first name only.
+    """Load a state dict whose names and shapes must match. A tensor with two names may have the first name only.
 
     Tensors under the names in `skip` are not loaded. Raises ValueError that lists missing and unknown names and
     different shapes, or a name in `skip` that neither the model nor `weights` has.
@@ -196,11 +196,11 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str, *, 
     }
     if missing or unknown or shapes:
         parts = [("missing", missing), ("unknown", unknown), ("of another shape", list(shapes.values()))]
-        told = "; ".join(f"{len(keys)} {what} (first: {', '.join(keys[:3])})" for what, keys in parts if keys)
+        differences = "; ".join(f"{len(keys)} {what} (first: {', '.join(keys[:3])})" for what, keys in parts if keys)
         names = ",".join(_children([*missing, *unknown, *shapes]))
         raise ValueError(
-            f"{source} does not fit this model: {told}; did classes, backbone or head change? To load the tensors "
-            f"that fit: weights={source} weights_skip=[{names}]"
+            f"{source} does not fit this model: {differences}; did classes, backbone or head change? To load the "
+            f"tensors that fit: weights={source} weights_skip=[{names}]"
         )
     module.load_state_dict({key: value for key, value in weights.items() if key not in left_out}, strict=False)
 

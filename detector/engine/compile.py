@@ -18,7 +18,7 @@ MOST_CANVASES = 64  # canvas sizes to compile for; torch's default limit of 8 is
 
 
 def compile_parts(detector: Detector, backend: str | Callable[..., Any] = "inductor") -> None:
-    """Compiles both parts in place. Names and values of the weights do not change."""
+    """Compile both parts in place. Names and values of the weights do not change."""
     torch._dynamo.config.recompile_limit = MOST_CANVASES
     backbone = detector.backbone
     assert isinstance(backbone, nn.Module)

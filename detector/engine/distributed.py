@@ -27,7 +27,7 @@ def process_group(device: torch.device, timeout_s: float) -> Iterator[None]:
 
     Tensors on the CPU use gloo, which every machine has. Tensors on a CUDA device use NCCL.
 
-    Raises ConnectionError where another process is lost.
+    Raises ConnectionError if another process is lost.
     """
     if "WORLD_SIZE" not in os.environ or not dist.is_available() or dist.is_initialized():
         yield
@@ -44,8 +44,8 @@ def process_group(device: torch.device, timeout_s: float) -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
-        told = f"another process of this run was lost; read its output for the cause ({str(error).splitlines()[0]})"
-        raise ConnectionError(told) from error
+        message = f"another process of this run was lost; read its output for the cause ({str(error).splitlines()[0]})"
+        raise ConnectionError(message) from error
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

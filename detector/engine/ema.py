@@ -20,7 +20,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, detector: Detector, step: int) -> None:
-        """Moves the average towards the weights after `step` (from 1). Buffers, such as statistics, are copied."""
+        """Move the average towards the weights after `step` (from 1). Buffers, such as statistics, are copied."""
         keep = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
             list(self.detector.parameters()), list(detector.parameters()), 1 - keep

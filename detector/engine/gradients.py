@@ -21,7 +21,7 @@ from detector.structures import Batch, Losses
 
 
 def over_processes(detector: nn.Module) -> nn.Module:
-    """Wraps the detector in DistributedDataParallel where there are several processes.
+    """Wrap the detector in DistributedDataParallel if there are several processes.
 
     Every trained parameter gets a gradient in every step, even without objects, so `find_unused_parameters` is off.
     """
@@ -37,7 +37,7 @@ def accumulate_gradients(
     device: torch.device,
     precision: str,
 ) -> Losses:
-    """Adds the (scaled) gradient to every `.grad`. Returns this process's share of the step's losses.
+    """Add the (scaled) gradient to every `.grad`. Return this process's share of the step's losses.
 
     `model` is a `Detector` or the result of `over_processes`.
     """

@@ -11,7 +11,7 @@ from detector.model import Detector
 
 
 def train_only(detector: Detector, names: Sequence[str]) -> None:
-    """Freezes every parameter outside the modules `names`, such as head or backbone.layer4.
+    """Freeze every parameter outside the modules `names`, such as head or backbone.layer4.
 
     Where `head` or `proposals` is not among them, its losses do not count: a frozen head must not train the backbone.
     A parameter that two modules share is trained if either is named.

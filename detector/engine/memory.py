@@ -12,7 +12,7 @@ from detector.structures import Batch
 
 @contextmanager
 def explaining_out_of_memory(batch: Batch) -> Iterator[None]:
-    """Context of one step. Raises MemoryError with the batch's images where the device or the host has no memory."""
+    """Context of one step. Raises MemoryError with the batch's images if the device or the host has no memory."""
     try:
         yield
     except (torch.OutOfMemoryError, RuntimeError) as error:

@@ -54,7 +54,7 @@ class Monitor:
         self._since = time.perf_counter()
 
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
-        """Yields the batches and adds up the time spent waiting for them."""
+        """Yield the batches and add up the time spent waiting for them."""
         iterator = iter(batches)
         while True:
             start = time.perf_counter()
@@ -68,7 +68,7 @@ class Monitor:
     def step(
         self, step: int, losses: Losses, lr: float, num_images: int, scaler: torch.amp.GradScaler | None = None
     ) -> None:
-        """Counts a finished step of `num_images` in this process. On logging steps, writes the means since the last.
+        """Count a finished step of `num_images` in this process. On logging steps, write the means since the last.
 
         With fp16, the factor of `scaler` is written as loss_scale.
         """
@@ -105,14 +105,14 @@ class Monitor:
         }
         for name, value in scalars.items():
             self.writer.add_scalar(name, value, step)
-        told = f"loss {total:.3f} | {self._images / seconds:.1f} images/s | data wait {wait_share:.0%}"
-        self.bar.set_postfix_str(told)
-        log.debug("step %d: %s | %s | lr %.3g", step, told, " ".join(f"{k} {v:.4g}" for k, v in means.items()), lr)
+        status = f"loss {total:.3f} | {self._images / seconds:.1f} images/s | data wait {wait_share:.0%}"
+        self.bar.set_postfix_str(status)
+        log.debug("step %d: %s | %s | lr %.3g", step, status, " ".join(f"{k} {v:.4g}" for k, v in means.items()), lr)
         self.watch.look(step, means)
         self.resume_clock()
 
     def resume_clock(self) -> None:
-        """Starts a new interval for means and speed, for example after an evaluation."""
+        """Start a new interval for means and speed, for example after an evaluation."""
         self._sums, self._steps, self._images, self._waited = {}, 0, 0, 0.0
         self._since = time.perf_counter()
 

@@ -60,7 +60,7 @@ class FiniteLoss:
     def passes(self, step: int, batch: Batch, losses: Losses, lr: float, *, reading: bool) -> bool:
         """Whether to apply the gradient of `step` (from 1). `reading`: this step waits for the device anyway.
 
-        Raises NonFiniteLossError in every process where the run has to stop.
+        Raises NonFiniteLossError in every process if the run has to stop.
         """
         finite = torch.isfinite(losses.total().detach())
         self._unread.append(_Unread(step, batch, losses, finite))
@@ -74,18 +74,18 @@ class FiniteLoss:
             return True
         first = everywhere.index(True)
         self._in_a_row += 1
-        told = (
+        message = (
             self._tell(unread[first], lr) if own[first] else f"the loss of a process other than {rank()} is not finite"
         )
         no_checkpoint = self.policy == "rollback" and not self.checkpoint.is_file()
         if self.policy == "stop" or self._in_a_row > MOST_IN_A_ROW or no_checkpoint:
             raise NonFiniteLossError(
-                f"{told}; {'there is no checkpoint yet' if no_checkpoint else 'the last checkpoint is intact'}"
+                f"{message}; {'there is no checkpoint yet' if no_checkpoint else 'the last checkpoint is intact'}"
             )
         if self.policy == "rollback":
             self.roll_back(self.checkpoint)
         action = "step skipped" if self.policy == "skip" else "back to the weights of the last checkpoint"
-        log.warning("%s; %s (%d in a row)", told, action, self._in_a_row)
+        log.warning("%s; %s (%d in a row)", message, action, self._in_a_row)
         return False
 
     def _tell(self, bad: _Unread, lr: float) -> str:

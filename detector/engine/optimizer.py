@@ -48,8 +48,8 @@ def parameter_groups(
                 kind, decay = "decaying biases", weight_decay
         elif parameter.ndim == 1:
             kind, decay = "scales", 0.0
-        told = kind if factor == 1 else f"{kind} x{factor:g}"
-        group = {"name": told, "params": [], "lr": lr * own_factor * factor, "weight_decay": decay}
+        group_name = kind if factor == 1 else f"{kind} x{factor:g}"
+        group = {"name": group_name, "params": [], "lr": lr * own_factor * factor, "weight_decay": decay}
         groups.setdefault((kind, factor), group)["params"].append(parameter)
     return [groups[key] for key in sorted(groups, key=lambda key: (KINDS.index(key[0]), -key[1]))]
 
@@ -93,5 +93,5 @@ def cosine_factor(step: int, *, max_steps: int, warmup_steps: int, warmup_factor
 
 
 def warmup(step: int, steps: int, factor: float) -> float:
-    """Rises linearly from `factor` to 1 over the first `steps` steps."""
+    """Return a factor that rises linearly from `factor` to 1 over the first `steps` steps."""
     return 1.0 if step >= steps else factor + (1.0 - factor) * step / steps

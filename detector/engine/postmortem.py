@@ -3,7 +3,7 @@
 The step runs once more with a hook on each module, so a healthy run has no extra cost.
 
 FOLDER/report.json   losses, images and boxes, statistics of weights, activations and gradients
-FOLDER/batch.pt      the batch itself, where it is small
+FOLDER/batch.pt      the batch itself, if it is small
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SMALL_BYTES = 64 * 2**20  # a batch with larger images is not written
 def write_postmortem(
     folder: Path, detector: Detector, batch: Batch, *, precision: str, about: Mapping[str, Any]
 ) -> str:
-    """Writes the report. Returns the probable cause and its remedy as one phrase."""
+    """Write the report. Return the probable cause and its remedy as one phrase."""
     weights = {name: _statistics(p) for name, p in detector.named_parameters()}
     activations, gradients, failure = _run_again(detector, batch, precision)
     cause = probable_cause(batch, weights, activations, gradients, precision=precision)

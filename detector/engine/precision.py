@@ -10,7 +10,7 @@ NARROW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def decided(device: torch.device, precision: str) -> str:
-    """Returns fp32, bf16 or fp16. `auto` becomes bf16 on a machine with bf16 hardware, else fp32."""
+    """Return fp32, bf16 or fp16. `auto` becomes bf16 on a machine with bf16 hardware, else fp32."""
     if precision != "auto":
         return precision
     return "bf16" if has_bf16(device) else "fp32"

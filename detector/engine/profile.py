@@ -20,7 +20,7 @@ ROWS = 40
 def profiled(
     batches: Iterable[Batch], num_steps: int, folder: Path, device: torch.device
 ) -> Generator[Batch, None, None]:
-    """Yields the batches and traces `num_steps` steps. A step is what the caller does between two batches.
+    """Yield the batches and trace `num_steps` steps. A step is what the caller does between two batches.
 
     Writes to `folder`: trace.json, for chrome://tracing or ui.perfetto.dev, and table.txt, the slowest operators.
     If the run ends earlier, it writes the steps so far when the generator is closed.

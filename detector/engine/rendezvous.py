@@ -25,7 +25,7 @@ def store_of_this_start(store: Store, rank: int, world_size: int, timeout_s: flo
     Process 0 chooses a name for it. Each other process asks for the name with a new random key, so that it cannot take
     an old answer for its own, and then reports its arrival under the new name. Process 0 answers until all arrived.
 
-    Raises ConnectionError where a process does not arrive within `timeout_s`.
+    Raises ConnectionError if a process does not arrive within `timeout_s`.
     """
     name = _ask(store, rank) if rank > 0 else _answer(store, world_size, timeout_s)
     part: Store = dist.PrefixStore(name, store)  # type: ignore[attr-defined]  # torch exports it without saying so

@@ -15,12 +15,12 @@ def derive(*parts: int | str) -> int:
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seeds torch's global generators, which dropout uses, for one training step."""
+    """Seed torch's global generators, which dropout uses, for one training step."""
     torch.manual_seed(derive("step", seed, step, rank))
 
 
 def make_deterministic() -> None:
-    """Asks torch for deterministic algorithms everywhere; an operation without one raises."""
+    """Ask torch for deterministic algorithms everywhere; an operation without one raises."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it every matrix product on CUDA raises
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False

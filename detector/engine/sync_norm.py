@@ -46,7 +46,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronise_norms(module: nn.Module) -> None:
-    """Replaces every batch norm in the module by one over all processes. Frozen norms stay."""
+    """Replace every batch norm in the module by one over all processes. Frozen norms stay."""
     for name, child in list(module.named_children()):
         if type(child) is nn.BatchNorm2d:
             synchronised = SyncBatchNorm2d(child.num_features, child.eps, child.momentum).to(child.weight.device)

@@ -94,7 +94,7 @@ class TrainingState:
         return self.detector if self.average is None else self.average.detector
 
     def advance(self) -> None:
-        """Counts one step and advances the learning rate, also for a skipped step."""
+        """Count one step and advance the learning rate, also for a skipped step."""
         with warnings.catch_warnings():
             # torch warns of a scheduler called before the optimizer. This happens if fp16 overflows in the first step.
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
@@ -102,7 +102,7 @@ class TrainingState:
         self.step += 1
 
     def save(self, path: Path) -> None:
-        """Writes a checkpoint, in the main process."""
+        """Write a checkpoint, in the main process."""
         if not is_main():
             return
         save_checkpoint(
@@ -122,7 +122,7 @@ class TrainingState:
         )
 
     def load(self, content: dict[str, Any], source: str) -> None:
-        """Restores the state from `content` (from `load_checkpoint`). Raises ValueError where it does not fit."""
+        """Restore the state from `content` (from `load_checkpoint`). Raises ValueError if it does not fit."""
         load_weights(self.detector, content["model"], source)
         if self.average is not None:
             load_weights(self.average.detector, evaluated_weights(content), source)
@@ -134,7 +134,7 @@ class TrainingState:
         self.evaluated_step = content.get("evaluated", self.step)
 
     def roll_back(self, path: Path) -> None:
-        """Loads weights and optimizer state from the checkpoint `path`. Step and schedule keep their values."""
+        """Load weights and optimizer state from the checkpoint `path`. Step and schedule keep their values."""
         step, best, stale, schedule = self.step, self.best, self.stale, self.schedule.state_dict()
         self.load(load_checkpoint(path), str(path))
         self.step, self.best, self.stale = step, best, stale
@@ -152,7 +152,7 @@ def train(
     checkpoints: Path,
     pace: PaceControl | None = None,
 ) -> Outcome:
-    """Trains until max_steps, max_minutes, patience or a signal. `batches` must start at the state's step and not end.
+    """Train until max_steps, max_minutes, patience or a signal. `batches` must start at the state's step and not end.
 
     `pace` may change the number of steps after every step.
     With several processes, each calls this with its share of every batch.
@@ -222,7 +222,7 @@ def train(
 
 
 def _finish_step(state: TrainingState, settings: LoopSettings, evaluate: Evaluate, checkpoints: Path) -> bool:
-    """Completes the last step of a resumed run: a kill may have stopped its evaluation or its numbered checkpoint.
+    """Complete the last step of a resumed run: a kill may have stopped its evaluation or its numbered checkpoint.
 
     Returns whether training is finished.
     """
@@ -235,7 +235,7 @@ def _finish_step(state: TrainingState, settings: LoopSettings, evaluate: Evaluat
 
 
 def _keep(state: TrainingState, settings: LoopSettings, checkpoints: Path) -> None:
-    """Saves the numbered checkpoint of this step if one is due."""
+    """Save the numbered checkpoint of this step if one is due."""
     if _due(state.step, settings.keep_every):
         state.save(checkpoints / f"step_{state.step:07d}.pt")
         if is_main():

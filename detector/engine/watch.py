@@ -16,10 +16,10 @@ class Watch:
 
     def __init__(self) -> None:
         self._since: dict[str, int] = {}  # figure -> first step of the current series of bad means
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def look(self, step: int, means: Mapping[str, float]) -> None:
-        """Checks the means over the steps from the last call to `step`."""
+        """Check the means over the steps from the last call to `step`."""
         foreground = means.get("rois_foreground", 1.0)
         self._judge(
             step,
@@ -49,13 +49,13 @@ class Watch:
             self._since.pop(name, None)
             return
         steps = step - self._since.setdefault(name, step)
-        if steps >= PATIENCE_STEPS and name not in self._told:
-            self._told.add(name)
+        if steps >= PATIENCE_STEPS and name not in self._warned:
+            self._warned.add(name)
             log.warning(message, steps)
 
 
 def warn_of_learning_rate(lr: float, images: int, *, recipe_lr: float, recipe_images: int) -> None:
-    """Warns where `lr` at `images` per step is far from the recipe's rate, scaled by the ratio of images per step.
+    """Warn if `lr` at `images` per step is far from the recipe's rate, scaled by the ratio of images per step.
 
     Source: Goyal et al. 2017, "Accurate, Large Minibatch SGD", 2.1 (linear scaling rule).
     """

@@ -22,14 +22,14 @@ _last_sign = time.monotonic()
 
 
 def heartbeat() -> None:
-    """Tells the watchdog that this process makes progress."""
+    """Tell the watchdog that this process makes progress."""
     global _last_sign  # one watchdog per process
     _last_sign = time.monotonic()
 
 
 @contextmanager
 def watchdog(timeout_s: float) -> Iterator[None]:
-    """Ends the process with code 1 after `timeout_s` without a call of `heartbeat`. Does nothing in one process."""
+    """End the process with code 1 after `timeout_s` without a call of `heartbeat`. Do nothing in one process."""
     if world_size() == 1:
         yield
         return
