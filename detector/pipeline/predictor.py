@@ -23,7 +23,6 @@ from detector.pipeline.models import Model, load_model, read_prediction_config
 from detector.pipeline.run_folder import pick_device
 from detector.pipeline.tiles import detect_in_tiles
 from detector.structures import Batch, Detections, Instances, Proposals
-from detector.views import Views
 
 # A file's path; a PIL picture; RGB pixels [H, W, 3] or grey ones [H, W], uint8; a tensor [3, H, W] or [1, H, W], uint8.
 Picture: TypeAlias = "str | Path | Image.Image | npt.NDArray[np.uint8] | Tensor"
@@ -92,7 +91,7 @@ class Predictor:
             return self._run(self.detector.detect, images, proposals)
         if proposals is not None:
             raise ValueError("expected no proposals with predict.tile, because each tile computes its own; omit them")
-        if isinstance(self.detector.views, Views):
+        if self.detector.views is not None:
             raise ValueError("predict.tile does not work with input.test_flip or input.test_scales; set only one")
 
         def candidates(parts: Sequence[Tensor]) -> list[Detections]:

@@ -143,3 +143,12 @@ def test_importing_the_package_loads_nothing_else() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "module 'detector' has no attribute 'nothing'" in done.stderr
+
+
+def test_tiles_refuse_given_proposals_and_views(model: Path, photo: Path) -> None:
+    tiled = load_detector(model, "predict.tile=32", device="cpu")
+    assert len(tiled(photo)) > 0
+    with pytest.raises(ValueError, match=r"expected no proposals with predict\.tile"):
+        tiled(photo, proposals=[torch.tensor([[0.0, 0, 10, 10]])])
+    with pytest.raises(ValueError, match=r"predict\.tile does not work with input\.test_flip"):
+        load_detector(model, "predict.tile=32", "input.test_flip=true", device="cpu")(photo)
