@@ -150,15 +150,39 @@ def test_the_tutorial_for_a_new_operator_works(copy: Path, run: Callable[[list[s
     follow("new_operator.md", copy, run)
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_the_tutorial_for_onnx_works(copy: Path, run: Callable[[list[str]], str]) -> None:
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
+@pytest.fixture
+def photographs(copy: Path) -> Path:
+    """Six annotated pictures in photographs/, and one in street.jpg."""
     data = SyntheticDataset("train", num_images=6, height=96, width=128, seed=0)
     write_voc(copy / "photographs", data, range(6))
     Image.fromarray(data.image(0).permute(1, 2, 0).numpy()).save(copy / "street.jpg")
-    planned = ["data=photographs", "output_dir=runs/mine", "backbone.weights=null", "trainer.device=cpu"]
+    return copy / "photographs"
+
+
+@pytest.mark.slow
+def test_the_tutorial_for_photographs_works(copy: Path, photographs: Path, run: Callable[[list[str]], str]) -> None:
+    script = (TUTORIALS / "own_photographs.py").read_text()
+    quick = '"backbone.weights": None, "trainer.max_steps": 3'
+    for written, replacement in {
+        '"PHOTOS"': f'"{photographs.name}"',
+        "minutes=20": "minutes=1",
+        'output_dir="runs/mine")': f'output_dir="runs/mine", settings={{{quick}}})',
+        '{"head": "rfcn"}': f'{{"head": "rfcn", {quick}}}',
+    }.items():
+        assert written in script
+        script = script.replace(written, replacement)
+    (copy / "own.py").write_text(script)
+    printed = run(["own.py"])
+    assert re.search(r"^mAP [01]\.\d+$", printed, re.MULTILINE)
+    assert re.search(r"^R-FCN [01]\.\d+$", printed, re.MULTILINE)
+    assert (copy / "runs/mine/analysis.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_tutorial_for_onnx_works(copy: Path, photographs: Path, run: Callable[[list[str]], str]) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    planned = [f"data={photographs}", "output_dir=runs/mine", "backbone.weights=null", "trainer.device=cpu"]
     run(["-m", "detector.tools", "train", *planned, "trainer.max_steps=4"])
     _, compared = follow("deploy_onnx.md", copy, run)
     name, count, *_, difference = compared.split()
