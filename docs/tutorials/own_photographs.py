@@ -26,15 +26,20 @@ run = train("PHOTOS", minutes=20, output_dir="runs/mine")
 # ## How good is it?
 #
 # `metrics` has the scores on the test pictures. The mean average precision (mAP) is 1 if the detector finds all objects
-# and nothing else. The page `analysis.html` in the run's folder shows curves, errors and the worst pictures.
+# and nothing else.
 
 # %%
 print("mAP", round(run.metrics["voc07_11point"]["mAP"], 3))
 for name, value in run.metrics["voc07_11point"]["AP"].items():
     print(f"{name:<20}{value:.3f}")
-print("look at", run.path / "analysis.html")
 
 # %% [markdown]
+# This command writes a page with curves, errors and the worst pictures, `runs/mine/analysis.html`:
+#
+# ```bash
+# detector analyze detections=runs/mine output_dir=runs/mine
+# ```
+#
 # ## Detect
 #
 # A detector takes a path, a Pillow picture, an array or a tensor. It returns boxes `x1, y1, x2, y2` in the picture's

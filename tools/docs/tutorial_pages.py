@@ -62,4 +62,4 @@ def write_notebooks(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_notebooks(Path(__file__).parents[2] / "docs" / "tutorials")
+    write_notebooks(Path(__file__).resolve().parents[2] / "docs" / "tutorials")
