@@ -83,17 +83,22 @@ def lines(curves: dict[str, list[tuple[int, float]]], *, width: int = 520, heigh
         )
     place = float(left)
     for number, (name, curve) in enumerate(curves.items()):
-        drawn = " ".join(
-            f"{left + (width - left) * step / last:.1f},"
-            f"{top + (height - top - bottom) * (1 - min(1.0, max(0.0, value / highest))):.1f}"
-            for step, value in curve
-            if np.isfinite(value)
-        )
-        parts.append(f'<polyline class="line line{number % 6}" points="{drawn}"/>')
+        segments: list[list[str]] = [[]]  # a value that is not finite ends one
+        for step, value in curve:
+            if not np.isfinite(value):
+                segments.append([])
+                continue
+            x = left + (width - left) * step / last
+            y = top + (height - top - bottom) * (1 - min(1.0, max(0.0, value / highest)))
+            segments[-1].append(f"{x:.1f},{y:.1f}")
+        parts += [
+            f'<polyline class="line line{number % 6}" points="{" ".join(segment)}"/>' for segment in segments if segment
+        ]
         if len(curve) <= 12:
             parts += [
                 f'<circle class="dot line{number % 6}" cx="{point.split(",")[0]}" cy="{point.split(",")[1]}" r="3"/>'
-                for point in drawn.split()
+                for segment in segments
+                for point in segment
             ]
         parts.append(
             f'<rect class="dot line{number % 6}" x="{place:.0f}" y="5" width="10" height="10" rx="2"/>'
