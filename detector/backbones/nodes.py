@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-SIDE = 512  # side of the image that strides are measured with, on the meta device
+SIDE = 512  # shorter side of the image that strides are measured with, on the meta device
+ASPECT = 3  # longer side / shorter side; with 2, Swin's channels look like columns
 
 
 @cache
@@ -25,20 +26,12 @@ def nodes_by_stride(name: str) -> Mapping[int, str]:
     torchvision does not know.
     """
     network = _on_meta(name)
-    blocks: dict[str, str] = {}  # block -> its last node in the graph
     try:
-        nodes = get_graph_node_names(network, suppress_diff_warning=True)[1]
-    except AssertionError:  # from a network with a fixed input size
+        maps_of = _block_outputs(network)
+    except (AssertionError, RuntimeError):  # from a network with a fixed input size
         return MappingProxyType({})
-    for node in nodes:
-        parts = node.split(".")
-        nested = parts[0] == "features" or len(parts) > 2
-        blocks[".".join(parts[:2]) if nested else parts[0]] = node
-    extractor = create_feature_extractor(
-        network, {node: block for block, node in blocks.items()}, suppress_diff_warning=True
-    )
     found: dict[int, str] = {}
-    for block, maps in extractor(torch.empty(1, 3, SIDE, 2 * SIDE, device="meta")).items():
+    for block, maps in maps_of.items():
         rows = _rows(maps)
         if rows is None:
             continue
@@ -48,12 +41,26 @@ def nodes_by_stride(name: str) -> Mapping[int, str]:
     return MappingProxyType(found)
 
 
+def _block_outputs(network: nn.Module) -> Mapping[str, Tensor]:
+    """Return the output of each block's last node, without values, for an image of SIDE x ASPECT * SIDE."""
+    blocks: dict[str, str] = {}  # block -> its last node in the graph
+    for node in get_graph_node_names(network, suppress_diff_warning=True)[1]:
+        parts = node.split(".")
+        nested = parts[0] == "features" or len(parts) > 2
+        blocks[".".join(parts[:2]) if nested else parts[0]] = node
+    extractor = create_feature_extractor(
+        network, {node: block for block, node in blocks.items()}, suppress_diff_warning=True
+    )
+    outputs: Mapping[str, Tensor] = extractor(torch.empty(1, 3, SIDE, ASPECT * SIDE, device="meta"))
+    return outputs
+
+
 def _rows(maps: Tensor) -> int | None:
     """Return the number of rows of maps with the aspect of the image; None for maps pooled to a fixed size."""
     if maps.ndim != 4:
         return None
     for height, width in ((2, 3), (1, 2)):  # channels first, channels last
-        if maps.shape[height] >= 2 and maps.shape[width] // maps.shape[height] == 2:
+        if maps.shape[height] >= 2 and maps.shape[width] // maps.shape[height] == ASPECT:
             return maps.shape[height]
     return None
 
@@ -64,6 +71,9 @@ def _on_meta(name: str) -> nn.Module:
         raise ValueError(f"torchvision has no classifier {name!r}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # from GoogLeNet, about its initialisation
-        with torch.device("meta"):
-            network: nn.Module = models.get_model(name, weights=None)
+        try:
+            with torch.device("meta"):
+                network: nn.Module = models.get_model(name, weights=None)
+        except NotImplementedError:  # RegNet computes its widths with tensors
+            network = models.get_model(name, weights=None).to("meta")
     return network.eval()

@@ -11,11 +11,15 @@ from detector.configs.compose import load_config
 from tests.detector.backbones.test_pyramid import make_batch
 
 FAMILIES = ("convnext_tiny", "swin_t", "swin_v2_t", "regnet_y_400mf", "efficientnet_b0", "mobilenet_v3_small")
-# Tokens without rows and columns, or a network with a fixed input size.
-WITHOUT_MAPS = ("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14", "maxvit_t")
+# Networks with a fixed input size, without a block of stride 4, and without stride 32.
+WITHOUT_MAPS = (
+    "vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14", "maxvit_t",
+    "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0",
+    "squeezenet1_0", "squeezenet1_1",
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["swin_t", "mobilenet_v3_small"])
+@pytest.mark.parametrize("name", ["swin_t", "swin_b", "regnet_y_400mf", "mobilenet_v3_small"])
 def test_nodes_of_a_family_are_found(name: str) -> None:
     found = nodes_by_stride(name)
     assert {4, 8, 16, 32} <= set(found)
@@ -38,6 +42,11 @@ def test_channels_last_maps_are_returned_channels_first() -> None:
         torch.testing.assert_close(backbone(images).head[0], expected)
 
 
+@pytest.mark.parametrize("name", ["vit_b_32", "maxvit_t"])
+def test_a_network_with_a_fixed_input_size_has_no_nodes(name: str) -> None:
+    assert not nodes_by_stride(name)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_trains_one_step(name: str) -> None:
@@ -53,5 +62,5 @@ def test_a_family_trains_one_step(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", models.list_models(module=models))
 def test_every_classifier_has_four_strides_or_is_listed_as_without_maps(name: str) -> None:
-    found = set(nodes_by_stride(name)) if name not in ("maxvit_t",) else set()
+    found = set(nodes_by_stride(name))
     assert ({4, 8, 16, 32} <= found) == (name not in WITHOUT_MAPS)
