@@ -40,6 +40,7 @@ class Sampler(Protocol):
 
     def __call__(self, candidates: Sequence[Candidates], seeds: Sequence[int], score: ScoreRoIs) -> Sampled:
         """Return the chosen RoIs of each image. A seed belongs to an image; `score` gives RoIs a loss."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,34 +29,42 @@ class AnnotationLike(Protocol):
     @property
     def image_id(self) -> str:
         """Id of the image."""
+        ...
 
     @property
     def width(self) -> int:
         """Pixels."""
+        ...
 
     @property
     def height(self) -> int:
         """Pixels."""
+        ...
 
     @property
     def boxes(self) -> Tensor:
         """[G, 4] float32 xyxy."""
+        ...
 
     @property
     def labels(self) -> Tensor:
         """[G] int64, 1..num_classes."""
+        ...
 
     @property
     def difficult(self) -> Tensor:
         """[G] bool."""
+        ...
 
     @property
     def truncated(self) -> Tensor:
         """[G] bool."""
+        ...
 
     @property
     def occluded(self) -> Tensor:
         """[G] bool."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)

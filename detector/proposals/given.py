@@ -26,6 +26,7 @@ class ProposalModule(Protocol):
 
     def __call__(self, features: Sequence[Tensor], inputs: Inputs) -> ProposalOutput:
         """Return the proposals of each image, and in training the losses."""
+        ...
 
 
 class GivenProposals(nn.Module):
