@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
@@ -25,7 +27,7 @@ def nodes_by_stride(name: str) -> Mapping[int, str]:
     [N, H, W, C] in Swin. Networks with a fixed input size (ViT) have no such nodes. Raises ValueError for a name that
     torchvision does not know.
     """
-    network = _on_meta(name)
+    network = classifier_on_meta(name)
     try:
         maps_of = _block_outputs(network)
     except (AssertionError, RuntimeError):  # from a network with a fixed input size
@@ -65,15 +67,23 @@ def _rows(maps: Tensor) -> int | None:
     return None
 
 
-def _on_meta(name: str) -> nn.Module:
-    """Return the classifier on the meta device (shapes without values)."""
+class _EmptyOnMeta(TorchFunctionMode):
+    """Context in which weights are made without values. Other tensors have values: RegNet computes widths with them."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.empty and kwargs.get("device") is None:
+            kwargs = {**kwargs, "device": "meta"}
+        return func(*args, **kwargs)
+
+
+def classifier_on_meta(name: str) -> nn.Module:
+    """Return the classifier on the meta device (shapes without values). Raises ValueError for an unknown name."""
     if name not in models.list_models(module=models):
         raise ValueError(f"torchvision has no classifier {name!r}")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _EmptyOnMeta():
         warnings.simplefilter("ignore", FutureWarning)  # from GoogLeNet, about its initialisation
-        try:
-            with torch.device("meta"):
-                network: nn.Module = models.get_model(name, weights=None)
-        except NotImplementedError:  # RegNet computes its widths with tensors
-            network = models.get_model(name, weights=None).to("meta")
-    return network.eval()
+        network: nn.Module = models.get_model(name, weights=None)
+    return network.to("meta").eval()

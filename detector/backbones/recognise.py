@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from functools import cache
 
-import torch
 from torch import Tensor
 from torchvision import models
+
+from detector.backbones.nodes import classifier_on_meta
 
 COMMON = (
     "mobilenet_v2", "resnet50", "resnet18", "resnet34", "resnet101", "resnet152", "vgg16", "vgg16_bn",
@@ -19,7 +19,7 @@ COMMON = (
 def recognise(state: Mapping[str, Tensor]) -> str | None:
     """Return torchvision's name of the classifier that has exactly these tensors, or None.
 
-    The last layer may have another number of classes, or be missing. RegNets are not searched.
+    The last layer may have another number of classes, or be missing.
     """
     shapes = {key: tuple(value.shape) for key, value in state.items() if "num_batches_tracked" not in key}
     if not shapes:
@@ -40,10 +40,5 @@ def _fits(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
 
 @cache
 def _shapes(name: str) -> dict[str, tuple[int, ...]]:
-    try:
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # about the initialisation of some networks
-            network = models.get_model(name, weights=None)
-    except NotImplementedError:  # RegNets need real weights when built, and some are too large for memory
-        return {}
-    return {key: tuple(value.shape) for key, value in network.state_dict().items() if "num_batches" not in key}
+    state = classifier_on_meta(name).state_dict()
+    return {key: tuple(value.shape) for key, value in state.items() if "num_batches" not in key}

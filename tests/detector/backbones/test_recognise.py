@@ -14,6 +14,11 @@ def test_a_classifier_is_recognised_by_its_tensors(name: str) -> None:
     assert recognise(state) == name
 
 
+def test_a_regnet_is_recognised() -> None:
+    """It computes its widths with tensors, so it cannot be built on the meta device."""
+    assert recognise(models.regnet_y_400mf(weights=None).state_dict()) == "regnet_y_400mf"
+
+
 def test_another_number_of_classes_does_not_matter() -> None:
     with torch.device("meta"):
         assert recognise(models.resnet18(num_classes=7).state_dict()) == "resnet18"
