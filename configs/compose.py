@@ -229,7 +229,8 @@ def checked(config: DictConfig) -> Config:
 def explain_error(error: Exception, line: str, config: DictConfig) -> str:
     """Return the message of a Hydra or OmegaConf error as one line."""
     cause: BaseException = error
-    while cause.__cause__ is not None:
+    # OmegaConf chains the unfinished error below its own one if a debugger or coverage traces the program.
+    while cause.__cause__ is not None and getattr(cause, "full_key", None) is None:
         cause = cause.__cause__
     if isinstance(cause, ConfigError):
         return str(cause)

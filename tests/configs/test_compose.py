@@ -48,6 +48,14 @@ def test_invalid_overrides_are_named(override: str, parts: list[str]) -> None:
         assert part in message
 
 
+@pytest.mark.parametrize("override", ["trainer.max_steps=many", "trainer.max_steps=0", "head=rcnn", "head.kk=3"])
+def test_a_debugger_does_not_change_messages(override: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OmegaConf then chains its errors, as it does with OC_CAUSE=1."""
+    message = refusal(override)
+    monkeypatch.setenv("OC_CAUSE", "1")
+    assert refusal(override) == message
+
+
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [
