@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
 
 from detector.datasets.augment import EvaluationView
 from detector.datasets.sample import Dataset
@@ -24,6 +23,9 @@ from detector.pipeline.detections import DUMP
 from detector.pipeline.loaders import evaluation_loader, in_batches
 from detector.pipeline.run_folder import RunFolder
 from detector.structures import Detections, Instances
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter  # only training needs TensorBoard
 
 log = logging.getLogger("detector")
 

@@ -6,8 +6,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
 Curve = list[tuple[int, float]]  # (step, value)
 
 LOSS, SPEED, LEARNING_RATE = "train/loss", "speed/images_per_s", "train/lr"
@@ -29,6 +27,9 @@ def read_training(folder: Path) -> TrainingRecord | None:
     """Return the record of the run in `folder`; None if it has no curves, for example a folder of result files."""
     if not list((folder / "tensorboard").glob("events.out.tfevents.*")):
         return None
+    # TensorBoard is loaded only for a run that has curves.
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0, "images": 1})
     events.Reload()
     names: list[str] = events.Tags()["scalars"]
