@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Two tests at a time, each on one thread: more would only share the same cores on a small machine.
 PARALLEL := -n 2 --dist worksteal
-.PHONY: help demo test test-all check pyright coverage bench bench-rfcn bench-step bench-loader kill-check native-cuda emulate emulate-cost gpu-check gpu-wheels figures notebooks docs docs-serve lock clean
+.PHONY: help demo test test-all check pyright coverage bench bench-rfcn bench-step bench-loader bench-predict kill-check native-cuda emulate emulate-cost gpu-check gpu-wheels figures notebooks docs docs-serve lock clean
 
 help:  ## show these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ bench-step: .venv/installed  ## time a training step against its bare parts and 
 bench-loader: .venv/installed  ## time decoding, resizing, flipping, and training's wait for data (VOC=VOCdevkit)
 	$(BIN)/python -m detector.tools.bench.loader --root $(or $(VOC),VOCdevkit)
 
+bench-predict: .venv/installed  ## the rate of `detector predict` beside the detector's own (WEIGHTS=runs/demo IMAGES=photos)
+	$(BIN)/python -m detector.tools.bench.predict --weights $(or $(WEIGHTS),runs/demo) --images $(or $(IMAGES),photos)
+
 kill-check: .venv/installed  ## kill training at 100 random moments and compare bytes (15 minutes)
 	$(BIN)/python -m detector.tools.bench.kill_check --kills 100
 
@@ -49,8 +52,8 @@ check: .venv/installed  ## lint, format, types, spelling
 pyright: .venv/installed  ## the types once more, as editors see them (fetches pyright; one minute)
 	$(BIN)/uv run --no-project --with 'pyright[nodejs]' pyright
 
-coverage: .venv/installed  ## the test suite, and which lines it runs: at least 92 of 100 (20 minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term:skip-covered --cov-fail-under=92
+coverage: .venv/installed  ## the test suite, and which lines it does not run; fails below the limit in pyproject.toml
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term-missing:skip-covered
 
 native-cuda: .venv/installed  ## compile the CUDA kernels, or fail (needs nvcc, no GPU)
 	DETECTOR_NATIVE=cuda $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .

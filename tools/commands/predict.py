@@ -49,7 +49,7 @@ def run_prediction(config: schema.Config, run: RunFolder) -> int:
     if moving:
         found = _predict_video(config, predictor, filters, run)
     else:
-        found = _predict_pictures(config.predict, paths, predictor, filters, run, unreadable)
+        found = predict_pictures(config.predict, paths, predictor, filters, run, unreadable)
     written = write_predictions(run.path, found, model.classes, config.predict.results, unreadable)
     log.info(
         "%d %s, %d detections, %d unreadable | %s",
@@ -83,7 +83,7 @@ class Filters:
         return found[found.scores >= self._settings.draw_threshold]
 
 
-def _predict_pictures(
+def predict_pictures(
     settings: schema.PredictConfig,
     paths: dict[str, Path],
     predictor: Predictor,
