@@ -1,4 +1,4 @@
-"""A small evaluation: shapes with known boxes, and detections with known errors."""
+"""A small evaluation (shapes with known boxes, and detections with known errors), and a trained run."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from detector.metrics.dump import Dump, write_dump
 from detector.metrics.tables import DetectionTable, TruthTable
 from detector.pipeline.evaluation import truth_table
 from detector.tools.cli import run
+from tests.tools.tiny_run import TINY
 
 DATASET = ["dataset=synthetic", "dataset.test=6", "proposals=grid"]
 
@@ -40,6 +41,14 @@ def faulty(perfect: DetectionTable) -> DetectionTable:
     boxes[1, 2:] = boxes[1, :2] + 0.6 * (boxes[1, 2:] - boxes[1, :2])
     keep[2] = False
     return replace(perfect, labels=labels, boxes=boxes).select(keep)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two steps, with two test images. Tests write nothing into it."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert run(["train", *TINY, "dataset.test=2", "trainer.max_steps=2", f"output_dir={folder}"]) == 0
+    return folder
 
 
 @pytest.fixture

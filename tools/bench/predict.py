@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
             alone.append(_seconds(detect))
             whole.append(_seconds(predict))
     alone, whole = alone[1:], whole[1:]
-    share = ratio(alone, whole)
+    share = round(ratio(alone, whole), 3)
     print(
         f"{options.count} pictures in {len(parts)} parts, batches of {batch_size}, {torch.get_num_threads()} threads, "
         f"{device.type}, torch {torch.__version__}, {versions()['cpu']}\n"

@@ -6,30 +6,7 @@ import pytest
 
 from detector.export.portable import read_portable
 from detector.tools.cli import run
-
-TINY = [
-    "experiment=demo",
-    "dataset.train=2",
-    "dataset.test=2",
-    "dataset.height=48",
-    "dataset.width=64",
-    "input.short_sides=[48]",
-    "input.test_short_side=48",
-    "backbone.width=0.125",
-    "backbone.tail_channels=16",
-    "trainer.max_steps=2",
-    "trainer.images_per_step=2",
-    "trainer.workers=0",
-    "trainer.device=cpu",
-    "trainer.eval_images=0",
-]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("compress") / "run"
-    assert run(["train", *TINY, f"output_dir={folder}"]) == 0
-    return folder
+from tests.tools.tiny_run import TINY
 
 
 def test_given_ranks_are_used(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

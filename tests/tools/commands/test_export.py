@@ -8,35 +8,12 @@ import torch
 
 from detector.export.portable import read_portable
 from detector.tools.cli import run
-
-TINY = [
-    "experiment=demo",
-    "dataset.train=2",
-    "dataset.test=2",
-    "dataset.height=48",
-    "dataset.width=64",
-    "input.short_sides=[48]",
-    "input.test_short_side=48",
-    "backbone.width=0.125",
-    "backbone.tail_channels=16",
-    "trainer.max_steps=2",
-    "trainer.images_per_step=2",
-    "trainer.workers=0",
-    "trainer.device=cpu",
-    "trainer.eval_images=0",
-]
+from tests.tools.tiny_run import TINY
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("export") / "run"
-    assert run(["train", *TINY, f"output_dir={folder}"]) == 0
-    return folder
-
-
-@pytest.fixture(scope="module")
-def exported(trained: Path) -> Path:
-    path = trained / "model.safetensors"
+def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "model.safetensors"
     assert run(["export", f"weights={trained}", "format=portable", f"output={path}"]) == 0
     return path
 
