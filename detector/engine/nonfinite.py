@@ -23,7 +23,6 @@ from detector.structures import Batch, Losses
 log = logging.getLogger("detector")
 
 MOST_IN_A_ROW = 10  # bad steps in a row that skip and rollback accept; with more, the run stops
-POLICIES = ("stop", "skip", "rollback")
 
 
 class _Unread(NamedTuple):

@@ -33,11 +33,6 @@ class Fingerprint:
     elongation: float  # longer / shorter side of the image that only 5 % exceed
 
     @property
-    def num_objects(self) -> int:
-        """Number of objects."""
-        return len(self.widths)
-
-    @property
     def sides(self) -> np.ndarray:
         """Sides [G], relative."""
         sides: np.ndarray = np.sqrt(self.widths * self.heights)

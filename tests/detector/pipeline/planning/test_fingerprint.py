@@ -61,7 +61,7 @@ def test_overlap_counts_only_objects_of_one_class() -> None:
 
 def test_images_without_objects_count_as_images() -> None:
     data = take_fingerprint([image([], [], (100, 100)), image([(0, 0, 10, 10)], [1], (100, 100))], ("a",))
-    assert (data.num_images, data.num_objects) == (2, 1)
+    assert (data.num_images, len(data.widths)) == (2, 1)
 
 
 def test_no_object_at_all_is_refused() -> None:
