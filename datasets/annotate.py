@@ -6,7 +6,6 @@ import difflib
 import logging
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -16,6 +15,7 @@ from detector.datasets.faults import Fault
 from detector.datasets.images import read_image, read_size
 from detector.datasets.records import MarkedObject, Record
 from detector.datasets.sample import Annotation
+from detector.datasets.tar_shards import File
 
 log = logging.getLogger("detector")
 
@@ -27,7 +27,7 @@ class Annotated(NamedTuple):
     """The usable pictures of a dataset."""
 
     annotations: list[Annotation]
-    files: list[Path]
+    files: list[File]
 
 
 def annotate(
@@ -133,7 +133,7 @@ def _annotation(
     )
 
 
-def read_annotated(path: Path, annotation: Annotation, bit_depth: int | None = None) -> Tensor:
+def read_annotated(path: File, annotation: Annotation, bit_depth: int | None = None) -> Tensor:
     """Return the picture [3, H, W] uint8 of an annotation. `bit_depth` is as in `images.to_pixels`.
 
     Raises ValueError if the picture cannot be read, or its size differs from the annotation's.

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from PIL import Image
-
-from detector.datasets.images import UNREADABLE, depth_of, read_maximum
+from detector.datasets.images import UNREADABLE, depth_of, open_picture, read_maximum
+from detector.datasets.tar_shards import File
 
 DEEP_SUFFIXES = (".png", ".tif", ".tiff")
 HEADERS = 8  # number of pictures whose headers are read, to see if any has more than 8 bits
 SAMPLED = 64  # number of pictures whose values are read, to find the bit depth
 
 
-def common_depth(files: Sequence[Path]) -> int | None:
+def common_depth(files: Sequence[File]) -> int | None:
     """Return the bits that hold every value of a sample of the pictures.
 
     None if the first pictures have 8 bits, or if all values are floats from 0 to 1: they need no bit depth.
@@ -28,9 +26,9 @@ def common_depth(files: Sequence[Path]) -> int | None:
     return depth_of(highest) if highest > 1 else None
 
 
-def _is_deep(path: Path) -> bool:
+def _is_deep(path: File) -> bool:
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             return picture.mode.startswith(("I", "F"))
     except UNREADABLE:
         return False

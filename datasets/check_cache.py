@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from detector.datasets.tar_shards import File, is_stored
+
 T = TypeVar("T")
 Stamp = list[int]  # st_size in bytes, st_mtime and st_ctime in ns
 
@@ -36,8 +38,8 @@ def cache_folder() -> Path:
 
 def cached_results(
     check: str,
-    files: Sequence[Path],
-    compute: Callable[[Sequence[Path]], Sequence[T]],
+    files: Sequence[File],
+    compute: Callable[[Sequence[File]], Sequence[T]],
     *,
     version: str,
     to_json: Callable[[T], Any],
@@ -50,8 +52,8 @@ def cached_results(
     """
     if not files:
         return []
-    names = [os.path.abspath(path) for path in files]
-    stamps = [_stamp(name) for name in names]
+    names = [os.path.abspath(str(path)) for path in files]
+    stamps = [_stamp(path) for path in files]
     path = _cache_file(check, names)
     known = _read(path, version)
     found: dict[int, T] = {}
@@ -78,9 +80,9 @@ def cached_results(
     return [found[index] for index in range(len(files))]
 
 
-def _stamp(name: str) -> Stamp | None:
+def _stamp(path: File) -> Stamp | None:
     try:
-        about = os.stat(name)
+        about = path.stat()
     except (OSError, ValueError):
         return None
     return [about.st_size, about.st_mtime_ns, about.st_ctime_ns]
@@ -106,7 +108,7 @@ def _read(path: Path, version: str) -> dict[str, Any]:
 
 def _write(path: Path, version: str, new: dict[str, Any]) -> None:
     """Add results to a cache file. If two processes write at once, one loses its results and checks again next time."""
-    entries = {name: entry for name, entry in _read(path, version).items() if os.path.exists(name)} | new
+    entries = {name: entry for name, entry in _read(path, version).items() if is_stored(name)} | new
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

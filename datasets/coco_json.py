@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from detector.datasets.faults import Fault
 from detector.datasets.json_files import id_text, number, numbers, positive_int, read_json, rows, sorted_ids, text
 from detector.datasets.records import MarkedObject
+from detector.datasets.tar_shards import File
 
 
 @dataclass(slots=True)
@@ -25,14 +25,14 @@ class CocoImage:
 class CocoFile:
     """The usable content of a file, and the faults in the rest."""
 
-    path: Path
+    path: File
     categories: dict[str, str]  # id: name, in the order of the ids
     images: list[CocoImage]
     faults: list[Fault]
     num_empty: int  # number of boxes without area, which are left out; the published files have such boxes
 
 
-def read_coco(path: Path) -> CocoFile:
+def read_coco(path: File) -> CocoFile:
     """Read a file. Raises ValueError for another format, or for ambiguous ids or names."""
     content = read_json(path)
     categories = _categories(content, path)
@@ -75,7 +75,7 @@ def read_coco(path: Path) -> CocoFile:
     return found
 
 
-def _categories(content: Any, path: Path) -> dict[str, str]:
+def _categories(content: Any, path: File) -> dict[str, str]:
     names: dict[str, str] = {}
     for place, item in enumerate(rows(content, "categories", path)):
         key = id_text(item.get("id"), f"{path}: the id of category number {place}")

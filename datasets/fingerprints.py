@@ -7,7 +7,6 @@ import os
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +16,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from detector.datasets.check_cache import cached_results
-from detector.datasets.images import UNREADABLE
+from detector.datasets.images import UNREADABLE, open_picture
 from detector.datasets.picture_check import MANY
+from detector.datasets.tar_shards import File
 
 SIDE = 16  # pixels of a thumbnail's side
 # Two thumbnails show the same photograph if their brightness differs by at most these limits, after both means are set
@@ -37,13 +37,13 @@ class Fingerprint(NamedTuple):
     thumbnail: bytes | None  # SIDE x SIDE grey pixels; None if the picture cannot be decoded
 
 
-def fingerprints(files: Sequence[Path], *, keep: bool = False) -> list[Fingerprint]:
+def fingerprints(files: Sequence[File], *, keep: bool = False) -> list[Fingerprint]:
     """Return the fingerprint of each picture, with several threads. With `keep`, use and fill the check cache.
 
     Raises OSError for a file that cannot be read.
     """
 
-    def take_all(paths: Sequence[Path]) -> list[Fingerprint]:
+    def take_all(paths: Sequence[File]) -> list[Fingerprint]:
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             found = pool.map(fingerprint, paths)
             hidden = None if len(paths) >= MANY else True  # None: shown only on a terminal
@@ -65,11 +65,11 @@ def _from_json(value: list[str]) -> Fingerprint:
     return Fingerprint(content, thumbnail)
 
 
-def fingerprint(path: Path) -> Fingerprint:
+def fingerprint(path: File) -> Fingerprint:
     """Return the fingerprint of one picture."""
     content = hashlib.sha256(path.read_bytes()).hexdigest()
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             picture.draft("L", (8 * SIDE, 8 * SIDE))  # large JPEGs are decoded at a fraction of their size
             grey = picture.convert("L") if not picture.mode.startswith(("I", "F")) else _stretched(picture)
             return Fingerprint(content, grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR).tobytes())

@@ -22,6 +22,7 @@ from detector.datasets.readers.tree import Tree
 from detector.datasets.records import Reading, Record, fraction_faults
 from detector.datasets.sample import Annotation
 from detector.datasets.splits import Split, read_split_file, split_records
+from detector.datasets.tar_shards import File
 from detector.datasets.voc import VOC_CLASSES, is_voc
 
 log = logging.getLogger("detector")
@@ -37,7 +38,7 @@ class FolderDataset:
         self,
         classes: tuple[str, ...],
         annotations: Sequence[Annotation],
-        files: Sequence[Path],
+        files: Sequence[File],
         bit_depth: int | None = None,
     ) -> None:
         self.classes = classes
@@ -156,7 +157,10 @@ class Folder:
 
 
 def _read(root: Path, format_: str, *, box_base: str, columns: Mapping[str, str]) -> Reading:
-    reading = read_folder(Tree(root), format_, box_base=box_base, columns=columns)
+    tree = Tree(root)
+    reading = read_folder(tree, format_, box_base=box_base, columns=columns)
+    if tree.shards:
+        reading.summary += f", in {tree.shards} tar shards"
     if not reading.records:
         raise_faults(str(root), reading.faults)
         raise ValueError(f"dataset.root={root}: {reading.summary}, but no picture has an annotation; annotate some")

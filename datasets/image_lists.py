@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Set
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from detector.datasets.images import SUFFIXES
+from detector.datasets.tar_shards import File
 from detector.datasets.text_files import read_text
 
 
-def read_list(path: Path, known: Set[str]) -> list[str]:
+def read_list(path: File, known: Set[str]) -> list[str]:
     """Return the ids of an image list, in its order. `known` are the ids in the folder, to interpret unclear lines.
 
     Lines may end in the flag of a class list, where -1 means "not in this image". Ids may contain blanks, folders and

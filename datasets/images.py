@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+
+from detector.datasets.tar_shards import File
 
 log = logging.getLogger("detector")
 
@@ -27,8 +30,15 @@ DEPTHS = (8, 10, 12, 14, 16)  # bit depths of cameras
 CONSTANT = 8  # a picture with fewer grey levels, of 255, is nearly uniform
 
 
+@contextmanager
+def open_picture(path: File) -> Iterator[Image.Image]:
+    """Open a picture for Pillow, which reads its header."""
+    with path.open("rb") as file, Image.open(file) as picture:
+        yield picture
+
+
 def read_image(
-    path: Path, *, upright: bool = False, bit_depth: int | None = None, size: tuple[int, int] | None = None
+    path: File, *, upright: bool = False, bit_depth: int | None = None, size: tuple[int, int] | None = None
 ) -> Tensor:
     """Return the picture [3, H, W] uint8 RGB with its pixels as stored, since annotated boxes refer to these.
 
@@ -115,19 +125,19 @@ def depth_of(maximum: float) -> int:
     return next(bits for bits in DEPTHS if maximum < 2**bits or bits == DEPTHS[-1])
 
 
-def read_size(path: Path) -> tuple[int, int]:
+def read_size(path: File) -> tuple[int, int]:
     """Return width and height from the picture's header. Raises ValueError if it cannot be read."""
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             return picture.size
     except UNREADABLE as error:
         raise ValueError(f"{path}: cannot read this image's size ({error}); replace it") from error
 
 
-def read_maximum(path: Path) -> float | None:
+def read_maximum(path: File) -> float | None:
     """Return the largest value of a picture with more than 8 bits; None for other and for unreadable pictures."""
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             return float(np.asarray(picture).max()) if picture.mode.startswith(("I", "F")) else None
     except UNREADABLE:
         return None

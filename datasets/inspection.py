@@ -9,7 +9,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from detector.datasets.folder import Folder
 from detector.datasets.picture_check import PictureFacts, check_pictures
 from detector.datasets.readable import is_rotated, picture_problem
 from detector.datasets.sample import Annotation
+from detector.datasets.tar_shards import File
 from detector.ops.boxes import iou
 
 CASES_SHOWN = 5  # number of cases shown for each oddity
@@ -52,7 +52,7 @@ class Inspection:
     object_sizes: list[tuple[str, int]]  # percent of the picture's area, count
     aspects: list[tuple[str, int]]  # height / width, count
     examples: list[tuple[str, int]] = field(default_factory=list)  # split and index of pictures to draw
-    unusable: set[Path] = field(default_factory=set)  # pictures that are unreadable or of a wrong size
+    unusable: set[File] = field(default_factory=set)  # pictures that are unreadable or of a wrong size
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -92,7 +92,7 @@ def inspect(
     files = {name: side.files for name, side in sides.items()}
     facts = {name: check_pictures(files[name]) for name in sides}
     faults = list(folder.faults)
-    unusable: set[Path] = set()
+    unusable: set[File] = set()
     for name in sides:
         for item, path, fact in zip(annotations[name], files[name], facts[name], strict=True):
             problem = picture_problem(item, path, fact)
@@ -179,7 +179,7 @@ def _of_pictures(annotations: dict[str, Sequence[Annotation]], facts: dict[str, 
 
 
 def _of_copies(
-    annotations: dict[str, Sequence[Annotation]], files: dict[str, Sequence[Path]], facts: dict[str, list[PictureFacts]]
+    annotations: dict[str, Sequence[Annotation]], files: dict[str, Sequence[File]], facts: dict[str, list[PictureFacts]]
 ) -> list[Oddity]:
     """Return the copies of pictures within a split and between splits (leakage)."""
     entries = [

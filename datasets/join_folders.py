@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from detector.datasets.records import Reading
+from detector.datasets.tar_shards import File
 
 
 def join_readings(readings: Sequence[Reading]) -> Reading:
@@ -19,7 +19,7 @@ def join_readings(readings: Sequence[Reading]) -> Reading:
     count = Counter(record.image_id for reading in readings for record in reading.records)
     has_splits = [any(record.splits for record in reading.records) for reading in readings]
     whole = Reading(" + ".join(reading.summary for reading in readings))
-    source_of: dict[Path, Path] = {}
+    source_of: dict[File, File] = {}
     for number, (reading, has) in enumerate(zip(readings, has_splits, strict=True), start=1):
         whole.faults += reading.faults
         whole.notes += reading.notes

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
+from detector.datasets.tar_shards import File
 from detector.datasets.text_files import decoded
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: File) -> Any:
     """Return the content of a file. Raises ValueError naming the file if it is missing or not JSON."""
     try:
         return json.loads(decoded(path.read_bytes()))
@@ -22,7 +22,7 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path}: not readable as JSON ({error}); restore the file") from error
 
 
-def rows(content: Any, key: str, path: Path) -> list[dict[str, Any]]:
+def rows(content: Any, key: str, path: File) -> list[dict[str, Any]]:
     """Return the list of objects under a key. Raises ValueError if there is none."""
     found = content.get(key) if isinstance(content, dict) else None
     if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):

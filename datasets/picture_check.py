@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import PIL
@@ -17,7 +16,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from detector.datasets.check_cache import cached_results
-from detector.datasets.images import ORIENTATION, UNREADABLE, to_pixels
+from detector.datasets.images import ORIENTATION, UNREADABLE, open_picture, to_pixels
+from detector.datasets.tar_shards import File
 
 TAIL = 4096  # number of last bytes that must contain the end mark; cameras write notes after it
 MANY = 500  # lowest number of pictures for a progress bar
@@ -34,13 +34,13 @@ class PictureFacts(NamedTuple):
     problem: str | None  # the reason why it cannot be read
 
 
-def check_pictures(files: Sequence[Path], *, decode: bool = False, keep: bool = False) -> list[PictureFacts]:
+def check_pictures(files: Sequence[File], *, decode: bool = False, keep: bool = False) -> list[PictureFacts]:
     """Return the facts of each picture, with threads on all cores. With `decode`, decode every pixel.
 
     With `keep`, use and fill the check cache (`check_cache.py`). It stores readable pictures only.
     """
 
-    def check_all(paths: Sequence[Path]) -> list[PictureFacts]:
+    def check_all(paths: Sequence[File]) -> list[PictureFacts]:
         cores = os.cpu_count() or 1
         with ThreadPoolExecutor(cores if decode else min(32, 2 * cores)) as pool:
             found = pool.map(decode_picture if decode else check_picture, paths)
@@ -65,7 +65,7 @@ def _from_json(value: list[int]) -> PictureFacts:
     return PictureFacts((width, height), orientation, None)
 
 
-def check_picture(path: Path) -> PictureFacts:
+def check_picture(path: File) -> PictureFacts:
     """Return the facts of one picture, from its header and its end. Raises nothing."""
     try:
         with path.open("rb") as file:
@@ -75,7 +75,7 @@ def check_picture(path: Path) -> PictureFacts:
             is_early = kind == "PNG" and b"eXIf" not in tail
             exif = Image.Image.getexif(picture) if is_early else picture.getexif()
             orientation = int(exif.get(ORIENTATION, 1) or 1)
-            if not _ends_well(tail, kind, is_long=os.fstat(file.fileno()).st_size > 16 * TAIL):
+            if not _ends_well(tail, kind, is_long=path.stat().st_size > 16 * TAIL):
                 file.seek(0)
                 Image.open(file).load()
     except DAMAGED as error:
@@ -83,10 +83,10 @@ def check_picture(path: Path) -> PictureFacts:
     return PictureFacts(size, orientation, None)
 
 
-def decode_picture(path: Path) -> PictureFacts:
+def decode_picture(path: File) -> PictureFacts:
     """Return the facts of one picture after decoding all its pixels. Raises nothing."""
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             size, orientation = picture.size, int(picture.getexif().get(ORIENTATION, 1) or 1)
             to_pixels(picture)
     except DAMAGED as error:
@@ -94,7 +94,7 @@ def decode_picture(path: Path) -> PictureFacts:
     return PictureFacts(size, orientation, None)
 
 
-def _problem(path: Path, error: Exception) -> str:
+def _problem(path: File, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return f"{path}: no such image; restore it or remove it from the dataset"
     empty = path.is_file() and not path.stat().st_size

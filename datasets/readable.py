@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
 
@@ -13,6 +12,7 @@ from detector.datasets.faults import Fault, raise_faults
 from detector.datasets.images import ROTATED
 from detector.datasets.picture_check import PictureFacts, check_pictures
 from detector.datasets.sample import Annotation, Dataset
+from detector.datasets.tar_shards import File
 
 log = logging.getLogger("detector")
 
@@ -45,9 +45,9 @@ class PartlyReadable:
         return self.dataset.image(index)
 
 
-def files_of(dataset: Dataset) -> Sequence[Path]:
+def files_of(dataset: Dataset) -> Sequence[File]:
     """Return the picture files of a dataset, in its order; none for a dataset that draws its pictures."""
-    files: Sequence[Path] = getattr(dataset, "files", ())
+    files: Sequence[File] = getattr(dataset, "files", ())
     return files
 
 
@@ -90,7 +90,7 @@ def require_readable(
     return PartlyReadable(dataset, readable, dataset.classes, dataset.annotations) if keep_indices else readable
 
 
-def picture_problem(annotation: Annotation, path: Path, fact: PictureFacts) -> str | None:
+def picture_problem(annotation: Annotation, path: File, fact: PictureFacts) -> str | None:
     """Return the problem of a picture, given its annotation; None if there is none."""
     if fact.problem or fact.size == (annotation.width, annotation.height) or is_rotated(annotation, fact):
         return fact.problem

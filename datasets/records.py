@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 from detector.datasets.faults import Fault
+from detector.datasets.tar_shards import File
 
 
 class MarkedObject(NamedTuple):
@@ -32,8 +32,8 @@ class Record:
     """One picture with its objects."""
 
     image_id: str
-    file: Path  # the picture
-    source: Path  # the annotation file
+    file: File  # the picture
+    source: File  # the annotation file
     size: tuple[int, int] | None  # width, height from the annotation; None if it has none
     objects: tuple[MarkedObject, ...]
     splits: frozenset[str] = frozenset()  # train, val, test ... as in the folder; empty: no splits

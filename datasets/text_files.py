@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import codecs
-from pathlib import Path
+
+from detector.datasets.tar_shards import File
 
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -14,7 +15,7 @@ MARKS = (
 )
 
 
-def read_text(path: Path) -> str:
+def read_text(path: File) -> str:
     """Return the text of a file: UTF-8, or UTF-16 or UTF-32 if a mark or zero bytes show it, else Windows' Latin-1.
 
     Raises ValueError naming the file if it cannot be read.

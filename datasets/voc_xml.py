@@ -6,10 +6,10 @@ import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from detector.datasets.box_convention import half_open_corners
 from detector.datasets.records import MarkedObject
+from detector.datasets.tar_shards import File
 from detector.datasets.xml_files import read_xml
 
 FLAGS = ("difficult", "truncated", "occluded")
@@ -21,7 +21,7 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 class RawAnnotation:
     """The content of an annotation file, unchanged: corners are inclusive, counted from the file's base."""
 
-    path: Path
+    path: File
     filename: str = ""  # of the picture; often outdated
     size: tuple[int, int] | None = None  # width, height; None if absent or zero
     names: list[str] = field(default_factory=list)
@@ -30,7 +30,7 @@ class RawAnnotation:
     absent: set[str] = field(default_factory=set)  # optional tags that the file, or an object in it, does not have
 
 
-def read_annotation(path: Path) -> RawAnnotation:
+def read_annotation(path: File) -> RawAnnotation:
     """Return the file's content. Raises ValueError naming the file, and the object, that cannot be read."""
     root = read_xml(path)
     if root.tag != "annotation":
@@ -60,7 +60,7 @@ def read_annotation(path: Path) -> RawAnnotation:
     return raw
 
 
-def _require_known(root: ET.Element, path: Path) -> None:
+def _require_known(root: ET.Element, path: File) -> None:
     """Raise ValueError for elements with boxes, or objects with another name, which would otherwise be ignored."""
     for child in root:
         if not isinstance(child.tag, str) or child.tag == "object":
@@ -75,7 +75,7 @@ def _require_known(root: ET.Element, path: Path) -> None:
             )
 
 
-def _size(root: ET.Element, path: Path) -> tuple[int, int] | None:
+def _size(root: ET.Element, path: File) -> tuple[int, int] | None:
     size = root.find("size")
     if size is None:
         return None

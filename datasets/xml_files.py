@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from pathlib import Path
 
+from detector.datasets.tar_shards import File
 from detector.datasets.text_files import decoded
 
 DECLARATION = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["'][^>]*\?>""")
 
 
-def read_xml(path: Path) -> ET.Element:
+def read_xml(path: File) -> ET.Element:
     """Return the root element. Raises ValueError naming the file if it is missing or not XML."""
     try:
         content = path.read_bytes()

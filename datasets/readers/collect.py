@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 from detector.datasets.faults import Fault
 from detector.datasets.readers.tree import Tree
 from detector.datasets.records import MarkedObject, Reading, Record, image_ids_of
+from detector.datasets.tar_shards import File
 
 
 class _Entry(NamedTuple):
     picture: str
-    source: Path
+    source: File
     size: tuple[int, int] | None
     objects: tuple[MarkedObject, ...]
     splits: frozenset[str]
@@ -36,7 +36,7 @@ class Collection:
     def add(
         self,
         picture: str,
-        source: Path,
+        source: File,
         size: tuple[int, int] | None,
         objects: Iterable[MarkedObject],
         splits: frozenset[str],

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from pathlib import Path
 
 from detector.datasets.readers.collect import Collection, find_picture
 from detector.datasets.readers.shapes import Box, bounding_box, rotated_box
 from detector.datasets.readers.tree import SPLITS, Tree, split_of, split_of_list
 from detector.datasets.records import MarkedObject, Reading
+from detector.datasets.tar_shards import File
 from detector.datasets.xml_files import read_xml
 
 NOT_BOXES = ("polyline", "points", "tag", "mask", "cuboid", "skeleton")
@@ -50,7 +50,7 @@ def read(tree: Tree, files: list[str]) -> Reading:
     return found.reading(f"CVAT XML: {len(found)} pictures, {', '.join(files[:4])}")
 
 
-def _whole(image: ET.Element, key: str, path: Path, name: str) -> int:
+def _whole(image: ET.Element, key: str, path: File, name: str) -> int:
     value = image.get(key)
     if value is None or not value.isdecimal() or not 0 < int(value) < 1 << 24:
         raise ValueError(f"{path}: image {name}: its {key} is {value!r}; expected a whole number of pixels")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlparse
 
@@ -14,6 +13,7 @@ from detector.datasets.readers.json_kinds import json_files
 from detector.datasets.readers.shapes import Box, bounding_box, rotated_box
 from detector.datasets.readers.tree import Tree, split_of, split_of_list
 from detector.datasets.records import MarkedObject, Reading
+from detector.datasets.tar_shards import File
 
 UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # prefix of the names of uploaded pictures
 KINDS = {"rectanglelabels": "rectangle", "polygonlabels": "polygon", "ellipselabels": "ellipse", "labels": "rectangle"}
@@ -92,7 +92,7 @@ def _picture(tree: Tree, task: dict[str, Any], near: str, where: str) -> str:
     raise ValueError(f"{where}: its picture ({', '.join(named[:2])}) is not in {tree.root}; put the pictures there")
 
 
-def _objects(found: Collection, results: list[dict[str, Any]], picture: Path, where: str) -> list[MarkedObject]:
+def _objects(found: Collection, results: list[dict[str, Any]], picture: File, where: str) -> list[MarkedObject]:
     objects = []
     for place, item in enumerate(results):
         value = item.get("value", item)

@@ -46,7 +46,7 @@ def _add(found: Collection, tree: Tree, path: str) -> None:
     named = content.get("imagePath")
     picture = tree.picture_with_stem(path)
     if picture is None and isinstance(named, str):
-        picture = tree.picture_named(named, path)
+        picture = tree.picture_named(named, path, is_pair=True)
     if picture is None:
         remedy = "the file contains the picture: save it there" if content.get("imageData") else "restore it"
         raise ValueError(f"{full}: no picture of this name in {tree.root}, nor {named!r}; {remedy}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
+from detector.datasets.tar_shards import File
 from detector.datasets.text_files import decoded, read_text
 
 DELIMITERS = ",;\t|"
@@ -35,7 +35,7 @@ def first_lines(head: bytes, count: int = 1) -> list[list[str]]:
     return [next(csv.reader([line], delimiter=_delimiter(line)), []) for line in lines]
 
 
-def read_table(path: Path, *, has_head: bool = True) -> Table:
+def read_table(path: File, *, has_head: bool = True) -> Table:
     """Return the table of a file. Raises ValueError naming the file if it cannot be read or is empty."""
     content = read_text(path)
     line = next(iter(content.splitlines()), "")
@@ -56,7 +56,7 @@ def read_table(path: Path, *, has_head: bool = True) -> Table:
     return Table(columns, rows(), delimiter)
 
 
-def _next(reader: Iterator[list[str]], path: Path) -> list[str]:
+def _next(reader: Iterator[list[str]], path: File) -> list[str]:
     try:
         return next(reader, [])
     except csv.Error as error:

@@ -1,4 +1,7 @@
-"""A folder for the readers: lists all files once, and finds the picture that an annotation names."""
+"""A folder for the readers: lists all files once, and finds the picture that an annotation names.
+
+Tar shards are like folders: the member a.jpg of train-0.tar is the file train-0.tar/a.jpg.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
+from detector.datasets.faults import Fault, raise_faults
 from detector.datasets.images import SUFFIXES
+from detector.datasets.tar_shards import File, TarMember, index_shard
 
 SPLITS = {
     "train": "train", "training": "train", "trainval": "trainval", "test": "test", "testing": "test",
@@ -18,25 +23,37 @@ SPLITS = {
 
 
 class Tree:
-    """The files below a folder, as relative paths with / on every system. Hidden files are left out."""
+    """The files below a folder, as relative paths with / on every system. Hidden files are left out.
+
+    Shards are read only if there are no pictures outside of them: an archive often stays beside its unpacked pictures.
+    Their files come after the others, in the order of the shards' names and then in that of the shard.
+    """
 
     def __init__(self, root: Path) -> None:
-        """Raises ValueError if `root` is not a folder, or has no pictures below it."""
+        """Raises ValueError if `root` is not a folder, has no pictures below it, or has shards that are damaged."""
         if not root.is_dir():
             what = "is a file" if root.exists() else "does not exist"
             raise ValueError(f"dataset.root={root}: {what}; expected a folder of pictures and annotations")
         self.root = root
         self.files = sorted(_walk(root))
+        self._members: dict[str, TarMember] = {}
+        if not any(path.lower().endswith(SUFFIXES) for path in self.files):
+            self._members = _members(root, self.files)
+            self.files += self._members
+        self.shards = len({member.shard for member in self._members.values()})
         self._by_suffix: dict[str, list[str]] = defaultdict(list)
         for path in self.files:
             self._by_suffix[PurePosixPath(path).suffix.lower()].append(path)
         self.pictures = sorted(path for suffix in SUFFIXES for path in self._by_suffix.get(suffix, ()))
         if not self.pictures:
             raise ValueError(
-                f"dataset.root={root}: no pictures ({', '.join(SUFFIXES)}) in it; expected a folder of pictures and "
-                "annotations"
+                f"dataset.root={root}: no pictures ({', '.join(SUFFIXES)}) in it, nor in .tar files in it; expected a "
+                "folder of pictures and annotations"
             )
         self._known = set(self.files)
+        self._with_pictures = {
+            path[: -len(self._members[path].name)] for path in self.pictures if path in self._members
+        }
         self._by_name: dict[str, list[str]] = defaultdict(list)
         self._by_stem: dict[str, list[str]] = defaultdict(list)
         for path in self.pictures:
@@ -48,9 +65,9 @@ class Tree:
         """Return the files with one of these suffixes."""
         return [path for suffix in suffixes for path in self._by_suffix.get(suffix, ())]
 
-    def full(self, path: str) -> Path:
-        """Return the full path of a file of the tree."""
-        return self.root / path
+    def full(self, path: str) -> File:
+        """Return a file of the tree."""
+        return self._members.get(path) or self.root / path
 
     def head(self, path: str, size: int = 4096) -> bytes:
         """Return the first bytes of a file; none if it cannot be read."""
@@ -64,16 +81,18 @@ class Tree:
         """Return the last bytes of a file; none if it cannot be read."""
         try:
             with self.full(path).open("rb") as file:
-                file.seek(max(0, self.full(path).stat().st_size - size))
+                file.seek(max(0, file.seek(0, os.SEEK_END) - size))
                 return file.read(size)
         except OSError:
             return b""
 
-    def picture_named(self, name: str, near: str, split: frozenset[str] = frozenset()) -> str | None:
+    def picture_named(
+        self, name: str, near: str, split: frozenset[str] = frozenset(), *, is_pair: bool = False
+    ) -> str | None:
         """Return the picture that the file `near` calls `name`; None if there is none.
 
         `name` may be without folders and suffix. If several pictures match, prefer those of `split`, then those whose
-        folders agree best.
+        folders agree best. With `is_pair`, `near` annotates one picture, so both are in the same shard.
 
         Raises ValueError if several pictures match equally well.
         """
@@ -83,7 +102,10 @@ class Tree:
             if exact in self._known:
                 return exact
         base = _plain(name.rpartition("/")[2])
-        found = self._by_name.get(base) or ([] if base.endswith(SUFFIXES) else self._by_stem.get(base, []))
+        found: Sequence[str] = self._by_name.get(base) or (
+            [] if base.endswith(SUFFIXES) else self._by_stem.get(base, [])
+        )
+        found = self._partners(found, near) if is_pair else found
         return self._nearest([path for path in found if split and split_of(path) == split] or found, name, near)
 
     def picture_with_stem(self, path: str) -> str | None:
@@ -92,7 +114,7 @@ class Tree:
         Raises ValueError if several pictures match equally well.
         """
         stem = path.rpartition("/")[2].rpartition(".")[0]
-        return self._nearest(self._by_stem.get(_plain(stem), []), stem, path)
+        return self._nearest(self._partners(self._by_stem.get(_plain(stem), []), path), stem, path)
 
     def matches_picture(self, path: str) -> bool:
         """Return True if a picture has the name of this file, except for the suffix."""
@@ -108,6 +130,26 @@ class Tree:
                 "names"
             )
         return ranked[0][1]
+
+    def _partners(self, found: Sequence[str], near: str) -> Sequence[str]:
+        """Return the pictures that the annotation of one picture may mean: those of its shard, if that holds pictures.
+
+        Names may start again in each shard.
+        """
+        member = self._members.get(near)
+        shard = "" if member is None else near[: -len(member.name)]
+        return [path for path in found if path.startswith(shard)] if shard in self._with_pictures else found
+
+
+def _members(root: Path, files: Iterable[str]) -> dict[str, TarMember]:
+    """Return the files inside the shards, by their path in the tree. Raises FaultyDataError for damaged shards."""
+    found: dict[str, TarMember] = {}
+    faults: list[Fault] = []
+    for path in files:
+        if path.lower().endswith(".tar"):
+            found |= {f"{path}/{member.name}": member for member in index_shard(root / path, faults)}
+    raise_faults(f"dataset.root={root}", faults)
+    return found
 
 
 def _plain(name: str) -> str:

@@ -56,7 +56,7 @@ def collect_files(tree: Tree, entries: Sequence[AnnotationFile], *, box_base: st
             raw = read_annotation(tree.full(entry.source))
             picture = entry.picture or tree.picture_with_stem(entry.source)
             if picture is None and raw.filename:
-                picture = tree.picture_named(raw.filename, entry.source)
+                picture = tree.picture_named(raw.filename, entry.source, is_pair=True)
             if picture is None:
                 raise ValueError(
                     f"{raw.path}: no picture of this name in {tree.root}, nor {raw.filename or 'a <filename>'}; "

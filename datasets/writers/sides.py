@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from detector.datasets.sample import Annotation
+from detector.datasets.tar_shards import File
 
 
 class Side(NamedTuple):
@@ -15,7 +15,7 @@ class Side(NamedTuple):
 
     name: str  # train or test
     annotations: Sequence[Annotation]
-    files: Sequence[Path]
+    files: Sequence[File]
 
 
 def new_folder(path: Path) -> None:
@@ -40,10 +40,10 @@ def copy_pictures(sides: Sequence[Side], folder_of: dict[str, Path]) -> None:
             if target.with_suffix("") in taken:
                 raise ValueError(f"{file}: two pictures would get the name {target.stem}; rename one of them")
             taken.add(target.with_suffix(""))
-            shutil.copyfile(file, target)
+            target.write_bytes(file.read_bytes())
 
 
-def picture_name(annotation: Annotation, file: Path) -> str:
+def picture_name(annotation: Annotation, file: File) -> str:
     """Return the file name of a picture's copy."""
     return file_stem(annotation) + file.suffix
 

@@ -28,7 +28,12 @@ def write_voc(folder: Path, sides: Sequence[Side], classes: Sequence[str]) -> li
             thin += left_out
             ET.indent(root)
             ET.ElementTree(root).write(folder / f"Annotations/{stem}.xml", encoding="utf-8")
-    return [f"{thin} boxes of one pixel or less are left out: VOC's corners are pixel numbers"] if thin else []
+    return thin_boxes(thin)
+
+
+def thin_boxes(count: int) -> list[str]:
+    """Return the warning about boxes that are too thin for VOC, if there are any."""
+    return [f"{count} boxes of one pixel or less are left out: VOC's corners are pixel numbers"] if count else []
 
 
 def annotation_element(item: Annotation, filename: str, classes: Sequence[str]) -> tuple[ET.Element, int]:

@@ -17,15 +17,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from PIL import Image
+from torch import Tensor
 
 from detector.build import build_detector, build_optimizer, build_preprocess
 from detector.configs.compose import load_config
 from detector.configs.schema import Config
 from detector.datasets.augment import TrainingView, flipped
 from detector.datasets.build import build_dataset, build_proposals
-from detector.datasets.images import to_pixels
+from detector.datasets.images import open_picture, to_pixels
 from detector.datasets.readable import files_of
+from detector.datasets.tar_shards import File
 from detector.engine.gradients import accumulate_gradients
 from detector.pipeline.loaders import TrainingOrder, collate, training_loader
 from detector.pipeline.run_folder import pick_device
@@ -94,6 +95,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _by_pillow(file: File) -> Tensor:
+    with open_picture(file) as picture:
+        return to_pixels(picture)
+
+
 def _parts(config: Config, view: TrainingView) -> dict[str, Callable[[], object]]:
     """The parts of loading by name. Each call of decode and of the whole sample takes the next image."""
     preprocess, antialiased = (
@@ -105,7 +111,7 @@ def _parts(config: Config, view: TrainingView) -> dict[str, Callable[[], object]
     batch = collate([sample])
     return {
         "decode": lambda: view.dataset.image(next(by_ours)),
-        "decode by Pillow alone, for comparison": lambda: to_pixels(Image.open(files[next(by_pillow)])),
+        "decode by Pillow alone, for comparison": lambda: _by_pillow(files[next(by_pillow)]),
         "flip, with its boxes and proposals": lambda: flipped(sample),
         "resize and normalise": lambda: preprocess(batch),
         "resize and normalise with input.antialias": lambda: antialiased(batch),

@@ -1,4 +1,4 @@
-"""`detector dataset`: convert any folder of pictures and annotations to VOC, COCO or YOLO."""
+"""`detector dataset`: convert any folder of pictures and annotations to VOC, COCO, YOLO or tar shards."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from detector.configs.compose import load_config
 from detector.configs.errors import ConfigError
 from detector.datasets.build import open_folder
 from detector.datasets.writers.coco import write_coco
+from detector.datasets.writers.shards import write_shards
 from detector.datasets.writers.sides import Side
 from detector.datasets.writers.voc import write_voc
 from detector.datasets.writers.yolo import write_yolo
@@ -18,10 +19,12 @@ from detector.datasets.writers.yolo import write_yolo
 log = logging.getLogger("detector")
 
 HELP = """\
-usage: detector dataset source=FOLDER output=FOLDER format=voc|coco|yolo [dataset.KEY=value ...]
+usage: detector dataset source=FOLDER output=FOLDER format=voc|coco|yolo|shards [dataset.KEY=value ...]
 
 Reads any folder of pictures and annotations and writes a new folder, pictures included. The source does not change.
+shards are tar files of the WebDataset format, each up to 1 GB: a picture and its VOC XML file have the same name.
   detector dataset source=photos output=photos_voc format=voc
+  detector dataset source=photos output=photos_tar format=shards
   detector dataset source=photos output=pets format=coco dataset.classes=[cat,dog] dataset.rename={catt:cat}
 
 dataset.classes, rename, train, test, val_fraction, format, strict ... are the settings of dataset=auto.
@@ -31,6 +34,7 @@ WRITERS: dict[str, Callable[[Path, Sequence[Side], Sequence[str]], list[str]]] =
     "voc": write_voc,
     "coco": write_coco,
     "yolo": write_yolo,
+    "shards": write_shards,
 }
 
 

@@ -19,6 +19,7 @@ from detector.datasets.build import open_folder
 from detector.datasets.folder import Folder, FolderDataset
 from detector.datasets.inspection import DUPLICATE_IOU, Inspection, inspect
 from detector.datasets.sample import Annotation, Sample
+from detector.datasets.tar_shards import File
 from detector.datasets.writers.sides import Side
 from detector.datasets.writers.voc import write_voc
 from detector.ops.boxes import iou
@@ -156,7 +157,7 @@ def write_fixed(path: Path, folder: Folder, found: Inspection) -> None:
     )
 
 
-def _fixed(name: str, split: FolderDataset, found: Inspection, without: Collection[Path] = ()) -> Side:
+def _fixed(name: str, split: FolderDataset, found: Inspection, without: Collection[File] = ()) -> Side:
     kept = [i for i, file in enumerate(split.files) if file not in found.unusable and file.resolve() not in without]
     return Side(name, [_without_duplicates(split.annotations[i]) for i in kept], [split.files[i] for i in kept])
 

@@ -1,4 +1,4 @@
-"""Written folders read back the same: classes, boxes, splits, and the bytes of the pictures."""
+"""Written folders and shards read back the same: classes, boxes, splits, and the bytes of the pictures."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from PIL import Image
 from detector.datasets.folder import Folder
 from detector.datasets.sample import Annotation
 from detector.datasets.writers.coco import write_coco
+from detector.datasets.writers.shards import write_shards
 from detector.datasets.writers.sides import Side
 from detector.datasets.writers.voc import write_voc
 from detector.datasets.writers.yolo import write_yolo
 from detector.tools import cli
 
 Writer = Callable[[Path, Sequence[Side], Sequence[str]], list[str]]
-WRITERS: dict[str, Writer] = {"voc": write_voc, "coco": write_coco, "yolo": write_yolo}
+WRITERS: dict[str, Writer] = {"voc": write_voc, "coco": write_coco, "yolo": write_yolo, "shards": write_shards}
 
 
 def make(folder: Path, seed: int = 0) -> list[Side]:
@@ -78,7 +79,7 @@ def test_a_written_folder_reads_back(tmp_path: Path, name: str) -> None:
 
 def test_conversions_between_formats_keep_the_data(tmp_path: Path) -> None:
     sides = make(tmp_path / "source", seed=1)
-    names = ["voc", "coco", "yolo", "coco", "voc"]
+    names = ["voc", "coco", "yolo", "shards", "coco", "shards", "voc"]
     WRITERS["voc"](tmp_path / "0_voc", sides, ("cat", "dog"))
     for number, (before, name) in enumerate(pairwise(names), start=1):
         folder = Folder(tmp_path / f"{number - 1}_{before}")
@@ -113,7 +114,7 @@ def test_the_dataset_command_converts_and_refuses(tmp_path: Path, capsys: pytest
     assert cli.run([*words, "format=yolo", "dataset.rename={dog:wolf}"]) == 0
     assert Folder(tmp_path / "out").train.classes == ("cat", "wolf")
     assert cli.run([*words, "format=pickle"]) == 2
-    assert "format=pickle: expected one of voc, coco, yolo" in capsys.readouterr().err
+    assert "format=pickle: expected one of voc, coco, yolo, shards" in capsys.readouterr().err
     assert cli.run(words) == 2
     assert cli.run([*words, "format=voc"]) == 1
     assert "already exists" in capsys.readouterr().err
