@@ -21,3 +21,14 @@ def half_open_corners(corners: Sequence[float], base: int) -> tuple[float, float
     """Return `half_open` of one box, as plain numbers."""
     xmin, ymin, xmax, ymax = corners
     return xmin - base, ymin - base, xmax - base + 1, ymax - base + 1
+
+
+def exchanged(box: Sequence[float], base: int | None) -> tuple[float, float, float, float]:
+    """Return a half-open box with its corners in order. `base` None: the corners were positions, no pixel numbers."""
+    pixel = 0 if base is None else 1  # a maximum that was taken for a minimum is one pixel too small
+    x1, y1, x2, y2 = box
+    if x2 < x1:
+        x1, x2 = x2 - pixel, x1 + pixel
+    if y2 < y1:
+        y1, y2 = y2 - pixel, y1 + pixel
+    return x1, y1, x2, y2

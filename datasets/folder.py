@@ -59,6 +59,7 @@ class Folder:
     odd: list[str]  # one line each: possible mistakes
     notes: list[str]  # one line each: what the reader skipped or decided
     faults: list[Fault]  # filled with `leave_out_faulty`; without it, faults are raised
+    corrected: Counter[str]  # the number of faulty boxes that a rule corrects, by rule; with `leave_out_faulty`
     split: Split  # `splits.write_split` keeps it
     train: FolderDataset
     test: FolderDataset
@@ -93,7 +94,8 @@ class Folder:
 
         With `keep_checks`, the fingerprints for a split by content are stored for the next start.
 
-        With `leave_out_faulty`, `faults` lists the faults, and both splits are without the faulty objects.
+        With `leave_out_faulty`, `faults` lists the faults. In both splits, faulty boxes are corrected by the rules of
+        `box_faults.py`, and objects without a rule are left out.
 
         Raises ValueError if the format of the folder is not clear, and FaultyDataError with all faults.
         """
@@ -142,8 +144,10 @@ class Folder:
         counts = _counted(_count(records), names)
         self.summary = [reading.summary, *reading.notes, f"classes: {counts}", self.split.summary]
         self.odd, self.notes, self.root = odd, list(reading.notes), root
+        self.corrected = Counter()
+        kept = self.corrected if leave_out_faulty else None
         train_side, test_side = (
-            annotate(side, names, faults, strict=strict, where=f"{root} ({name})", leave_out_faulty=leave_out_faulty)
+            annotate(side, names, faults, strict=strict, where=f"{root} ({name})", corrected=kept)
             for name, side in (("train", self.split.train), ("test", self.split.test))
         )
         faults = list(dict.fromkeys(faults))

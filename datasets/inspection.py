@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from detector.datasets.faults import Fault
-from detector.datasets.fingerprints import fingerprints, near_pairs
+from detector.datasets.fingerprints import Fingerprint, fingerprints, near_pairs
 from detector.datasets.folder import Folder
 from detector.datasets.picture_check import PictureFacts, check_pictures
 from detector.datasets.readable import is_rotated, picture_problem
@@ -53,6 +53,7 @@ class Inspection:
     aspects: list[tuple[str, int]]  # height / width, count
     examples: list[tuple[str, int]] = field(default_factory=list)  # split and index of pictures to draw
     unusable: set[File] = field(default_factory=set)  # pictures that are unreadable or of a wrong size
+    contents: dict[File, str] = field(default_factory=dict)  # a hash of each readable picture's bytes
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -103,7 +104,14 @@ def inspect(
     scales = [_scale(item, short_side, max_side) for item in everything]
     oddities = [_odd("odd class names", folder.odd), _odd("notes of the reader", folder.notes)]
     oddities += _of_pictures(annotations, facts)
-    oddities += _of_copies(annotations, files, facts)
+    readable = [
+        (name, item.image_id, path)
+        for name in sides
+        for item, path, fact in zip(annotations[name], files[name], facts[name], strict=True)
+        if fact.problem is None
+    ]
+    prints = fingerprints([path for _, _, path in readable])
+    oddities += _of_copies([(name, image_id) for name, image_id, _ in readable], prints)
     oddities += _of_boxes(everything, folder.train.classes, scales, stride, anchors)
     return Inspection(
         root=str(folder.root),
@@ -120,6 +128,7 @@ def inspect(
         aspects=_histogram([_aspect(item) for item in everything], ASPECTS, "{:g} to {:g}"),
         examples=_examples(annotations, facts),
         unusable=unusable,
+        contents={path: item.content for (_, _, path), item in zip(readable, prints, strict=True)},
     )
 
 
@@ -178,17 +187,8 @@ def _of_pictures(annotations: dict[str, Sequence[Annotation]], facts: dict[str, 
     ]
 
 
-def _of_copies(
-    annotations: dict[str, Sequence[Annotation]], files: dict[str, Sequence[File]], facts: dict[str, list[PictureFacts]]
-) -> list[Oddity]:
-    """Return the copies of pictures within a split and between splits (leakage)."""
-    entries = [
-        (name, item.image_id, path)
-        for name in annotations
-        for item, path, fact in zip(annotations[name], files[name], facts[name], strict=True)
-        if fact.problem is None
-    ]
-    prints = fingerprints([path for _, _, path in entries])
+def _of_copies(pictures: Sequence[tuple[str, str]], prints: Sequence[Fingerprint]) -> list[Oddity]:
+    """Return the copies of pictures (split, id) within a split and between splits (leakage)."""
     first: dict[str, int] = {}
     exact = [(first[p.content], at) for at, p in enumerate(prints) if first.setdefault(p.content, at) != at]
     near = [
@@ -197,9 +197,8 @@ def _of_copies(
     found: dict[str, list[str]] = defaultdict(list)
     for kind, pairs in (("exact", exact), ("near", near)):
         for one, other in pairs:
-            where = "within" if entries[one][0] == entries[other][0] else "across"
-            names = f"{entries[one][0]} {entries[one][1]} = {entries[other][0]} {entries[other][1]}"
-            found[f"{kind} {where}"].append(names)
+            where = "within" if pictures[one][0] == pictures[other][0] else "across"
+            found[f"{kind} {where}"].append(f"{' '.join(pictures[one])} = {' '.join(pictures[other])}")
     return [
         _odd("the same picture in train and test: scores on it mean nothing", found["exact across"]),
         _odd("nearly the same picture in train and test", found["near across"]),

@@ -135,31 +135,46 @@ def training_samples(split: FolderDataset, found: Inspection, config: schema.Con
 def write_fixed(path: Path, folder: Folder, found: Inspection) -> None:
     """Write a VOC tree without unreadable pictures, unusable objects and duplicate boxes.
 
-    A picture of both splits stays in the test split only, so that the score is of pictures that training has not seen.
+    A picture of both splits, under any name, stays in the test split only, so that the score is of pictures that
+    training has not seen. Of copies with the same boxes in one split, the first stays.
 
     Raises ValueError if `path` is neither new nor an empty folder.
     """
-    test = _fixed("test", folder.test, found)
-    tested = {file.resolve() for file in test.files}
-    train = _fixed("train", folder.train, found, without=tested)
-    in_both = sum(file.resolve() in tested for file in folder.train.files)
-    if in_both:
-        log.warning("%s: %d pictures are in both splits; the copy has them in the test split only", path, in_both)
-    sides = [train, test]
-    for line in write_voc(path, sides, folder.train.classes):
+    usable, tested = (
+        [index for index, file in enumerate(split.files) if file not in found.unusable]
+        for split in (folder.train, folder.test)
+    )
+    contents = {found.contents[folder.test.files[index]] for index in tested}
+    trained = [index for index in usable if found.contents[folder.train.files[index]] not in contents]
+    train, test = _fixed("train", folder.train, trained, found), _fixed("test", folder.test, tested, found)
+    for count, what in (
+        (len(usable) - len(trained), "pictures are in both splits; the copy has them in the test split only"),
+        (len(trained) - len(train.files), "training pictures repeat another, with the same boxes, and are left out"),
+        (len(tested) - len(test.files), "test pictures repeat another, with the same boxes, and are left out"),
+        *((count, f"faulty boxes are corrected: {rule}") for rule, count in folder.corrected.items()),
+    ):
+        if count:
+            log.warning("%s: %d %s", path, count, what)
+    for line in write_voc(path, [train, test], folder.train.classes):
         log.warning("%s: %s", path, line)
     log.info(
-        "%s: %d pictures with %d objects; %d faults are removed",
+        "%s: %d pictures with %d objects; %d faults are corrected, %d removed",
         path,
-        sum(len(side.files) for side in sides),
-        sum(len(item.boxes) for side in sides for item in side.annotations),
-        len(found.faults),
+        len(train.files) + len(test.files),
+        sum(len(item.boxes) for side in (train, test) for item in side.annotations),
+        sum(folder.corrected.values()),
+        len(found.faults) - sum(folder.corrected.values()),
     )
 
 
-def _fixed(name: str, split: FolderDataset, found: Inspection, without: Collection[File] = ()) -> Side:
-    kept = [i for i, file in enumerate(split.files) if file not in found.unusable and file.resolve() not in without]
-    return Side(name, [_without_duplicates(split.annotations[i]) for i in kept], [split.files[i] for i in kept])
+def _fixed(name: str, split: FolderDataset, indices: Sequence[int], found: Inspection) -> Side:
+    """Return the pictures at `indices`, without boxes drawn twice and without copies that have the same boxes."""
+    kept: dict[tuple[str, bytes], tuple[Annotation, File]] = {}
+    for index in indices:
+        item, file = _without_duplicates(split.annotations[index]), split.files[index]
+        objects = torch.cat((item.boxes, item.labels[:, None].float()), 1).numpy().tobytes()
+        kept.setdefault((found.contents[file], objects), (item, file))
+    return Side(name, [item for item, _ in kept.values()], [file for _, file in kept.values()])
 
 
 def _without_duplicates(item: Annotation) -> Annotation:

@@ -14,7 +14,9 @@ import pytest
 from PIL import Image
 
 from detector.configs import schema
+from detector.datasets.box_faults import corrected_box
 from detector.datasets.folder import Folder
+from detector.datasets.records import MarkedObject
 from detector.tools import cli
 from detector.tools.commands.inspect import planned_map
 
@@ -141,6 +143,68 @@ def test_a_corrected_copy_trains(faulty_folder: Path, tmp_path: Path, capsys: py
     assert "cut" not in count
     assert (count["outside"], count["twice"], count["empty"], count["tiny"]) == (1, 1, 0, 2)
     assert folder.train.classes == ("cat",)
+
+
+@pytest.mark.parametrize(
+    ("corners", "expected"),
+    [
+        ((160, 40, 40, 200), (39, 39, 160, 200)),  # x exchanged
+        ((160, 200, 40, 40), (39, 39, 160, 200)),  # both
+        ((303, 40, 200, 190), (199, 39, 300, 190)),  # exchanged, then 3 pixels beyond the edge
+        ((-4, 40, 12, 200), (0, 39, 12, 200)),  # 5 pixels before the edge, more than a tenth
+        ((291, 40, 305, 200), (290, 39, 300, 200)),
+        ((291, 40, 306, 200), None),  # 6 pixels
+        ((298, 40, 305, 200), None),  # mostly outside
+        ((160, 40, 160, 200), None),  # one pixel wide
+        ((40, 41, 160, 40), None),  # a height of 0
+        (("nan", 40, 160, 200), None),
+        ((400, 40, 460, 200), None),
+    ],
+)
+def test_faulty_boxes_are_corrected_by_a_rule_or_left_out(
+    tmp_path: Path, corners: tuple[int, int, int, int], expected: tuple[int, int, int, int] | None
+) -> None:
+    root = tmp_path / "boxes"
+    add(root, "train/0", [("cat", corners), ("cat", (1, 1, 20, 20))], seed=0)
+    add(root, "test/1", [("cat", (1, 1, 100, 100))], seed=1)
+    assert cli.run(["inspect", f"data={root}", f"fix={tmp_path / 'mended'}"]) == 1
+    assert cli.run(["inspect", f"data={tmp_path / 'mended'}"]) == 0
+    found = Folder(tmp_path / "mended").train.annotations[0].boxes.tolist()
+    assert found == [*([list(expected)] if expected else []), [0, 0, 20, 20]]
+
+
+def test_corners_that_are_no_pixel_numbers_are_exchanged_as_they_are() -> None:
+    item = MarkedObject("cat", (30.0, 10.0, 20.0, 25.0), "a.csv: line 1", "")
+    assert corrected_box(item, 100, 100) == (item._replace(box=(20.0, 10.0, 30.0, 25.0)), "corners exchanged")
+
+
+def test_of_copies_with_the_same_boxes_one_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Copies with other boxes stay. A training picture with a copy in the test split does not."""
+    root = tmp_path / "copies"
+    other: Objects = [("cat", (10, 10, 100, 100))]
+    for name, objects, seed in (
+        ("train/0", PLAIN, 0), ("train/again", PLAIN, 0), ("train/other", other, 0),
+        ("train/1", PLAIN, 1), ("test/leak", other, 1), ("test/2", PLAIN, 2), ("test/again2", PLAIN, 2),
+    ):  # fmt: skip
+        add(root, name, objects, seed=seed)
+    cli.run(["inspect", f"data={root}", f"fix={tmp_path / 'mended'}"])
+    folder = Folder(tmp_path / "mended")
+    assert [item.image_id for item in folder.train.annotations] == ["0", "other"]
+    assert [item.image_id for item in folder.test.annotations] == ["2", "leak"]
+    printed = "".join(capsys.readouterr())
+    assert "1 pictures are in both splits" in printed
+    assert "1 training pictures repeat another" in printed
+    assert "1 test pictures repeat another" in printed
+
+
+def test_class_names_change_only_by_a_given_mapping(tmp_path: Path) -> None:
+    root = tmp_path / "names"
+    for number, name in enumerate(("cat", "cat", "Cat")):
+        add(root, f"{'test' if number == 1 else 'train'}/{number}", [(name, (40, 40, 160, 200))], seed=number)
+    cli.run(["inspect", f"data={root}", f"fix={tmp_path / 'plain'}"])
+    assert Folder(tmp_path / "plain").train.classes == ("Cat", "cat")
+    cli.run(["inspect", f"data={root}", f"fix={tmp_path / 'mapped'}", "dataset.rename={Cat:cat}"])
+    assert Folder(tmp_path / "mapped").train.classes == ("cat",)
 
 
 def test_a_picture_of_both_splits_stays_in_the_test_split(tmp_path: Path) -> None:
