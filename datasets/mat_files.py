@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from detector.datasets.box_convention import half_open
+from detector.datasets.mat_structure import require_numbers
 
 # The columns of x1, y1, x2, y2, and the number of the first pixel. Maxima are the last pixel, inclusive.
 CONVENTIONS = {"yxyx-1": ((1, 0, 3, 2), 1), "xyxy-1": ((0, 1, 2, 3), 1), "xyxy-0": ((0, 1, 2, 3), 0)}
@@ -56,16 +57,17 @@ def _file_of(folder: Path, image_id: str) -> Path:
 def _read_variable(path: Path) -> Any:
     """Return the array `boxes` of a file."""
     try:
-        from scipy.io import loadmat
+        from scipy.io import loadmat, whosmat
     except ImportError as error:
         raise ValueError(f"{path}: reading .mat files needs scipy; pip install 'fast-rfcn[proposals]'") from error
     try:
-        content = loadmat(path)
+        require_numbers(path.read_bytes(), "boxes")
+        content = loadmat(path, variable_names=["boxes"])
+        names = [] if "boxes" in content else [name for name, _, _ in whosmat(path)]
     except Exception as error:  # scipy raises many types for damaged files
         raise ValueError(f"{path}: not a readable .mat file ({error}); download it again") from error
     if "boxes" not in content:
-        known = [key for key in content if not key.startswith("__")]
-        raise ValueError(f"{path}: expected a variable `boxes`, found {', '.join(known) or 'none'}")
+        raise ValueError(f"{path}: expected a variable `boxes`, found {', '.join(names) or 'none'}")
     return content["boxes"]
 
 

@@ -7,8 +7,10 @@ Source: the Python manual, pickle, "Restricting Globals".
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
+import pickletools
 from pathlib import Path
 from typing import Any
 
@@ -91,22 +93,34 @@ class _Reader(pickle.Unpickler):
 def read_array_pickle(path: Path) -> dict[str, Any]:
     """Return the dictionary at `path`, with tensors for its arrays. Raises ValueError for any other content."""
     try:
-        with open(path, "rb") as file:
-            content = _Reader(file, encoding="latin1").load()
+        data = path.read_bytes()
+        _require_small_memo(data)
+        content = _Reader(io.BytesIO(data), encoding="latin1").load()
+        if isinstance(content, dict):
+            return {str(key): _plain(item) for key, item in content.items()}
     except OSError:
         raise
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     except Exception as error:  # damaged bytes can raise anything
         raise ValueError(f"{path}: damaged, or not a pickle of arrays ({type(error).__name__}: {error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a dictionary, found {type(content).__name__}")
-    found: dict[str, Any] = _plain(content)
-    return found
+    raise ValueError(f"{path}: expected a dictionary, found {type(content).__name__}")
+
+
+def _require_small_memo(data: bytes) -> None:
+    """Require plausible numbers of stored objects: the unpickler allocates memory for all smaller numbers."""
+    try:
+        numbers = [int(number or 0) for opcode, number, _ in pickletools.genops(data) if opcode.name.endswith("PUT")]
+    except ValueError as error:
+        raise pickle.UnpicklingError(str(error)) from error
+    if max(numbers, default=0) > len(data):
+        raise ValueError(f"it stores an object under the number {max(numbers)}; download it again")
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, _Array):
+        if not hasattr(value, "tensor"):
+            raise ValueError("an array has no data; download it again")
         return value.tensor
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}

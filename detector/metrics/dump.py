@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,7 +85,7 @@ def read_dump(path: str | Path) -> Dump:
             if isinstance(archive, np.ndarray):
                 raise ValueError(f"the file has one array of shape {archive.shape}")
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy and zipfile raise many types for damaged bytes
         raise ValueError(f"{path}: expected a dump written by `detector eval`: {error}") from error
     try:
         about = json.loads(str(arrays.pop("about")))
@@ -107,7 +106,7 @@ def read_dump(path: str | Path) -> Dump:
             unsearched=tuple(about["unsearched"]),
         )
         return Dump(table, dataset=about["dataset"], postprocess=about["postprocess"], model=about["model"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path}: expected a dump written by `detector eval`; missing or malformed: {error}"
         ) from error

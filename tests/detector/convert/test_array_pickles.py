@@ -3,6 +3,7 @@
 import os
 import pickle
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -64,3 +65,29 @@ def test_a_file_without_a_dictionary_of_arrays_is_refused(tmp_path: Path, conten
     with pytest.raises(ValueError, match=message) as error:
         read_array_pickle(tmp_path / "a.pkl")
     assert str(error.value).startswith(f"{tmp_path / 'a.pkl'}: ")
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_changed_bytes_raise_nothing_but_value_errors_and_take_little_memory(tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "a.pkl"
+    whole = pickle.dumps({"model": {"a": np.ones((2, 3), np.float32)}, "author": "x"}, protocol=protocol)
+    for at in range(len(whole)):
+        for value in (0, ord("r"), 255):
+            path.write_bytes(whole[:at] + bytes([value]) + whole[at + 1 :])
+            with suppress(ValueError):
+                read_array_pickle(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x80\x02}r\xff\xff\xff\x3f.", "stores an object under the number 1073741823"),
+        (b"\x80\x02}p1073741823\n.", "stores an object under the number 1073741823"),
+        (b"\x80\x02}X\x01\x00\x00\x00acnumpy\nndarray\n)Rs.", "an array has no data"),
+        (b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.", "damaged, or not a pickle of arrays .RecursionError"),
+    ],
+)
+def test_hostile_pickles_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a.pkl").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_array_pickle(tmp_path / "a.pkl")

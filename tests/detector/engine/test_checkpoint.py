@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -93,6 +94,17 @@ def test_inserted_or_appended_bytes_are_refused(tmp_path: Path) -> None:
 def test_a_checkpoint_of_the_format_before_checksums_is_read(tmp_path: Path) -> None:
     torch.save({**CONTENT, "format": 1}, tmp_path / "old.pt")
     assert load_checkpoint(tmp_path / "old.pt")["step"] == 7
+
+
+def test_changed_bytes_without_a_checksum_raise_nothing_but_value_errors(tmp_path: Path) -> None:
+    path = tmp_path / "old.pt"
+    torch.save({"step": 7, "model": {"weight": torch.ones(2)}, "config": {"a": [1, "b"]}, "format": 1}, path)
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 5):
+        for change in (0x01, 0xFF):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ change]) + whole[at + 1 :])
+            with suppress(ValueError):
+                load_checkpoint(path)
 
 
 def save_at(path: Path, step: int, age: int) -> Path:

@@ -101,6 +101,18 @@ def test_a_truncated_dump_is_refused(tmp_path: Path) -> None:
         read_dump(path)
 
 
+@pytest.mark.parametrize(("place", "value"), [(8, 99), (8, 8), (4, 255), (6, 1)])  # method, version, flags: encrypted
+def test_archives_of_unknown_kinds_are_refused(tmp_path: Path, place: int, value: int) -> None:
+    path = damaged(tmp_path)
+    content = bytearray(path.read_bytes())
+    for mark, shift in ((b"PK\x03\x04", 0), (b"PK\x01\x02", 2)):
+        for start in [at for at in range(len(content)) if content.startswith(mark, at)]:
+            content[start + place + shift] = value
+    path.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match="bad.npz: expected a dump"):
+        read_dump(path)
+
+
 def test_a_bare_array_and_a_pickle_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "array.npy", np.zeros(3))
     np.save(tmp_path / "pickle.npy", np.array([object()]), allow_pickle=True)
