@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from detector.backbones import Backbone
 from detector.backbones.nodes import nodes_by_stride
@@ -17,6 +17,7 @@ from detector.backbones.tail import fc_tail
 from detector.backbones.torchvision import TorchvisionBackbone
 from detector.backbones.vgg import VGG16
 from detector.backbones.weights import load_classifier_weights
+from detector.box_losses import OverlapLoss, ciou_loss, giou_loss
 from detector.compress import factorize
 from detector.configs import schema
 from detector.configs.errors import ConfigError
@@ -24,6 +25,7 @@ from detector.engine.optimizer import cosine_factor, parameter_groups, step_fact
 from detector.heads import Head
 from detector.heads.fast_rcnn import FastRCNNHead, reduction
 from detector.heads.rfcn import PSPooling, RFCNHead
+from detector.losses import RoILoss
 from detector.model import Detector
 from detector.ops import roi_align, roi_pool
 from detector.ops.distinct import distinct_rois
@@ -37,11 +39,11 @@ from detector.targets import BoxCoder, Matcher
 from detector.views import Views
 
 
-def build_detector(config: schema.Config, num_classes: int) -> Detector:
+def build_detector(config: schema.Config, num_classes: int, class_weights: Tensor | None = None) -> Detector:
     """Return a detector with random weights for `num_classes` foreground classes.
 
-    `load_backbone_weights` loads a classifier's weights afterwards. Raises ConfigError for combinations that cannot
-    work.
+    `class_weights` [num_classes + 1] are those of the classes' losses; None: equal weights. `load_backbone_weights`
+    loads a classifier's weights afterwards. Raises ConfigError for combinations that cannot work.
     """
     backbone = build_backbone(config)
     rows = 1 if config.head.class_agnostic else num_classes
@@ -53,14 +55,13 @@ def build_detector(config: schema.Config, num_classes: int) -> Detector:
         matcher=build_matcher(config.sampling),
         sampler=build_sampler(config.sampling),
         coder=BoxCoder(rows=rows, mean=tuple(config.loss.deltas_mean), std=tuple(config.loss.deltas_std)),
+        loss=build_loss(config.loss, class_weights),
         postprocess=Postprocess(
             score_threshold=config.postprocess.score_threshold,
             nms_iou=config.postprocess.nms_iou,
             max_per_image=config.postprocess.max_per_image,
             box_voting=config.postprocess.box_voting,
         ),
-        box_weight=config.loss.box_weight,
-        sigma=config.loss.sigma,
         views=build_views(config.input),
     )
     return detector.to(memory_format=torch.channels_last)
@@ -107,6 +108,29 @@ def build_sampler(config: schema.SamplingConfig) -> Sampler:
     raise ConfigError(f"sampling.kind {config.kind!r} has no builder")
 
 
+def build_loss(config: schema.LossConfig, class_weights: Tensor | None) -> RoILoss:
+    """Build the loss of the RoIs."""
+    return RoILoss(
+        box_weight=config.box_weight,
+        sigma=config.sigma,
+        overlap_loss=overlap_loss(config.box),
+        label_smoothing=config.label_smoothing,
+        focal_gamma=config.focal_gamma,
+        class_weights=class_weights,
+    )
+
+
+def overlap_loss(kind: schema.BoxLoss) -> OverlapLoss | None:
+    """Return the loss of decoded boxes; None for smooth L1, which is a loss of the deltas."""
+    match kind:
+        case schema.BoxLoss.smooth_l1:
+            return None
+        case schema.BoxLoss.giou:
+            return giou_loss
+        case schema.BoxLoss.ciou:
+            return ciou_loss
+
+
 def build_proposals(config: schema.ProposalConfig, backbone: Backbone, use_difficult: bool) -> ProposalModule:
     """Build the source of proposals: an RPN, or boxes that the dataset brings."""
     match config:
@@ -129,6 +153,7 @@ def build_proposals(config: schema.ProposalConfig, backbone: Backbone, use_diffi
                 negative_iou=config.negative_iou,
                 anchors_per_image=config.anchors_per_image,
                 positive_fraction=config.positive_fraction,
+                overlap_loss=overlap_loss(config.box_loss),
                 sigma=config.sigma,
                 use_difficult=use_difficult,
             )

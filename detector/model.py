@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from detector.losses import RoILosses, roi_losses
+from detector.losses import RoILoss
 from detector.postprocess import Postprocess, empty_detections
 from detector.preprocess import Frame, Inputs, Preprocess, to_original
 from detector.sampling import Sampler
@@ -39,9 +39,8 @@ class Detector(nn.Module):
         matcher: Matcher,
         sampler: Sampler,
         coder: BoxCoder,
+        loss: RoILoss,
         postprocess: Postprocess,
-        box_weight: float,
-        sigma: float,
         views: Views | None = None,
     ) -> None:
         """`views` are those of an image at test time; None: the image as it is."""
@@ -53,9 +52,8 @@ class Detector(nn.Module):
         self.matcher = matcher
         self.sampler = sampler
         self.coder = coder
+        self.loss = loss
         self.postprocess = postprocess
-        self.box_weight = box_weight
-        self.sigma = sigma
         self.views = views
         self.trained_parts = frozenset({"proposals", "head"})  # their losses count; see `engine.learning.train_only`
 
@@ -73,13 +71,13 @@ class Detector(nn.Module):
             with torch.no_grad():
                 boxes = [item.boxes for item in candidates]
                 targets = self._targets(boxes, [c.labels for c in candidates], [c.gt_boxes for c in candidates])
-                losses = self._roi_losses(self.head(maps, boxes), targets)
+                losses = self.loss(self.head(maps, boxes), targets, self.coder)
                 return list((losses.classification + losses.box).split([len(item) for item in boxes]))
 
         with torch.no_grad():
             sampled = self.sampler(self._match(proposed.proposals, inputs), inputs.seeds, score)
             targets = self._targets(sampled.boxes, sampled.labels, sampled.gt_boxes)
-        losses = self._roi_losses(self.head(maps, sampled.boxes), targets)
+        losses = self.loss(self.head(maps, sampled.boxes), targets, self.coder)
         # Both terms are means over all sampled RoIs, foreground and background (section 2.3).
         num_sampled = (targets.labels >= 0).sum()
         terms = {
@@ -165,9 +163,4 @@ class Detector(nn.Module):
         return [self.matcher(*pair) for pair in zip(proposals, inputs.instances, strict=True)]
 
     def _targets(self, boxes: list[Tensor], labels: list[Tensor], gt_boxes: list[Tensor]) -> RoITargets:
-        joined = torch.cat(labels)
-        return RoITargets(joined, self.coder.encode(torch.cat(boxes), torch.cat(gt_boxes), joined))
-
-    def _roi_losses(self, predictions: RoIPredictions, targets: RoITargets) -> RoILosses:
-        losses = roi_losses(predictions, targets, self.sigma)
-        return RoILosses(losses.classification, losses.box * self.box_weight)
+        return self.coder.targets(torch.cat(boxes), torch.cat(labels), torch.cat(gt_boxes))

@@ -160,6 +160,8 @@ class RoITargets(NamedTuple):
 
     labels: Tensor  # [R] int64: 0 background, 1..num_classes, -1 ignored (padding, or an easy RoI under OHEM)
     deltas: Tensor  # [R, 4] normalised regression targets; valid only where labels > 0
+    boxes: Tensor  # [R, 4] the RoIs, in the input's pixels
+    gt_boxes: Tensor  # [R, 4] their ground-truth boxes, in the input's pixels; valid only where labels > 0
 
 
 class Mean(NamedTuple):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from detector.ops import boxes as box_ops
-from detector.structures import Instances, Proposals
+from detector.structures import Instances, Proposals, RoITargets
 
 
 class Candidates(NamedTuple):
@@ -77,6 +77,10 @@ class BoxCoder(nn.Module):
         row = self._row(labels)
         deltas = (box_ops.encode(gt_boxes, boxes) - self.mean[row]) / self.std[row]
         return torch.where(labels[:, None] > 0, deltas, 0.0)
+
+    def targets(self, boxes: Tensor, labels: Tensor, gt_boxes: Tensor) -> RoITargets:
+        """Return the training targets of RoIs with boxes [R, 4], labels [R] and gt_boxes [R, 4]."""
+        return RoITargets(labels, self.encode(boxes, gt_boxes, labels), boxes, gt_boxes)
 
     def decode(self, deltas: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
         """Apply normalised deltas [R, 4] of the classes labels [R] to boxes [R, 4]; return the new boxes [R, 4]."""

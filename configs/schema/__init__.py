@@ -26,7 +26,7 @@ from detector.configs.schema.evaluation import COCODifficult, EvaluationConfig
 from detector.configs.schema.export import ExportConfig, ExportFormat
 from detector.configs.schema.head import FastRCNNConfig, HeadConfig, Pooling, PSPooling, RFCNConfig
 from detector.configs.schema.input import InputConfig
-from detector.configs.schema.loss import LossConfig, TargetStatistics
+from detector.configs.schema.loss import BoxLoss, LossConfig, TargetStatistics
 from detector.configs.schema.neck import FPNConfig, NeckConfig, NoNeckConfig
 from detector.configs.schema.optimizer import AdamWConfig, Decay, OptimizerConfig, ScheduleConfig, SGDConfig
 from detector.configs.schema.postprocess import PostprocessConfig
@@ -50,6 +50,7 @@ __all__ = [
     "Backend",
     "BenchmarkConfig",
     "BoxBase",
+    "BoxLoss",
     "COCODatasetConfig",
     "COCODifficult",
     "CompressConfig",

@@ -1,9 +1,11 @@
-"""Regression targets and the weights of the losses."""
+"""Regression targets, and the kinds and weights of the losses."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+
+from detector.configs.errors import require
 
 
 class TargetStatistics(Enum):
@@ -13,6 +15,14 @@ class TargetStatistics(Enum):
     fixed = "fixed"  # deltas_mean and deltas_std (py-faster-rcnn, R-FCN)
 
 
+class BoxLoss(Enum):
+    """The loss of a predicted box."""
+
+    smooth_l1 = "smooth_l1"  # smooth L1 of the four deltas (Fast R-CNN)
+    giou = "giou"  # 1 - generalized IoU of the decoded box with the object (Rezatofighi et al. 2019)
+    ciou = "ciou"  # 1 - complete IoU of the decoded box with the object (Zheng et al. 2020)
+
+
 @dataclass
 class LossConfig:
     """The losses of the head."""
@@ -20,5 +30,20 @@ class LossConfig:
     targets: TargetStatistics | None = None  # statistics of the box targets; None: fixed with an RPN, else measured
     deltas_mean: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])  # targets=fixed: means of x, y, w, h
     deltas_std: list[float] = field(default_factory=lambda: [0.1, 0.1, 0.2, 0.2])  # targets=fixed: standard deviations
-    box_weight: float = 1.0  # weight of the box loss: lambda in equation 1 of Fast R-CNN
+    box: BoxLoss = BoxLoss.smooth_l1  # the loss of a predicted box
+    box_weight: float = 1.0  # weight of the box loss (lambda in equation 1 of Fast R-CNN); about 10 for giou and ciou
     sigma: float = 1.0  # smooth L1 is linear beyond 1 / sigma^2
+    label_smoothing: float = 0.0  # share of the class target that is spread evenly over all classes; 0: none
+    focal_gamma: float = 0.0  # RoIs whose true class has probability p count (1 - p)^focal_gamma (focal loss); 0: off
+    class_balance_beta: float = 0.0  # weights for rare classes (effective numbers, Cui et al. 2019), as 0.99; 0: off
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.label_smoothing < 1,
+            f"loss.label_smoothing is {self.label_smoothing}; expected 0 or more, below 1",
+        )
+        require(self.focal_gamma >= 0, f"loss.focal_gamma is {self.focal_gamma}; expected 0 or more")
+        require(
+            0 <= self.class_balance_beta < 1,
+            f"loss.class_balance_beta is {self.class_balance_beta}; expected 0 or more, below 1",
+        )

@@ -8,6 +8,7 @@ from enum import Enum
 from detector.configs.errors import require
 from detector.configs.missing import MISSING
 from detector.configs.paths import path_setting
+from detector.configs.schema.loss import BoxLoss
 
 
 @dataclass
@@ -83,4 +84,5 @@ class RPNConfig(ProposalConfig):
     negative_iou: float = 0.3  # an anchor below this IoU is background; anchors between the two are ignored
     anchors_per_image: int = 256  # number of anchors of each image in the loss
     positive_fraction: float = 0.5  # largest fraction of objects among these anchors
+    box_loss: BoxLoss = BoxLoss.smooth_l1  # the loss of a predicted box; its weight is 1 for every kind
     sigma: float = 3.0  # smooth L1 is linear beyond 1 / sigma^2

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from detector.build import build_detector, build_matcher, build_optimizer, build_schedule, load_backbone_weights
+from detector.class_losses import class_balanced_weights
 from detector.configs import schema
 from detector.configs.errors import ConfigError
 from detector.configs.groups import to_plain
@@ -31,7 +32,8 @@ def new_state(config: schema.Config, data: Data, device: torch.device) -> Traini
     """Return a detector with random weights on `device`, with optimizer and schedule, at step 0."""
     settings = config.trainer
     seed_step(settings.seed, -1, 0)  # initial weights
-    detector = build_detector(config, len(data.train_set.classes)).to(device)
+    weights = class_weights(config, data)
+    detector = build_detector(config, len(data.train_set.classes), weights).to(device)
     if settings.trained is not None:
         train_only(detector, settings.trained)
     if settings.sync_batch_norm and world_size() > 1:
@@ -53,6 +55,21 @@ def new_state(config: schema.Config, data: Data, device: torch.device) -> Traini
     )
 
 
+def class_weights(config: schema.Config, data: Data) -> torch.Tensor | None:
+    """Return the weights [K + 1] of the classes' losses, from the objects of the training split. None: equal weights.
+
+    They are a function of the data, so no checkpoint has them.
+    """
+    if config.loss.class_balance_beta == 0:
+        return None
+    labels = [
+        item.labels if config.sampling.use_difficult else item.labels[~item.difficult]
+        for item in data.train_set.annotations
+    ]
+    counts = torch.cat(labels).bincount(minlength=len(data.train_set.classes) + 1)[1:].tolist()
+    return class_balanced_weights(counts, config.loss.class_balance_beta)
+
+
 def initialise(detector: Detector, config: schema.Config, data: Data) -> None:
     """Load the initial weights, and set the statistics of the box targets."""
     if config.weights is not None:
@@ -66,6 +83,9 @@ def initialise(detector: Detector, config: schema.Config, data: Data) -> None:
     else:
         detector.coder.mean.copy_(mean)
         detector.coder.std.copy_(std)
+    if detector.loss.class_weights is not None:
+        pairs = zip(data.train_set.classes, detector.loss.class_weights[1:].tolist(), strict=True)
+        log.info("class weights: %s", ", ".join(f"{name} {weight:.2f}" for name, weight in pairs))
 
 
 def target_statistics(

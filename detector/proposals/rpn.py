@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detector.box_losses import OverlapLoss
 from detector.losses import smooth_l1
 from detector.ops import boxes as box_ops
 from detector.ops import nms
@@ -75,12 +76,14 @@ class RPN(nn.Module):
         negative_iou: float,
         anchors_per_image: int,
         positive_fraction: float,
+        overlap_loss: OverlapLoss | None,
         sigma: float,
         use_difficult: bool,
     ) -> None:
         """`strides` are input pixels per cell of each map, `scales` are in strides. `anchors` makes a cell's anchors.
 
-        `min_size` is in pixels of the original image. Boxes with a shorter side are dropped.
+        `min_size` is in pixels of the original image. Boxes with a shorter side are dropped. The box loss is
+        `overlap_loss` of the decoded box; None: smooth L1 of the deltas, with `sigma`.
         """
         super().__init__()
         self.strides = tuple(strides)
@@ -89,6 +92,7 @@ class RPN(nn.Module):
         self.min_size = min_size
         self.positive_iou, self.negative_iou = positive_iou, negative_iou
         self.sampling = RandomSampling(rois_per_image=anchors_per_image, foreground_fraction=positive_fraction)
+        self.overlap_loss = overlap_loss
         self.sigma = sigma
         self.use_difficult = use_difficult
         bases = torch.stack([anchors(stride, scales, aspects) for stride in strides])
@@ -148,18 +152,22 @@ class RPN(nn.Module):
         return Proposals(boxes[kept], objectness[kept].sigmoid())
 
     def _losses(self, anchors: Tensor, scores: Tensor, deltas: Tensor, inputs: Inputs) -> dict[str, Mean]:
-        """Return cross-entropy and smooth L1 over the sampled anchors, both divided by the number of these anchors."""
+        """Return cross-entropy and box loss over the sampled anchors, both divided by the number of these anchors."""
         with torch.no_grad():
-            labels, targets = [], []
+            labels, matched = [], []
             for frame, instances, seed in zip(inputs.frames, inputs.instances, inputs.seeds, strict=True):
                 label, gt_boxes = self.assign(anchors, instances, frame)
                 sampled = self.sampling.priority(label, seed + 1) > 0  # not the seed of the head's sampler
                 labels.append(torch.where(sampled, label, -1))
-                targets.append(box_ops.encode(gt_boxes, anchors))
-        label, target = torch.stack(labels), torch.stack(targets)  # [N, P], [N, P, 4]
+                matched.append(gt_boxes)
+        label, gt_boxes = torch.stack(labels), torch.stack(matched)  # [N, P], [N, P, 4]
         count = (label >= 0).sum()
         classification = F.cross_entropy(scores.flatten(0, 1), label.flatten(), ignore_index=-1, reduction="sum")
-        box = smooth_l1(deltas - target, self.sigma).sum(dim=2)
+        if self.overlap_loss is None:
+            box = smooth_l1(deltas - box_ops.encode(gt_boxes, anchors), self.sigma).sum(dim=2)
+        else:
+            decoded = box_ops.decode(torch.where(label[..., None] > 0, deltas, 0.0), anchors)
+            box = self.overlap_loss(decoded, gt_boxes)
         box = torch.where(label > 0, box, 0.0).sum()
         return {"loss_rpn_cls": Mean(classification, count), "loss_rpn_box": Mean(box, count)}
 

@@ -103,7 +103,8 @@ def test_the_defaults_are_those_of_the_published_fast_rcnn() -> None:
     assert (config.trainer.max_steps, config.schedule.milestones, config.schedule.gamma) == (40000, [0.75], 0.1)
     assert (config.input.short_sides, config.input.test_short_side, config.input.max_side) == ([600], 600, 1000)
     assert (config.postprocess.score_threshold, config.postprocess.nms_iou) == (0.05, 0.3)
-    assert (config.loss.box_weight, config.loss.sigma) == (1.0, 1.0)
+    assert (config.loss.box, config.loss.box_weight, config.loss.sigma) == (schema.BoxLoss.smooth_l1, 1.0, 1.0)
+    assert (config.loss.label_smoothing, config.loss.focal_gamma, config.loss.class_balance_beta) == (0, 0, 0)
     assert isinstance(config.head, schema.FastRCNNConfig)
     assert (config.head.output_size, config.head.class_agnostic) == (7, False)
 
@@ -119,6 +120,7 @@ def test_the_proposal_network_has_the_published_settings() -> None:
     assert (rpn.scales, rpn.aspects) == ([8, 16, 32], [0.5, 1, 2])
     assert (rpn.pre_nms_train, rpn.top_k_train, rpn.pre_nms_test, rpn.top_k_test) == (12000, 2000, 6000, 300)
     assert (rpn.positive_iou, rpn.negative_iou, rpn.anchors_per_image, rpn.sigma) == (0.7, 0.3, 256, 3)
+    assert rpn.box_loss is schema.BoxLoss.smooth_l1
 
 
 def test_every_yaml_of_a_group_starts_from_its_schema() -> None:

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from detector.build import build_detector
 from detector.configs.compose import load_config
-from detector.losses import roi_losses
 from detector.model import Detector
-from detector.structures import Batch, FeatureMaps, Instances, Losses, Proposals, RoITargets
+from detector.structures import Batch, FeatureMaps, Instances, Losses, Proposals
 
 SMALL = [
     "experiment=demo",
@@ -87,9 +86,10 @@ def test_losses_are_finite_and_every_parameter_has_a_gradient(
             assert losses.total().item() == 0
 
 
-def test_the_losses_equal_those_of_the_parts() -> None:
+@pytest.mark.parametrize("box", ["smooth_l1", "giou", "ciou"])
+def test_the_losses_equal_those_of_the_parts(box: str) -> None:
     """Both losses are divided by the number of sampled RoIs, foreground and background."""
-    detector = make_detector().train()
+    detector = make_detector("fast_rcnn", "given", "random", f"loss.box={box}").train()
     batch = make_batch([2, 3], [60, 50])
     losses = detector(batch)
     with torch.no_grad():
@@ -100,9 +100,9 @@ def test_the_losses_equal_those_of_the_parts() -> None:
         sampled = detector.sampler(candidates, inputs.seeds, lambda _: [])
         labels = torch.cat(sampled.labels)
         boxes = torch.cat(sampled.boxes)
-        deltas = detector.coder.encode(boxes, torch.cat(sampled.gt_boxes), labels)
+        targets = detector.coder.targets(boxes, labels, torch.cat(sampled.gt_boxes))
         predictions = detector.head(detector.head.maps(features.head), sampled.boxes)
-        by_roi = roi_losses(predictions, RoITargets(labels, deltas), 1.0)
+        by_roi = detector.loss(predictions, targets, detector.coder)
     count = int((labels >= 0).sum())
     assert 0 < count <= 128
     torch.testing.assert_close(losses.parts["loss_cls"].detach(), by_roi.classification.sum() / count)
@@ -110,6 +110,53 @@ def test_the_losses_equal_those_of_the_parts() -> None:
     assert losses.parts["loss_box"] > 0
     assert losses.counts["rois_foreground"] == (labels > 0).sum()
     assert losses.counts["rois_background"] == (labels == 0).sum()
+
+
+MODERN = ["loss.label_smoothing=0.1", "loss.focal_gamma=1", "proposals.box_loss=giou"]
+
+
+@pytest.mark.parametrize("box", ["giou", "ciou"])
+@pytest.mark.parametrize(("head", "source", "sampler"), [("fast_rcnn", "rpn", "random"), ("rfcn", "rpn", "ohem")])
+@pytest.mark.parametrize("objects", [[2, 3], [0, 0]])
+def test_the_other_losses_are_finite_and_every_parameter_has_a_gradient(
+    box: str, head: str, source: str, sampler: str, objects: list[int]
+) -> None:
+    detector = make_detector(head, source, sampler, f"loss.box={box}", "loss.box_weight=10", *MODERN).train()
+    losses = detector(make_batch(objects, [40, 30]))
+    losses.total().backward()
+    for name, parameter in detector.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert torch.isfinite(parameter.grad).all(), name
+    for name in ("loss_box", "loss_rpn_box"):
+        assert (losses.parts[name] > 0) == (sum(objects) > 0)
+
+
+@pytest.mark.parametrize("box", ["smooth_l1", "giou", "ciou"])
+def test_the_box_loss_falls_on_one_batch(box: str) -> None:
+    """After some steps on the same images, the boxes of foreground RoIs agree with the objects."""
+    detector = make_detector("fast_rcnn", "given", "random", f"loss.box={box}", "loss.targets=fixed").train()
+    batch = make_batch([2, 3], [60, 50])
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=2e-3)
+    losses = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        found = detector(batch)
+        found.total().backward()
+        optimizer.step()
+        losses.append(found.parts["loss_box"].item())
+    assert sum(losses[-3:]) < 0.4 * sum(losses[:3])
+
+
+def test_class_weights_multiply_the_losses_of_their_class() -> None:
+    weights = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    batch = make_batch([2, 3], [60, 50])
+    config = load_config([*SMALL, *HEADS["fast_rcnn"], *SOURCES["given"], *SAMPLERS["random"]])
+    torch.manual_seed(0)
+    weighted = build_detector(config, 3, weights).train()(batch)
+    plain = make_detector().train()(batch)
+    assert 0 < weighted.parts["loss_cls"] < plain.parts["loss_cls"]
+    assert weighted.parts["loss_box"] == plain.parts["loss_box"]
 
 
 def test_the_box_loss_is_multiplied_by_its_weight() -> None:
@@ -121,8 +168,9 @@ def test_the_box_loss_is_multiplied_by_its_weight() -> None:
     torch.testing.assert_close(twice.parts["loss_cls"], once.parts["loss_cls"])
 
 
-def test_mining_trains_on_the_largest_losses_and_divides_the_box_loss_by_a_constant() -> None:
-    detector = make_detector("rfcn", "given", "ohem", "sampling.rois_per_image=16").train()
+@pytest.mark.parametrize("more", [[], ["loss.box=giou", "loss.box_weight=10", "loss.focal_gamma=2"]])
+def test_mining_trains_on_the_largest_losses_and_divides_the_box_loss_by_a_constant(more: list[str]) -> None:
+    detector = make_detector("rfcn", "given", "ohem", "sampling.rois_per_image=16", *more).train()
     batch = make_batch([2, 1], [60, 50])
     losses = detector(batch)
     with torch.no_grad():
@@ -133,8 +181,8 @@ def test_mining_trains_on_the_largest_losses_and_divides_the_box_loss_by_a_const
         for index, pair in enumerate(zip(inputs.proposals, inputs.instances, strict=True)):
             item = detector.matcher(*pair)
             of_image = tuple(part[index : index + 1] for part in maps)
-            deltas = detector.coder.encode(item.boxes, item.gt_boxes, item.labels)
-            by_roi = roi_losses(detector.head([of_image], [item.boxes]), RoITargets(item.labels, deltas), 1.0)
+            targets = detector.coder.targets(item.boxes, item.labels, item.gt_boxes)
+            by_roi = detector.loss(detector.head([of_image], [item.boxes]), targets, detector.coder)
             hardest = (by_roi.classification + by_roi.box).argsort(descending=True)[:16]
             classification.append(by_roi.classification[hardest])
             box.append(by_roi.box[hardest])
@@ -188,13 +236,14 @@ class _FlatBackbone(nn.Module):
 def test_custom_parts_that_follow_the_protocols_can_be_joined() -> None:
     ready = make_detector()
     parts = {
-        name: getattr(ready, name) for name in ("preprocess", "proposals", "matcher", "sampler", "coder", "postprocess")
+        name: getattr(ready, name)
+        for name in ("preprocess", "proposals", "matcher", "sampler", "coder", "loss", "postprocess")
     }
     head = type(ready.head)(
         num_classes=3, reduce=None, tail=nn.Flatten(), tail_channels=3 * 49, strides=(16,), pooling=ready.head.pooling,
         distinct=None, output_size=7, inclusive=True, class_agnostic=False,
     )  # fmt: skip
-    detector = Detector(**parts, backbone=_FlatBackbone(), head=head, box_weight=1.0, sigma=1.0)
+    detector = Detector(**parts, backbone=_FlatBackbone(), head=head)
     assert torch.isfinite(detector(make_batch([1, 1], [20, 20])).total())
 
 

@@ -26,6 +26,14 @@ def test_training_overfits_six_pictures(overfitted: Path) -> None:
     assert metrics_of(overfitted)["voc07_11point"]["mAP"] >= 0.99
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("box", ["giou", "ciou"])
+def test_training_with_an_overlap_loss_overfits_six_pictures(box: str, settings: list[str], tmp_path: Path) -> None:
+    words = [f"loss.box={box}", "loss.box_weight=10", f"output_dir={tmp_path}"]
+    assert cli.run(["train", *settings, *words]) == 0
+    assert metrics_of(tmp_path)["voc07_11point"]["mAP"] >= 0.99
+
+
 def test_a_run_writes_all_its_files(overfitted: Path) -> None:
     names = {path.relative_to(overfitted).as_posix() for path in overfitted.rglob("*") if path.is_file()}
     assert {"config.yaml", "log.txt", "metrics.json", "checkpoints/last.pt", "checkpoints/best.pt"} <= names

@@ -30,6 +30,8 @@ STATEFUL = [
 ]
 RPN = ["proposals=rpn", "proposals.scales=[1,2,4]", "proposals.channels=16", "proposals.top_k_train=200"]
 
+CLASS_LOSS = ["loss.label_smoothing=0.1", "loss.focal_gamma=1", "loss.class_balance_beta=0.9"]
+
 
 def differences(first: Any, second: Any, where: str = "") -> list[str]:
     """Return the paths at which the contents of two checkpoints differ."""
@@ -62,6 +64,7 @@ def state(folder: Path) -> dict[str, Any]:
                 [*RPN, "trainer.micro_batches=2", "trainer.precision=bf16"],
                 [*RPN, "trainer.precision=fp16", "trainer.micro_batches=2"],
                 ["sampling=ohem", "sampling.rois_per_image=32", "head=rfcn", "head.k=3", "trainer.precision=fp16"],
+                [*RPN, "proposals.box_loss=ciou", "loss.box=giou", "loss.box_weight=10", *CLASS_LOSS],
             )
         ),
         ["sampling=ohem", "sampling.rois_per_image=32", "head=rfcn", "head.k=3", "trainer.ema_decay=0.9"],

@@ -103,7 +103,7 @@ class Bench:
 
         def lose() -> None:
             logits, deltas = (value.detach().requires_grad_() for value in predictions)
-            losses = detector._roi_losses(predictions._replace(logits=logits, deltas=deltas), targets)
+            losses = detector.loss(predictions._replace(logits=logits, deltas=deltas), targets, detector.coder)
             (losses.classification.sum() + losses.box.sum()).backward()
 
         self.step()  # computes gradients for the optimizer

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops import complete_box_iou_loss, generalized_box_iou_loss
 
+from detector.box_losses import OverlapLoss, ciou_loss, giou_loss
 from detector.ops import boxes as box_ops
 from detector.preprocess import Frame, Inputs
 from detector.proposals.anchors import anchor_grid, base_anchors, corner_anchors
@@ -34,6 +36,7 @@ PUBLISHED: dict[str, Any] = {
     "negative_iou": 0.3,
     "anchors_per_image": 256,
     "positive_fraction": 0.5,
+    "overlap_loss": None,
     "sigma": 3.0,
     "use_difficult": True,
 }
@@ -227,8 +230,33 @@ def test_losses_equal_a_loop_over_the_anchors() -> None:
     assert expected[1] > 0
 
 
-def test_without_objects_the_box_loss_is_an_exact_zero_and_gradients_exist() -> None:
-    rpn = make_rpn()
+@pytest.mark.parametrize(
+    ("overlap_loss", "torchvision"), [(giou_loss, generalized_box_iou_loss), (ciou_loss, complete_box_iou_loss)]
+)
+def test_overlap_losses_are_those_of_the_decoded_anchors(overlap_loss: OverlapLoss, torchvision: OverlapLoss) -> None:
+    rpn = make_rpn(overlap_loss=overlap_loss)
+    torch.nn.init.normal_(rpn.deltas.weight, std=0.3)
+    instances = [objects([10, 10, 60, 60], [70, 30, 150, 100]), objects([40, 20, 90, 90])]
+    features = torch.randn(2, 8, 8, 10)
+    found = values(rpn([features], inputs_of(*instances)).losses)
+    with torch.no_grad():
+        hidden = rpn.conv(features).relu()
+        deltas = rpn.deltas(hidden).reshape(2, 6, 4, 8, 10).permute(0, 3, 4, 1, 2).reshape(2, -1, 4).double()
+    anchors = anchor_grid(rpn.bases[0], 8, 10, 16)
+    total, count = 0.0, 0
+    for index, item in enumerate(instances):
+        label, truth = rpn.assign(anchors, item, FRAME)
+        label = torch.where(rpn.sampling.priority(label, index + 1) > 0, label, -1)
+        count += int((label >= 0).sum())
+        decoded = box_ops.decode(deltas[index], anchors.double())
+        total += float(torchvision(decoded, truth.double())[label > 0].sum())
+    assert total > 0
+    assert found["loss_rpn_box"].item() == pytest.approx(total / count, rel=1e-4)
+
+
+@pytest.mark.parametrize("overlap_loss", [None, giou_loss, ciou_loss])
+def test_without_objects_the_box_loss_is_an_exact_zero_and_gradients_exist(overlap_loss: OverlapLoss | None) -> None:
+    rpn = make_rpn(overlap_loss=overlap_loss)
     losses = values(rpn([torch.randn(1, 8, 8, 10)], inputs_of(objects())).losses)
     assert losses["loss_rpn_box"].item() == 0
     (losses["loss_rpn_cls"] + losses["loss_rpn_box"]).backward()
