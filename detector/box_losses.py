@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 MIN_SIDE = 1e-3  # pixels; shorter sides count as this, as in `ops.boxes.encode`
-EPSILON = 1e-12  # a union and an enclosing box are compared with 1
+EPSILON = 1e-12  # keeps divisions by 0 finite; the divisors are fractions of 1
 
 # (boxes [..., 4], gt_boxes [..., 4]) -> loss [...] of each pair
 OverlapLoss = Callable[[Tensor, Tensor], Tensor]
@@ -43,7 +43,7 @@ def ciou_loss(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
 
     CIoU is IoU minus the squared distance of the centres (in diagonals of the enclosing box) minus a term for the
     difference of the aspects. That term's weight is a constant for the gradient.
-    Source: Zheng et al. 2020, "Distance-IoU Loss", equations 7 to 11.
+    Source: Zheng et al. 2020, "Distance-IoU Loss", section "Complete IoU Loss".
     """
     overlap = _overlap(boxes, gt_boxes)
     diagonal = torch.hypot(overlap.width, overlap.height)
