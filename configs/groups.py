@@ -27,7 +27,11 @@ GROUPS: dict[str, dict[str, type]] = {
         "torchvision": schema.TorchvisionConfig,
     },
     "neck": {"none": schema.NoNeckConfig, "fpn": schema.FPNConfig},
-    "head": {"fast_rcnn": schema.FastRCNNConfig, "rfcn": schema.RFCNConfig},
+    "head": {
+        "fast_rcnn": schema.FastRCNNConfig,
+        "light_head": schema.LightHeadConfig,
+        "rfcn": schema.RFCNConfig,
+    },
     "proposals": {
         "grid": schema.GridProposalsConfig,
         "file": schema.FileProposalsConfig,

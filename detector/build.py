@@ -24,6 +24,7 @@ from detector.configs.errors import ConfigError
 from detector.engine.optimizer import cosine_factor, parameter_groups, step_factor
 from detector.heads import Head
 from detector.heads.fast_rcnn import FastRCNNHead, reduction
+from detector.heads.light_head import LightHead
 from detector.heads.rfcn import PSPooling, RFCNHead
 from detector.losses import RoILoss
 from detector.model import Detector
@@ -178,18 +179,37 @@ def build_head(config: schema.HeadConfig, backbone: Backbone, num_classes: int) 
                 inclusive=pooled,
                 class_agnostic=config.class_agnostic,
             )
+        case schema.LightHeadConfig():
+            ps_pooling = build_ps_pooling(config.pooling)
+            return LightHead(
+                num_classes=num_classes,
+                in_channels=backbone.head_channels,
+                mid_channels=config.mid_channels,
+                channels=config.channels,
+                kernel=config.kernel,
+                fc_channels=config.fc_channels,
+                strides=backbone.strides,
+                k=config.k,
+                pooling=ps_pooling.bins,
+                inclusive=ps_pooling.inclusive,
+                class_agnostic=config.class_agnostic,
+            )
         case schema.RFCNConfig():
-            aligned = config.pooling is schema.PSPooling.align
             return RFCNHead(
                 num_classes=num_classes,
                 in_channels=backbone.head_channels,
                 channels=config.channels,
                 strides=backbone.strides,
                 k=config.k,
-                pooling=PSPooling.aligned() if aligned else PSPooling.published(config.pooling.value),
+                pooling=build_ps_pooling(config.pooling),
                 class_agnostic=config.class_agnostic,
             )
     raise ConfigError(f"head.kind {config.kind!r} has no builder")
+
+
+def build_ps_pooling(pooling: schema.PSPooling) -> PSPooling:
+    """Build a position-sensitive pooling."""
+    return PSPooling.aligned() if pooling is schema.PSPooling.align else PSPooling.published(pooling.value)
 
 
 def build_backbone(config: schema.Config) -> Backbone:

@@ -24,7 +24,14 @@ from detector.configs.schema.dataset import (
 )
 from detector.configs.schema.evaluation import COCODifficult, EvaluationConfig
 from detector.configs.schema.export import ExportConfig, ExportFormat
-from detector.configs.schema.head import FastRCNNConfig, HeadConfig, Pooling, PSPooling, RFCNConfig
+from detector.configs.schema.head import (
+    FastRCNNConfig,
+    HeadConfig,
+    LightHeadConfig,
+    Pooling,
+    PSPooling,
+    RFCNConfig,
+)
 from detector.configs.schema.input import InputConfig
 from detector.configs.schema.loss import BoxLoss, LossConfig, TargetStatistics
 from detector.configs.schema.neck import FPNConfig, NeckConfig, NoNeckConfig
@@ -68,6 +75,7 @@ __all__ = [
     "GridProposalsConfig",
     "HeadConfig",
     "InputConfig",
+    "LightHeadConfig",
     "LossConfig",
     "NeckConfig",
     "NoNeckConfig",

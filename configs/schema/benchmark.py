@@ -16,7 +16,7 @@ class Backend(Enum):
     program = "program"  # torch.export
     onnx = "onnx"  # ONNX Runtime
     bf16 = "bf16"
-    svd = "svd"  # fully connected layers per RoI, compressed by SVD
+    svd = "svd"  # fully connected layers of a Fast R-CNN tail, compressed by SVD
     int8 = "int8"  # the same layers in int8
 
 

@@ -17,7 +17,7 @@ class Pooling(Enum):
 
 
 class PSPooling(Enum):
-    """Position-sensitive pooling layers of R-FCN."""
+    """Position-sensitive pooling layers of R-FCN and Light-Head R-CNN."""
 
     mean = "mean"  # as in the R-FCN paper
     max = "max"
@@ -44,6 +44,27 @@ class FastRCNNConfig(HeadConfig):
 
     def __post_init__(self) -> None:
         require(self.channels is None or self.channels >= 1, f"head.channels is {self.channels}; expected at least 1")
+
+
+@dataclass
+class LightHeadConfig(HeadConfig):
+    """The head of Light-Head R-CNN (Li et al. 2017)."""
+
+    kind: str = "light_head"
+    k: int = 7  # bins along each side of a RoI
+    channels: int = 10  # values of each bin; the thin map has channels x k x k channels
+    kernel: int = 15  # length of the large separable convolution's kernels, in cells; odd
+    mid_channels: int = 256  # channels inside the large separable convolution; the paper's small head has 64
+    fc_channels: int = 2048  # width of the fully connected layer per RoI
+    pooling: PSPooling = PSPooling.align  # how a bin is computed from its thin map
+    class_agnostic: bool = True
+
+    def __post_init__(self) -> None:
+        for key in ("k", "channels", "kernel", "mid_channels", "fc_channels"):
+            require(getattr(self, key) >= 1, f"head.{key} is {getattr(self, key)}; expected at least 1")
+        require(
+            self.kernel % 2 == 1, f"head.kernel is {self.kernel}; expected an odd number, so that maps keep their size"
+        )
 
 
 @dataclass

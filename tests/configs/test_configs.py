@@ -44,7 +44,9 @@ def test_every_experiment_composes_and_states_its_command_and_expected_result(na
         ["experiment=demo"],
         *[
             [f"head={head}", f"proposals={source}", f"sampling={sampling}"]
-            for head, source, sampling in itertools.product(("fast_rcnn", "rfcn"), ("grid", "rpn"), ("random", "ohem"))
+            for head, source, sampling in itertools.product(
+                ("fast_rcnn", "light_head", "rfcn"), ("grid", "rpn"), ("random", "ohem")
+            )
         ],
     ],
 )
@@ -107,6 +109,28 @@ def test_the_defaults_are_those_of_the_published_fast_rcnn() -> None:
     assert (config.loss.label_smoothing, config.loss.focal_gamma, config.loss.class_balance_beta) == (0, 0, 0)
     assert isinstance(config.head, schema.FastRCNNConfig)
     assert (config.head.output_size, config.head.class_agnostic) == (7, False)
+
+
+def test_the_light_head_has_the_published_settings() -> None:
+    head = load_config(["head=light_head"]).head
+    assert isinstance(head, schema.LightHeadConfig)
+    assert (head.k, head.channels, head.kernel, head.mid_channels, head.fc_channels) == (7, 10, 15, 256, 2048)
+    assert head.class_agnostic
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("head.kernel=14", "head.kernel is 14; expected an odd number"),
+        ("head.kernel=-1", "head.kernel is -1; expected at least 1"),
+        ("head.mid_channels=0", "head.mid_channels is 0; expected at least 1"),
+        ("head.pooling=roi_align", "head.pooling"),
+        ("head.output_size=7", "head.output_size"),
+    ],
+)
+def test_the_light_head_refuses_values_that_cannot_work(word: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(["head=light_head", word])
 
 
 def test_hard_example_mining_takes_background_from_zero() -> None:

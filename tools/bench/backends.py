@@ -191,7 +191,7 @@ def _compressed(detector: Detector) -> tuple[Detector, tuple[int, ...]]:
 def _tail(detector: Detector) -> nn.Module:
     tail = getattr(detector.head, "tail", None)
     if not isinstance(tail, nn.Module) or not linear_layers(tail):
-        raise ValueError("this model has no fully connected layers per RoI")
+        raise ValueError("this model has no Fast R-CNN tail of fully connected layers")
     return tail
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from detector.build import build_detector
@@ -200,17 +200,21 @@ def _measure_parts(detector: Detector, batch: Batch, read: Callable[[], float]) 
 
 
 def _parameters(detector: Detector) -> dict[str, int]:
-    """Return the number of parameters of each part. A tail shared with the backbone counts for the head."""
+    """Return the number of parameters of each part. A tail shared with the backbone counts for the head.
+
+    A head's tail and linear layers run per RoI. Its other layers compute the maps.
+    """
     backbone: Any = detector.backbone
     proposals: Any = detector.proposals
     head: Any = detector.head
-    head_parameters = list(head.parameters())
-    counted = {id(value) for value in head_parameters}
+    of_head = {id(value) for value in head.parameters()}
+    layers = [module for name, module in head.named_modules() if name == "tail" or isinstance(module, nn.Linear)]
+    per_roi = {id(value) for layer in layers for value in layer.parameters()}
     return {
-        "backbone": _count([value for value in backbone.parameters() if id(value) not in counted]),
+        "backbone": _count([value for value in backbone.parameters() if id(value) not in of_head]),
         "proposals": _count(list(proposals.parameters())),
-        # A head without a tail has no weights per RoI: its layers compute the maps.
-        ("head per RoI" if hasattr(head, "tail") else "head maps"): _count(head_parameters),
+        "head maps": _count([value for value in head.parameters() if id(value) not in per_roi]),
+        "head per RoI": _count([value for value in head.parameters() if id(value) in per_roi]),
     }
 
 

@@ -91,7 +91,7 @@ def run_compression(config: schema.Config) -> None:
 def _tail(detector: Detector) -> nn.Module:
     tail = getattr(detector.head, "tail", None)
     if not isinstance(tail, nn.Module) or not linear_layers(tail):
-        raise ValueError("compress needs a Fast R-CNN model with fully connected layers per RoI; this model has none")
+        raise ValueError("compress needs the fully connected tail of a Fast R-CNN head; this model has none")
     return tail
 
 

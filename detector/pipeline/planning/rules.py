@@ -22,7 +22,8 @@ COARSE, FINE = 16, 8  # strides of the map
 ADAMW_RATE, ADAMW_IMAGES = 0.0004, 2  # learning rate, and the images per step at which it was measured
 LARGE = 3.0  # million pixels per image: from here on, decoding gets its own process
 VOTING_IOU = 0.75  # similar boxes; 0.65 to 0.8 are as good (docs/plan.md)
-NEW_FACTOR = 4.0  # learning rate of the RPN and R-FCN / rate of the other layers
+NEW_FACTOR = 4.0  # learning rate of the RPN and of NEW_HEADS / rate of the other layers
+NEW_HEADS = ("light_head", "rfcn")  # heads with convolutions, which start random
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Choice:
 class Parts:
     """Parts of the detector that the user or the defaults chose. The rules fit their values to them."""
 
-    head: str  # fast_rcnn | rfcn
+    head: str  # fast_rcnn | light_head | rfcn, or a head without rules
     proposals: str  # rpn, or a source of precomputed boxes
     optimizer: str  # sgd | adamw
     weights: bool  # whether the backbone starts from a classifier's weights
@@ -134,8 +135,8 @@ def proposal_rules(data: Fingerprint, size: int, stride: int) -> list[Choice]:
     ]
 
 
-def head_rules(parts: Parts) -> list[Choice]:
-    """Return the size of the head and the RoIs for its training."""
+def head_rules(parts: Parts, stride: int) -> list[Choice]:
+    """Return the size of the head and the RoIs for its training. A head without rules keeps its defaults."""
     background = Choice("sampling.background_iou_low", 0.0, "with few objects nearly all background has IoU 0")
     if parts.head == "rfcn":
         return [
@@ -145,13 +146,27 @@ def head_rules(parts: Parts) -> list[Choice]:
             Choice("sampling.rois_per_image", 256, "RoIs cost almost nothing in this head"),
             background,
         ]
-    return [
-        Choice("head.pooling", "roi_align", "bins rounded to the stride make boxes inexact"),
-        Choice("backbone.tail", "fc", "two layers for each RoI"),
-        Choice("backbone.tail_channels", 512, "half of the paper's width is enough for small data sets"),
-        Choice("sampling.rois_per_image", 128, "128 RoIs of an image, a quarter of them objects"),
-        background,
-    ]
+    if parts.head == "light_head":
+        short = Choice(
+            "head.kernel", 7, f"longer kernels on a map of stride {stride} would cost more than the backbone"
+        )
+        return [
+            *([short] if stride < COARSE else []),
+            Choice("head.mid_channels", 64, "the paper's width for small backbones"),
+            Choice("head.fc_channels", 512, "a quarter of the paper's width is enough for small data sets"),
+            Choice("sampling.rois_per_image", 256, "RoIs cost little in this head"),
+            background,
+        ]
+    rois = Choice("sampling.rois_per_image", 128, "128 RoIs of an image, a quarter of them objects")
+    if parts.head == "fast_rcnn":
+        return [
+            Choice("head.pooling", "roi_align", "bins rounded to the stride make boxes inexact"),
+            Choice("backbone.tail", "fc", "two layers for each RoI"),
+            Choice("backbone.tail_channels", 512, "half of the paper's width is enough for small data sets"),
+            rois,
+            background,
+        ]
+    return [rois, background]
 
 
 def postprocess_rules(data: Fingerprint) -> list[Choice]:
@@ -179,13 +194,13 @@ def optimizer_rules(parts: Parts, images: int) -> list[Choice]:
     if parts.optimizer == "adamw":
         rate = round(ADAMW_RATE * math.sqrt(images / ADAMW_IMAGES), 6)
         chosen = [Choice("optimizer.lr", rate, f"AdamW: {ADAMW_RATE} x sqrt({images} images a step / {ADAMW_IMAGES})")]
-        new = {"proposals": parts.proposals == "rpn", "head": parts.head == "rfcn"}
+        new = {"proposals": parts.proposals == "rpn", "head": parts.head in NEW_HEADS}
         factors = {part: NEW_FACTOR for part, is_new in new.items() if is_new}
         if factors:
             why = "new convolutions start random and have few steps to learn"
             chosen.append(Choice("optimizer.lr_factors", factors, why))
     else:
-        each = 0.005 if parts.head == "rfcn" or not parts.weights else 0.0025
+        each = 0.005 if parts.head in NEW_HEADS or not parts.weights else 0.0025
         chosen = [Choice("optimizer.lr", round(each * images, 6), f"{each} for each of {images} images a step")]
     return [
         *chosen,
@@ -223,7 +238,7 @@ def plan_settings(data: Fingerprint, machine: Machine, parts: Parts) -> list[Cho
         *chosen,
         *backbone_rules(parts, stride),
         *(proposal_rules(data, size, stride) if parts.proposals == "rpn" else []),
-        *head_rules(parts),
+        *head_rules(parts, stride),
         *postprocess_rules(data),
         images,
         *optimizer_rules(parts, images.value),

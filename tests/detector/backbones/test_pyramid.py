@@ -25,7 +25,11 @@ BODIES = {
     ],
     "torchvision": ["backbone=mobilenet_v2", "backbone.weights=null", "backbone.norm=bn"],
 }  # fmt: skip
-HEADS = {"fast_rcnn": ["head=fast_rcnn_align"], "rfcn": ["head=rfcn", "head.channels=16", "head.k=3"]}
+HEADS = {
+    "fast_rcnn": ["head=fast_rcnn_align"],
+    "light_head": ["head=light_head", "head.k=3", "head.mid_channels=8", "head.fc_channels=32"],
+    "rfcn": ["head=rfcn", "head.channels=16", "head.k=3"],
+}
 SOURCES = {"rpn": ["proposals=rpn_fpn", "proposals.channels=16"], "given": ["proposals=grid"]}
 
 
@@ -73,6 +77,7 @@ def test_a_pyramid_has_p2_to_p6_of_one_width(body: str) -> None:
     ("body", "head", "source"),
     [
         ("resnet", "fast_rcnn", "rpn"),
+        ("resnet", "light_head", "rpn"),
         ("resnet", "rfcn", "rpn"),
         ("vgg", "rfcn", "given"),
         ("torchvision", "fast_rcnn", "given"),

@@ -26,7 +26,7 @@ TINY = [
 
 def detector_with(head: str) -> Detector:
     torch.manual_seed(0)
-    small = ["head.k=3", "head.channels=8"] if head == "rfcn" else []
+    small = {"light_head": ["head.k=3", "head.mid_channels=4"], "rfcn": ["head.k=3", "head.channels=8"]}.get(head, [])
     config: Config = load_config([*TINY, f"head={head}", *small])
     return build_detector(config, 2)
 
@@ -43,7 +43,7 @@ def with_gradient(detector: Detector) -> set[str]:
     return {name for name, p in detector.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
 
 
-@pytest.mark.parametrize("head", ["fast_rcnn", "rfcn"])
+@pytest.mark.parametrize("head", ["fast_rcnn", "light_head", "rfcn"])
 def test_only_named_parts_learn(head: str) -> None:
     cases: list[tuple[list[str], set[str], set[str]]] = [
         (["backbone", "proposals"], {"loss_rpn_cls", "loss_rpn_box"}, {"backbone", "proposals"}),

@@ -14,6 +14,7 @@ from detector.structures import Batch, Detections, Instances, Proposals
 SHORT_SIDE, MAX_SIDE, NUM_CLASSES = 96, 160, 5
 SIZES = ((50, 77), (300, 120), (200, 220))  # height and width; none is the size of the traced image
 COUNTS = (0, 1, 300)
+LIGHT_HEAD = ("head=light_head", "head.k=3", "head.mid_channels=8", "head.fc_channels=32")
 
 
 def tiny_detector(*words: str) -> Detector:
@@ -35,6 +36,12 @@ def tiny_detector(*words: str) -> Detector:
 def rfcn() -> Detector:
     """R-FCN with a proposal network."""
     return tiny_detector("backbone=resnet18_narrow", "head=rfcn", "head.k=3", "head.channels=32", "proposals=rpn")
+
+
+@pytest.fixture(scope="session")
+def light_head() -> Detector:
+    """Light-Head R-CNN with a proposal network."""
+    return tiny_detector("backbone=resnet18_narrow", *LIGHT_HEAD, "proposals=rpn")
 
 
 @pytest.fixture(scope="session")

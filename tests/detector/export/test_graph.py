@@ -15,7 +15,16 @@ from detector.export.graph import DetectorGraph
 from detector.export.onnx import export_onnx
 from detector.export.program import save_program
 from detector.model import Detector
-from tests.detector.export.conftest import COUNTS, SHORT_SIDE, SIZES, boxes_in, detect, photograph, tiny_detector
+from tests.detector.export.conftest import (
+    COUNTS,
+    LIGHT_HEAD,
+    SHORT_SIDE,
+    SIZES,
+    boxes_in,
+    detect,
+    photograph,
+    tiny_detector,
+)
 
 INPUTS = [(*size, count) for size, count in zip(SIZES, COUNTS, strict=True)]
 
@@ -36,7 +45,7 @@ def assert_same(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], longer_
     assert all(torch.equal(a, b) for a, b in zip(found[2:], expected[2:], strict=True))
 
 
-@pytest.mark.parametrize("name", ["rfcn", "fast_rcnn"])
+@pytest.mark.parametrize("name", ["rfcn", "light_head", "fast_rcnn"])
 def test_the_graph_equals_the_detector(name: str, request: pytest.FixtureRequest) -> None:
     detector: Detector = request.getfixturevalue(name)
     graph = graph_of(detector)
@@ -66,6 +75,8 @@ def test_without_nms_every_roi_and_class_is_returned(fast_rcnn: Detector) -> Non
     [
         ("fast_rcnn", True, False),
         pytest.param("fast_rcnn", False, True, marks=pytest.mark.slow),
+        pytest.param("light_head", True, False, marks=pytest.mark.slow),
+        pytest.param("light_head", False, True, marks=pytest.mark.slow),
         pytest.param("rfcn", True, False, marks=pytest.mark.slow),
         pytest.param("rfcn", False, True, marks=pytest.mark.slow),
     ],
@@ -113,6 +124,9 @@ def run_onnx(model: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             id="rfcn",
             marks=pytest.mark.slow,
         ),
+        pytest.param(
+            ("backbone=resnet18_narrow", *LIGHT_HEAD, "proposals=rpn"), True, id="light_head", marks=pytest.mark.slow
+        ),
         *(
             pytest.param(words, False, id=name, marks=pytest.mark.slow)
             for name, words in {
@@ -124,6 +138,7 @@ def run_onnx(model: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
                     "proposals=grid",
                 ),
                 "rfcn max": ("backbone=resnet18_narrow", "head=rfcn", "head.k=3", "head.pooling=max", "proposals=grid"),
+                "light head mean": ("backbone=resnet18_narrow", *LIGHT_HEAD, "head.pooling=mean", "proposals=grid"),
                 "rfcn align": ("backbone=mobilenet_v2", "head=rfcn", "head.pooling=align", "proposals=grid"),
             }.items()
         ),
@@ -170,9 +185,10 @@ PYRAMID = ["backbone=resnet18_narrow", "neck=fpn", "neck.channels=16", "backbone
     "words",
     [
         ["head=fast_rcnn_align", "proposals=rpn_fpn", "proposals.channels=16"],
+        [*LIGHT_HEAD, "proposals=grid"],
         ["head=rfcn", "head.k=3", "head.channels=16", "proposals=grid"],
     ],
-    ids=["fast_rcnn", "rfcn"],
+    ids=["fast_rcnn", "light_head", "rfcn"],
 )
 def test_a_pyramid_is_exported_to_both_formats(words: list[str], tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")

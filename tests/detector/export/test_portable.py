@@ -23,9 +23,12 @@ NARROW = [
     "input.test_short_side=96",
 ]
 RFCN = ["head=rfcn", "head.k=3", "head.channels=16"]
+LIGHT_HEAD = ["head=light_head", "head.k=3", "head.mid_channels=8", "head.fc_channels=32"]
 HEADS = {
     "fast_rcnn": ["head=fast_rcnn"],
     "fast_rcnn_agnostic": ["head=fast_rcnn", "head.class_agnostic=true"],
+    "light_head": LIGHT_HEAD,
+    "light_head_specific": [*LIGHT_HEAD, "head.class_agnostic=false"],
     "rfcn": RFCN,
     "rfcn_specific": [*RFCN, "head.class_agnostic=false"],
 }

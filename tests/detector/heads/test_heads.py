@@ -1,10 +1,11 @@
-"""Both heads against their papers: shapes, initial weights, and the dependence of outputs on inputs."""
+"""The heads against their papers: shapes, initial weights, and the dependence of outputs on inputs."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from detector.heads.fast_rcnn import FastRCNNHead, reduction
+from detector.heads.light_head import LightHead
 from detector.heads.rfcn import PSPooling, RFCNHead
 from detector.ops import boxes as box_ops
 from detector.ops import roi_pool
@@ -43,12 +44,23 @@ def rfcn(class_agnostic: bool = True, k: int = 3) -> RFCNHead:
     )
 
 
+def light_head(class_agnostic: bool = True) -> LightHead:
+    torch.manual_seed(0)
+    head = LightHead(
+        num_classes=4, in_channels=5, mid_channels=4, channels=2, kernel=3, fc_channels=20, strides=(16,), k=3,
+        pooling=PSPooling.aligned().bins, inclusive=False, class_agnostic=class_agnostic,
+    )  # fmt: skip
+    for parameter in head.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return head
+
+
 def features(seed: int = 0) -> Tensor:
     return torch.randn(3, 5, 5, 6, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("class_agnostic", [False, True])
-@pytest.mark.parametrize("make", [fast_rcnn, rfcn])
+@pytest.mark.parametrize("make", [fast_rcnn, light_head, rfcn])
 def test_predictions_have_one_row_per_roi(make: type, class_agnostic: bool) -> None:
     head = make(class_agnostic)
     logits, deltas = head(head.maps([features()]), BOXES)
@@ -56,7 +68,7 @@ def test_predictions_have_one_row_per_roi(make: type, class_agnostic: bool) -> N
     assert deltas.shape == (3, 1 if class_agnostic else 4, 4)
 
 
-@pytest.mark.parametrize("make", [fast_rcnn, rfcn])
+@pytest.mark.parametrize("make", [fast_rcnn, light_head, rfcn])
 def test_no_rois_give_no_predictions_and_zero_gradients(make: type) -> None:
     head = make()
     logits, deltas = head(head.maps([features()]), [torch.zeros(0, 4)] * 3)
@@ -65,7 +77,7 @@ def test_no_rois_give_no_predictions_and_zero_gradients(make: type) -> None:
     assert all(parameter.grad is not None and (parameter.grad == 0).all() for parameter in head.parameters())
 
 
-@pytest.mark.parametrize("make", [fast_rcnn, rfcn])
+@pytest.mark.parametrize("make", [fast_rcnn, light_head, rfcn])
 def test_a_roi_reads_only_its_own_image(make: type) -> None:
     head = make()
     before = head(head.maps([features()]), BOXES).logits

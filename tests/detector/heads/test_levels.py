@@ -1,4 +1,4 @@
-"""The level of a RoI: against torchvision's mapper, against one RoI at a time, and with both heads."""
+"""The level of a RoI: against torchvision's mapper, against one RoI at a time, and with each head."""
 
 import pytest
 import torch
@@ -7,6 +7,7 @@ from torchvision.ops.poolers import LevelMapper
 
 from detector.heads.fast_rcnn import FastRCNNHead
 from detector.heads.levels import levels_of, pool_levels
+from detector.heads.light_head import LightHead
 from detector.heads.rfcn import PSPooling, RFCNHead
 from detector.ops import boxes as box_ops
 from detector.ops import roi_align, roi_pool
@@ -82,7 +83,18 @@ def rfcn(strides: tuple[int, ...]) -> RFCNHead:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("make", [fast_rcnn, rfcn])
+def light_head(strides: tuple[int, ...]) -> LightHead:
+    torch.manual_seed(0)
+    head = LightHead(
+        num_classes=4, in_channels=5, mid_channels=4, channels=2, kernel=5, fc_channels=20, strides=strides, k=3,
+        pooling=PSPooling.aligned().bins, inclusive=False, class_agnostic=True,
+    )  # fmt: skip
+    for parameter in head.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return head
+
+
+@pytest.mark.parametrize("make", [fast_rcnn, light_head, rfcn])
 def test_a_head_over_levels_equals_a_head_on_the_map_of_each_roi(make: type) -> None:
     """The same weights on one map, RoI by RoI."""
     maps, boxes = pyramid(5, images=1), [boxes_of_all_sizes(12)]
@@ -97,7 +109,7 @@ def test_a_head_over_levels_equals_a_head_on_the_map_of_each_roi(make: type) -> 
         torch.testing.assert_close(alone.deltas[0], found.deltas[index])
 
 
-@pytest.mark.parametrize("make", [fast_rcnn, rfcn])
+@pytest.mark.parametrize("make", [fast_rcnn, light_head, rfcn])
 def test_no_rois_over_levels_give_no_predictions_and_zero_gradients(make: type) -> None:
     head = make(STRIDES)
     logits, deltas = head(head.maps(pyramid(5)), [torch.zeros(0, 4)] * 2)

@@ -49,10 +49,13 @@ def test_each_image_with_a_detection_gets_a_picture(pooling: str, tmp_path: Path
     assert model.training, "the mode is unchanged"
 
 
-def test_a_head_without_score_maps_is_skipped(tmp_path: Path) -> None:
-    model = detector("head=fast_rcnn")
+@pytest.mark.parametrize(
+    ("head", "name"), [("fast_rcnn", "FastRCNNHead"), ("light_head", "LightHead")], ids=["fast_rcnn", "light_head"]
+)
+def test_a_head_without_score_maps_is_skipped(head: str, name: str, tmp_path: Path) -> None:
+    model = detector(f"head={head}")
     assert pictures(tmp_path, model, [detections(1)] * 3) == []
-    with pytest.raises(ValueError, match="FastRCNNHead; only head=rfcn makes score maps"):
+    with pytest.raises(ValueError, match=f"{name}; only head=rfcn makes score maps"):
         votes_of(model, batch(), BOX[0])
 
 

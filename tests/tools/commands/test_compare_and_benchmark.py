@@ -83,14 +83,23 @@ def test_the_time_of_a_part_excludes_its_inner_parts() -> None:
 SIZES = ("benchmark.height=48", "benchmark.width=64", "benchmark.repeats=2", "benchmark.warmup=1")
 
 
-@pytest.mark.parametrize("head", ["fast_rcnn", "rfcn"])
-def test_every_part_is_measured(command: Command, head: str) -> None:
-    words = ("backbone=resnet18_narrow", f"head={head}", "input.test_short_side=64", "postprocess.score_threshold=0")
+@pytest.mark.parametrize(
+    ("head", "of_head"),
+    [
+        (["head=fast_rcnn"], {"head per RoI"}),
+        (["head=fast_rcnn", "head.channels=8", "backbone.tail=fc"], {"head maps", "head per RoI"}),
+        (["head=light_head", "head.k=3", "head.mid_channels=8", "head.fc_channels=32"], {"head maps", "head per RoI"}),
+        (["head=rfcn"], {"head maps"}),
+    ],
+    ids=["fast_rcnn", "reduced", "light_head", "rfcn"],
+)
+def test_every_part_is_measured(command: Command, head: list[str], of_head: set[str]) -> None:
+    words = ("backbone=resnet18_narrow", *head, "input.test_short_side=64", "postprocess.score_threshold=0")
     code, printed, out = command("benchmark", *words, *SIZES, "benchmark.backends=[]", "trainer.device=cpu")
     assert code == 0, printed
     found = json.loads((out / "benchmark.json").read_text())
     parts = {part["name"]: part for part in found["parts"]}
-    with_weights = {"backbone", "head per RoI" if head == "fast_rcnn" else "head maps"}
+    with_weights = {"backbone", *of_head}
     assert {name for name, part in parts.items() if part["flops"] > 0} == with_weights
     assert {name for name, part in parts.items() if part["parameters"] > 0} == with_weights
     assert parts["RoI op"]["milliseconds"] > 0
@@ -99,7 +108,7 @@ def test_every_part_is_measured(command: Command, head: str) -> None:
 
 
 NORMS = ("backbone=mobilenet_v2", "head=rfcn", "head.channels=32", "proposals=grid", "input.test_short_side=64")
-NO_LAYERS = "this model has no fully connected layers per RoI"
+NO_LAYERS = "this model has no Fast R-CNN tail of fully connected layers"
 LAYERS = ("backbone=vgg16", "backbone.width=0.125", "proposals=grid", "input.test_short_side=64")
 
 
@@ -108,9 +117,7 @@ LAYERS = ("backbone=vgg16", "backbone.width=0.125", "proposals=grid", "input.tes
     [
         (
             NORMS,
-            dict.fromkeys(
-                ("fc layers by SVD", "fc layers in int8"), "this model has no fully connected layers per RoI"
-            ),
+            dict.fromkeys(("fc layers by SVD", "fc layers in int8"), NO_LAYERS),
         ),
         (LAYERS, {"norms folded": "this model has no frozen batch norms"}),
     ],

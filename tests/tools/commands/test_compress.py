@@ -34,6 +34,13 @@ def test_a_model_with_a_reduced_map_can_be_compressed(tmp_path: Path) -> None:
     assert run(["eval", f"weights={small}", f"output_dir={tmp_path / 'eval'}"]) == 0
 
 
+def test_a_head_without_a_tail_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    assert run(["train", *TINY, "head=light_head", "head.mid_channels=8", f"output_dir={folder}"]) == 0
+    assert run(["compress", f"weights={folder}", "ranks=[4]", f"output={tmp_path / 'x'}"]) == 1
+    assert "compress needs the fully connected tail of a Fast R-CNN head" in capsys.readouterr().err
+
+
 def test_a_search_takes_the_smallest_ranks_within_max_drop(trained: Path, tmp_path: Path) -> None:
     small = tmp_path / "small.safetensors"
     assert run(["compress", f"weights={trained}", "max_drop=1", f"output={small}"]) == 0

@@ -70,9 +70,10 @@ def test_printed_votes_equal_those_of_the_head(
 
 
 def test_faults_give_one_line(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = checkpoint(tmp_path, "head=fast_rcnn")
-    assert cli.run(["explain", "ps_roi_pool", f"weights={path}", f"images={photo}"]) == 2
-    assert "only head=rfcn has score maps" in capsys.readouterr().err
+    for head in ("fast_rcnn", "light_head"):
+        path = checkpoint(tmp_path, f"head={head}")
+        assert cli.run(["explain", "ps_roi_pool", f"weights={path}", f"images={photo}"]) == 2
+        assert f"the model has head={head}; only head=rfcn has score maps" in capsys.readouterr().err
     path = checkpoint(tmp_path, "head=rfcn", "head.channels=16", "postprocess.score_threshold=0.999")
     for word, message in (
         ("class=cow", "class=cow: the model has no such class; use one of background, cat, dog"),

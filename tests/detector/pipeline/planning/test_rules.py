@@ -145,6 +145,15 @@ def test_each_head_has_its_own_values() -> None:
     assert (fast["head.pooling"], rfcn["head.pooling"]) == ("roi_align", "align")
     assert rfcn["head.k"] == 3
     assert "backbone.tail" not in rfcn
+    light = plan(data_of(squares(300)), head="light_head")
+    assert (light["head.mid_channels"], light["head.fc_channels"]) == (64, 512)
+    assert "head.kernel" not in light
+    assert plan(data_of(squares(40)), head="light_head")["head.kernel"] == 7, "the map has a stride of 8"
+    assert "backbone.tail" not in light
+
+
+def test_a_head_without_rules_keeps_its_defaults() -> None:
+    assert not [key for key in plan(data_of(squares(300)), head="mean") if key.startswith(("head.", "backbone.tail"))]
 
 
 def test_settings_of_other_parts_are_not_planned() -> None:
@@ -166,7 +175,8 @@ def test_the_learning_rate_follows_the_images_per_step() -> None:
 def test_new_convolutions_learn_faster() -> None:
     data = data_of(squares(300))
     assert plan(data)["optimizer.lr_factors"].keys() == {"proposals"}
-    assert plan(data, head="rfcn")["optimizer.lr_factors"].keys() == {"proposals", "head"}
+    for head in ("light_head", "rfcn"):
+        assert plan(data, head=head)["optimizer.lr_factors"] == {"proposals": 4.0, "head": 4.0}
     assert plan(data, head="rfcn", proposals="grid")["optimizer.lr_factors"].keys() == {"head"}
 
 
@@ -180,7 +190,9 @@ def test_the_machine_decides_precision_workers_and_batch() -> None:
 
 
 @pytest.mark.parametrize("machine", [CPU, GPU], ids=["cpu", "gpu"])
-@pytest.mark.parametrize(("head", "optimizer"), [("fast_rcnn", "adamw"), ("rfcn", "adamw"), ("rfcn", "sgd")])
+@pytest.mark.parametrize(
+    ("head", "optimizer"), [("fast_rcnn", "adamw"), ("light_head", "adamw"), ("rfcn", "adamw"), ("rfcn", "sgd")]
+)
 @pytest.mark.parametrize("side", [10, 45, 300])
 def test_every_planned_setting_exists(machine: Machine, head: str, optimizer: str, side: int) -> None:
     parts = Parts(head=head, proposals="rpn", optimizer=optimizer, weights=True, nodes=MOBILENET)
