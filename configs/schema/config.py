@@ -90,6 +90,11 @@ class Config:
                 f"head.channels={self.head.channels}: the classifier's last layers need its full map; set "
                 "backbone.tail=fc, or head.channels=null",
             )
+        require(
+            self.input.mosaic == 0 or isinstance(self.proposals, RPNConfig),
+            f"input.mosaic={self.input.mosaic}: other proposals than an RPN's are boxes of one image; set "
+            "proposals=rpn, or input.mosaic=0",
+        )
         if isinstance(self.sampling, OHEMConfig) and not isinstance(self.proposals, GridProposalsConfig):
             require(
                 self.sampling.rois_per_image < self.proposals.top_k_train,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from detector.configs.errors import require
@@ -21,6 +22,9 @@ class InputConfig:
     flip: bool = True  # flip half of the training images left to right
     flip_vertical: bool = False  # flip half of the training images upside down: for microscopes, satellites
     color_jitter: float = 0.0  # x: draw factors for brightness, contrast and saturation from 1 - x to 1 + x
+    crop: float = 1.0  # x: cut out a random part with sides of x to 1 times the image's; 1: off
+    mosaic: float = 0.0  # join this share of the training images with three others to one; needs proposals=rpn
+    scale_jitter: list[float] = field(default_factory=lambda: [1.0, 1.0])  # range of a factor for the training size
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])  # mean of R, G, B, as in torchvision
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])  # standard deviation of R, G, B
     bgr_255: bool = False  # Caffe's preprocessing: BGR in [0, 255]; set mean and std to match
@@ -28,6 +32,13 @@ class InputConfig:
     def __post_init__(self) -> None:
         require(
             0 <= self.color_jitter < 1, f"input.color_jitter is {self.color_jitter}; expected from 0 to less than 1"
+        )
+        require(0 < self.crop <= 1, f"input.crop is {self.crop}; expected above 0 and at most 1, such as 0.5")
+        require(0 <= self.mosaic <= 1, f"input.mosaic is {self.mosaic}; expected a share from 0 to 1")
+        require(
+            len(self.scale_jitter) == 2 and 0 < self.scale_jitter[0] <= self.scale_jitter[1] < math.inf,
+            f"input.scale_jitter is {self.scale_jitter}; expected the smallest and the largest factor, such as "
+            "[0.5,2.0]",
         )
         require(
             bool(self.test_scales) and all(scale > 0 for scale in self.test_scales),

@@ -57,14 +57,18 @@ def build_views(config: schema.Config, train_set: Dataset, test_set: Dataset) ->
 
 
 def training_view(config: schema.Config, dataset: Dataset, proposals: ProposalSource | None) -> TrainingView:
-    """Return the training view: images flipped, resized and coloured at random by `config.input` and the run's seed."""
+    """Return the training view: images augmented at random by `config.input` and the run's seed."""
     return TrainingView(
         dataset,
         proposals,
         flip=config.input.flip,
         flip_vertical=config.input.flip_vertical,
         color_jitter=config.input.color_jitter,
+        crop=config.input.crop,
+        mosaic=config.input.mosaic,
+        scale_jitter=(config.input.scale_jitter[0], config.input.scale_jitter[1]),
         short_sides=tuple(config.input.short_sides),
+        max_side=config.input.max_side,
         seed=config.trainer.seed,
         skip_unreadable=skips_unreadable(config.dataset),
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+import pytest
 import torch
 
 from detector.datasets.augment import EvaluationView, TrainingView, flipped, flipped_vertically, recolored
@@ -37,6 +39,83 @@ def test_a_sample_depends_only_on_seed_epoch_and_index() -> None:
     assert len({item.seed for item in forwards.values()}) == len(keys)
     assert all(0 <= item.seed < 2**63 for item in forwards.values())
     assert {item.short_side for item in forwards.values()} == {40, 48, 56}
+
+
+@pytest.mark.parametrize("colors", [0.0, 0.4])
+@pytest.mark.parametrize("vertical", [False, True])
+def test_samples_without_crops_are_those_of_earlier_versions(vertical: bool, colors: float) -> None:
+    """Their random choices have one order. A change of it would change every published run."""
+    for key in [(epoch, index) for epoch in range(5) for index in range(6)]:
+        rng = np.random.default_rng([3, *key])
+        mirrored = rng.random() < 0.5
+        upside_down = vertical and rng.random() < 0.5
+        side = (40, 48, 56)[int(rng.integers(3))]
+        expected = replace(EvaluationView(DATASET, GRID, short_side=side)[key[1]], seed=int(rng.integers(2**62)))
+        if colors:
+            factors = rng.uniform(1 - colors, 1 + colors, size=3).tolist()
+            expected = replace(expected, image=recolored(expected.image, *factors))
+        expected = flipped(expected) if mirrored else expected
+        expected = flipped_vertically(expected) if upside_down else expected
+        assert same(view(flip_vertical=vertical, color_jitter=colors)[key], expected)
+
+
+AUGMENTED: dict[str, dict[str, object]] = {
+    "crop": {"crop": 0.4},
+    "scale_jitter": {"scale_jitter": (0.5, 2.0), "max_side": 80},
+    "mosaic": {"mosaic": 0.5},
+    "all": {"crop": 0.5, "mosaic": 0.5, "scale_jitter": (0.5, 2.0), "color_jitter": 0.3, "max_side": 70},
+}
+
+
+@pytest.mark.parametrize("name", AUGMENTED)
+def test_an_augmented_sample_depends_only_on_seed_epoch_and_index(name: str) -> None:
+    proposals = None if "mosaic" in AUGMENTED[name] else GRID
+    options = {"flip": True, "short_sides": (40, 48, 56), "seed": 3, **AUGMENTED[name]}
+    keys = [(epoch, index) for epoch in range(4) for index in range(6)]
+    first, again = (TrainingView(DATASET, proposals, **options) for _ in range(2))  # type: ignore[arg-type]
+    seen = {key: first[key] for key in keys}
+    assert all(same(again[key], seen[key]) for key in reversed(keys))
+    plain = view()
+    assert [plain[key].seed for key in keys] == [seen[key].seed for key in keys], "earlier draws are unchanged"
+    changed = sum(not same(plain[key], seen[key]) for key in keys)
+    assert changed > len(keys) / 4
+    for sample in seen.values():
+        assert len(sample.annotation.boxes), "each image has objects"
+        assert sample.image.shape[1:] == (sample.annotation.height, sample.annotation.width)
+        assert sample.image.untyped_storage().nbytes() == sample.image.nbytes, "no larger image is kept in memory"
+
+
+def test_a_crop_keeps_objects_and_proposals_together() -> None:
+    """Proposals equal to the boxes stay equal to them under every augmentation with proposals."""
+
+    class Objects:
+        def boxes(self, index: int) -> torch.Tensor:
+            return DATASET.annotations[index].boxes
+
+    made = TrainingView(
+        DATASET, Objects(), flip=True, flip_vertical=True, crop=0.4, scale_jitter=(0.5, 2.0), short_sides=(48,), seed=1
+    )
+    for key in [(epoch, index) for epoch in range(8) for index in range(6)]:
+        sample = made[key]
+        assert sample.proposals is not None
+        assert torch.equal(sample.proposals, sample.annotation.boxes)
+
+
+def test_a_share_of_the_samples_are_mosaics_of_the_planned_size() -> None:
+    options = {"flip": False, "short_sides": (40,), "max_side": 50, "seed": 3}
+    made = TrainingView(DATASET, None, mosaic=0.25, **options)  # type: ignore[arg-type]
+    samples = [made[epoch, index] for epoch in range(50) for index in range(6)]
+    mosaics = [sample for sample in samples if sample.annotation.width != 64]
+    assert 0.18 < len(mosaics) / len(samples) < 0.32
+    assert {tuple(sample.image.shape) for sample in mosaics} == {(3, 38, 50)}, "48x64 with sides of at most 40 and 50"
+    double = TrainingView(DATASET, None, mosaic=1.0, scale_jitter=(2.0, 2.0), **options)  # type: ignore[arg-type]
+    sample = double[0, 0]
+    assert tuple(sample.image.shape) == (3, 38, 50), "a crop of a mosaic of twice the size"
+
+
+def test_a_mosaic_with_proposals_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected no proposals with a mosaic"):
+        view(mosaic=0.5)
 
 
 def test_half_of_the_samples_are_flipped() -> None:

@@ -146,6 +146,23 @@ def test_skipped_pictures_are_reported_and_replaced_by_others(voc: Any, caplog: 
         TrainingView(train, None, flip=True, short_sides=(30,), seed=1)[0, 1]
 
 
+def test_a_mosaic_replaces_unreadable_pictures_too(voc: Any) -> None:
+    config = broken(voc)
+    config.on_unreadable = schema.OnUnreadable.skip
+    train, _ = build_datasets(config)
+    make: Callable[..., TrainingView] = lambda skip: TrainingView(  # noqa: E731
+        train, None, flip=False, mosaic=1.0, short_sides=(30,), seed=1, skip_unreadable=skip
+    )
+    first, again = make(True), make(True)
+    for epoch in range(10):
+        sample = first[epoch, 0]
+        assert len(sample.annotation.boxes) == 4, "one object of each picture"
+        assert torch.equal(again[epoch, 0].image, sample.image)
+    assert first.num_skipped > 0
+    with pytest.raises(ValueError, match="cannot decode this image"):
+        [make(False)[epoch, 0] for epoch in range(10)]
+
+
 def test_skipped_pictures_need_no_proposals(voc: Any) -> None:
     config = broken(voc)
     config.on_unreadable = schema.OnUnreadable.skip

@@ -139,7 +139,8 @@ def test_words_of_commands_are_known(name: str, words: list[str]) -> None:
     from detector.configs.compose import load_config
     from detector.configs.keys import check_words
 
-    own = ("data", "source", "output", "format", "classes", "fix", "stride", "a", "b", "protocols", "root", "years")
+    own = ("data", "source", "output", "format", "classes", "fix", "augment", "stride", "a", "b", "protocols")
+    own = (*own, "root", "years")
     groups = ("predict", "export", "compress")
     assert words[0] in {row[0] for row in listed()}, f"{name}: no such command"
     if words[0] in ("train", "alternate", "proposals") and not any(

@@ -41,6 +41,11 @@ def run_alternation(config: schema.Config, folder: Path) -> Outcome:
         raise ConfigError(f"proposals.kind is {config.proposals.kind}, but alternate trains an RPN; set proposals=rpn")
     if getattr(config.backbone, "norm", None) is schema.Norm.bn:
         raise ConfigError("backbone.norm is bn, whose statistics change even in a frozen layer; set frozen_bn or gn")
+    if config.input.mosaic > 0:
+        raise ConfigError(
+            f"input.mosaic={config.input.mosaic}: step 2 trains on stored proposals, which are boxes of one image; set "
+            "input.mosaic=0, or use detector train"
+        )
     steps = [folder / name for name in ("1_rpn", "2_detector", "3_rpn", "4_head")]
     for number, (step, path) in enumerate(zip((_first, _second, _third, _fourth), steps, strict=True), start=1):
         log.info("step %d of 4: %s", number, path.name)

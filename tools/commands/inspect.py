@@ -49,7 +49,8 @@ Checks every picture and box of a folder for faults and for oddities. Nothing in
 
 dataset.format, train, test, classes, rename ... are the settings of dataset=auto. Objects are compared with the input
 size, stride and anchors that `detector plan` chooses; input.test_short_side, input.max_side and stride replace these.
-augment=true shows the effect of input.flip, flip_vertical, color_jitter and the plan's short_sides.
+augment=true shows the effect of input.flip, flip_vertical, color_jitter, crop, mosaic, scale_jitter and the plan's
+short_sides.
 Exit code 1 if there are faults.
 """
 
@@ -73,14 +74,14 @@ def run_inspect(
 
     Raises ConfigError for wrong settings, ValueError for a folder that cannot be read at all.
     """
-    config = load_config(["dataset=auto", *overrides])
+    config = load_config(["dataset=auto", "proposals=rpn", *overrides])
     dataset = config.dataset
     if not isinstance(dataset, schema.AutoDatasetConfig):
         raise ConfigError("detector inspect finds the format itself; remove dataset=...")
     dataset.root = str(data)
     folder = open_folder(dataset, leave_out_faulty=True)
     planned = planned_map(folder.train, config.input, {word.partition("=")[0] for word in overrides}, stride)
-    config.input.short_sides = planned.short_sides
+    config.input.short_sides, config.input.max_side = planned.short_sides, planned.max_side
     found = inspect(
         folder,
         stride=planned.stride,
@@ -127,7 +128,10 @@ def planned_map(
 
 def training_samples(split: FolderDataset, found: Inspection, config: schema.Config) -> list[Sample]:
     """Return training samples of some pictures, each in several epochs, as the settings of `input` produce them."""
-    view = training_view(config, split, None)
+    dataset = config.dataset
+    assert isinstance(dataset, schema.AutoDatasetConfig)
+    skipping = replace(dataset, on_unreadable=schema.OnUnreadable.skip)  # the other pictures of a mosaic
+    view = training_view(replace(config, dataset=skipping), split, None)
     indices = [i for name, i in found.examples if name == "train" and split.files[i] not in found.unusable]
     return [view[epoch, index] for index in indices[:NUM_SAMPLED] for epoch in range(EPOCHS)]
 

@@ -135,7 +135,7 @@ def training_samples(samples: Sequence[Sample], classes: Sequence[str]) -> str:
         caption = f"{item.image_id}, shorter side {sample.short_side} px, {len(marks)} objects"
         figures.append(f"<figure>{drawn_boxes(sample.image, marks)}<figcaption>{escape(caption)}</figcaption></figure>")
     return (
-        "<p>Each picture as in two epochs: flipped and recolored at random, then scaled to the stated side.</p>"
+        "<p>Each picture as in two epochs: augmented at random, then scaled to the stated side.</p>"
         f'<div class="grid worst">{"".join(figures)}</div>'
     )
 

@@ -59,6 +59,7 @@ READ: dict[str, tuple[str, ...]] = {
         "dataset",
         *(f"input.{key}" for key in ("test_short_side", "max_side", "short_sides")),
         *(f"input.{key}" for key in ("flip", "flip_vertical", "color_jitter")),  # with augment=true
+        *(f"input.{key}" for key in ("crop", "mosaic", "scale_jitter")),
         "trainer.seed",
     ),
     "dataset": ("dataset",),

@@ -105,17 +105,31 @@ def view() -> TrainingView:
     return TrainingView(dataset, grid, flip=True, short_sides=(40, 60), seed=3)
 
 
-def test_batches_depend_neither_on_workers_nor_on_the_global_generator(view: TrainingView) -> None:
-    def batches(workers: int, seed: int) -> list[Batch]:
+@pytest.fixture(scope="module")
+def augmented(view: TrainingView) -> TrainingView:
+    return TrainingView(
+        view.dataset, None, flip=True, crop=0.5, mosaic=0.5, scale_jitter=(0.5, 2.0), short_sides=(40, 60), seed=3
+    )
+
+
+@pytest.mark.parametrize("kind", ["view", "augmented"])
+def test_batches_depend_neither_on_workers_nor_on_the_global_generator(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    view = request.getfixturevalue(kind)
+
+    def batches(workers: int, seed: int, first_step: int = 2) -> list[Batch]:
         torch.manual_seed(seed)
-        steps = TrainingOrder(7, 2, seed=3, first_step=2, last_step=8, rank=0, world_size=1)
+        steps = TrainingOrder(7, 2, seed=3, first_step=first_step, last_step=8, rank=0, world_size=1)
         with training_loader(view, steps, workers=workers, pin_memory=False) as loaded:
             return list(loaded)
 
     alone = batches(0, 0)
     before = torch.random.get_rng_state()
     assert len(alone) == 6
-    assert all(same(a, b) for a, b in zip(alone, batches(2, 99), strict=True))
+    for workers in (1, 2):
+        assert all(same(a, b) for a, b in zip(alone, batches(workers, 99), strict=True))
+    assert all(same(a, b) for a, b in zip(alone[2:], batches(0, 5, first_step=4), strict=True)), "after a resume"
     torch.manual_seed(0)
     assert torch.equal(before, torch.random.get_rng_state())  # loading drew no random number
 

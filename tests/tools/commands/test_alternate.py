@@ -82,3 +82,5 @@ def test_given_proposals_and_moving_statistics_are_refused(tmp_path: Path) -> No
         run_alternation(load_config(["experiment=demo"]), tmp_path)
     with pytest.raises(ConfigError, match="set frozen_bn or gn"):
         run_alternation(load_config([*SETTINGS, *HEADS["rfcn"][0], "backbone.norm=bn"]), tmp_path)
+    with pytest.raises(ConfigError, match="input.mosaic=0.5: step 2 trains on stored proposals"):
+        run_alternation(load_config([*SETTINGS, *HEADS["rfcn"][0], "input.mosaic=0.5"]), tmp_path)

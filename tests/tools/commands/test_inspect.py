@@ -254,6 +254,16 @@ def test_augment_draws_training_samples(faulty_folder: Path, tmp_path: Path) -> 
     assert sides <= set(planned.short_sides), "the sizes of the plan"
 
 
+def test_augment_draws_crops_and_mosaics_of_readable_pictures(faulty_folder: Path, tmp_path: Path) -> None:
+    """The unreadable picture of the folder is never a part of a mosaic."""
+    words = ["inspect", f"data={faulty_folder}", f"output={tmp_path / 'report'}", "augment=true"]
+    for settings in (["input.mosaic=1"], ["input.crop=0.3", "input.scale_jitter=[2,2]", "input.short_sides=[200]"]):
+        assert cli.run([*words, *settings]) == 1
+        page = (tmp_path / "report/inspection.html").read_text(encoding="utf-8")
+        assert page.count("shorter side") == 12
+    assert cli.run([*words, "input.mosaic=3"]) == 2
+
+
 @pytest.mark.parametrize("words", [["augment=true"], ["augment=yes", "output=x"]])
 def test_augment_needs_a_page(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["inspect", "data=x", *words]) == 2
