@@ -70,7 +70,7 @@ class RoILoss(nn.Module):
 
 
 def smooth_l1(error: Tensor, sigma: float) -> Tensor:
-    """Return 0.5 (sigma x)^2 if |x| < 1 / sigma^2, otherwise |x| - 0.5 / sigma^2, elementwise.
+    """Return 0.5 (sigma x)^2 if |x| < 1 / sigma^2, otherwise |x| - 0.5 / sigma^2, for each x of `error`, of any shape.
 
     Source: Fast R-CNN equation 3 (sigma 1); py-faster-rcnn `smooth_L1_loss_layer.cu` for sigma.
     """

@@ -91,7 +91,7 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def loss_normalizers(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the normalizers of the losses of `forward` on the same batch, without computing these losses.
+        """Return the normalizers (scalars) of the losses of `forward` on the same batch, without these losses.
 
         They depend on boxes and seeds only. The backbone runs only for a proposal network. The head does not run.
         """
@@ -150,7 +150,7 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def set_target_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Set the statistics [rows, 4] of the box targets, and rescale the head so that detected boxes do not change.
+        """Set `mean` and `std` [rows, 4] of the box targets, and rescale the head so that detected boxes do not change.
 
         Mean 0 and standard deviation 1 fold the normalisation into the head. The published models are saved in this
         form (fast-rcnn `lib/fast_rcnn/train.py`, `snapshot`).

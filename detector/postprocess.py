@@ -31,7 +31,10 @@ class Postprocess:
         return self.suppress(self.candidates(predictions, boxes, coder, frame))
 
     def candidates(self, predictions: RoIPredictions, boxes: Tensor, coder: BoxCoder, frame: Frame) -> Detections:
-        """Return the detections before NMS, in any order. Only (RoI, class) pairs above the threshold are decoded."""
+        """Return the detections before NMS, in any order. Only (RoI, class) pairs above the threshold are decoded.
+
+        `boxes` [R, 4] and the detections are in the pixels of the network's input, clipped to `frame`.
+        """
         scores = predictions.logits.float().softmax(dim=1)[:, 1:]  # [R, K]
         roi, column = (scores > self.score_threshold).nonzero(as_tuple=True)
         kept_scores, labels = scores[roi, column], column + 1

@@ -171,7 +171,7 @@ class Mean(NamedTuple):
     normalizer: Tensor  # scalar, the number of summed values; `value` divides by at least 1
 
     def value(self) -> Tensor:
-        """Return the mean; 0 for nothing."""
+        """Return the mean, a scalar; 0 for nothing."""
         return self.sum / self.normalizer.clamp(min=1)
 
 
@@ -184,7 +184,7 @@ class Losses(NamedTuple):
 
     @property
     def parts(self) -> dict[str, Tensor]:
-        """The value of each term."""
+        """The value of each term, a scalar."""
         return {name: mean.value() for name, mean in self.terms.items()}
 
     def total(self) -> Tensor:
@@ -192,11 +192,11 @@ class Losses(NamedTuple):
         return torch.stack(list(self.parts.values())).sum()
 
     def loss_normalizers(self) -> dict[str, Tensor]:
-        """Return the normalizer of each term and each mean."""
+        """Return the normalizer of each term and each mean, a scalar."""
         return {name: mean.normalizer for name, mean in {**self.terms, **self.means}.items()}
 
     def divided_by(self, loss_normalizers: Mapping[str, Tensor]) -> Losses:
-        """Return the share of these images in the losses of a larger set of images with the given normalizers."""
+        """Return the share of these images in the losses of a larger set, whose scalars are `loss_normalizers`."""
         terms, means = (
             {name: Mean(mean.sum, loss_normalizers[name]) for name, mean in group.items()}
             for group in (self.terms, self.means)

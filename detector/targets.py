@@ -73,7 +73,10 @@ class BoxCoder(nn.Module):
         self.register_buffer("std", torch.tensor(std).repeat(rows, 1))
 
     def encode(self, boxes: Tensor, gt_boxes: Tensor, labels: Tensor) -> Tensor:
-        """Return the targets [R, 4] from boxes [R, 4] to gt_boxes [R, 4]; zeros if labels [R] are not foreground."""
+        """Return the targets [R, 4] from boxes [R, 4] to gt_boxes [R, 4]; zeros if labels [R] are not foreground.
+
+        All boxes are xyxy in the same pixels. Targets are normalised: they have no unit.
+        """
         row = self._row(labels)
         deltas = (box_ops.encode(gt_boxes, boxes) - self.mean[row]) / self.std[row]
         return torch.where(labels[:, None] > 0, deltas, 0.0)
@@ -83,7 +86,10 @@ class BoxCoder(nn.Module):
         return RoITargets(labels, self.encode(boxes, gt_boxes, labels), boxes, gt_boxes)
 
     def decode(self, deltas: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
-        """Apply normalised deltas [R, 4] of the classes labels [R] to boxes [R, 4]; return the new boxes [R, 4]."""
+        """Apply normalised deltas [R, 4] of the classes labels [R] to boxes [R, 4]; return the new boxes [R, 4].
+
+        The new boxes are xyxy in the same pixels, not clipped.
+        """
         row = self._row(labels)
         return box_ops.decode(deltas.float() * self.std[row] + self.mean[row], boxes)
 

@@ -19,7 +19,7 @@ DEBUG = os.environ.get("DETECTOR_DEBUG", "0") not in {"", "0"}
 
 
 def edge_dtype(features: Tensor) -> torch.dtype:
-    """Dtype of all arithmetic on RoI coordinates: float64 for float64 features, else float32 as published."""
+    """Dtype of all arithmetic on RoI coordinates: float64 for float64 features of any shape, else float32."""
     return torch.float64 if features.dtype == torch.float64 else torch.float32
 
 
@@ -32,7 +32,7 @@ def output_pair(op: str, output_size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def checked_rois(op: str, features: Tensor, rois: Tensor | Sequence[Tensor]) -> Tensor:
-    """RoIs [R, 5] (image index, x1, y1, x2, y2) in the edge dtype, from [R, 5] or one tensor [R_i, 4] per image.
+    """RoIs [R, 5] (image index, x1, y1, x2, y2) in the edge dtype of `features`, from [R, 5] or [R_i, 4] per image.
 
     Raises:
         ValueError: a wrong shape, dtype or device, or (on the CPU, or with DETECTOR_DEBUG) an image index outside

@@ -38,7 +38,7 @@ class Spans(NamedTuple):
 def checked_arguments(
     op: str, score_maps: Tensor, rois: Tensor | Sequence[Tensor], output_size: int | Sequence[int]
 ) -> tuple[Tensor, int]:
-    """RoIs [R, 5] in the edge dtype, and k bins per side. Raises ValueError unless there are D * k * k channels."""
+    """RoIs [R, 5] in the edge dtype, and k bins per side. Raises ValueError unless score_maps have D k k channels."""
     height, width = output_pair(op, output_size)
     if height != width:
         raise ValueError(f"{op}: expected output_size as an int k or a pair (k, k), got {output_size}")
@@ -84,13 +84,13 @@ def grouped_taps(images: Tensor, rows: Spans, columns: Spans, size: Sequence[int
 
 
 def gather(score_maps: Tensor, cell: Tensor, bins: int) -> Tensor:
-    """The scores [T, D] of all classes in the given cells of the flattened [N, k, k, H, W]."""
+    """The scores [T, D] of all classes in each `cell` [T] of score maps flattened to [N, k, k, H, W]."""
     maps = by_bin(score_maps, bins)
     return maps[torch.unravel_index(cell, maps.shape[:-1])]
 
 
 def weighted_sums(score_maps: Tensor, images: Tensor, rows: Spans, columns: Spans) -> Tensor:
-    """The weighted sums [R, D, k, k] of each bin's cells, in float32 or better."""
+    """The weighted sums [R, D, k, k] of each bin's cells of the score maps of images [R], in float32 or better."""
     bins = rows.cells.shape[1]
     classes = score_maps.shape[1] // (bins * bins)
     sums = score_maps.new_zeros(
@@ -103,7 +103,7 @@ def weighted_sums(score_maps: Tensor, images: Tensor, rows: Spans, columns: Span
 
 
 def mean_backward(grad: Tensor, images: Tensor, rows: Spans, columns: Spans, size: Sequence[int]) -> Tensor:
-    """The transpose of `weighted_sums`: adds grad [R, D, k, k] times the weights to cells [N, D * k * k, H, W]."""
+    """The transpose of `weighted_sums`: adds grad [R, D, k, k] times the weights to images [N, D * k * k, H, W]."""
     bins = rows.cells.shape[1]
     classes = size[1] // (bins * bins)
     dtype = torch.promote_types(grad.dtype, torch.float32)

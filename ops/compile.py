@@ -48,7 +48,10 @@ def library_name(device: str) -> str:
 
 
 def torch_folder() -> Path:
-    """Return the folder of torch, without an import: as this interpreter finds it, or in its site-packages."""
+    """Return the folder of torch, without an import: as this interpreter finds it, or in its site-packages.
+
+    Raises CannotBuildError if it has no headers.
+    """
     spec = find_spec("torch")
     candidates = [Path(spec.origin).parent] if spec and spec.origin else []
     candidates += [Path(sysconfig.get_path(key), "torch") for key in ("purelib", "platlib")]
@@ -59,7 +62,7 @@ def torch_folder() -> Path:
 
 
 def host_compiler() -> str:
-    """The path of the C++ compiler: $CXX, or the first of c++, g++, clang++."""
+    """The path of the C++ compiler: $CXX, or the first of c++, g++, clang++. Raises CannotBuildError without any."""
     for name in filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++")):
         if path := shutil.which(name):
             return path
@@ -67,7 +70,10 @@ def host_compiler() -> str:
 
 
 def cuda_toolkit() -> Path:
-    """The folder of the CUDA toolkit, which has nvvm/; a wrapper script called nvcc may be in another folder."""
+    """The folder of the CUDA toolkit, which has nvvm/; a wrapper script called nvcc may be in another folder.
+
+    Raises CannotBuildError if there is no nvcc.
+    """
     for variable in ("CUDA_HOME", "CUDA_PATH"):
         if os.environ.get(variable) and Path(os.environ[variable], "nvvm").is_dir():
             return Path(os.environ[variable])

@@ -46,7 +46,7 @@ def batched_nms(
     Args:
         labels: [N] of an integer dtype: the class, the image, or both in one number; all values are allowed.
 
-    The other arguments are as in `nms`; `max_output` counts the boxes of all labels together.
+    `boxes`, `scores` and `iou_threshold` are as in `nms`; `max_output` counts the boxes of all labels together.
 
     Raises:
         ValueError: a wrong shape, dtype, device or number.

@@ -77,7 +77,7 @@ def ps_roi_vote(
 ) -> Tensor:
     """Votes [R, D]: the mean over all k x k bins of `ps_roi_pool`. The bins are not stored.
 
-    Arguments and rules are the same as for `ps_roi_pool`; an empty bin votes 0.
+    `score_maps`, `rois` and the other arguments follow the rules of `ps_roi_pool`; an empty bin votes 0.
 
     Raises:
         ValueError: a wrong shape, dtype, device, image index or option.

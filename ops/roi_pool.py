@@ -100,7 +100,10 @@ def bin_edges(
 
 
 def whole_cells(low: Tensor, high: Tensor, spatial_scale: float, quantization: str) -> tuple[Tensor, Tensor]:
-    """First cell of each RoI along one axis, and the distance to its last cell (caffe) or its end; both [R], whole."""
+    """First cell of each RoI, and the distance to its last cell (caffe) or its end; both [R], whole.
+
+    `low` and `high` [R] are its edges on one axis, in input pixels.
+    """
     if quantization == "floor":
         return (low * spatial_scale).floor(), ((high - low) * spatial_scale).floor()
     if quantization == "outer":
@@ -181,7 +184,7 @@ def _reference(
 
 
 def image_index(rois: Tensor, num_images: int) -> Tensor:
-    """The image [R] int64 of each RoI; -1 if its index is not in 0..num_images - 1."""
+    """The image [R] int64 of rois [R, 5]; -1 if an index is not in 0..num_images - 1."""
     images = rois[:, 0].nan_to_num(nan=-1.0).clamp(-1, num_images).to(torch.int64)
     return images.masked_fill(images >= num_images, -1)
 

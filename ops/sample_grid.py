@@ -25,7 +25,7 @@ class Axis(NamedTuple):
     shift: float
 
     def at(self, roi: Tensor, bin_index: Tensor, sample: Tensor) -> Tensor:
-        """Positions of the given samples, in cells. The three index tensors broadcast."""
+        """Positions [S], in cells, of samples [S] of bins `bin_index` [S] of RoIs `roi` [S]; the three broadcast."""
         start, size = self.start[roi], self.size[roi]
         within = (sample.to(start.dtype) + self.shift) * size / self.divisions[roi]
         return start + bin_index.to(start.dtype) * size + within

@@ -74,7 +74,7 @@ class FastRCNNHead(nn.Module):
         nn.init.zeros_(self.deltas.bias)
 
     def maps(self, features: Sequence[Tensor]) -> LevelMaps:
-        """Compute the maps [N, C, H_i, W_i] for pooling, once per image."""
+        """Compute the maps [N, C, H_i, W_i] for pooling from the features of each level, once per image."""
         return [(level if self.reduce is None else self.reduce(level),) for level in features]
 
     def forward(self, maps: LevelMaps, boxes: list[Tensor]) -> RoIPredictions:

@@ -81,7 +81,7 @@ class RFCNHead(nn.Module):
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def maps(self, features: Sequence[Tensor]) -> LevelMaps:
-        """Return score maps [N, k k (K + 1), H, W] and box maps [N, k k 4 rows, H, W] of each map [N, C, H, W]."""
+        """Return score maps [N, k k (K + 1), H, W] and box maps [N, k k 4 rows, H, W] of features [N, C, H, W]."""
         hidden = [F.relu(self.reduce(level), inplace=True) for level in features]
         return [(self.score_maps(level), self.box_maps(level)) for level in hidden]
 
@@ -98,6 +98,8 @@ class RFCNHead(nn.Module):
 
     def votes(self, maps: LevelMaps, boxes: list[Tensor]) -> Votes:
         """Return the bins that `forward` averages to class scores, for pictures of them (figures 3 and 4).
+
+        `maps` and `boxes` [R_i, 4], in the pixels of the network's input, are those of `forward`.
 
         Raises ValueError for boxes that read maps of several levels.
         """

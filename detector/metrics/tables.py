@@ -105,7 +105,7 @@ class DetectionTable:
     def from_detections(
         cls, detections: Sequence[Detections], image_ids: Sequence[str], classes: Sequence[str]
     ) -> DetectionTable:
-        """Return the table of one `Detections` per image, on any device."""
+        """Return the table of one `Detections` per image, on any device. Raises ValueError for another number."""
         if len(detections) != len(image_ids):
             raise ValueError(f"expected detections of {len(image_ids)} images, got {len(detections)}")
         return cls(

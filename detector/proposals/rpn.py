@@ -107,7 +107,10 @@ class RPN(nn.Module):
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Sequence[Tensor], inputs: Inputs) -> ProposalOutput:
-        """Return the proposals of each image, best first, and in training the two losses on a sample of anchors."""
+        """Return the proposals of each image, best first, and in training the two losses on a sample of anchors.
+
+        `features` are the maps [N, C, H_i, W_i] of all levels. Boxes are in the pixels of the network's input.
+        """
         levels = [
             self._level(level, base, stride)
             for level, base, stride in zip(features, self.bases, self.strides, strict=True)
