@@ -23,7 +23,9 @@ BINS: tuple[tuple[Color, Color], ...] = (
 )
 SMALL_MAP = 9  # an axis with at most this many cells is shown completely
 MARGIN_CELLS = 2  # cells shown around the RoI and its bins
-MAP_SIDE, BINS_SIDE, GAP = 620, 330, 24
+# A narrow picture: on a telephone it is shrunk to 360 pixels, and its text must stay legible.
+MAP_SIDE, BINS_SIDE, GAP = 480, 186, 24
+ROW, LEGEND = 26, 15  # height of a line below the map, size of its text
 LABELLED_SAMPLES = 9  # a bin with more samples has no labels
 
 
@@ -51,7 +53,7 @@ class Frame:
 def draw_explanation(
     explanation: Explanation, title: str, *, show_gradient: bool = False, dark: bool = False
 ) -> Image.Image:
-    """Draw the map or the k x k score maps on the left, the pooled values on the right, and a legend below.
+    """Draw the map or the k x k score maps, and below them the pooled values and a legend.
 
     With `show_gradient`, the cells show the gradient of the sum of all outputs instead of their values. `dark` draws
     for a dark page.
@@ -59,34 +61,36 @@ def draw_explanation(
     side = math.isqrt(len(explanation.maps))
     window = _window(explanation)
     columns, rows = window.right - window.left, window.bottom - window.top
-    cell = max(10.0, min(64.0, MAP_SIDE / side / max(columns, rows)))
+    cell = max(10.0, min(64.0, (MAP_SIDE - GAP * (side - 1)) / side / max(columns, rows)))
     map_width, map_height = columns * cell, rows * cell
-    left_width, left_height = (size * side + GAP * (side - 1) for size in (map_width, map_height))
-    bin_side = max(46.0, min(96.0, BINS_SIDE / max(explanation.pooled.shape)))
-    right_width = max(explanation.pooled.shape[1] * bin_side, text_width(_heading(explanation), 15), 150)
+    maps_width, maps_height = (size * side + GAP * (side - 1) for size in (map_width, map_height))
+    bin_side = max(46.0, min(62.0, BINS_SIDE / max(explanation.pooled.shape)))
+    pooled_width, pooled_height = explanation.pooled.shape[1] * bin_side, explanation.pooled.shape[0] * bin_side
+    if explanation.vote is not None:
+        pooled_width, pooled_height = max(pooled_width, text_width(_vote(explanation), 17)), pooled_height + 36
     legend = _legend(explanation, show_gradient)
-    width = max(GAP * 4 + left_width + right_width, GAP * 2 + text_width(title, 19))
-    lines = _wrapped([text for _, text in legend], width - GAP * 2)
-    vote_height = 58 if explanation.vote is not None else 0
-    body = 78 + max(left_height + 16, explanation.pooled.shape[0] * bin_side + vote_height)
-    canvas = Canvas(width, body + 14 + 26 * len(lines), PAPER, dark=dark)
-    canvas.text((GAP, 14), title, 19, INK)
+    legend_width = max(_entry_width(text) for _, text in legend)
+    width = max(MAP_SIDE, maps_width, pooled_width, legend_width)
+    beside = pooled_width + GAP + legend_width <= width
+    titles = _lines(title, width)
+    top = 14 + ROW * len(titles) + 26
+    below = top + maps_height + 48
+    legend_top = below + (0 if beside else pooled_height + 12)
+    bottom = max(below + pooled_height, legend_top + ROW * len(legend))
+    canvas = Canvas(width + 2 * GAP, bottom + 14, PAPER, dark=dark)
+    for number, line in enumerate(titles):
+        canvas.text((GAP, 14 + ROW * number), line, 19, INK)
     shown = explanation.gradient if show_gradient else explanation.maps
     for index in range(side * side):
         row, column = divmod(index, side)
-        origin = GAP + column * (map_width + GAP), 66 + row * (map_height + GAP)
+        origin = GAP + column * (map_width + GAP), top + row * (map_height + GAP)
         frame = Frame(window, *origin, cell)
         _draw_map(canvas, explanation, shown[index], index, frame)
-    _draw_pooled(canvas, explanation, GAP * 3 + left_width, 76, bin_side)
-    y = body + 8
-    for line in lines:
-        x = float(GAP)
-        for index in line:
-            mark, text = legend[index]
-            _draw_mark(canvas, mark, x, y)
-            canvas.text((x + 28, y + 9), text, 14, INK, "lm")
-            x += _entry_width(text)
-        y += 26
+    _draw_pooled(canvas, explanation, GAP, below, bin_side)
+    for number, (mark, text) in enumerate(legend):
+        x, y = GAP + (pooled_width + GAP if beside else 0), legend_top + ROW * number
+        _draw_mark(canvas, mark, x, y)
+        canvas.text((x + 28, y + 9), text, LEGEND, INK, "lm")
     return canvas.finished()
 
 
@@ -153,7 +157,7 @@ def _draw_cells(canvas: Canvas, values: Tensor, frame: Frame, *, legible: bool) 
     texts = number_texts(values)
     ink = INK if legible else FAINT  # samples are drawn over the values
     longest = max(texts, key=len)
-    size = min(15.0, 15.0 * (frame.cell - 4) / text_width(longest, 15))
+    size = min(16.0, 16.0 * (frame.cell - 4) / text_width(longest, 16))
     for y in range(int(window.top), int(window.bottom)):
         for x in range(int(window.left), int(window.right)):
             if size >= 7:
@@ -161,10 +165,10 @@ def _draw_cells(canvas: Canvas, values: Tensor, frame: Frame, *, legible: bool) 
     if frame.cell >= 22:
         for x in range(int(window.left), int(window.right)):
             place = frame.at(x + 0.5, frame.window.top)
-            canvas.text((place[0], place[1] - 3), str(x), 11, FAINT, "md")
+            canvas.text((place[0], place[1] - 3), str(x), 13, FAINT, "md")
         for y in range(int(window.top), int(window.bottom)):
             place = frame.at(frame.window.left, y + 0.5)
-            canvas.text((place[0] - 4, place[1]), str(y), 11, FAINT, "rm")
+            canvas.text((place[0] - 4, place[1]), str(y), 13, FAINT, "rm")
 
 
 def _draw_samples(canvas: Canvas, explanation: Explanation, row: int, column: int, frame: Frame) -> None:
@@ -197,7 +201,11 @@ def _draw_pooled(canvas: Canvas, explanation: Explanation, left: float, top: flo
             place = (x + side / 2 - 2, y + side / 2 - 2)
             canvas.text(place, texts[row * columns + column], size, INK, "mm")
     if explanation.vote is not None:
-        canvas.text((left, top + rows * side + 22), f"vote = mean = {explanation.vote:.6g}", 19, ROI, "lm")
+        canvas.text((left, top + rows * side + 16), _vote(explanation), 17, ROI, "lm")
+
+
+def _vote(explanation: Explanation) -> str:
+    return f"vote = mean = {explanation.vote:.6g}"
 
 
 def _heading(explanation: Explanation) -> str:
@@ -236,7 +244,7 @@ def _legend(explanation: Explanation, show_gradient: bool) -> list[tuple[Color |
     ):
         entries.append((OUTSIDE, "outside the map"))
     if show_gradient:
-        entries.append(("text", "cells show the gradient of the sum of all outputs"))
+        entries.append(("text", "gradient of the sum of all outputs"))
     return entries
 
 
@@ -262,19 +270,18 @@ def _draw_mark(canvas: Canvas, mark: Color | str, x: float, y: float) -> None:
 
 
 def _entry_width(text: str) -> float:
-    return 28 + text_width(text, 14) + GAP
+    return 28 + text_width(text, LEGEND)
 
 
-def _wrapped(texts: list[str], width: float) -> list[list[int]]:
-    """Break the texts into lines of at most `width` pixels. Return the indices of the texts in each line."""
-    lines: list[list[int]] = [[]]
-    used = 0.0
-    for index, text in enumerate(texts):
-        if used + _entry_width(text) > width + GAP and lines[-1]:
-            lines.append([])
-            used = 0.0
-        lines[-1].append(index)
-        used += _entry_width(text)
+def _lines(title: str, width: float) -> list[str]:
+    """Break the title at its commas into lines of at most `width` pixels."""
+    lines: list[str] = []
+    for part in title.split(", "):
+        longer = f"{lines[-1]}, {part}" if lines else part
+        if lines and text_width(longer, 19) <= width:
+            lines[-1] = longer
+        else:
+            lines[-1:] = [f"{lines[-1]},", part] if lines else [part]
     return lines
 
 

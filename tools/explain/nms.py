@@ -26,6 +26,7 @@ BOXES = "40,60,200,300;60,72,214,310;180,110,380,290;40,130,212,340;196,124,396,
 SCORES = "0.95,0.88,0.91,0.74,0.66,0.52,0.31"
 KEPT, REMOVED = ROI, (200, 50, 60)
 SIDE, ROW = 460, 26  # in pixels: the longer side of the area of all boxes, and a line of text
+MARKS = "solid: kept; dashed: removed by a kept box of a higher score"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Suppression
 
 
 def draw_suppression(suppression: Suppression, *, dark: bool = False) -> Image.Image:
-    """Draw the boxes on the left and a line of text for each on the right.
+    """Draw the boxes, and below them a line of text for each.
 
     The number of a kept box is at its top left, the number of a removed box at its bottom right.
     """
@@ -96,9 +97,9 @@ def draw_suppression(suppression: Suppression, *, dark: bool = False) -> Image.I
     field_width, field_height = ((high - low) * scale + 2 * GAP).tolist()
     lines = suppression.lines()
     texts_width = max(text_width(line, 15) for _, line in lines)
-    width = max(field_width + texts_width + 3 * GAP, text_width(suppression.title(), 19) + 2 * GAP)
-    bottom = 54 + max(field_height, ROW * len(lines))
-    canvas = Canvas(width, bottom + ROW + GAP, PAPER, dark=dark)
+    width = max(field_width, texts_width, text_width(suppression.title(), 19), text_width(MARKS, 15)) + 2 * GAP
+    below = 54 + field_height + ROW + 8
+    canvas = Canvas(width, below + ROW * len(lines) + GAP, PAPER, dark=dark)
     canvas.text((GAP, 14), suppression.title(), 19, INK)
     field: Box = (GAP, 54, GAP + field_width, 54 + field_height)
     canvas.fill(field, OUTSIDE)
@@ -108,10 +109,8 @@ def draw_suppression(suppression: Suppression, *, dark: bool = False) -> Image.I
     for index in sorted(range(len(places)), key=lambda i: (suppression.removed_by[i] is None, -i)):
         _draw_box(canvas, places[index].tolist(), str(index + 1), kept=suppression.removed_by[index] is None)
     for row, (color, line) in enumerate(lines):
-        canvas.text((field[2] + GAP, 54 + ROW * (row + 0.5)), line, 15, color, "lm")
-    canvas.text(
-        (GAP, bottom + ROW / 2 + 4), "solid: kept; dashed: removed by a kept box of a higher score", 14, FAINT, "lm"
-    )
+        canvas.text((GAP, below + ROW * (row + 0.5)), line, 15, color, "lm")
+    canvas.text((GAP, below - ROW / 2 - 2), MARKS, 15, FAINT, "lm")
     return canvas.finished()
 
 
