@@ -29,6 +29,8 @@ READS = {
     "proposals": ("proposals",),
 }
 
+USAGE = "```{.text .usage}"  # a block of text whose lines are broken on narrow screens
+
 INTRODUCTION = """\
 # Commands
 
@@ -57,7 +59,7 @@ def commands_page() -> str:
         parts += [*_description(ast.get_docstring(tree) or ""), ""]
         help_text = _help_text(tree)
         if help_text:
-            parts += ["```text", help_text.rstrip(), "```", ""]
+            parts += [USAGE, help_text.rstrip(), "```", ""]
         if name in OWN_GROUPS:
             group = OWN_GROUPS[name]
             parts += [
@@ -84,7 +86,7 @@ def _description(docstring: str) -> list[str]:
     paragraphs = text.split("\n\n")
     # A paragraph with aligned columns keeps its layout.
     return [
-        "\n\n".join(f"```text\n{part}\n```" if re.search(r"^\S+ {2,}", part, re.M) else part for part in paragraphs)
+        "\n\n".join(f"{USAGE}\n{part}\n```" if re.search(r"^\S+ {2,}", part, re.M) else part for part in paragraphs)
     ]
 
 

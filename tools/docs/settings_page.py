@@ -23,7 +23,9 @@ Every setting is written `key=value` on the command line. `group=NAME` replaces 
 This page is generated from `configs/schema`, the only place with defaults. The shipped YAML files in
 `configs/GROUP` and `configs/experiment` change some of them. This command prints where a value comes from:
 
-    detector config explain trainer.max_steps experiment=demo
+```bash
+detector config explain trainer.max_steps experiment=demo
+```
 
 "required" marks a setting without a default. `null` means no value. Lists are written `[a,b]`,
 tables `{key:value}`.
