@@ -37,7 +37,7 @@ class RoILoss(nn.Module):
     ) -> None:
         """The box loss is `overlap_loss` of the decoded box; None: smooth L1 of the deltas, with `sigma`.
 
-        The others are those of `class_loss`.
+        `class_weights` [K + 1] and the others are those of `class_loss`.
         """
         super().__init__()
         self.box_weight = box_weight

@@ -106,7 +106,7 @@ class LightHead(nn.Module):
                 nn.init.zeros_(bias)
 
     def maps(self, features: Sequence[Tensor]) -> LevelMaps:
-        """Return the thin map [N, channels k k, H, W] of each map [N, C, H, W]."""
+        """Return the thin map [N, channels k k, H, W] of each map [N, C, H, W] in features."""
         return [(F.relu(self.thin(level), inplace=True),) for level in features]
 
     def forward(self, maps: LevelMaps, boxes: list[Tensor]) -> RoIPredictions:

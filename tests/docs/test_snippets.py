@@ -1,182 +1,192 @@
 """The examples in the README and the documentation run: commands, with the stated output, and Python.
 
-A block of ```bash is a list of command lines. A block of ```text right after it is the output of its last command.
-A line "..." in it stands for any lines. Each Python block runs in a new namespace; its output is compared in the same
-way.
-Commands that train, read a data set or load a model are only parsed here: their words must be known settings that fit
-together. tests/integration runs some of them on a small data set. test_tutorials.py runs the changes of tutorials.
+They run word for word in a folder that has what they name (conftest.py), on 8 pictures, with two steps of training.
+NOT_RUN lists what does not run here, with the reason. test_tutorials.py follows the tutorials.
 """
 
 import contextlib
+import importlib.util
 import io
 import os
 import re
-import shlex
+import subprocess
+import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from detector.tools import cli
-from detector.tools.docs.tutorial_pages import as_page
+from tests.docs.conftest import ANY, DEMO, FAST_RCNN, PLANNED
+from tests.docs.shown import BLOCKS, COMMANDS, ROOT, Block, Command, assert_output
 
-ROOT = Path(__file__).parents[2]
-SOURCES = [
-    ROOT / "README.md",
-    ROOT / "ops" / "README.md",
-    *sorted((ROOT / "docs").rglob("*.md")),
-    *sorted((ROOT / "docs" / "tutorials").glob("*.py")),
-]
-FENCE = re.compile(r"^( *)```(\w*)(?: title=\"[^\"]*\")?\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
-RUN_HERE = {"explain", "config", "docs", "completion"}  # fast, without data
-OTHER_PROGRAMS = {"make", "pip", "source", "eval", "tensorboard", "torchrun", "python", "docker", "tail", "export"}
-# Python that needs a trained model or a folder of photographs is only compiled.
-NEEDS_A_MODEL = re.compile(r"load_detector|import train|quantize_layers|run\.|detect\(|train\(|sys\.argv")
-
-
-class Block(NamedTuple):
-    name: str  # file and line
-    language: str
-    text: str
-    output: str | None  # the ```text block directly after it, or None
-
-
-def text_of(path: Path) -> str:
-    """Return the text of a page or of a tutorial's script. test_tutorials.py tests pages that change the source."""
-    text = path.read_text()
-    if path.suffix == ".py":
-        return as_page(text)
-    return "" if "```diff title=" in text else text
-
-
-def blocks_of(path: Path) -> list[Block]:
-    """Return the fenced blocks of a page, each with its stated output."""
-    text = text_of(path)
-    found = list(FENCE.finditer(text))
-    blocks = []
-    for number, match in enumerate(found):
-        after = found[number + 1] if number + 1 < len(found) else None
-        follows = after is not None and after[2] == "text" and not text[match.end() : after.start()].strip()
-        line = text.count("\n", 0, match.start()) + 1
-        body = "\n".join(row.removeprefix(match[1]) for row in match[3].splitlines())
-        output = after[3] if after is not None and follows and match[2] != "text" else None
-        blocks.append(Block(f"{path.relative_to(ROOT).as_posix()}:{line}", match[2], body, output))
-    return blocks
+# A pattern of command lines, and why they do not run.
+NOT_RUN = {
+    r".*(=NAME|=FORMAT|=ADDRESS| KEY )": "a pattern, with a word to replace",
+    r"make ": "installs into .venv; the targets are looked up",
+    r"pip ": "installs packages",
+    r"(source|eval|export) ": "changes the reader's shell; test_pages.py tests completion",
+    r"tensorboard ": "serves until it is stopped",
+    r"detector download ": "needs the network",
+    r".*(VOCdevkit|_voc07|_voc0712|mobilenet_v2 head=rfcn)": "needs Pascal VOC or COCO",
+    r"detector convert ": "needs released weights; tests/tools/commands/test_convert.py writes such files",
+    r"(srun |head=)": "needs SLURM",
+    r"torchrun --nnodes": "needs two machines",
+    r"detector benchmark experiment=rfcn_resnet50": "takes minutes; the command runs with weights= too",
+    r"python (detect|compare|best).py": "test_tutorials.py follows this page",
+    r"detector train -m hydra/sweeper=optuna": "test_tutorials.py searches, in a process of its own",
+}
+# A pattern of command lines that take long.
+SLOW = r"detector (train|alternate|benchmark|compress)|torchrun|.*format=onnx"
+NEEDS = {"format=onnx": "onnxscript", "launcher=joblib": "joblib"}
+# Words that a command gets here, by the beginning of its line.
+SMALLER = {
+    "detector eval weights=": ("trainer.workers=0",),
+    "detector predict": ("trainer.workers=0",),
+    "detector compare": ("evaluation.resamples=200",),
+    "detector benchmark": ("benchmark.repeats=1", "benchmark.height=64", "benchmark.width=64", "trainer.workers=0"),
+    "detector train data=PHOTOS trainer.max_minutes=20 head=rfcn": ("backbone.frozen_stages=0", "backbone.norm=gn"),
+}
+# Values that would take long, or are for a larger model.
+REPLACED = {"trainer.max_steps": "2", "ranks": "[8,8]"} | {
+    word.partition("=")[0]: word.partition("=")[2] for word in SMALLER["detector benchmark"]
+}
+TUTORIALS = ("docs/tutorials/deploy_onnx.md", "docs/tutorials/sweep_optuna.md", "docs/tutorials/own_photographs.py")
 
 
-BLOCKS = [block for path in SOURCES for block in blocks_of(path)]
+def reason_of(command: Command) -> str | None:
+    """Why the command does not run here, or None."""
+    return next((reason for pattern, reason in NOT_RUN.items() if re.match(pattern, command.line)), None)
 
 
-def commands_of(text: str) -> list[list[str]]:
-    """Return the command lines of a block, split into words. A backslash joins lines."""
-    lines = text.replace("\\\n", " ").splitlines()
-    # Text after a pipe is another program.
-    return [words for words in (shlex.split(line.partition(" | ")[0], comments=True) for line in lines) if words]
+def once(commands: list[Command]) -> list[Command]:
+    """Each command line once, with its output if a page states one."""
+    found: dict[str, Command] = {}
+    for command in commands:
+        if command.line not in found or command.output is not None:
+            found[command.line] = command
+    return list(found.values())
 
 
-def indented_commands() -> list[tuple[str, list[str]]]:
-    """Return the `detector ...` lines of blocks that are indented by four spaces and not fenced."""
-    found = []
-    for path in SOURCES:
-        text = FENCE.sub("", text_of(path)).replace("\\\n", " ")
-        lines = re.findall(r"^    (?:torchrun .* -m detector\.tools |detector )(.+)$", text, re.MULTILINE)
-        # Skip lines with omitted words, and tables of commands with their meaning.
-        whole = [line for line in lines if not re.search(r"\.\.\.|\[key=value|=NAME\b| {3,}[A-Za-z]", line)]
-        found += [(f"{path.relative_to(ROOT).as_posix()}: {line[:60]}", shlex.split(line)) for line in whole]
-    return found
+RUN = once([command for command in COMMANDS if reason_of(command) is None])
+CHECKED = once([command for command in COMMANDS if reason_of(command) is not None and command.words[0] == "detector"])
+PYTHON = {
+    block.text: block for block in BLOCKS if block.language == "python" and not block.name.startswith(TUTORIALS)
+}.values()
 
 
-SHELL = [(block, words) for block in BLOCKS if block.language == "bash" for words in commands_of(block.text)]
-DETECTOR = [(block, words[1:]) for block, words in SHELL if words[0].rpartition("/")[2] == "detector"]
-LAST = {id(block): commands_of(block.text)[-1] for block, _ in SHELL}
-RUNNABLE = [(block, words) for block, words in DETECTOR if words[0] in RUN_HERE]
-READ = [(block.name, words) for block, words in DETECTOR if words[0] not in RUN_HERE] + [
-    (name, words) for name, words in indented_commands() if words[0] not in RUN_HERE
-]
-PYTHON = [block for block in BLOCKS if block.language == "python"]
+def marked(command: Command) -> object:
+    slow = [pytest.mark.slow] if re.match(SLOW, command.line) else []
+    return pytest.param(command, marks=slow, id=f"{command.name} {command.line[:60]}")
 
 
-def assert_output(block: Block, shown: str) -> None:
-    """Require that the stated output equals the shown one. A line "..." stands for any lines."""
-    assert block.output is not None
-    parts = [re.escape(part.strip("\n")) for part in re.split(r"^\.\.\.$", block.output, flags=re.MULTILINE)]
-    pattern = r"(?:.*\n)*?".join(part + r"\n" if part else "" for part in parts)
-    trimmed = "\n".join(line.rstrip() for line in shown.splitlines()) + "\n"
-    assert re.fullmatch(pattern, trimmed), f"{block.name} states\n{block.output}\nbut it is\n{trimmed}"
+def smaller(command: Command) -> list[str]:
+    """Return the words after the program, with words that make the command small."""
+    given = {word.partition("=")[0] for word in command.words}
+    words = [
+        f"{key}={REPLACED[key]}" if "=" in word and (key := word.partition("=")[0]) in REPLACED else word
+        for word in command.words[1:]
+    ]
+    extra: tuple[str, ...] = ()
+    if words[0] in ("train", "plan"):
+        if any(word.startswith("data=") for word in words):
+            extra = (*PLANNED, "proposals.channels=16", *(() if "head=rfcn" in words else FAST_RCNN[:1]))
+        elif any(word.startswith(("resume=", "config=", "weights=")) for word in words):
+            extra = ANY
+        else:
+            extra = DEMO
+    for beginning, more in SMALLER.items():
+        if command.line.startswith(beginning):
+            extra = (*extra, *more)
+    return [*words, *(word for word in extra if word.partition("=")[0] not in given)]
 
 
-def test_blocks_are_found() -> None:
-    assert len(RUNNABLE) > 15
-    assert len(READ) > 30
+def test_examples_are_found() -> None:
+    assert len(RUN) > 60
     assert len(PYTHON) > 8
     assert sum(block.output is not None for block in BLOCKS) > 12
 
 
-def test_programs_are_known() -> None:
-    unknown = {words[0] for _, words in SHELL if words[0].rpartition("/")[2] not in {"detector", *OTHER_PROGRAMS}}
-    assert not unknown
+def test_every_exception_is_needed() -> None:
+    for pattern in NOT_RUN:
+        assert any(re.match(pattern, command.line) for command in COMMANDS), f"no command {pattern}"
+    for page in TUTORIALS:
+        assert any(block.name.startswith(page) for block in BLOCKS), page
+
+
+def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for block, words in SHELL:
-        if words[0] == "make":
-            assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), f"{block.name}: make {words[1]}"
+    targets = {command.words[1] for command in COMMANDS if command.words[0] == "make"}
+    assert {"demo", "test"} <= targets
+    for target in targets:
+        assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE), target
 
 
-@pytest.mark.parametrize(("block", "words"), RUNNABLE, ids=[f"{b.name} {' '.join(w)[:40]}" for b, w in RUNNABLE])
-def test_commands_run(
-    block: Block, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if any(word.startswith(("weights=", "config=")) for word in words):
-        pytest.skip("needs a trained model")
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize("command", [marked(command) for command in RUN])
+def test_a_command_runs(command: Command, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for word, module in NEEDS.items():
+        if word in command.line and importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed")
+    if "output=docs/figures/" in command.line:
+        (place / "docs" / "figures").mkdir(parents=True)
+    words = smaller(command)
+    if command.words[0] == "torchrun":
+        run_processes(words)
+        return
+    assert command.words[0] == "detector", f"{command.name}: list {command.words[0]} in NOT_RUN"
     assert cli.run(words) == 0, capsys.readouterr().err
     shown = capsys.readouterr().out
-    if block.output is not None and LAST[id(block)][1:] == words:
-        assert_output(block, shown)
+    if command.output is not None:
+        assert_output(command.name, command.output, shown)
 
 
-@pytest.mark.parametrize(("name", "words"), READ, ids=[f"{name} {' '.join(words)[:40]}" for name, words in READ])
-def test_words_of_commands_are_known(name: str, words: list[str]) -> None:
+def run_processes(words: list[str]) -> None:
+    """Run torchrun's words on this machine."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *words, *DEMO],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+def test_the_first_training_writes_what_the_pages_name(furnished: Path) -> None:
+    for name in ("mine", "demo"):
+        run = furnished / "runs" / name
+        for written in (
+            "config.yaml",
+            "metrics.json",
+            "history.json",
+            "log.txt",
+            "pictures",
+            "detections",
+            "tensorboard",
+        ):
+            assert (run / written).exists(), f"{name}/{written}"
+        assert (run / "checkpoints" / "last.pt").is_file()
+    for written in ("analysis.html", "model.safetensors", "plan.json", "split.json"):
+        assert (furnished / "runs" / "mine" / written).is_file(), written
+
+
+@pytest.mark.parametrize("command", CHECKED, ids=[f"{each.name} {each.line[:60]}" for each in CHECKED])
+def test_the_words_of_other_commands_are_known(command: Command) -> None:
     from detector.configs.compose import load_config
     from detector.configs.keys import check_words
 
-    own = ("data", "source", "output", "format", "classes", "fix", "augment", "stride", "a", "b", "protocols")
-    own = (*own, "root", "years")
-    groups = ("predict", "export", "compress")
-    assert words[0] in {row[0] for row in listed()}, f"{name}: no such command"
-    if words[0] in ("train", "alternate", "proposals") and not any(
-        word.startswith(("-", "data=", "resume=", "hydra", "config=")) for word in words[1:]
-    ):
-        load_config([word for word in words[1:] if not word.startswith(("mirror=",))])
+    name, *words = command.words[1:]
+    if "pattern" in str(reason_of(command)) or name in ("download", "convert"):
         return
-    if words[0] in groups:
-        from dataclasses import fields
-
-        from detector.configs import schema
-
-        kind = {"predict": schema.PredictConfig, "export": schema.ExportConfig, "compress": schema.CompressConfig}
-        alone = {field.name for field in fields(kind[words[0]])}
-        words = [f"{words[0]}.{word}" if word.partition("=")[0] in alone else word for word in words]
-    if words[0] == "download":
-        return
-    own = () if words[0] in groups else own
-    rest = [word for word in words[1:] if not word.startswith(("-", "hydra", *(f"{key}=" for key in own)))]
-    check_words([word for word in rest if word not in ("show", "explain")])
-
-
-def listed() -> list[tuple[str, str, str]]:
-    from detector.tools.docs.commands_page import listed_commands
-
-    return listed_commands()
+    if name in ("train", "alternate", "proposals") and words[0] != "-m":
+        load_config(words)
+    else:
+        check_words([word for word in words if not word.startswith(("-", "hydra"))])
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=[block.name for block in PYTHON])
-def test_python_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = compile(block.text, block.name, "exec")
-    if NEEDS_A_MODEL.search(block.text):
-        return
-    monkeypatch.chdir(tmp_path)
+def test_python_runs(block: Block, place: Path) -> None:
+    settings = {word.partition("=")[0]: word.partition("=")[2] for word in (*PLANNED, *FAST_RCNN)}
+    text = block.text.replace("minutes=20)", f"minutes=20, settings={settings!r})")
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown):
-        exec(code, {"__name__": "snippet", "os": os})
+        exec(compile(text, block.name, "exec"), {"__name__": "snippet"})
     if block.output is not None:
-        assert_output(block, shown.getvalue())
+        assert_output(block.name, block.output, shown.getvalue())

@@ -19,7 +19,7 @@ from detector.tools.explain.operators import read_map, read_request, run_explain
 
 ROOT = Path(__file__).parents[3]
 README = (ROOT / "ops" / "README.md").read_text()
-COMMANDS = [line for line in README.splitlines() if line.startswith("detector explain ")]
+COMMANDS = [line for line in README.splitlines() if line.startswith("detector explain ") and "output=" in line]
 MAPS = {"deepsense_8x8": "deepsense", "slides_25x18": "slides", "ramp_6x6": "ramp", "ps_ramp_4x6x6": "ps_ramp"}
 PUBLISHED = 6e-5  # the documents print four digits
 
