@@ -49,9 +49,7 @@ FAST_RFCN_HD bool is_finite(T value) {
   return value - value == 0;
 }
 
-FAST_RFCN_HD int64_t floor_divide(int64_t a, int64_t b) {
-  return a / b - (a % b != 0 && (a < 0) != (b < 0));
-}
+FAST_RFCN_HD int64_t floor_divide(int64_t a, int64_t b) { return a / b - (a % b != 0 && (a < 0) != (b < 0)); }
 
 // The image of a RoI, or -1 if there is no such image (the kernels treat such a RoI as empty).
 template <typename T>

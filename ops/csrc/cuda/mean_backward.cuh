@@ -17,11 +17,11 @@ constexpr int kTableThreads = 128;
 // Weights of all cells in all bins, per RoI and axis.
 template <typename T>
 struct Tables {
-  int rows, columns;          // bins
-  int height, width;          // cells
-  T* weights;                 // [R][height * rows + width * columns]
-  Span* touched;              // [R][rows + columns + 2], cells of each bin, then of all row bins, then of all column bins
-  Span* bins_of;              // [R][height + width], the bins in which a row or column of cells has a weight
+  int rows, columns;  // bins
+  int height, width;  // cells
+  T* weights;         // [R][height * rows + width * columns]
+  Span* touched;      // [R][rows + columns + 2], cells of each bin, then of all row bins, then of all column bins
+  Span* bins_of;      // [R][height + width], the bins in which a row or column of cells has a weight
 
   __host__ __device__ int64_t weights_per_roi() const {
     return static_cast<int64_t>(height) * rows + static_cast<int64_t>(width) * columns;
@@ -59,8 +59,8 @@ __global__ void __launch_bounds__(kTableThreads)
     const int cell = vertical ? i : i - tables.height, num = vertical ? tables.rows : tables.columns;
     const int size = vertical ? tables.height : tables.width;
     const auto axis = weights_of(bins, roi, vertical);
-    T* of_cell = weights + static_cast<int64_t>(cell) * num +
-                 (vertical ? 0 : static_cast<int64_t>(tables.height) * tables.rows);
+    T* of_cell =
+        weights + static_cast<int64_t>(cell) * num + (vertical ? 0 : static_cast<int64_t>(tables.height) * tables.rows);
     Span range{num, 0};
     for (int bin = 0; bin < num; ++bin) {
       const Span span = touched[vertical ? bin : tables.rows + bin];
@@ -77,12 +77,13 @@ __device__ __forceinline__ bool meets(Span span, int first, int end) { return sp
 // The gradient may have any strides: the gradient of a vote is one number for all bins, with stride 0.
 template <typename S>
 __global__ void __launch_bounds__(kTileThreads)
-    mean_backward_tiles(const View<S> grad, const Number<S>* __restrict__ rois, const Tables<Number<S>> tables, int64_t images,
-                 int64_t channels, bool position_sensitive, S* __restrict__ total) {
+    mean_backward_tiles(const View<S> grad, const Number<S>* __restrict__ rois, const Tables<Number<S>> tables,
+                        int64_t images, int64_t channels, bool position_sensitive, S* __restrict__ total) {
   using T = Number<S>;
   __shared__ int listed[kTileThreads];
   __shared__ int listed_by[kTileHeight];  // hits listed by each warp
-  const int64_t num_rois = grad.size[0], outputs = grad.size[1], bins = static_cast<int64_t>(tables.rows) * tables.columns;
+  const int64_t num_rois = grad.size[0], outputs = grad.size[1];
+  const int64_t bins = static_cast<int64_t>(tables.rows) * tables.columns;
   const int64_t tiles_across = (tables.width + kTileWidth - 1) / kTileWidth;
   const int64_t tiles_down = (tables.height + kTileHeight - 1) / kTileHeight;
   int64_t block = blockIdx.x;
@@ -160,23 +161,30 @@ __global__ void __launch_bounds__(kTileThreads)
 // Launches both kernels. grad is [R, outputs, rows, columns]; total has `size` [N, C, H, W] and is not empty.
 template <typename S, typename Bins>
 void mean_backward(const Device& device, const Tensor& grad, const Tensor& rois, const Bins& bins,
-            const std::vector<int64_t>& size, bool position_sensitive, Tensor& total) {
+                   const std::vector<int64_t>& size, bool position_sensitive, Tensor& total) {
   using T = Number<S>;
   const View<S> gradient(grad);
   const int64_t num_rois = rois.size(0);
-  Tables<T> tables{static_cast<int>(grad.size(2)), static_cast<int>(grad.size(3)), static_cast<int>(size[2]),
-                   static_cast<int>(size[3]), nullptr, nullptr, nullptr};
+  Tables<T> tables{static_cast<int>(grad.size(2)),
+                   static_cast<int>(grad.size(3)),
+                   static_cast<int>(size[2]),
+                   static_cast<int>(size[3]),
+                   nullptr,
+                   nullptr,
+                   nullptr};
   Tensor weights = new_output(rois, {num_rois, tables.weights_per_roi()}, rois.scalar_type());
   Tensor spans = new_output(rois, {num_rois, tables.touched_per_roi() + tables.bins_of_per_roi(), 2}, ScalarType::Int);
   tables.weights = output<T>(weights);
   tables.touched = output<Span>(spans);
   tables.bins_of = tables.touched + num_rois * tables.touched_per_roi();
-  if (num_rois > 0) device.launch(&tabulate<T, Bins>, grid_of(num_rois), kTableThreads, 0, input<T>(rois), bins, tables);
+  if (num_rois > 0) {
+    device.launch(&tabulate<T, Bins>, grid_of(num_rois), kTableThreads, 0, input<T>(rois), bins, tables);
+  }
   const int64_t blocks = size[0] * blocks_for(grad.size(1), kSpreadChannels) *
-                         (position_sensitive ? grad.size(2) * grad.size(3) : 1) *
-                         blocks_for(size[2], kTileHeight) * blocks_for(size[3], kTileWidth);
-  device.launch(&mean_backward_tiles<S>, grid_of(blocks), dim3(kTileWidth, kTileHeight), 0, gradient, input<T>(rois), tables,
-                size[0], size[1], position_sensitive, output<S>(total));
+                         (position_sensitive ? grad.size(2) * grad.size(3) : 1) * blocks_for(size[2], kTileHeight) *
+                         blocks_for(size[3], kTileWidth);
+  device.launch(&mean_backward_tiles<S>, grid_of(blocks), dim3(kTileWidth, kTileHeight), 0, gradient, input<T>(rois),
+                tables, size[0], size[1], position_sensitive, output<S>(total));
 }
 
 }  // namespace fast_rfcn

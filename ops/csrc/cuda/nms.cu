@@ -14,9 +14,10 @@ namespace fast_rfcn {
 using Word = unsigned long long;
 
 constexpr int kWordBits = 64;
-constexpr int kWordsPerBlock = 4;      // words of the mask, along a row
-constexpr int64_t kRoundRows = 4096;   // a multiple of kWordBits
-constexpr int64_t kFirstRows = 1024;   // a multiple of kWordBits
+constexpr int kWordsPerBlock = 4;  // words of the mask, along a row
+constexpr int kMaskThreads = kWordBits * kWordsPerBlock;
+constexpr int64_t kRoundRows = 4096;  // a multiple of kWordBits
+constexpr int64_t kFirstRows = 1024;  // a multiple of kWordBits
 constexpr int kSettleThreads = 1024;
 constexpr int kDropThreads = kSettleThreads - 32;  // all threads but the first warp
 
@@ -31,15 +32,16 @@ struct Boxes {
 
 // The state after the rounds so far; its arrays are on the device.
 struct Progress {
-  Word* dropped;   // a bit for each box
+  Word* dropped;  // a bit for each box
   int* num_kept;
-  int limit;       // maximum number of boxes to keep
+  int limit;  // maximum number of boxes to keep
 };
 
 template <typename S>
 __global__ void __launch_bounds__(kItemThreads)
     sort_boxes(const S* __restrict__ boxes, const int64_t* __restrict__ labels, const int64_t* __restrict__ order,
-               int64_t num, SortedBox<Number<S>>* __restrict__ box, int64_t* __restrict__ label, const Progress progress) {
+               int64_t num, SortedBox<Number<S>>* __restrict__ box, int64_t* __restrict__ label,
+               const Progress progress) {
   const int64_t i = blockIdx.x * static_cast<int64_t>(kItemThreads) + threadIdx.x;
   if (i == 0) *progress.num_kept = 0;
   if (i >= num) return;
@@ -52,7 +54,7 @@ __global__ void __launch_bounds__(kItemThreads)
 
 // mask[row - first_row][word]: the boxes that row suppresses, from the row's own word on.
 template <typename T>
-__global__ void __launch_bounds__(kWordBits * kWordsPerBlock)
+__global__ void __launch_bounds__(kMaskThreads)
     mask_rows(const Boxes<T> boxes, const Threshold<T> threshold, const Progress progress, int64_t first_row,
               int64_t end_row, Word* __restrict__ mask) {
   __shared__ SortedBox<T> box[kWordsPerBlock][kWordBits];
@@ -122,7 +124,9 @@ __global__ void __launch_bounds__(kSettleThreads)
   int num_kept = *progress.num_kept;
   if (num_kept >= progress.limit) return;
   const int64_t first_word = first_row / kWordBits, end_word = (end_row + kWordBits - 1) / kWordBits;
-  for (int64_t i = first_word + threadIdx.x; i < words; i += kSettleThreads) dropped[i - first_word] = progress.dropped[i];
+  for (int64_t i = first_word + threadIdx.x; i < words; i += kSettleThreads) {
+    dropped[i - first_word] = progress.dropped[i];
+  }
   const int lane = threadIdx.x % 32;
   // The mask of a dropped row is not needed. For rows dropped before this round, it was not written.
   const auto read_rows = [&](int64_t word) {
@@ -190,7 +194,9 @@ __global__ void __launch_bounds__(kSettleThreads)
     num_kept += __popcll(last);
   }
   __syncthreads();
-  for (int64_t i = first_word + threadIdx.x; i < words; i += kSettleThreads) progress.dropped[i] = dropped[i - first_word];
+  for (int64_t i = first_word + threadIdx.x; i < words; i += kSettleThreads) {
+    progress.dropped[i] = dropped[i - first_word];
+  }
   if (threadIdx.x == 0) *progress.num_kept = smaller(num_kept, progress.limit);
 }
 
@@ -218,7 +224,8 @@ static Tensor nms(const Tensor& boxes_in, const Tensor& scores, std::optional<Te
   const Device device(boxes_in);
   Tensor kept = new_output(boxes_in, {limit}, ScalarType::Long);
   if (limit == 0) return kept;
-  const int64_t most = device.attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) / static_cast<int64_t>(sizeof(Word)) - 16;
+  const int64_t most =
+      device.attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) / static_cast<int64_t>(sizeof(Word)) - 16;
   STD_TORCH_CHECK(words <= most, "expected at most ", most * kWordBits, " boxes, got ", num);
 
   const Tensor boxes_dense = dense(boxes_in), order = falling(scores);

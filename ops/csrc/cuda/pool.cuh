@@ -9,12 +9,12 @@
 namespace fast_rfcn {
 
 constexpr int kPoolThreads = 512;
-constexpr int kMostRois = 256;            // RoIs in one round of a block
+constexpr int kMostRois = 256;             // RoIs in one round of a block
 constexpr int64_t kEntryBytes = 12 << 10;  // shared memory for the entries of one round
 
 struct PoolShape {
-  int height, width;         // bins
-  bool position_sensitive;   // channel (d * height + i) * width + j serves bin (i, j) of output d
+  int height, width;        // bins
+  bool position_sensitive;  // channel (d * height + i) * width + j serves bin (i, j) of output d
   int64_t num_rois, outputs;
   // Strides of pooled as (num_rois * outputs, height * width); places are [num_rois, outputs, height, width].
   int64_t output_stride, bin_stride;
@@ -110,7 +110,8 @@ __global__ void __launch_bounds__(kPoolThreads, kShared ? 2 : 1)
 template <typename S, typename O, typename Reduction>
 void pool(const Device& device, const View<S>& map, const Number<S>* rois, const Reduction& reduction, PoolShape shape,
           O* pooled, Places places) {
-  const int64_t entry_bytes = (shape.rows() + shape.columns()) * static_cast<int64_t>(sizeof(typename Reduction::Entry));
+  const int64_t entry_bytes =
+      (shape.rows() + shape.columns()) * static_cast<int64_t>(sizeof(typename Reduction::Entry));
   shape.rois_per_round = static_cast<int>(larger<int64_t>(1, smaller<int64_t>(kMostRois, kEntryBytes / entry_bytes)));
   const int64_t entries = shape.rois_per_round * entry_bytes;
   const int64_t slab = map.cells() * static_cast<int64_t>(sizeof(Cell<S>));
@@ -120,8 +121,8 @@ void pool(const Device& device, const View<S>& map, const Number<S>* rois, const
   // The slab is read once, in long runs. Each bin reads about ten cells, in short runs.
   const bool shared = slab + entries <= most && shape.num_rois * shape.rows() * shape.columns() * 32 >= map.cells();
   const int64_t bytes = entries + (shared ? slab : 0);
-  const int64_t blocks = map.images() * blocks_for(shape.outputs, kGroup<S>) *
-                         (shape.position_sensitive ? shape.bins() : 1);
+  const int64_t blocks =
+      map.images() * blocks_for(shape.outputs, kGroup<S>) * (shape.position_sensitive ? shape.bins() : 1);
   // The number of RoI shares that fills the GPU with one wave of blocks.
   const int64_t per_processor = larger<int64_t>(
       1, smaller<int64_t>(2, device.attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / (bytes + 2048)));

@@ -1,7 +1,7 @@
 // Position-sensitive RoIAlign on CUDA: the samples of RoIAlign (aligned, at centres); each bin has its own maps.
 
-#include "pool.cuh"
 #include "mean_backward.cuh"
+#include "pool.cuh"
 
 namespace fast_rfcn {
 
@@ -48,8 +48,9 @@ static Tensor ps_roi_align_backward(const Tensor& grad, const Tensor& rois_in, s
   if (total.numel() == 0) return total;
   with_storage(grad.scalar_type(), [&](auto storage) {
     using S = decltype(storage);
-    mean_backward<S>(device, grad, rois, sampled_bins<Number<S>>(grad.size(3), size[2], size[3], spatial_scale, sampling_ratio),
-              size, true, total);
+    mean_backward<S>(device, grad, rois,
+                     sampled_bins<Number<S>>(grad.size(3), size[2], size[3], spatial_scale, sampling_ratio), size, true,
+                     total);
   });
   return total;
 }

@@ -2,8 +2,8 @@
 // for a group of classes. The vote pools into a scratch buffer in float32 or better, bin by bin, and averages it; the
 // buffer fits in the L2 cache.
 
-#include "pool.cuh"
 #include "mean_backward.cuh"
+#include "pool.cuh"
 
 namespace fast_rfcn {
 

@@ -31,8 +31,7 @@ struct CellMaximum {
   static __device__ void clear(Entry& entry) { entry = {0, 0}; }
 
   template <typename Planes>
-  __device__ void operator()(const Planes& planes, const Entry& rows, const Entry& columns,
-                             Reduced<S>& reduced) const {
+  __device__ void operator()(const Planes& planes, const Entry& rows, const Entry& columns, Reduced<S>& reduced) const {
     const int width = static_cast<int>(bins.map_width);
     const bool empty = rows.end <= rows.first || columns.end <= columns.first;
     Cell<S> cell{};
@@ -66,8 +65,7 @@ struct CellMean {
   static __device__ void clear(Entry& entry) { entry = {0, 0}; }
 
   template <typename Planes>
-  __device__ void operator()(const Planes& planes, const Entry& rows, const Entry& columns,
-                             Reduced<S>& reduced) const {
+  __device__ void operator()(const Planes& planes, const Entry& rows, const Entry& columns, Reduced<S>& reduced) const {
 #pragma unroll
     for (int k = 0; k < kGroup<S>; ++k) reduced.value[k] = 0;
     for (int y = rows.first; y < rows.end; ++y) {
@@ -77,7 +75,8 @@ struct CellMean {
         for (int k = 0; k < kGroup<S>; ++k) reduced.value[k] += to_number(cell.channel[k]);
       }
     }
-    const int64_t count = static_cast<int64_t>(larger(rows.end - rows.first, 0)) * larger(columns.end - columns.first, 0);
+    const int64_t count =
+        static_cast<int64_t>(larger(rows.end - rows.first, 0)) * larger(columns.end - columns.first, 0);
 #pragma unroll
     for (int k = 0; k < kGroup<S>; ++k) reduced.value[k] /= static_cast<Number<S>>(larger<int64_t>(count, 1));
   }
@@ -94,7 +93,8 @@ __device__ __forceinline__ void read_sample(const Planes& planes, const Neighbou
 #pragma unroll
   for (int k = 0; k < kGroup<S>; ++k) {
     value[k] = on_top_left * to_number(top_left.channel[k]) + on_top_right * to_number(top_right.channel[k]) +
-               on_bottom_left * to_number(bottom_left.channel[k]) + on_bottom_right * to_number(bottom_right.channel[k]);
+               on_bottom_left * to_number(bottom_left.channel[k]) +
+               on_bottom_right * to_number(bottom_right.channel[k]);
   }
 }
 
@@ -110,8 +110,7 @@ struct SampleMean {
   static __device__ void clear(Entry& entry) { entry.axis.per_bin = 0; }
 
   template <typename Planes>
-  __device__ void operator()(const Planes& planes, const Entry& rows, const Entry& columns,
-                             Reduced<S>& reduced) const {
+  __device__ void operator()(const Planes& planes, const Entry& rows, const Entry& columns, Reduced<S>& reduced) const {
 #pragma unroll
     for (int k = 0; k < kGroup<S>; ++k) reduced.value[k] = 0;
     for (int i = 0; i < rows.axis.per_bin; ++i) {
@@ -144,8 +143,7 @@ struct SampleMaximum {
   static __device__ void clear(Entry& entry) { entry.axis.per_bin = 0; }
 
   template <typename Planes>
-  __device__ void operator()(const Planes& planes, const Entry& rows, const Entry& columns,
-                             Reduced<S>& reduced) const {
+  __device__ void operator()(const Planes& planes, const Entry& rows, const Entry& columns, Reduced<S>& reduced) const {
 #pragma unroll
     for (int k = 0; k < kGroup<S>; ++k) reduced.value[k] = 0, reduced.place[k] = -1;
     for (int i = 0; i < rows.axis.per_bin; ++i) {

@@ -1,9 +1,9 @@
 // RoIAlign (mean and maximum) and RoIWarp on CUDA. pool.cuh reduces the bins. mean_backward.cuh computes the gradient
 // of means, scatter.cuh the gradient of maxima.
 
+#include "mean_backward.cuh"
 #include "pool.cuh"
 #include "scatter.cuh"
-#include "mean_backward.cuh"
 
 namespace fast_rfcn {
 
@@ -15,8 +15,8 @@ struct AlignOptions {
 
   template <typename T>
   SampledBins<T> bins(int64_t map_height, int64_t map_width) const {
-    return {static_cast<int>(height), static_cast<int>(width), map_height, map_width, static_cast<T>(spatial_scale),
-            sampling_ratio, aligned, inner};
+    return {static_cast<int>(height),      static_cast<int>(width), map_height, map_width,
+            static_cast<T>(spatial_scale), sampling_ratio,          aligned,    inner};
   }
 };
 
@@ -208,16 +208,16 @@ __global__ void __launch_bounds__(kWarpThreads)
     const T top_right = to_number(upper_row[x.upper * map.stride[3]]);
     const T bottom_left = to_number(lower_row[x.lower * map.stride[3]]);
     const T bottom_right = to_number(lower_row[x.upper * map.stride[3]]);
-    const T given = to_number(grad.data[blockIdx.x * grad.stride[0] + channel * grad.stride[1] + p * grad.stride[2] +
-                                        q * grad.stride[3]]);
+    const T given = to_number(
+        grad.data[blockIdx.x * grad.stride[0] + channel * grad.stride[1] + p * grad.stride[2] + q * grad.stride[3]]);
     // A sample that is clamped to the border does not move with its position. A sample at fraction f from the first
     // corner moves by 1 - f per unit of the first corner and by f per unit of the second.
-    const T down = !y.follows ? 0
-                              : given * (x.weight_lower * (bottom_left - top_left) +
-                                         x.weight_upper * (bottom_right - top_right));
-    const T across = !x.follows ? 0
-                                : given * (y.weight_lower * (top_right - top_left) +
-                                           y.weight_upper * (bottom_right - bottom_left));
+    const T down =
+        !y.follows ? 0
+                   : given * (x.weight_lower * (bottom_left - top_left) + x.weight_upper * (bottom_right - top_right));
+    const T across =
+        !x.follows ? 0
+                   : given * (y.weight_lower * (top_right - top_left) + y.weight_upper * (bottom_right - bottom_left));
     const T part_down = (static_cast<T>(p) + static_cast<T>(0.5)) / static_cast<T>(bins.height);
     const T part_across = (static_cast<T>(q) + static_cast<T>(0.5)) / static_cast<T>(bins.width);
     x1 += across * (1 - part_across), x2 += across * part_across;

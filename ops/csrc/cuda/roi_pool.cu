@@ -22,8 +22,8 @@ static std::tuple<Tensor, Tensor> roi_pool(const Tensor& features, const Tensor&
   const std::vector<int64_t> size = {rois.size(0), features.size(1), height, width};
   const bool wide = with_argmax && wide_places(features.size(2) * features.size(3));
   Tensor pooled = new_output(features, size, features.scalar_type());
-  Tensor argmax = new_output(features, with_argmax ? size : std::vector<int64_t>{0},
-                             wide ? ScalarType::Int : ScalarType::UInt16);
+  Tensor argmax =
+      new_output(features, with_argmax ? size : std::vector<int64_t>{0}, wide ? ScalarType::Int : ScalarType::UInt16);
   if (features.numel() == 0 || pooled.numel() == 0) {
     device.fill(pooled, 0);
     device.fill(argmax, 0xff);

@@ -80,9 +80,10 @@ void scatter(const Device& device, const Tensor& grad, const Tensor& rois, const
   const int64_t warps = fit == 0 ? kScatterWarps : smaller<int64_t>(fit, kScatterWarps);
   std::optional<Tensor> scratch;
   if (fit == 0) scratch = new_output(grad, size, number_dtype(grad.scalar_type()));
-  device.launch(&scatter_planes<S, Targets>, grid_of(blocks_for(planes, warps)), dim3(static_cast<unsigned>(32 * warps)),
-                fit == 0 ? 0 : warps * bytes, input<S>(grad), input<T>(rois), targets, rois.size(0), size[0], size[1],
-                cells, bins, output<S>(total), scratch ? output<T>(*scratch) : nullptr);
+  device.launch(&scatter_planes<S, Targets>, grid_of(blocks_for(planes, warps)),
+                dim3(static_cast<unsigned>(32 * warps)), fit == 0 ? 0 : warps * bytes, input<S>(grad), input<T>(rois),
+                targets, rois.size(0), size[0], size[1], cells, bins, output<S>(total),
+                scratch ? output<T>(*scratch) : nullptr);
 }
 
 }  // namespace fast_rfcn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ WRONG = r"values differ"
 
 @dataclass(frozen=True, slots=True)
 class Breakage:
-    """A change of a kernel: the first occurrence of a text in a file is replaced."""
+    """A change of a kernel: a text that occurs once in a file is replaced. White space in the text does not count."""
 
     name: str
     file: str
@@ -26,9 +27,16 @@ class Breakage:
     def apply(self, texts: Mapping[str, str]) -> dict[str, str]:
         """Return the sources with this fault, with one operator file and one storage type, which compile fast."""
         kept = {name: text for name, text in texts.items() if not name.endswith(".cu") or name == self.source}
-        assert self.old in kept[self.file], f"{self.name}: {self.file} has changed; adapt this breakage"
-        kept[self.file] = kept[self.file].replace(self.old, self.new, 1)
+        found = list(pattern(self.old).finditer(kept[self.file]))
+        assert len(found) == 1, f"{self.name}: {self.file} has this text {len(found)} times; adapt this breakage"
+        start, end = found[0].span()
+        kept[self.file] = f"{kept[self.file][:start]}{self.new}{kept[self.file][end:]}"
         return with_one_dtype(kept, {"float32": "float", "float16": "__half"}[self.dtype])
+
+
+def pattern(code: str) -> re.Pattern[str]:
+    """Return a pattern of a piece of code: its names, numbers and signs in order, with any white space between them."""
+    return re.compile(r"\s*".join(map(re.escape, re.findall(r"\w+|[^\w\s]", code))))
 
 
 POOL, SCATTER, SPREAD, NMS = "cuda/pool.cuh", "cuda/scatter.cuh", "cuda/mean_backward.cuh", "cuda/nms.cu"
@@ -41,16 +49,16 @@ BREAKAGES = (
     Breakage(
         "no barrier after the slab is laid out",
         POOL,
-        "    __syncthreads();\n    for (int i = threadIdx.x; i < num * rows",
-        "    for (int i = threadIdx.x; i < num * rows",
+        "__syncthreads(); for (int i = threadIdx.x; i < num * rows",
+        "for (int i = threadIdx.x; i < num * rows",
         *ROI_POOL,
         UNREADY,
     ),
     Breakage(
         "no barrier before the next round's entries",
         POOL,
-        "    __syncthreads();\n    for (int i = threadIdx.x; i < num * axes",
-        "    for (int i = threadIdx.x; i < num * axes",
+        "__syncthreads(); for (int i = threadIdx.x; i < num * axes",
+        "for (int i = threadIdx.x; i < num * axes",
         *ROI_POOL,
         "races",
     ),
@@ -118,11 +126,11 @@ BREAKAGES = (
         *ROI_POOL,
         "more shared memory than it asked for",
     ),
-    Breakage("lanes do not wait for their turn", SCATTER, "    __syncwarp();\n  }\n}", "  }\n}", *ROI_POOL, "races"),
+    Breakage("lanes do not wait for their turn", SCATTER, "__syncwarp(); } }", "} }", *ROI_POOL, "races"),
     Breakage(
         "no warp barrier after a plane is cleared",
         SCATTER,
-        "plane[i] = 0;\n  __syncwarp();",
+        "plane[i] = 0; __syncwarp();",
         "plane[i] = 0;",
         *ROI_POOL,
         "races",
@@ -154,8 +162,8 @@ BREAKAGES = (
     Breakage(
         "sums in any order",
         SCATTER,
-        "    if (turn == round) plane[cell] += value;\n    __syncwarp();",
-        "    if (turn == round) atomicAdd(plane + cell, value);",
+        "if (turn == round) plane[cell] += value; __syncwarp();",
+        "if (turn == round) atomicAdd(plane + cell, value);",
         *ROI_POOL,
         "races|other bits",
     ),
@@ -170,15 +178,15 @@ BREAKAGES = (
     Breakage(
         "a barrier that some do not reach",
         SPREAD,
-        "    for (int i = 0; i < num && inside; ++i) {",
-        "    if (inside) __syncthreads();\n    for (int i = 0; i < num && inside; ++i) {",
+        "for (int i = 0; i < num && inside; ++i) {",
+        "if (inside) __syncthreads(); for (int i = 0; i < num && inside; ++i) {",
         *ROI_ALIGN,
         "different barriers|wait for ever",
     ),
     Breakage(
         "the list is read while it is written",
         SPREAD,
-        "if (hit) listed[before] = thread;\n    __syncthreads();",
+        "if (hit) listed[before] = thread; __syncthreads();",
         "if (hit) listed[before] = thread;",
         *ROI_ALIGN,
         UNREADY,
@@ -194,16 +202,16 @@ BREAKAGES = (
     Breakage(
         "bins are read before they are tabulated",
         SPREAD,
-        "  __syncthreads();\n  if (threadIdx.x < 2) {",
-        "  if (threadIdx.x < 2) {",
+        "__syncthreads(); if (threadIdx.x < 2) {",
+        "if (threadIdx.x < 2) {",
         *ROI_ALIGN,
         UNREADY,
     ),
     Breakage(
         "a sum of halves without a barrier",
         "cuda/roi_align.cu",
-        "    }\n    __syncthreads();\n  }\n  if (threadIdx.x < kRoiColumns)",
-        "    }\n  }\n  if (threadIdx.x < kRoiColumns)",
+        "} __syncthreads(); } if (threadIdx.x < kRoiColumns)",
+        "} } if (threadIdx.x < kRoiColumns)",
         "cuda/roi_align.cu",
         "roi_warp",
         "races",
@@ -220,7 +228,7 @@ BREAKAGES = (
     Breakage(
         "threads beyond the last box",
         NMS,
-        "  if (i >= num) return;\n",
+        "if (i >= num) return;",
         "",
         *SUPPRESSION,
         OUTSIDE,
@@ -236,8 +244,8 @@ BREAKAGES = (
     Breakage(
         "no barrier between the words",
         NMS,
-        "    num_kept += __popcll(last);\n    __syncthreads();",
-        "    num_kept += __popcll(last);",
+        "num_kept += __popcll(last); __syncthreads();",
+        "num_kept += __popcll(last);",
         *SUPPRESSION,
         "races",
     ),
@@ -316,8 +324,8 @@ BREAKAGES = (
     Breakage(
         "threads without work do not write their part of a sum",
         "cuda/roi_align.cu",
-        "  sums[0][threadIdx.x] = x1,",
-        "  if (threadIdx.x < items) sums[0][threadIdx.x] = x1,",
+        "sums[0][threadIdx.x] = x1,",
+        "if (threadIdx.x < items) sums[0][threadIdx.x] = x1,",
         "cuda/roi_align.cu",
         "roi_warp",
         "nobody wrote",
@@ -325,7 +333,7 @@ BREAKAGES = (
     Breakage(
         "a gradient of no RoIs is not cleared",
         "cuda/roi_pool.cu",
-        "if (total.numel() == 0 || grad.numel() == 0) {\n    device.fill(total, 0);",
+        "if (total.numel() == 0 || grad.numel() == 0) { device.fill(total, 0);",
         "if (total.numel() == 0 || grad.numel() == 0) {",
         *ROI_POOL,
         "never written",
