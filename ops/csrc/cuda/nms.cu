@@ -16,10 +16,12 @@ using Word = unsigned long long;
 constexpr int kWordBits = 64;
 constexpr int kWordsPerBlock = 4;  // words of the mask, along a row
 constexpr int kMaskThreads = kWordBits * kWordsPerBlock;
-constexpr int64_t kRoundRows = 4096;  // a multiple of kWordBits
-constexpr int64_t kFirstRows = 1024;  // a multiple of kWordBits
-constexpr int kSettleThreads = 1024;
+constexpr int64_t kRoundRows = 4096;               // a multiple of kWordBits
+constexpr int64_t kFirstRows = 1024;               // a multiple of kWordBits
+constexpr int kSettleThreads = 768;                // 80 registers each, without spills
 constexpr int kDropThreads = kSettleThreads - 32;  // all threads but the first warp
+constexpr int kDropRows = 16;                      // rows of the mask that a thread reads at the same time
+constexpr int kDropColumns = kDropThreads / (kWordBits / kDropRows);  // words that these threads read of each row
 
 template <typename T>
 struct Boxes {
@@ -107,6 +109,14 @@ __device__ __forceinline__ Word settle_word(Word candidates, Word low_rows, Word
   }
 }
 
+// Sets bits of a word in shared memory, which has atomics of 32 bits; one of 64 bits would be a loop.
+__device__ __forceinline__ void set_bits(Word* word, Word bits) {
+  unsigned* halves = reinterpret_cast<unsigned*>(word);
+  const unsigned low = static_cast<unsigned>(bits), high = static_cast<unsigned>(bits >> 32);
+  if (low != 0) atomicOr(halves, low);
+  if (high != 0) atomicOr(halves + 1, high);
+}
+
 // Two rows of a lane: the bits that they suppress in their own word and in the next word.
 struct WordRows {
   Word own_low = 0, own_high = 0, next_low = 0, next_high = 0;
@@ -114,90 +124,119 @@ struct WordRows {
 
 // One block decides which of rows first_row .. end_row - 1 are kept, and lists them. In each turn, the first warp
 // decides one word. In the same turn, the other warps drop the boxes that the previous word suppresses in the words
-// after this one. So the first warp itself computes the boxes that a word suppresses in the next word, from rows read
-// one turn earlier.
+// after this one. So the first warp itself computes the boxes that a word suppresses in the next word. All read the
+// mask one turn before they use it: the first warp the rows of the next word, the others those rows of this word that
+// may be kept. 32-bit numbers are enough: the state of all boxes fits in shared memory, and a round has kRoundRows
+// rows.
 __global__ void __launch_bounds__(kSettleThreads)
-    settle_rows(const Progress progress, const int64_t* __restrict__ order, int64_t words, int64_t first_row,
-                int64_t end_row, const Word* __restrict__ mask, int64_t* __restrict__ kept) {
+    settle_rows(const Progress progress, const int64_t* __restrict__ order, int words, int first_row, int end_row,
+                const Word* __restrict__ mask, int64_t* __restrict__ kept) {
   extern __shared__ Word dropped[];  // from the first row's word on
   __shared__ Word settled[2];        // kept rows of the latest even and the latest odd word
   int num_kept = *progress.num_kept;
   if (num_kept >= progress.limit) return;
-  const int64_t first_word = first_row / kWordBits, end_word = (end_row + kWordBits - 1) / kWordBits;
-  for (int64_t i = first_word + threadIdx.x; i < words; i += kSettleThreads) {
-    dropped[i - first_word] = progress.dropped[i];
-  }
-  const int lane = threadIdx.x % 32;
+  const int first_word = first_row / kWordBits, end_word = (end_row + kWordBits - 1) / kWordBits;
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
+  for (int i = first_word + thread; i < words; i += kSettleThreads) dropped[i - first_word] = progress.dropped[i];
+
   // The mask of a dropped row is not needed. For rows dropped before this round, it was not written.
-  const auto read_rows = [&](int64_t word) {
+  const auto dropped_before = [&](int word) { return word < end_word ? progress.dropped[word] : 0; };
+  const auto read_rows = [&](int word, Word gone) {
     WordRows rows;
     if (word >= end_word) return rows;
-    const Word gone = progress.dropped[word];
     const bool has_next = word + 1 < words;
-    const int64_t start = word * kWordBits;
-    const Word* low = mask + (start + lane - first_row) * words + word;
-    if (start + lane < end_row && !(gone >> lane & 1)) rows.own_low = low[0], rows.next_low = has_next ? low[1] : 0;
+    const int row = word * kWordBits + lane;
+    const Word* low = mask + static_cast<unsigned>((row - first_row) * words + word);
+    if (row < end_row && !(gone >> lane & 1)) rows.own_low = low[0], rows.next_low = has_next ? low[1] : 0;
     const Word* high = low + 32 * words;
-    if (start + lane + 32 < end_row && !(gone >> (lane + 32) & 1)) {
+    if (row + 32 < end_row && !(gone >> (lane + 32) & 1)) {
       rows.own_high = high[0], rows.next_high = has_next ? high[1] : 0;
     }
     return rows;
   };
-  // Drops the boxes of the words from `target` on that the kept rows of a word suppress. Each thread reads a few rows,
-  // so that all loads run at the same time.
-  const auto drop = [&](int64_t word, Word stays, int64_t target, int thread, int threads) {
-    const Word* rows = mask + (word * kWordBits - first_row) * words;
-    const int64_t later = larger<int64_t>(words - target, 0);
-    const int64_t parts = smaller<int64_t>(larger<int64_t>(1, threads / larger<int64_t>(later, 1)), 16);
-    for (int64_t i = thread; i < later * parts; i += threads) {
-      Word bits = 0;
-      for (int64_t row = i / later; row < kWordBits; row += parts) {
-        if (stays >> row & 1) bits |= rows[row * words + target + i % later];
-      }
-      if (bits != 0) atomicOr(dropped + (target + i % later - first_word), bits);
+  // Reads kDropRows rows of a word from `first` on, in one column of the mask: the wanted rows, at the same time.
+  const auto read_column = [&](int word, int first, int column, Word wanted, Word(&of_row)[kDropRows]) {
+    const unsigned rows = static_cast<unsigned>(wanted >> first);
+    const unsigned place = static_cast<unsigned>((word * kWordBits + first - first_row) * words + column);
+#pragma unroll
+    for (int k = 0; k < kDropRows; ++k) {
+      const Word* source = mask + (place + static_cast<unsigned>(k * words));
+      if (rows >> k & 1) of_row[k] = *source;
     }
   };
-  const auto list = [&](int64_t word, Word stays, int thread) {
-    if (thread < kWordBits && (stays >> thread & 1)) {
-      const int place = num_kept + __popcll(stays & ((Word{1} << thread) - 1));
-      if (place < progress.limit) kept[place] = order[word * kWordBits + thread];
+  // Drops the boxes of that column which the kept rows suppress.
+  const auto drop_column = [&](int first, int column, Word stays, const Word(&of_row)[kDropRows]) {
+    const unsigned rows = static_cast<unsigned>(stays >> first);
+    Word bits = 0;
+#pragma unroll
+    for (int k = 0; k < kDropRows; ++k) {
+      if (rows >> k & 1) bits |= of_row[k];
+    }
+    set_bits(dropped + (column - first_word), bits);
+  };
+  // Drops the boxes of the columns from `target` on that the kept rows of a word suppress.
+  const auto drop = [&](int word, Word stays, int target, int number, int numbers, Word(&of_row)[kDropRows]) {
+    const int later = words - target;
+    for (int i = number; i < later * (kWordBits / kDropRows); i += numbers) {
+      const int first = i / later * kDropRows, column = target + i % later;
+      read_column(word, first, column, stays, of_row);
+      drop_column(first, column, stays, of_row);
     }
   };
-  const bool settles = threadIdx.x < 32;
+  const auto list = [&](int word, Word stays, int number) {
+    if (number < kWordBits && (stays >> number & 1)) {
+      const int place = num_kept + __popcll(stays & ((Word{1} << number) - 1));
+      if (place < progress.limit) kept[place] = order[word * kWordBits + number];
+    }
+  };
+
+  const bool settles = thread < 32;
+  const int number = thread - 32, ahead_first = number / kDropColumns * kDropRows,
+            ahead_column = 2 + number % kDropColumns;
+  Word ahead[kDropRows];
   WordRows rows;
-  if (settles) rows = read_rows(first_word);
+  Word gone = 0;  // rows of the next word dropped before this round
+  if (settles) {
+    rows = read_rows(first_word, dropped_before(first_word));
+    gone = dropped_before(first_word + 1);
+  }
   Word by_last = 0;  // rows of this word that the previous word suppresses
   __syncthreads();
-  int64_t word = first_word;
+  int word = first_word;
   for (; word < end_word && num_kept < progress.limit; ++word) {
     const bool has_last = word > first_word;
     const Word last = has_last ? settled[(word - 1) % 2] : 0;
+    const int count = smaller(kWordBits, end_row - word * kWordBits);
+    const Word all = count == kWordBits ? ~Word{0} : (Word{1} << count) - 1;
+    const Word candidates = all & ~dropped[word - first_word];  // in this turn, nobody drops boxes of this word
     if (settles) {
-      const int count = static_cast<int>(smaller<int64_t>(kWordBits, end_row - word * kWordBits));
-      const Word all = count == kWordBits ? ~Word{0} : (Word{1} << count) - 1;
-      const WordRows next = read_rows(word + 1);
-      const Word stays = settle_word(all & ~dropped[word - first_word] & ~by_last, rows.own_low, rows.own_high);
+      const WordRows next = read_rows(word + 1, gone);
+      gone = dropped_before(word + 2);
+      const Word stays = settle_word(candidates & ~by_last, rows.own_low, rows.own_high);
       if (lane == 0) settled[word % 2] = stays;
       by_last = any_of_lanes((stays >> lane & 1 ? rows.next_low : 0) | (stays >> (lane + 32) & 1 ? rows.next_high : 0));
       rows = next;
-    } else if (has_last) {
-      drop(word - 1, last, word + 1, threadIdx.x - 32, kDropThreads);
-      list(word - 1, last, threadIdx.x - 32);
+    } else {
+      if (has_last) {
+        const int column = word - 1 + ahead_column;
+        if (column < words) drop_column(ahead_first, column, last, ahead);
+        drop(word - 1, last, word + 1 + kDropColumns, number, kDropThreads, ahead);
+        list(word - 1, last, number);
+      }
+      if (word + ahead_column < words) read_column(word, ahead_first, word + ahead_column, candidates, ahead);
     }
     num_kept += __popcll(last);
     __syncthreads();
   }
   if (word > first_word) {  // the last word of the loop
     const Word last = settled[(word - 1) % 2];
-    drop(word - 1, last, word, threadIdx.x, kSettleThreads);
-    list(word - 1, last, threadIdx.x);
+    drop(word - 1, last, word, thread, kSettleThreads, ahead);
+    list(word - 1, last, thread);
     num_kept += __popcll(last);
   }
   __syncthreads();
-  for (int64_t i = first_word + threadIdx.x; i < words; i += kSettleThreads) {
-    progress.dropped[i] = dropped[i - first_word];
-  }
-  if (threadIdx.x == 0) *progress.num_kept = smaller(num_kept, progress.limit);
+  for (int i = first_word + thread; i < words; i += kSettleThreads) progress.dropped[i] = dropped[i - first_word];
+  if (thread == 0) *progress.num_kept = smaller(num_kept, progress.limit);
 }
 
 // Indices by falling score, ties by index, NaN first.
@@ -252,7 +291,8 @@ static Tensor nms(const Tensor& boxes_in, const Tensor& scores, std::optional<Te
                     dim3(kWordBits, kWordsPerBlock), 0, boxes, Threshold<T>(iou_threshold), progress, first, end,
                     reinterpret_cast<Word*>(output<int64_t>(mask)));
       const int64_t bytes = (words - first / kWordBits) * static_cast<int64_t>(sizeof(Word));
-      device.launch(&settle_rows, grid_of(1), kSettleThreads, bytes, progress, input<int64_t>(order), words, first, end,
+      device.launch(&settle_rows, grid_of(1), kSettleThreads, bytes, progress, input<int64_t>(order),
+                    static_cast<int>(words), static_cast<int>(first), static_cast<int>(end),
                     reinterpret_cast<const Word*>(input<int64_t>(mask)), output<int64_t>(kept));
     }
   });

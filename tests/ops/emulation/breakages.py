@@ -236,8 +236,8 @@ BREAKAGES = (
     Breakage(
         "a plain write in place of an atomic one",
         NMS,
-        "atomicOr(dropped + (target + i % later - first_word), bits)",
-        "dropped[target + i % later - first_word] |= bits",
+        "if (low != 0) atomicOr(halves, low);",
+        "if (low != 0) *halves |= low;",
         *SUPPRESSION,
         "races",
     ),
@@ -287,7 +287,7 @@ BREAKAGES = (
         "rows = next;",
         "rows = next, by_last = 0;",
         *SUPPRESSION,
-        WRONG,
+        f"{WRONG}|in the place of",
     ),
     Breakage(
         "some lanes skip a shuffle",
