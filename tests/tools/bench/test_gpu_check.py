@@ -103,6 +103,27 @@ def test_a_step_with_a_missing_package_counts_as_not_run() -> None:
     assert check.outcomes["operators"].outcome == FAILED
 
 
+@pytest.mark.parametrize(
+    ("line", "pattern", "outcome"),
+    [
+        ("=========     at void fast_rfcn::pool_bins<float>(int)+0x40", gpu_check.BAD_ACCESS, FAILED),
+        ("=========     at void at::native::sort<int>(int)+0x40", gpu_check.BAD_ACCESS, PASSED),
+        ("=========     Host Frame: fast_rfcn::nms(at::Tensor) [0x12]", gpu_check.BAD_ACCESS, PASSED),
+        ("========= Program hit cudaErrorInvalidValue on CUDA API call to cudaMalloc", gpu_check.BAD_ACCESS, PASSED),
+        ("========= Error: Race reported between Write access at fast_rfcn::k(int)+0x1", gpu_check.RACE, FAILED),
+        ("========= Warning: Race reported between Write access at fast_rfcn::k(int)+0x1", gpu_check.RACE, PASSED),
+        ("fast_rfcn::nms is tested", gpu_check.BAD_ACCESS, PASSED),
+    ],
+)
+def test_only_faults_of_this_projects_kernels_count(line: str, pattern: str, outcome: str) -> None:
+    check = Check(None)
+    check.run([shell("memcheck", f"echo before; echo '{line}'; echo 1 passed", fault=pattern)])
+    assert check.outcomes["memcheck"].outcome == outcome
+    assert check.outcomes["memcheck"].output.endswith(
+        f"1 faults, the first: {line}" if outcome == FAILED else "1 passed"
+    )
+
+
 def test_partial_results_of_an_ended_command_are_kept(tmp_path: Path) -> None:
     check = Check(tmp_path)
     script = """echo '{"rows": [1]}' > ops-cuda.json; echo '# The operators' > ops-cuda.md; sleep 60"""
@@ -175,7 +196,8 @@ def test_a_hanging_compiler_is_ended_with_its_children(compile_with, tmp_path: P
 
 
 def test_the_steps_use_only_the_compiled_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(gpu_check, "find_sanitizer", lambda: ["compute-sanitizer"])
+    monkeypatch.setattr(gpu_check, "find_sanitizer", lambda: "compute-sanitizer")
+    monkeypatch.setattr(gpu_check, "kernel_filter", lambda sanitizer: ["--kernel-regex", "kns=fast_rfcn"])
     options = gpu_check.argparse.Namespace(voc=tmp_path, seconds=0.4)
     stages = list(gpu_check.stages(options, lambda name: {"capability": "9.0"}, lambda: 300.0))
     steps = {step.name: step for together in stages for step in together}
@@ -185,6 +207,8 @@ def test_the_steps_use_only_the_compiled_kernels(monkeypatch: pytest.MonkeyPatch
     assert all(step.environment["DETECTOR_NATIVE"] == "cuda" and "build" in step.needs for step in after)
     assert {"memcheck", "racecheck", "initcheck", "benchmark", "training, bf16", "training, resume"} <= set(steps)
     assert any(word.endswith("test_image_indices.py") for word in steps["tests on the GPU"].command)
+    assert "kns=fast_rfcn" in steps["memcheck"].command
+    assert "kns=fast_rfcn" not in steps["initcheck"].command
     for timed in ("benchmark", "training, bf16", "training, compile"):
         assert [steps[timed]] in stages
 
