@@ -1,7 +1,7 @@
 """Compile the CUDA sources for the emulated device, as a library that registers their operators for CPU tensors.
 
-Launches and shared memory are not C++ and are translated. Everything else, host code included, is compiled unchanged,
-against the headers in `include`. Objects are cached by a hash of all their inputs.
+Launches, shared memory and launch bounds are not C++ and are translated. Everything else, host code included, is
+compiled unchanged, against the headers in `include`. Objects are cached by a hash of all their inputs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ COMMON = ["-std=c++20", "-fPIC", "-g1", "-Wno-psabi"]
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DTORCH_STABLE_ONLY", "-DUSE_CUDA"]
 CHECKS = "alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero,float-cast-overflow"
 # -fno-tree-sra: a word of 16 bytes is read at once, so that its alignment is checked.
+# -ftrivial-auto-var-init: a local variable without a value holds a number that shows in the result.
 WATCHED = ["-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-fno-tree-sra", "-fno-ipa-sra", "-Wno-unknown-pragmas"]
+WATCHED += ["-ftrivial-auto-var-init=pattern"]
 WATCHED += [
     "-fsanitize=thread",
     "--param",
@@ -51,7 +53,7 @@ def translate(text: str, name: str) -> str:
     """Return a CUDA source as C++ for `device.h`.
 
     Raises:
-        CannotBuildError: a launch or a shared array has an unknown form.
+        CannotBuildError: a launch, a shared array or a kernel with launch bounds has an unknown form.
     """
 
     def shared(found: re.Match[str]) -> str:
@@ -61,11 +63,36 @@ def translate(text: str, name: str) -> str:
         arguments = ", ".join(filter(None, ("__COUNTER__", align)))
         return f"auto& {found['name']} = ::emulation::shared_array<{found['type']}{found['size']}>({arguments});"
 
+    text = with_launch_bounds(text, name)
     text = SHARED.sub(shared, LAUNCH.sub(r"::emulation::Launch(\1, \2)(", text))
     for number, line in enumerate(text.splitlines(), 1):
         if re.search(r"<<<|__shared__|asm", line.partition("//")[0]):
             raise CannotBuildError(f"{name}:{number}: no rule translates {line.strip()!r}")
     return f'#line 1 "{name}"\n{text}'
+
+
+def with_launch_bounds(text: str, name: str) -> str:
+    """Return the text in which a kernel with launch bounds checks them first."""
+    parts, done = [], 0
+    for found in re.finditer(r"__launch_bounds__(?=\()", text):
+        bounds = _end_of_parentheses(text, found.end())
+        parameters = _end_of_parentheses(text, text.find("(", bounds))
+        body = re.compile(r"\s*\{").match(text, parameters)
+        if body is None:
+            raise CannotBuildError(f"{name}: no body follows {text[found.start() : parameters]!r}")
+        parts.append(f"{text[done : body.end()]} ::emulation::within{text[found.end() : bounds]};")
+        done = body.end()
+    return "".join([*parts, text[done:]])
+
+
+def _end_of_parentheses(text: str, start: int) -> int:
+    """Return the position after the parenthesis that closes the one at `start`."""
+    depth = 0
+    for i in range(start, len(text)):
+        depth += (text[i] == "(") - (text[i] == ")")
+        if depth == 0:
+            return i + 1
+    return len(text)
 
 
 def sources(csrc: Path = CSRC) -> dict[str, str]:

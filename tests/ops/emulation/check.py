@@ -39,7 +39,7 @@ class Emulator:
         self.path = library
         torch.ops.load_library(library)
         self.library = ctypes.CDLL(str(library))
-        self.library.emulation_launched.restype = ctypes.c_char_p
+        self.library.emulation_launched.restype = self.library.emulation_left.restype = ctypes.c_char_p
         self.library.emulation_unwritten.restype = ctypes.c_int64
 
     def profile(self, name: str) -> None:
@@ -51,7 +51,10 @@ class Emulator:
         try:
             results = getattr(torch.ops.fast_rfcn, check.operator).default(*check.arguments)
         except RuntimeError as error:
-            return self.with_lines(str(error).partition("\nException raised")[0]), None
+            left = self.library.emulation_left().decode()
+            return left or self.with_lines(str(error).partition("\nException raised")[0]), None
+        if left := self.library.emulation_left().decode():
+            return left, results
         for result in results if isinstance(results, tuple) else (results,):
             size = result.numel() * result.element_size()
             if size and self.library.emulation_unwritten(ctypes.c_void_p(result.data_ptr()), ctypes.c_size_t(size)):
@@ -75,7 +78,12 @@ class Emulator:
 
 def same_bits(first: Any, second: Any) -> bool:
     pairs = zip(*(each if isinstance(each, tuple) else (each,) for each in (first, second)), strict=True)
-    return all(torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8)) for a, b in pairs)
+    return all(torch.equal(bits(a), bits(b)) for a, b in pairs)
+
+
+def bits(values: torch.Tensor) -> torch.Tensor:
+    # clone, not contiguous(), which leaves the stride of a dimension of size 1 as it is; view refuses that.
+    return values.clone(memory_format=torch.contiguous_format).view(torch.uint8)
 
 
 def main() -> int:

@@ -79,6 +79,23 @@ std::vector<std::string> findings;
 std::set<std::pair<uintptr_t, std::string>> found_at;
 int error = 0;
 std::string text;
+char stream_of_torch;     // its address is the current stream
+bool has_device = false;  // this operator has called cudaSetDevice
+bool asked = true;        // for the error of the latest launch
+
+// A copy to the host that has not happened: the host does not wait.
+struct Pending {
+  void* to;
+  std::vector<char> values;
+};
+std::vector<Pending> pending;
+
+// The error of a call on this stream.
+int checked(const void* stream) {
+  if (stream != &stream_of_torch) return text = "a call that is not on the current stream", 1;
+  return std::exchange(error, 0);
+}
+
 std::map<Kernel, int> allowed_shared;
 std::map<std::string, uint64_t> launched;
 
@@ -310,15 +327,25 @@ void* static_array(int name, size_t bytes, size_t align, size_t granule) {
 
 void* dynamic_array(size_t align) { return memory.dynamic_array(align); }
 
-void run(Kernel kernel, dim3 grid, dim3 block, size_t shared_bytes, Body body, void* arguments, size_t arguments_size) {
+void within(int most_threads, int) {
+  if (num_threads <= most_threads) return;
+  find(std::to_string(num_threads) + " threads, beyond the launch bounds of " + std::to_string(most_threads), nullptr);
+}
+
+void run(Kernel kernel, dim3 grid, dim3 block, size_t shared_bytes, const void* stream, Body body, void* arguments,
+         size_t arguments_size) {
   const std::string name = name_of(kernel);
   const auto fail = [&](const std::string& what) { text = name + ": " + what, error = 1; };
+  if (!asked) return fail("nobody asked for the error of the launch before");
+  asked = false;
+  if (!has_device) return fail("launched before cudaSetDevice");
+  if (stream != &stream_of_torch) return fail("not launched on the current stream");
   const uint64_t num_blocks = static_cast<uint64_t>(grid.x) * grid.y * grid.z;
   if (num_blocks == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535) return fail("no such grid");
   num_threads = static_cast<int>(block.x * block.y * block.z);
   if (num_threads < 1 || num_threads > kMostThreads) return fail("no such block");
-  const auto asked = allowed_shared.find(kernel);
-  const int allowed = std::max(asked == allowed_shared.end() ? 0 : asked->second, profile.plain_shared);
+  const auto request = allowed_shared.find(kernel);
+  const int allowed = std::max(request == allowed_shared.end() ? 0 : request->second, profile.plain_shared);
   if (shared_bytes > static_cast<size_t>(allowed)) return fail("more shared memory than it asked for");
   if (stacks == nullptr) {
     stacks = static_cast<char*>(mmap(nullptr, kStack * kMostThreads, PROT_READ | PROT_WRITE,
@@ -347,7 +374,7 @@ void run(Kernel kernel, dim3 grid, dim3 block, size_t shared_bytes, Body body, v
     static_bytes = std::max(static_bytes, memory.static_bytes());
     if (stopped) break;
   }
-  const size_t most = asked == allowed_shared.end() ? profile.plain_shared : profile.block_shared;
+  const size_t most = request == allowed_shared.end() ? profile.plain_shared : profile.block_shared;
   if (shared_bytes + static_bytes > most) {
     find(std::to_string(shared_bytes) + " dynamic and " + std::to_string(static_bytes) +
              " static bytes of shared memory, more than " + std::to_string(most), nullptr);
@@ -373,15 +400,40 @@ int allow_shared(Kernel kernel, int bytes) {
   return 0;
 }
 
-int take_error() { return std::exchange(error, 0); }
+void* current_stream() { return &stream_of_torch; }
+void use_device(int) { has_device = true; }
+
+int take_error() {
+  asked = true;
+  return std::exchange(error, 0);
+}
 const char* error_text() { return text.c_str(); }
 
-void copied(void* to, const void* from, size_t bytes, bool from_device) {
-  if (from_device && !traffic.on() && memory.unwritten(from, bytes) > 0) text = "a copy of what nobody wrote", error = 1;
-  memory.host_writes(to, bytes);
+int fill(void* address, int byte, size_t bytes, const void* stream) {
+  memory.host_writes(address, bytes);
+  std::memset(address, byte, bytes);
+  return checked(stream);
 }
 
-void filled(void* address, size_t bytes) { memory.host_writes(address, bytes); }
+int copy(void* to, const void* from, size_t bytes, bool from_device, bool to_host, const void* stream) {
+  if (from_device && !traffic.on() && memory.unwritten(from, bytes) > 0) text = "a copy of what nobody wrote", error = 1;
+  if (const int wrong = checked(stream); wrong != 0) return wrong;
+  if (to_host) {
+    const char* values = static_cast<const char*>(from);
+    pending.push_back({to, {values, values + bytes}});
+    std::memset(to, Memory::poison, bytes);
+  } else {
+    memory.host_writes(to, bytes);
+    std::memcpy(to, from, bytes);
+  }
+  return 0;
+}
+
+int synchronize(const void* stream) {
+  for (const Pending& each : pending) std::memcpy(each.to, each.values.data(), each.values.size());
+  pending.clear();
+  return checked(stream);
+}
 
 }  // namespace emulation
 
@@ -396,11 +448,19 @@ FOR_PYTHON void emulation_profile(int processors, int block_shared, int processo
 FOR_PYTHON void emulation_begin(uint64_t seed) {
   emulation::chance.seed(seed);
   emulation::memory.seal();
+  emulation::has_device = false, emulation::asked = true;
+  emulation::pending.clear();
   emulation::Memory::poison = seed % 2 == 0 ? 0x7f : 0xfb;
 }
 
 FOR_PYTHON int64_t emulation_unwritten(const void* data, size_t bytes) {
   return emulation::memory.unwritten(data, bytes);
+}
+
+// What the operator has left undone, or "".
+FOR_PYTHON const char* emulation_left() {
+  if (!emulation::pending.empty()) return "the host did not wait for a copy";
+  return emulation::asked ? "" : "nobody asked for the error of the last launch";
 }
 
 // Number of blocks of each kernel that ran, one line each.

@@ -39,15 +39,20 @@ void before_atomic(void* address, size_t size, void* place);
 
 using Kernel = void (*)();
 using Body = void (*)(Kernel kernel, void* arguments);
-void run(Kernel kernel, dim3 grid, dim3 block, size_t shared_bytes, Body body, void* arguments, size_t arguments_size);
+void run(Kernel kernel, dim3 grid, dim3 block, size_t shared_bytes, const void* stream, Body body, void* arguments,
+         size_t arguments_size);
+void within(int most_threads, int blocks = 1);  // the launch bounds of the running kernel
 
-// For the runtime.
+// For the runtime. Functions that return an int return an error.
+void* current_stream();
+void use_device(int index);
 int attribute(int name);
 int allow_shared(Kernel kernel, int bytes);
 int take_error();
 const char* error_text();
-void copied(void* to, const void* from, size_t bytes, bool from_device);
-void filled(void* address, size_t bytes);
+int fill(void* address, int byte, size_t bytes, const void* stream);
+int copy(void* to, const void* from, size_t bytes, bool from_device, bool to_host, const void* stream);
+int synchronize(const void* stream);
 
 // `kernel<<<grid, block, ...>>>(arguments)` is translated to `Launch(kernel, grid, block, ...)(arguments)`.
 template <typename... Parameters>
@@ -55,10 +60,11 @@ struct Launch {
   void (*kernel)(Parameters...);
   dim3 grid, block;
   size_t shared_bytes;
+  const void* stream;
 
   EMULATION_UNWATCHED Launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes = 0,
-                             void* = nullptr)
-      : kernel(kernel), grid(grid), block(block), shared_bytes(shared_bytes) {}
+                             const void* stream = nullptr)
+      : kernel(kernel), grid(grid), block(block), shared_bytes(shared_bytes), stream(stream) {}
 
   template <typename... Arguments>
   EMULATION_UNWATCHED void operator()(const Arguments&... arguments) const {
@@ -66,7 +72,8 @@ struct Launch {
     const Body body = [](Kernel kernel, void* values) {
       std::apply(reinterpret_cast<void (*)(Parameters...)>(kernel), *static_cast<std::tuple<Parameters...>*>(values));
     };
-    run(reinterpret_cast<Kernel>(kernel), grid, block, shared_bytes, body, &values, sizeof(values));
+    run(reinterpret_cast<Kernel>(kernel), grid, block, shared_bytes, stream, body, &values,
+        sizeof(values));
   }
 };
 

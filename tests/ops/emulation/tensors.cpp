@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "device.h"
 #include "memory.h"
 
 namespace emulation {
@@ -55,7 +56,9 @@ int32_t aoti_torch_device_type_cuda() { return aoti_torch_device_type_cpu(); }
 
 AOTITorchError aoti_torch_create_device_guard(int32_t, DeviceGuardHandle* guard) { return *guard = nullptr, 0; }
 
-AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** stream) { return *stream = nullptr, 0; }
+AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** stream) {
+  return *stream = emulation::current_stream(), 0;
+}
 
 AOTITorchError aoti_torch_library_init_impl(const char* space, const char*, const char* file, uint32_t line,
                                             TorchLibraryHandle* library) {

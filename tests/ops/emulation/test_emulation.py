@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parent))
-from breakages import BREAKAGES, Breakage
-from build import CannotBuildError, build, sources, translate
+from breakages import BREAKAGES, NMS, Breakage
+from build import CannotBuildError, build, sources, translate, with_one_dtype
 
 HERE = Path(__file__).parent
 # Together the others take minutes.
@@ -42,6 +42,26 @@ def test_a_broken_kernel_is_found(breakage: Breakage, tmp_path: Path) -> None:
     assert re.search(breakage.message, failure), failure
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("step", "code"), [("distance /= 2", 0), ("distance /= 4", 1)])
+def test_the_code_for_gpus_without_reductions_of_a_warp(step: str, code: int) -> None:
+    texts = {name: text for name, text in sources().items() if not name.endswith(".cu") or name == NMS}
+    texts[NMS] = texts[NMS].replace("namespace fast_rfcn {", "#define __CUDA_ARCH__ 750\nnamespace fast_rfcn {", 1)
+    texts[NMS] = texts[NMS].replace("distance /= 2", step)
+    library = build(with_one_dtype(texts, "float"), jobs=1)
+    result = check(library, "--only", "nms", "--cases", "10", "--stop", "1", "--dtype", "float32")
+    library.unlink()
+    assert result.returncode == code, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("space", [" ", "\n    "])
+def test_every_breakage_applies_to_the_kernels_in_any_layout(space: str) -> None:
+    texts = {name: re.sub(r"(?<=[,;(]) ?(?=\S)", space, text) for name, text in sources().items()}
+    for breakage in BREAKAGES:
+        broken = breakage.apply(texts)
+        assert broken[breakage.file] != texts[breakage.file]
+
+
 @pytest.mark.parametrize(
     ("source", "translated"),
     [
@@ -50,9 +70,13 @@ def test_a_broken_kernel_is_found(breakage: Breakage, tmp_path: Path) -> None:
         ("__shared__ float sums[4][8];", "auto& sums = ::emulation::shared_array<float[4][8]>(__COUNTER__);"),
         ("__shared__ __align__(16) Box<T> box;", "auto& box = ::emulation::shared_array<Box<T>>(__COUNTER__, 16);"),
         ("extern __shared__ Word all[];", "Word* all = ::emulation::dynamic_shared<Word>();"),
+        (
+            "__launch_bounds__(f(2), 1) k(int (&a)[1]) { a; }",
+            "__launch_bounds__(f(2), 1) k(int (&a)[1]) { ::emulation::within(f(2), 1); a; }",
+        ),
     ],
 )
-def test_launches_and_shared_memory_are_translated(source: str, translated: str) -> None:
+def test_what_is_not_cpp_is_translated(source: str, translated: str) -> None:
     assert translate(source, "kernel.cu").splitlines()[1:] == [translated]
 
 

@@ -101,8 +101,11 @@ enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpy
 
 inline const char* cudaGetErrorString(cudaError_t) { return ::emulation::error_text(); }
 inline cudaError_t cudaGetLastError() { return ::emulation::take_error(); }
-inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaSetDevice(int index) {
+  ::emulation::use_device(index);
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return ::emulation::synchronize(stream); }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr name, int) {
   *value = ::emulation::attribute(name);
   return cudaSuccess;
@@ -111,13 +114,9 @@ template <typename K>
 cudaError_t cudaFuncSetAttribute(K* kernel, cudaFuncAttribute, int bytes) {
   return ::emulation::allow_shared(reinterpret_cast<::emulation::Kernel>(kernel), bytes);
 }
-inline cudaError_t cudaMemsetAsync(void* address, int byte, size_t bytes, cudaStream_t) {
-  ::emulation::filled(address, bytes);
-  std::memset(address, byte, bytes);
-  return ::emulation::take_error();
+inline cudaError_t cudaMemsetAsync(void* address, int byte, size_t bytes, cudaStream_t stream) {
+  return ::emulation::fill(address, byte, bytes, stream);
 }
-inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
-  ::emulation::copied(to, from, bytes, kind != cudaMemcpyHostToDevice);
-  std::memcpy(to, from, bytes);
-  return ::emulation::take_error();
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+  return ::emulation::copy(to, from, bytes, kind != cudaMemcpyHostToDevice, kind == cudaMemcpyDeviceToHost, stream);
 }
