@@ -82,7 +82,7 @@ class BoxCoder(nn.Module):
         return torch.where(labels[:, None] > 0, deltas, 0.0)
 
     def targets(self, boxes: Tensor, labels: Tensor, gt_boxes: Tensor) -> RoITargets:
-        """Return the targets of RoIs with boxes [R, 4], labels [R] and gt_boxes [R, 4]; boxes are xyxy in input pixels."""
+        """Return the targets of RoIs: boxes [R, 4] and gt_boxes [R, 4] xyxy in input pixels, labels [R]."""
         return RoITargets(labels, self.encode(boxes, gt_boxes, labels), boxes, gt_boxes)
 
     def decode(self, deltas: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
