@@ -2,6 +2,7 @@
 
 from detector.ops import _native
 from detector.ops._native import KernelStatus, native_status
+from detector.ops.deform_ps_roi_pool import deform_ps_roi_pool
 from detector.ops.nms import batched_nms, nms
 from detector.ops.ps_roi_align import ps_roi_align
 from detector.ops.ps_roi_pool import ps_roi_pool, ps_roi_vote
@@ -12,6 +13,7 @@ from detector.ops.roi_warp import roi_warp
 __all__ = [
     "KernelStatus",
     "batched_nms",
+    "deform_ps_roi_pool",
     "native_status",
     "nms",
     "ps_roi_align",

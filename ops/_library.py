@@ -45,6 +45,12 @@ SCHEMAS: tuple[str, ...] = (
     " -> (Tensor votes, Tensor argmax)",
     "ps_roi_align(Tensor score_maps, Tensor rois, int bins, float spatial_scale, int sampling_ratio) -> Tensor",
     "ps_roi_align_backward(Tensor grad, Tensor rois, SymInt[] size, float spatial_scale, int sampling_ratio) -> Tensor",
+    "deform_ps_roi_pool(Tensor score_maps, Tensor rois, Tensor? offsets, int bins, float spatial_scale,"
+    " float offset_scale, int sampling_ratio) -> Tensor",
+    "deform_ps_roi_pool_backward(Tensor grad, Tensor rois, Tensor? offsets, SymInt[] size, float spatial_scale,"
+    " float offset_scale, int sampling_ratio) -> Tensor",
+    "deform_ps_roi_pool_offset_grad(Tensor grad, Tensor score_maps, Tensor rois, Tensor offsets, float spatial_scale,"
+    " float offset_scale, int sampling_ratio) -> Tensor",
     "depthwise(Tensor x, Tensor kernel, Tensor bias, int dilation, int padding) -> Tensor",
     "depthwise_weight_grad(Tensor grad, Tensor x, int k, int dilation, int padding) -> Tensor",
     "nms(Tensor boxes, Tensor scores, Tensor? labels, float iou_threshold, int? max_output) -> Tensor",

@@ -22,7 +22,7 @@ from detector.ops._score_maps import (
     mean_backward,
     weighted_sums,
 )
-from detector.ops.roi_pool import argmax_dtype, image_index
+from detector.ops.roi_pool import argmax_dtype, image_index, round_away
 
 REDUCTIONS = ("mean", "max")
 
@@ -98,8 +98,8 @@ def bin_edges(low: Tensor, high: Tensor, bins: int, spatial_scale: float, size: 
     `low` and `high` [R] are the RoIs' first and last pixels. The order of operations is the published one, in the dtype
     of `low`. A bin is empty if its end is not after its start. All bins of a RoI that is not finite are empty.
     """
-    start = _round(low) * spatial_scale
-    extent = ((_round(high) + 1) * spatial_scale - start).clamp(min=MIN_SIZE)
+    start = round_away(low) * spatial_scale
+    extent = ((round_away(high) + 1) * spatial_scale - start).clamp(min=MIN_SIZE)
     # Divide by a tensor: torch may turn division by a number into multiplication by 1 / number, which moves edges.
     bin_size = (extent / low.new_full((), bins))[:, None]
     position = torch.arange(bins, dtype=low.dtype, device=low.device)
@@ -119,12 +119,6 @@ def _is_max(op: str, reduction: str) -> bool:
 def _wants_argmax(score_maps: Tensor) -> bool:
     """Return whether to store the argmax: training needs it, an export does not (see `_max_gradient`)."""
     return torch.is_grad_enabled() and score_maps.requires_grad and not torch.compiler.is_exporting()
-
-
-def _round(value: Tensor) -> Tensor:
-    """Round half away from zero, as C does; torch rounds half to even."""
-    whole = value.trunc()
-    return whole + torch.where((value - whole).abs() >= 0.5, value.sign(), 0.0)
 
 
 def _spans(first: Tensor, end: Tensor) -> Spans:

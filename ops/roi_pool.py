@@ -109,11 +109,11 @@ def whole_cells(low: Tensor, high: Tensor, spatial_scale: float, quantization: s
     if quantization == "outer":
         start = (low * spatial_scale).floor()
         return start, (high * spatial_scale).ceil() - start
-    start = _round(low * spatial_scale)
-    return start, _round(high * spatial_scale) - start
+    start = round_away(low * spatial_scale)
+    return start, round_away(high * spatial_scale) - start
 
 
-def _round(value: Tensor) -> Tensor:
+def round_away(value: Tensor) -> Tensor:
     """Round half away from zero, as C does; torch rounds half to even, and floor(v + 0.5) fails just below 0.5."""
     whole = value.trunc()
     return whole + torch.where((value - whole).abs() >= 0.5, value.sign(), 0.0)

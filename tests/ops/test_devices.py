@@ -35,6 +35,9 @@ REFERENCES = {
     "ps_roi_vote_max": ("ps_roi_pool", "_vote_max_reference"),
     "ps_roi_align": ("ps_roi_align", "_reference"),
     "ps_roi_align_backward": ("ps_roi_align", "_backward_reference"),
+    "deform_ps_roi_pool": ("deform_ps_roi_pool", "_reference"),
+    "deform_ps_roi_pool_backward": ("deform_ps_roi_pool", "_backward_reference"),
+    "deform_ps_roi_pool_offset_grad": ("deform_ps_roi_pool", "_offset_gradient"),
     "nms": ("nms", "_reference"),
 }
 
@@ -96,6 +99,13 @@ def operators(features: Tensor, rois: Tensor) -> Iterator[tuple[str, tuple[Any, 
     for ratio in (0, 2):
         yield "ps_roi_align", (features, rois, BINS, SCALE, ratio)
         yield "ps_roi_align_backward", (grad(classes, BINS, BINS), rois, size, SCALE, ratio)
+    for groups in {1, classes}:
+        offsets = torch.randn(len(rois), 2 * groups, BINS, BINS, generator=generator).to(rois.dtype)
+        options, given = (SCALE, 0.2, 4), grad(classes, BINS, BINS)
+        for moved_by in (None, offsets):
+            yield "deform_ps_roi_pool", (features, rois, moved_by, BINS, *options)
+            yield "deform_ps_roi_pool_backward", (given, rois, moved_by, size, *options)
+        yield "deform_ps_roi_pool_offset_grad", (given, features, rois, offsets, *options)
 
 
 def reference_of(name: str) -> Callable[..., Any]:

@@ -22,6 +22,7 @@ POOLS: dict[str, Pool] = {
     "ps_roi_vote": lambda x, rois: ops.ps_roi_vote(x, rois, 2, 1 / 16),
     "ps_roi_vote-max": lambda x, rois: ops.ps_roi_vote(x, rois, 2, 1 / 16, reduction="max"),
     "ps_roi_align": lambda x, rois: ops.ps_roi_align(x, rois, 2, 1 / 16),
+    "deform_ps_roi_pool": lambda x, rois: ops.deform_ps_roi_pool(x, rois, x.new_zeros(len(rois), 4, 2, 2), 2, 1 / 16),
 }
 OUT_OF_RANGE = [2.0, -1.0, 1e9, math.inf, -math.inf, math.nan]
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)

@@ -48,6 +48,7 @@ for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         ops.ps_roi_vote(x, rois, 3, 1 / 16),
         ops.ps_roi_vote(x, rois, 3, 1 / 16, reduction="max"),
         ops.ps_roi_align(x, rois, 3, 1 / 16),
+        ops.deform_ps_roi_pool(x, rois, torch.randn(30, 10, 3, 3, generator=g), 3, 1 / 16),
     ):
         (grad,) = torch.autograd.grad(output, x, output.detach())
         for tensor in (output.detach(), grad):
