@@ -42,6 +42,8 @@ def pattern(code: str) -> re.Pattern[str]:
 POOL, SCATTER, SPREAD, NMS = "cuda/pool.cuh", "cuda/scatter.cuh", "cuda/mean_backward.cuh", "cuda/nms.cu"
 ROI_POOL, ROI_ALIGN = ("cuda/roi_pool.cu", "roi_pool"), ("cuda/roi_align.cu", "roi_align")
 SUPPRESSION = (NMS, "nms")
+DEFORM = "cuda/deform_ps_roi_pool.cu"
+DEFORMABLE = (DEFORM, "deformable")
 UNREADY = r"nobody wrote|races"
 OUTSIDE = r"beyond a shared array|outside of every tensor|end of a tensor|was given|misaligned"
 
@@ -517,6 +519,21 @@ BREAKAGES = (
         "for (int64_t bin = 0; bin + 1 < bins; ++bin) sum",
         "cuda/ps_roi_pool.cu",
         "position_sensitive",
+    ),
+    Breakage(
+        "no barrier after the RoIs of a moved bin are listed",
+        DEFORM,
+        "if (hit) hits[before] = mine;\n    __syncthreads();",
+        "if (hit) hits[before] = mine;",
+        *DEFORMABLE,
+        UNREADY,
+    ),
+    Breakage(
+        "samples off the map count",
+        DEFORM,
+        "given / static_cast<T>(down * across)",
+        "given / static_cast<T>(bins.samples * bins.samples)",
+        *DEFORMABLE,
         WRONG,
     ),
 )

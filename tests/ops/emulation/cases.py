@@ -249,6 +249,32 @@ def position_sensitive(draw: Draw) -> Iterator[Check]:
     yield Check("ps_roi_align_backward", backward, reference("ps_roi_align", "_backward_reference")(*backward), terms)
 
 
+def deformable(draw: Draw) -> Iterator[Check]:
+    k = draw.dice.choice((1, 2, 3) if draw.large else (1, 2, 3, 7))
+    groups, per_group = draw.dice.choice(((1, 1), (1, 4), (2, 2), (3, 1)))
+    classes = groups * per_group
+    maps = draw.features(classes * k * k)
+    rois, size = draw.rois(maps.shape), list(maps.shape)
+    offsets = torch.randn(len(rois), 2 * groups, k, k, generator=draw.generator)
+    offsets *= draw.dice.choice((0.0, 1.0, 5.0))
+    if draw.dice.random() < 0.2:
+        wild = torch.rand(offsets.shape, generator=draw.generator) < 0.05
+        offsets = offsets.masked_fill(wild, draw.dice.choice((math.nan, math.inf, 1e30)))
+    offsets = offsets.to(draw.edges)
+    options = (draw.scale, draw.dice.choice((0.1, 1.0)), draw.dice.choice((1, 2, 4, 5)))
+    grad = draw.gradient(rois, classes, k, k)
+    terms = max(4.0, len(rois) / 2)
+    for given in (offsets, None):
+        arguments = (maps, rois, given, k, *options)
+        yield Check("deform_ps_roi_pool", arguments, reference("deform_ps_roi_pool", "_reference")(*arguments), 4)
+        backward = (grad, rois, given, size, *options)
+        expected = reference("deform_ps_roi_pool", "_backward_reference")(*backward)
+        yield Check("deform_ps_roi_pool_backward", backward, expected, terms)
+    move = (grad, maps, rois, offsets, *options)
+    expected = reference("deform_ps_roi_pool", "_offset_gradient")(*move)
+    yield Check("deform_ps_roi_pool_offset_grad", move, expected, 16)
+
+
 def nms(draw: Draw) -> Iterator[Check]:
     count = draw.dice.choice((0, 1, 2, 63, 64, 65, 129, 700, 1025, 1500, 4200 if draw.large else 300))
     spread, side = draw.dice.choice(((300, 120), (30, 120), (3000, 60), (0, 50)))
@@ -282,5 +308,6 @@ GROUPS: dict[str, Callable[[Draw], Iterator[Check]]] = {
     "roi_align": roi_align,
     "roi_warp": roi_warp,
     "position_sensitive": position_sensitive,
+    "deformable": deformable,
     "nms": nms,
 }
