@@ -31,6 +31,7 @@ GROUPS: dict[str, dict[str, type]] = {
         "fast_rcnn": schema.FastRCNNConfig,
         "light_head": schema.LightHeadConfig,
         "rfcn": schema.RFCNConfig,
+        "deformable_rfcn": schema.DeformableRFCNConfig,
     },
     "proposals": {
         "grid": schema.GridProposalsConfig,

@@ -23,6 +23,7 @@ from detector.configs import schema
 from detector.configs.errors import ConfigError
 from detector.engine.optimizer import cosine_factor, parameter_groups, step_factor
 from detector.heads import Head
+from detector.heads.deformable_rfcn import DeformableRFCNHead
 from detector.heads.fast_rcnn import FastRCNNHead, reduction
 from detector.heads.light_head import LightHead
 from detector.heads.rfcn import PSPooling, RFCNHead
@@ -202,6 +203,17 @@ def build_head(config: schema.HeadConfig, backbone: Backbone, num_classes: int) 
                 strides=backbone.strides,
                 k=config.k,
                 pooling=build_ps_pooling(config.pooling),
+                class_agnostic=config.class_agnostic,
+            )
+        case schema.DeformableRFCNConfig():
+            return DeformableRFCNHead(
+                num_classes=num_classes,
+                in_channels=backbone.head_channels,
+                channels=config.channels,
+                strides=backbone.strides,
+                k=config.k,
+                offset_scale=config.offset_scale,
+                sampling_ratio=config.sampling_ratio,
                 class_agnostic=config.class_agnostic,
             )
     raise ConfigError(f"head.kind {config.kind!r} has no builder")

@@ -25,6 +25,7 @@ from detector.configs.schema.dataset import (
 from detector.configs.schema.evaluation import COCODifficult, EvaluationConfig
 from detector.configs.schema.export import ExportConfig, ExportFormat
 from detector.configs.schema.head import (
+    DeformableRFCNConfig,
     FastRCNNConfig,
     HeadConfig,
     LightHeadConfig,
@@ -64,6 +65,7 @@ __all__ = [
     "Config",
     "DatasetConfig",
     "Decay",
+    "DeformableRFCNConfig",
     "EvaluationConfig",
     "ExportConfig",
     "ExportFormat",

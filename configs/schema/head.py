@@ -79,3 +79,20 @@ class RFCNConfig(HeadConfig):
 
     def __post_init__(self) -> None:
         require(self.k >= 1, f"head.k is {self.k}; expected at least 1")
+
+
+@dataclass
+class DeformableRFCNConfig(HeadConfig):
+    """The head of Deformable R-FCN (Dai et al. 2017): R-FCN whose bins move by learned offsets."""
+
+    kind: str = "deformable_rfcn"
+    k: int = 7  # bins along each side; each class has k x k score maps
+    channels: int = 1024  # channels after the 1x1 convolution that reduces the map
+    offset_scale: float = 0.1  # an offset of 1 moves a bin by this fraction of the RoI's size
+    sampling_ratio: int = 4  # samples per bin and axis
+    class_agnostic: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.k >= 1, f"head.k is {self.k}; expected at least 1")
+        require(self.offset_scale > 0, f"head.offset_scale is {self.offset_scale}; expected more than 0")
+        require(self.sampling_ratio >= 1, f"head.sampling_ratio is {self.sampling_ratio}; expected at least 1")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from detector.ops.deform_ps_roi_pool import rows_and_columns
 from detector.ops.ps_roi_pool import bin_edges as published_edges
 from detector.ops.roi_pool import bin_edges
 from detector.ops.sample_grid import neighbours, sample_axis
@@ -38,6 +39,7 @@ def standard_operators(longest: int) -> Decompositions:
         ops.ps_roi_pool.default: ps_roi_pool,
         ops.ps_roi_vote.default: ps_roi_vote,
         ops.ps_roi_align.default: ps_roi_align,
+        ops.deform_ps_roi_pool.default: deform_ps_roi_pool,
         ops.ps_roi_pool_max.default: partial(ps_roi_pool_max, levels=levels),
         ops.ps_roi_vote_max.default: partial(ps_roi_vote_max, levels=levels),
         ops.nms.default: nms,
@@ -101,6 +103,45 @@ def ps_roi_align(score_maps: Tensor, rois: Tensor, bins: int, spatial_scale: flo
     rows = _sample_weights(rois[:, 2], rois[:, 4], bins, score_maps.shape[2], *options)
     columns = _sample_weights(rois[:, 1], rois[:, 3], bins, score_maps.shape[3], *options)
     return _bin_means(score_maps, rows, columns)
+
+
+def deform_ps_roi_pool(
+    score_maps: Tensor,
+    rois: Tensor,
+    offsets: Tensor | None,
+    bins: int,
+    spatial_scale: float,
+    offset_scale: float,
+    sampling_ratio: int,
+) -> Tensor:
+    """Return means [R, D, bins, bins] of the samples of moved bins. A bin whose offset is not finite gives 0."""
+    options = (spatial_scale, offset_scale, sampling_ratio)
+    axes = rows_and_columns(rois, offsets, bins, score_maps.shape, *options)
+    rows, columns = (
+        _cell_weights(axis.cells.permute(1, 2, 3, 4, 0), axis.weights.permute(1, 2, 3, 4, 0), size)
+        for axis, size in zip(axes, score_maps.shape[2:], strict=True)
+    )  # [G, k, k, H, R], [G, k, k, W, R]
+    maps = _by_bin(score_maps, bins).unflatten(0, (rows.shape[0], -1)).permute(0, 2, 3, 1, 4, 5)  # [G, k, k, C, H, W]
+    along_rows = (maps.flatten(3, 4) @ columns).unflatten(3, maps.shape[3:5])  # [G, k, k, C, H, R]
+    sums = (along_rows * rows[:, :, :, None]).sum(dim=4)
+    # Each sample is listed twice. RoIs come last, since ONNX Runtime 1.31 keeps the axis in a sum over the last axis of
+    # no numbers.
+    down, across = (axis.valid.permute(1, 2, 3, 4, 0).to(maps.dtype).sum(dim=3) / 2 for axis in axes)
+    count = (down * across).clamp(min=1)  # [G, k, k, R]
+    means: Tensor = (sums / count[:, :, :, None]).permute(4, 0, 3, 1, 2).flatten(1, 2)
+    return means
+
+
+def _cell_weights(cells: Tensor, weights: Tensor, size: int) -> Tensor:
+    """Return the weight [..., size, R] of each cell, from the cells that samples read [..., n, R] and their weights."""
+    every = torch.arange(size, device=cells.device)[:, None]
+    total = weights.new_zeros((*cells.shape[:-2], size, cells.shape[-1]))
+    for sample in range(cells.shape[-2]):  # a loop: all samples together would need their number times the memory
+        total = (
+            total
+            + (every == cells[..., sample : sample + 1, :]).to(weights.dtype) * weights[..., sample : sample + 1, :]
+        )
+    return total
 
 
 def ps_roi_pool_max(

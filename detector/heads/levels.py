@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 CANONICAL_SIZE, CANONICAL_STRIDE = 224, 16
+Maps = TypeVar("Maps", Tensor, tuple[Tensor, ...])
 
 
 def levels_of(boxes: Sequence[Tensor], strides: Sequence[int]) -> Tensor | None:
@@ -33,16 +35,16 @@ def levels_of(boxes: Sequence[Tensor], strides: Sequence[int]) -> Tensor | None:
 
 
 def pool_levels(
-    maps: Sequence[Tensor],
+    maps: Sequence[Maps],
     rois: Tensor,
     levels: Tensor | None,
     strides: Sequence[int],
-    pool: Callable[[Tensor, Tensor, float], Tensor],
+    pool: Callable[[Maps, Tensor, float], Tensor],
 ) -> Tensor:
     """Return `pool(map, rois, spatial_scale)` of rois [R, 5], each on the map of its level, in the order of the RoIs.
 
-    `levels` is the result of `levels_of`. The maps [N, C, H_i, W_i] have the same channels. A cell of map i is
-    `strides[i]` input pixels.
+    `levels` is the result of `levels_of`. The maps [N, C, H_i, W_i], or tuples of maps, have the same channels on every
+    level. A cell of map i is `strides[i]` input pixels.
     """
     if levels is None:
         return pool(maps[0], rois, 1 / strides[0])

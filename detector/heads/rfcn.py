@@ -121,7 +121,12 @@ class RFCNHead(nn.Module):
 
         The shift is exact only if every bin has a cell, since an empty bin votes 0. The released models do the same.
         """
-        scale, shift = (item.reshape(-1).repeat_interleave(self.k * self.k) for item in (scale, shift))
-        assert self.box_maps.bias is not None
-        self.box_maps.weight.mul_(scale[:, None, None, None])
-        self.box_maps.bias.mul_(scale).add_(shift)
+        rescale_box_maps(self.box_maps, self.k, scale, shift)
+
+
+def rescale_box_maps(layer: nn.Conv2d, k: int, scale: Tensor, shift: Tensor) -> None:
+    """Change the layer of the box maps so that each delta becomes `delta * scale + shift`, both [rows, 4]."""
+    scale, shift = (item.reshape(-1).repeat_interleave(k * k) for item in (scale, shift))
+    assert layer.bias is not None
+    layer.weight.mul_(scale[:, None, None, None])
+    layer.bias.mul_(scale).add_(shift)

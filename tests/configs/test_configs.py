@@ -45,7 +45,7 @@ def test_every_experiment_composes_and_states_its_command_and_expected_result(na
         *[
             [f"head={head}", f"proposals={source}", f"sampling={sampling}"]
             for head, source, sampling in itertools.product(
-                ("fast_rcnn", "light_head", "rfcn"), ("grid", "rpn"), ("random", "ohem")
+                ("fast_rcnn", "light_head", "rfcn", "deformable_rfcn"), ("grid", "rpn"), ("random", "ohem")
             )
         ],
     ],

@@ -23,6 +23,7 @@ HEADS = {
     "reduced": ["head=fast_rcnn", "backbone.tail=fc", "head.channels=16"],
     "light_head": ["head=light_head", "head.k=3", "head.mid_channels=8", "head.fc_channels=32"],
     "rfcn": ["head=rfcn", "head.k=3", "head.channels=32"],
+    "deformable_rfcn": ["head=deformable_rfcn", "head.k=3", "head.channels=32"],
 }
 SOURCES = {
     "given": ["proposals=grid"],

@@ -1,6 +1,6 @@
-"""Three heads x three proposal sources x two samplers x three backbone families: every combination learns.
+"""Four heads x three proposal sources x two samplers x three backbone families: every combination learns.
 
-The ordinary suite trains three of the 54 rows, which together use every choice. The slow tests train the rest. A row
+The ordinary suite trains four of the 72 rows, which together use every choice. The slow tests train the rest. A row
 passes if it misses at most one object of six pictures: processors round differently, so trainings differ. No object is
 smaller than two cells of the map: the pooling cannot distinguish grid boxes that round to the same cells.
 """
@@ -64,6 +64,13 @@ HEADS = {
         "optimizer.lr=0.002",
     ],
     "rfcn": ["head=rfcn", "head.channels=128", "head.k=3", "trainer.max_steps=800", "optimizer.lr=0.002"],
+    "deformable_rfcn": [
+        "head=deformable_rfcn",
+        "head.channels=128",
+        "head.k=3",
+        "trainer.max_steps=800",
+        "optimizer.lr=0.002",
+    ],
 }
 # Sample background of every overlap: an overlap that is never sampled would leave a false positive.
 COMMON = ["optimizer=adamw", "schedule.decay=cosine", "sampling.background_iou_low=0"]
@@ -76,6 +83,7 @@ EVERY = list(itertools.product(BACKBONES, SOURCES, HEADS, SAMPLERS))
 ORDINARY = [
     ("vgg", "file", "rfcn", "ohem"),
     ("resnet", "grid", "light_head", "ohem"),
+    ("resnet", "grid", "deformable_rfcn", "ohem"),
     ("mobilenet", "rpn", "fast_rcnn", "random"),
 ]
 LEARNED = 0.9  # mAP

@@ -23,7 +23,7 @@ ADAMW_RATE, ADAMW_IMAGES = 0.0004, 2  # learning rate, and the images per step a
 LARGE = 3.0  # million pixels per image: from here on, decoding gets its own process
 VOTING_IOU = 0.75  # similar boxes; 0.65 to 0.8 are as good (docs/plan.md)
 NEW_FACTOR = 4.0  # learning rate of the RPN and of NEW_HEADS / rate of the other layers
-NEW_HEADS = ("light_head", "rfcn")  # heads with convolutions, which start random
+NEW_HEADS = ("light_head", "rfcn", "deformable_rfcn")  # heads with convolutions, which start random
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Choice:
 class Parts:
     """Parts of the detector that the user or the defaults chose. The rules fit their values to them."""
 
-    head: str  # fast_rcnn | light_head | rfcn, or a head without rules
+    head: str  # fast_rcnn | light_head | rfcn | deformable_rfcn, or a head without rules
     proposals: str  # rpn, or a source of precomputed boxes
     optimizer: str  # sgd | adamw
     weights: bool  # whether the backbone starts from a classifier's weights
@@ -138,11 +138,12 @@ def proposal_rules(data: Fingerprint, size: int, stride: int) -> list[Choice]:
 def head_rules(parts: Parts, stride: int) -> list[Choice]:
     """Return the size of the head and the RoIs for its training. A head without rules keeps its defaults."""
     background = Choice("sampling.background_iou_low", 0.0, "with few objects nearly all background has IoU 0")
-    if parts.head == "rfcn":
+    exact = Choice("head.pooling", "align", "bins rounded to the stride make boxes inexact")
+    if parts.head in {"rfcn", "deformable_rfcn"}:
         return [
             Choice("head.k", 3, "RoIs have few cells; k = 7 is for objects of half the image"),
             Choice("head.channels", 256, "the backbone's map has few channels"),
-            Choice("head.pooling", "align", "bins rounded to the stride make boxes inexact"),
+            *([exact] if parts.head == "rfcn" else []),
             Choice("sampling.rois_per_image", 256, "RoIs cost almost nothing in this head"),
             background,
         ]

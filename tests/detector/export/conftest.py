@@ -26,7 +26,7 @@ def tiny_detector(*words: str) -> Detector:
         if hasattr(module, "running_var"):
             torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
             torch.nn.init.normal_(module.running_mean, std=0.1)
-    for name in ("scores", "deltas", "score_maps", "box_maps"):
+    for name in ("scores", "deltas", "score_maps", "box_maps", "score_offsets", "box_offsets"):
         if hasattr(detector.head, name):
             torch.nn.init.normal_(getattr(detector.head, name).weight, std=0.3)
     return detector

@@ -139,6 +139,13 @@ def run_onnx(model: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
                 ),
                 "rfcn max": ("backbone=resnet18_narrow", "head=rfcn", "head.k=3", "head.pooling=max", "proposals=grid"),
                 "light head mean": ("backbone=resnet18_narrow", *LIGHT_HEAD, "head.pooling=mean", "proposals=grid"),
+                "deformable_rfcn": (
+                    "backbone=resnet18_narrow",
+                    "head=deformable_rfcn",
+                    "head.k=3",
+                    "head.channels=32",
+                    "proposals=grid",
+                ),
                 "rfcn align": ("backbone=mobilenet_v2", "head=rfcn", "head.pooling=align", "proposals=grid"),
             }.items()
         ),

@@ -31,6 +31,7 @@ HEADS = {
     "light_head_specific": [*LIGHT_HEAD, "head.class_agnostic=false"],
     "rfcn": RFCN,
     "rfcn_specific": [*RFCN, "head.class_agnostic=false"],
+    "deformable_rfcn": ["head=deformable_rfcn", "head.k=3", "head.channels=16"],
 }
 
 

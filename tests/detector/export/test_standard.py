@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from detector.export.standard import standard_operators
-from detector.ops import nms, ps_roi_align, ps_roi_pool, ps_roi_vote, roi_align, roi_pool
+from detector.ops import deform_ps_roi_pool, nms, ps_roi_align, ps_roi_pool, ps_roi_vote, roi_align, roi_pool
 
 OPS = torch.ops.fast_rfcn
 SCALE = 1 / 16
@@ -49,6 +49,17 @@ def test_the_standard_form_equals_the_operator(case: str, kind: str) -> None:
     exact = name in {"roi_pool", "ps_roi_pool_max"}
     expected = operator(maps, rois(kind), spatial_scale=SCALE)
     torch.testing.assert_close(found, expected, rtol=0, atol=0 if exact else 3e-6)  # sums in another order
+
+
+@pytest.mark.parametrize("kind", ["any", "halves", "inverted", "none"])
+@pytest.mark.parametrize("groups", [None, 1, 2])
+def test_the_standard_form_of_deformable_pooling_equals_the_operator(groups: int | None, kind: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    maps, boxes = torch.randn(1, 36, 14, 20, generator=generator), rois(kind)
+    offsets = None if groups is None else torch.randn(len(boxes), 2 * groups, 3, 3, generator=generator)
+    form = standard_operators(LONGEST)[OPS.deform_ps_roi_pool.default]
+    found = form(maps, boxes, offsets, 3, SCALE, 0.1, 4)
+    torch.testing.assert_close(found, deform_ps_roi_pool(maps, boxes, offsets, 3, SCALE), rtol=0, atol=3e-6)
 
 
 def test_nms_without_labels_equals_the_operator() -> None:

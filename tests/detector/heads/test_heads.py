@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from detector.heads.deformable_rfcn import DeformableRFCNHead
 from detector.heads.fast_rcnn import FastRCNNHead, reduction
 from detector.heads.light_head import LightHead
 from detector.heads.rfcn import PSPooling, RFCNHead
 from detector.ops import boxes as box_ops
-from detector.ops import roi_pool
+from detector.ops import deform_ps_roi_pool, roi_pool
 from detector.ops.distinct import distinct_rois
 
 BOXES = [torch.tensor([[0.0, 0, 64, 48], [16, 16, 80, 64]]), torch.zeros(0, 4), torch.tensor([[8.0, 8, 40, 40]])]
@@ -55,12 +56,26 @@ def light_head(class_agnostic: bool = True) -> LightHead:
     return head
 
 
+def deformable(class_agnostic: bool = True, k: int = 3, num_classes: int = 4) -> DeformableRFCNHead:
+    torch.manual_seed(0)
+    return DeformableRFCNHead(
+        num_classes=num_classes,
+        in_channels=5,
+        channels=8,
+        strides=(16,),
+        k=k,
+        offset_scale=0.1,
+        sampling_ratio=4,
+        class_agnostic=class_agnostic,
+    )
+
+
 def features(seed: int = 0) -> Tensor:
     return torch.randn(3, 5, 5, 6, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("class_agnostic", [False, True])
-@pytest.mark.parametrize("make", [fast_rcnn, light_head, rfcn])
+@pytest.mark.parametrize("make", [fast_rcnn, light_head, rfcn, deformable])
 def test_predictions_have_one_row_per_roi(make: type, class_agnostic: bool) -> None:
     head = make(class_agnostic)
     logits, deltas = head(head.maps([features()]), BOXES)
@@ -68,7 +83,7 @@ def test_predictions_have_one_row_per_roi(make: type, class_agnostic: bool) -> N
     assert deltas.shape == (3, 1 if class_agnostic else 4, 4)
 
 
-@pytest.mark.parametrize("make", [fast_rcnn, light_head, rfcn])
+@pytest.mark.parametrize("make", [fast_rcnn, light_head, rfcn, deformable])
 def test_no_rois_give_no_predictions_and_zero_gradients(make: type) -> None:
     head = make()
     logits, deltas = head(head.maps([features()]), [torch.zeros(0, 4)] * 3)
@@ -77,7 +92,7 @@ def test_no_rois_give_no_predictions_and_zero_gradients(make: type) -> None:
     assert all(parameter.grad is not None and (parameter.grad == 0).all() for parameter in head.parameters())
 
 
-@pytest.mark.parametrize("make", [fast_rcnn, light_head, rfcn])
+@pytest.mark.parametrize("make", [fast_rcnn, light_head, rfcn, deformable])
 def test_a_roi_reads_only_its_own_image(make: type) -> None:
     head = make()
     before = head(head.maps([features()]), BOXES).logits
@@ -222,3 +237,57 @@ def test_the_aligned_vote_on_constant_maps_is_the_constant() -> None:
     maps = torch.arange(5.0).repeat_interleave(9)[None, :, None, None].expand(1, 45, 6, 8)
     rois = torch.tensor([[0.0, 20, 20, 70, 60]])
     torch.testing.assert_close(PSPooling.aligned().vote(maps, rois, 3, 1 / 16), torch.arange(5.0)[None])
+
+
+def test_deformable_rfcn_has_the_published_number_of_maps() -> None:
+    head = deformable(k=7, num_classes=20)
+    assert head.score_maps.weight.shape == (1029, 8, 1, 1)  # 7 * 7 * 21
+    assert head.score_offsets.weight.shape == (2058, 8, 1, 1)  # the paper's 2 k^2 (C + 1)
+    assert head.box_maps.weight.shape == (196, 8, 1, 1)
+    assert head.box_offsets.weight.shape == (98, 8, 1, 1)  # the released code's 2 k^2
+    assert deformable(class_agnostic=False).box_offsets.weight.shape == (72, 8, 1, 1)  # 2 k^2 for each class
+
+
+def test_deformable_rfcn_starts_with_bins_at_their_places() -> None:
+    head = deformable()
+    rois = box_ops.to_rois(BOXES, inclusive=True)
+    maps = head.maps([features()])
+    scores, score_offsets, boxes, box_offsets = maps[0]
+    assert not score_offsets.any()
+    assert not box_offsets.any()
+    logits, deltas = head(maps, BOXES)
+    for votes, source in ((logits, scores), (deltas.flatten(1), boxes)):
+        torch.testing.assert_close(votes, deform_ps_roi_pool(source, rois, None, 3, 1 / 16).mean(dim=(2, 3)))
+
+
+def test_offset_maps_move_the_bins_of_their_class_only() -> None:
+    """Offset maps of 1 to the right for class 2 move its bins by a tenth of the RoI's width."""
+    head = deformable()
+    scores, _, boxes, box_offsets = head.maps([features()])[0]
+    ramp = torch.arange(6.0).expand_as(scores)  # the value of a cell is its column
+    offsets = torch.zeros(3, 2 * 5 * 9, 5, 6)
+    offsets[:, 2 * 2 * 9 : 2 * 2 * 9 + 9] = 1
+    inside = [torch.tensor([[16.0, 16, 64, 48]]), torch.zeros(0, 4), torch.zeros(0, 4)]
+    before = head([(ramp, torch.zeros_like(offsets), boxes, box_offsets)], inside).logits
+    change = head([(ramp, offsets, boxes, box_offsets)], inside).logits - before
+    expected = torch.zeros(1, 5)
+    expected[0, 2] = 0.1 * 48 / 16
+    torch.testing.assert_close(change, expected, rtol=0, atol=1e-5)
+
+
+def test_deformable_rfcn_learns_offsets_from_zero() -> None:
+    head = deformable(class_agnostic=False)
+    logits, deltas = head(head.maps([features()]), BOXES)
+    (logits.square().sum() + deltas.square().sum()).backward()
+    for layer in (head.score_offsets, head.box_offsets):
+        assert layer.weight.grad is not None
+        assert layer.weight.grad.any()
+
+
+def test_deformable_deltas_are_rescaled() -> None:
+    head = deformable(class_agnostic=False)
+    before = head(head.maps([features()]), BOXES).deltas
+    scale = torch.rand(4, 4, generator=torch.Generator().manual_seed(3)) + 0.5
+    shift = torch.rand(4, 4, generator=torch.Generator().manual_seed(4))
+    head.rescale_deltas(scale, shift)
+    torch.testing.assert_close(head(head.maps([features()]), BOXES).deltas, before * scale + shift)

@@ -145,6 +145,8 @@ def test_each_head_has_its_own_values() -> None:
     assert (fast["head.pooling"], rfcn["head.pooling"]) == ("roi_align", "align")
     assert rfcn["head.k"] == 3
     assert "backbone.tail" not in rfcn
+    deformable = plan(data_of(squares(300)), head="deformable_rfcn")
+    assert deformable == {key: value for key, value in rfcn.items() if key != "head.pooling"}
     light = plan(data_of(squares(300)), head="light_head")
     assert (light["head.mid_channels"], light["head.fc_channels"]) == (64, 512)
     assert "head.kernel" not in light
@@ -191,7 +193,14 @@ def test_the_machine_decides_precision_workers_and_batch() -> None:
 
 @pytest.mark.parametrize("machine", [CPU, GPU], ids=["cpu", "gpu"])
 @pytest.mark.parametrize(
-    ("head", "optimizer"), [("fast_rcnn", "adamw"), ("light_head", "adamw"), ("rfcn", "adamw"), ("rfcn", "sgd")]
+    ("head", "optimizer"),
+    [
+        ("fast_rcnn", "adamw"),
+        ("light_head", "adamw"),
+        ("rfcn", "adamw"),
+        ("rfcn", "sgd"),
+        ("deformable_rfcn", "adamw"),
+    ],
 )
 @pytest.mark.parametrize("side", [10, 45, 300])
 def test_every_planned_setting_exists(machine: Machine, head: str, optimizer: str, side: int) -> None:
