@@ -30,25 +30,19 @@ static void check_maps(const Tensor& score_maps, const Tensor& rois, int64_t k, 
 // The plan of a call; `rois` and `offsets` are dense.
 static DeformPlan plan_of(const Tensor& score_maps, const Tensor& rois, const std::optional<Tensor>& offsets, int64_t k,
                           double spatial_scale, double offset_scale, int64_t samples) {
-  return {MapView(score_maps),
-          score_maps.scalar_type(),
-          rois.const_data_ptr(),
-          offsets ? offsets->const_data_ptr() : nullptr,
-          rois.size(0),
-          offsets ? offsets->size(1) / 2 : 1,
-          static_cast<int>(k),
-          static_cast<int>(samples),
-          spatial_scale,
-          offset_scale};
+  return {MapView(score_maps),   score_maps.scalar_type(),
+          rois.const_data_ptr(), offsets ? offsets->const_data_ptr() : nullptr,
+          rois.size(0),          offsets ? offsets->size(1) / 2 : 1,
+          static_cast<int>(k),   static_cast<int>(samples),
+          spatial_scale,         offset_scale};
 }
 
 static std::optional<Tensor> dense(const std::optional<Tensor>& tensor) {
   return tensor ? std::optional<Tensor>(dense(*tensor)) : std::nullopt;
 }
 
-static Tensor deform_ps_roi_pool(const Tensor& score_maps, const Tensor& rois_in,
-                                 std::optional<Tensor> offsets_in, int64_t k, double spatial_scale,
-                                 double offset_scale, int64_t samples) {
+static Tensor deform_ps_roi_pool(const Tensor& score_maps, const Tensor& rois_in, std::optional<Tensor> offsets_in,
+                                 int64_t k, double spatial_scale, double offset_scale, int64_t samples) {
   check_maps(score_maps, rois_in, k, samples);
   const int64_t num_rois = rois_in.size(0), classes = score_maps.size(1) / (k * k);
   check_offsets(offsets_in, rois_in, classes, k);

@@ -44,8 +44,8 @@ struct DeformRoi {
     DeformTap<T>* memory = Scratch::take<DeformTap<T>>(down ? 0 : 1, 2 * plan.samples);
     const T shift = offset(group, down, bin) * static_cast<T>(plan.offset_scale);
     const int index = static_cast<int>(down ? bin / plan.k : bin % plan.k);
-    return {memory, down ? rows : columns, index, shift, image < 0 ? 0 : plan.samples,
-            down ? plan.map.height : plan.map.width};
+    return {memory, down ? rows : columns,        index,
+            shift,  image < 0 ? 0 : plan.samples, down ? plan.map.height : plan.map.width};
   }
 
  private:

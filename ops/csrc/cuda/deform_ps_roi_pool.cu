@@ -1,7 +1,7 @@
 // Deformable position-sensitive RoI pooling on CUDA. Every offset may differ, so no bins share the cells that they
 // read: a thread computes one output, or the gradient of one offset. For the gradient of the score maps, a block owns a
-// tile of cells of one plane and sums over the RoIs that touch the tile. Each sum has a fixed order, without atomics, so
-// every run gives the same bits.
+// tile of cells of one plane and sums over the RoIs that touch the tile. Each sum has a fixed order, without atomics,
+// so every run gives the same bits.
 
 #include "../ps_rois.h"
 #include "tensors.cuh"
@@ -162,8 +162,8 @@ __global__ void __launch_bounds__(kDeformTileThreads)
       hit = down * across > 0 && rows.at(last) >= top - 1 && rows.first < top + kDeformTileHeight &&
             columns.at(last) >= left - 1 && columns.first < left + kDeformTileWidth;
       if (hit) {
-        const T given = to_number(grad.data[roi * grad.stride[0] + output * grad.stride[1] + row * grad.stride[2] +
-                                            column * grad.stride[3]]);
+        const T given = to_number(
+            grad.data[roi * grad.stride[0] + output * grad.stride[1] + row * grad.stride[2] + column * grad.stride[3]]);
         mine = {rows.first, rows.axis.step, columns.first, columns.axis.step, given / static_cast<T>(down * across)};
       }
     }
@@ -252,9 +252,17 @@ static DeformBins<T> deform_bins(const Tensor& rois, const std::optional<Tensor>
                                  const std::vector<int64_t>& size, double spatial_scale, double offset_scale,
                                  int64_t samples) {
   const int64_t groups = offsets ? offsets->size(1) / 2 : 1;
-  return {input<T>(rois), offsets ? input<T>(*offsets) : nullptr, groups, size[1] / (k * k) / groups,
-          static_cast<int>(k), static_cast<int>(samples), size[0], size[2], size[3],
-          static_cast<T>(spatial_scale), static_cast<T>(offset_scale)};
+  return {input<T>(rois),
+          offsets ? input<T>(*offsets) : nullptr,
+          groups,
+          size[1] / (k * k) / groups,
+          static_cast<int>(k),
+          static_cast<int>(samples),
+          size[0],
+          size[2],
+          size[3],
+          static_cast<T>(spatial_scale),
+          static_cast<T>(offset_scale)};
 }
 
 static std::vector<int64_t> size_of(const Tensor& maps) {
@@ -278,7 +286,8 @@ static Tensor deform_ps_roi_pool(const Tensor& score_maps, const Tensor& rois_in
   }
   with_storage(score_maps.scalar_type(), [&](auto storage) {
     using S = decltype(storage);
-    const auto bins = deform_bins<Number<S>>(rois, offsets, k, size_of(score_maps), spatial_scale, offset_scale, samples);
+    const auto bins =
+        deform_bins<Number<S>>(rois, offsets, k, size_of(score_maps), spatial_scale, offset_scale, samples);
     device.launch(&deform_pool<S>, grid_of_items(device, pooled.numel()), kItemThreads, 0, View<S>(score_maps), bins,
                   pooled.numel(), output<S>(pooled));
   });
@@ -298,7 +307,8 @@ static Tensor deform_ps_roi_pool_backward(const Tensor& grad, const Tensor& rois
   const std::optional<Tensor> offsets = dense(offsets_in);
   Tensor total = new_output(grad, size, grad.scalar_type());
   if (total.numel() == 0) return total;
-  const int64_t blocks = size[0] * size[1] * blocks_for(size[2], kDeformTileHeight) * blocks_for(size[3], kDeformTileWidth);
+  const int64_t blocks =
+      size[0] * size[1] * blocks_for(size[2], kDeformTileHeight) * blocks_for(size[3], kDeformTileWidth);
   with_storage(grad.scalar_type(), [&](auto storage) {
     using S = decltype(storage);
     const auto bins = deform_bins<Number<S>>(rois, offsets, k, size, spatial_scale, offset_scale, samples);
@@ -314,9 +324,9 @@ static Tensor deform_ps_roi_pool_offset_grad(const Tensor& grad, const Tensor& s
   check_features(score_maps, rois_in);
   check_gradient(grad, rois_in, size_of(score_maps));
   const int64_t k = grad.size(3);
-  STD_TORCH_CHECK(grad.size(2) == k && grad.size(1) * k * k == score_maps.size(1) &&
-                      grad.scalar_type() == score_maps.scalar_type(),
-                  "expected a gradient [R, D, k, k] of score maps with D * k * k channels, in their dtype");
+  STD_TORCH_CHECK(
+      grad.size(2) == k && grad.size(1) * k * k == score_maps.size(1) && grad.scalar_type() == score_maps.scalar_type(),
+      "expected a gradient [R, D, k, k] of score maps with D * k * k channels, in their dtype");
   const std::optional<Tensor> offsets(dense(offsets_in));
   check_offsets(offsets, rois_in, grad.size(1), k, samples);
   const Device device(score_maps);
@@ -328,7 +338,8 @@ static Tensor deform_ps_roi_pool_offset_grad(const Tensor& grad, const Tensor& s
   }
   with_storage(score_maps.scalar_type(), [&](auto storage) {
     using S = decltype(storage);
-    const auto bins = deform_bins<Number<S>>(rois, offsets, k, size_of(score_maps), spatial_scale, offset_scale, samples);
+    const auto bins =
+        deform_bins<Number<S>>(rois, offsets, k, size_of(score_maps), spatial_scale, offset_scale, samples);
     device.launch(&deform_move<S>, grid_of_items(device, result.numel() / 2), kItemThreads, 0, View<S>(grad),
                   View<S>(score_maps), bins, result.numel() / 2, output<Number<S>>(result));
   });
