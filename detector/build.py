@@ -40,6 +40,10 @@ from detector.sampling import HardExampleMining, RandomSampling, Sampler
 from detector.targets import BoxCoder, Matcher
 from detector.views import Views
 
+# Weight of a loss of the overlap: smooth L1 has larger gradients, because deltas are divided by deviations of 0.1 and
+# 0.2. Source: the released code of the GIoU paper.
+OVERLAP_WEIGHT = 10.0
+
 
 def build_detector(config: schema.Config, num_classes: int, class_weights: Tensor | None = None) -> Detector:
     """Return a detector with random weights for `num_classes` foreground classes.
@@ -113,13 +117,20 @@ def build_sampler(config: schema.SamplingConfig) -> Sampler:
 def build_loss(config: schema.LossConfig, class_weights: Tensor | None) -> RoILoss:
     """Build the loss of the RoIs."""
     return RoILoss(
-        box_weight=config.box_weight,
+        box_weight=box_weight(config),
         sigma=config.sigma,
         overlap_loss=overlap_loss(config.box),
         label_smoothing=config.label_smoothing,
         focal_gamma=config.focal_gamma,
         class_weights=class_weights,
     )
+
+
+def box_weight(config: schema.LossConfig) -> float:
+    """Return the weight of the box loss: that of the settings, or the usual one for the kind of loss."""
+    if config.box_weight is not None:
+        return config.box_weight
+    return 1.0 if config.box is schema.BoxLoss.smooth_l1 else OVERLAP_WEIGHT
 
 
 def overlap_loss(kind: schema.BoxLoss) -> OverlapLoss | None:

@@ -105,7 +105,7 @@ def test_the_defaults_are_those_of_the_published_fast_rcnn() -> None:
     assert (config.trainer.max_steps, config.schedule.milestones, config.schedule.gamma) == (40000, [0.75], 0.1)
     assert (config.input.short_sides, config.input.test_short_side, config.input.max_side) == ([600], 600, 1000)
     assert (config.postprocess.score_threshold, config.postprocess.nms_iou) == (0.05, 0.3)
-    assert (config.loss.box, config.loss.box_weight, config.loss.sigma) == (schema.BoxLoss.smooth_l1, 1.0, 1.0)
+    assert (config.loss.box, config.loss.box_weight, config.loss.sigma) == (schema.BoxLoss.smooth_l1, None, 1.0)
     assert (config.loss.label_smoothing, config.loss.focal_gamma, config.loss.class_balance_beta) == (0, 0, 0)
     assert isinstance(config.head, schema.FastRCNNConfig)
     assert (config.head.output_size, config.head.class_agnostic) == (7, False)

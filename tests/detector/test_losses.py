@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from detector.box_losses import OverlapLoss, ciou_loss, giou_loss
+from detector.build import build_loss
+from detector.configs.compose import load_config
 from detector.losses import RoILoss, RoILosses, smooth_l1
 from detector.structures import RoIPredictions, RoITargets
 from detector.targets import BoxCoder
@@ -256,3 +258,8 @@ def test_the_losses_compile_to_one_graph(overlap_loss: OverlapLoss | None) -> No
     ):
         torch.testing.assert_close(found, expected)
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(("words", "weight"), [([], 1.0), (["loss.box=giou"], 10.0), (["loss.box_weight=3"], 3.0)])
+def test_the_usual_weight_depends_on_the_kind_of_box_loss(words: list[str], weight: float) -> None:
+    assert build_loss(load_config(words).loss, None).box_weight == weight

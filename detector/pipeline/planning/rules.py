@@ -21,6 +21,7 @@ SCALES = (0.8, 0.9, 1.0, 1.1, 1.2)  # of the training sizes, around the test siz
 COARSE, FINE = 16, 8  # strides of the map
 ADAMW_RATE, ADAMW_IMAGES = 0.0004, 2  # learning rate, and the images per step at which it was measured
 LARGE = 3.0  # million pixels per image: from here on, decoding gets its own process
+MOSAICS = 0.5  # part of the training images
 VOTING_IOU = 0.75  # similar boxes; 0.65 to 0.8 are as good (docs/plan.md)
 NEW_FACTOR = 4.0  # learning rate of the RPN and of NEW_HEADS / rate of the other layers
 NEW_HEADS = ("light_head", "rfcn", "deformable_rfcn")  # heads with convolutions, which start random
@@ -79,6 +80,13 @@ def input_rules(data: Fingerprint, machine: Machine) -> tuple[int, int, list[Cho
             Choice("input.antialias", True, "large photographs shrink without noise, and in a fraction of the time"),
         ],
     )
+
+
+def augmentation_rules(data: Fingerprint, parts: Parts) -> list[Choice]:
+    """Return the augmentation. A mosaic decodes four images, and its boxes cannot come from a file."""
+    if parts.proposals != "rpn" or data.megapixels >= LARGE:
+        return []
+    return [Choice("input.mosaic", MOSAICS, "objects appear on other backgrounds, at more sizes and places")]
 
 
 def backbone_rules(parts: Parts, stride: int) -> list[Choice]:
@@ -164,6 +172,7 @@ def head_rules(parts: Parts, stride: int) -> list[Choice]:
             Choice("head.pooling", "roi_align", "bins rounded to the stride make boxes inexact"),
             Choice("backbone.tail", "fc", "two layers for each RoI"),
             Choice("backbone.tail_channels", 512, "half of the paper's width is enough for small data sets"),
+            Choice("loss.box", "giou", "a loss of the overlap fits edges better than a loss of four numbers"),
             rois,
             background,
         ]
@@ -237,6 +246,7 @@ def plan_settings(data: Fingerprint, machine: Machine, parts: Parts) -> list[Cho
     images = images_per_step(data, machine)
     return [
         *chosen,
+        *augmentation_rules(data, parts),
         *backbone_rules(parts, stride),
         *(proposal_rules(data, size, stride) if parts.proposals == "rpn" else []),
         *head_rules(parts, stride),

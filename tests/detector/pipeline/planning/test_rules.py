@@ -84,6 +84,21 @@ def test_large_photographs_are_downscaled_with_antialiasing() -> None:
     assert plan(data_of(squares(300)))["input.antialias"] is True
 
 
+@pytest.mark.parametrize(
+    ("size", "proposals", "mosaic"),
+    [((800, 600), "rpn", 0.5), ((4000, 3000), "rpn", None), ((800, 600), "file", None)],
+)
+def test_images_are_joined_to_mosaics_if_that_costs_little(
+    size: tuple[int, int], proposals: str, mosaic: float | None
+) -> None:
+    assert plan(data_of(squares(300), size=size), proposals=proposals).get("input.mosaic") == mosaic
+
+
+@pytest.mark.parametrize(("head", "box"), [("fast_rcnn", "giou"), ("rfcn", None)])
+def test_boxes_of_fast_rcnn_learn_by_their_overlap(head: str, box: str | None) -> None:
+    assert plan(data_of(squares(300)), head=head).get("loss.box") == box
+
+
 def test_similar_boxes_vote() -> None:
     assert plan(data_of(squares(300)))["postprocess.box_voting"] == 0.75
 
