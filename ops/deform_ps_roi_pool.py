@@ -146,7 +146,10 @@ def rows_and_columns(
     offset_scale: float,
     sampling_ratio: int,
 ) -> tuple[Samples, Samples]:
-    """Samples along rows and along columns of score maps of `size` [N, D * k * k, H, W]."""
+    """Samples along rows and along columns of score maps of `size` [N, D * k * k, H, W].
+
+    `rois` [R, 5] are in input pixels, `offsets` [R, 2 * G, k, k] in `offset_scale` of a RoI's size; None: all are 0.
+    """
     if offsets is None:
         offsets = rois.new_zeros((rois.shape[0], 2, bins, bins))
     moves = (offsets * offset_scale).unflatten(1, (-1, 2))  # [R, G, 2, k, k]

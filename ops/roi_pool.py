@@ -114,7 +114,10 @@ def whole_cells(low: Tensor, high: Tensor, spatial_scale: float, quantization: s
 
 
 def round_away(value: Tensor) -> Tensor:
-    """Round half away from zero, as C does; torch rounds half to even, and floor(v + 0.5) fails just below 0.5."""
+    """Round `value` [...] half away from zero, as C does.
+
+    torch rounds half to even, and floor(v + 0.5) fails just below 0.5.
+    """
     whole = value.trunc()
     return whole + torch.where((value - whole).abs() >= 0.5, value.sign(), 0.0)
 

@@ -118,7 +118,9 @@ def test_groups_and_values_can_be_given_in_any_order() -> None:
 def test_a_saved_config_of_an_unknown_kind_is_refused() -> None:
     saved = to_plain(load_config([]))
     saved["head"]["kind"] = "yolo"
-    with pytest.raises(ConfigError, match="head.kind is 'yolo'; expected one of fast_rcnn, light_head, rfcn, deformable_rfcn"):
+    with pytest.raises(
+        ConfigError, match="head.kind is 'yolo'; expected one of fast_rcnn, light_head, rfcn, deformable_rfcn"
+    ):
         override_config(saved, [])
 
 

@@ -22,6 +22,7 @@ COARSE, FINE = 16, 8  # strides of the map
 ADAMW_RATE, ADAMW_IMAGES = 0.0004, 2  # learning rate, and the images per step at which it was measured
 LARGE = 3.0  # million pixels per image: from here on, decoding gets its own process
 MOSAICS = 0.5  # part of the training images
+FEW_IMAGES = 200  # with 132 images mosaics win, with 292 they do not (docs/plan.md)
 VOTING_IOU = 0.75  # similar boxes; 0.65 to 0.8 are as good (docs/plan.md)
 NEW_FACTOR = 4.0  # learning rate of the RPN and of NEW_HEADS / rate of the other layers
 NEW_HEADS = ("light_head", "rfcn", "deformable_rfcn")  # heads with convolutions, which start random
@@ -82,11 +83,18 @@ def input_rules(data: Fingerprint, machine: Machine) -> tuple[int, int, list[Cho
     )
 
 
-def augmentation_rules(data: Fingerprint, parts: Parts) -> list[Choice]:
-    """Return the augmentation. A mosaic decodes four images, and its boxes cannot come from a file."""
-    if parts.proposals != "rpn" or data.megapixels >= LARGE:
+def few_images_rules(data: Fingerprint, parts: Parts) -> list[Choice]:
+    """Return mosaics and the box loss that goes with them, for few images.
+
+    A mosaic decodes four images, and its boxes cannot come from a file.
+    """
+    if data.num_images >= FEW_IMAGES or data.megapixels >= LARGE or parts.proposals != "rpn":
         return []
-    return [Choice("input.mosaic", MOSAICS, "objects appear on other backgrounds, at more sizes and places")]
+    why = f"{data.num_images} images show few backgrounds; in a mosaic objects appear on others, and at other sizes"
+    chosen = [Choice("input.mosaic", MOSAICS, why)]
+    if parts.head == "fast_rcnn":  # other heads were not measured
+        chosen.append(Choice("loss.box", "giou", "with mosaics, a loss of the overlap fits edges better"))
+    return chosen
 
 
 def backbone_rules(parts: Parts, stride: int) -> list[Choice]:
@@ -172,7 +180,6 @@ def head_rules(parts: Parts, stride: int) -> list[Choice]:
             Choice("head.pooling", "roi_align", "bins rounded to the stride make boxes inexact"),
             Choice("backbone.tail", "fc", "two layers for each RoI"),
             Choice("backbone.tail_channels", 512, "half of the paper's width is enough for small data sets"),
-            Choice("loss.box", "giou", "a loss of the overlap fits edges better than a loss of four numbers"),
             rois,
             background,
         ]
@@ -246,7 +253,7 @@ def plan_settings(data: Fingerprint, machine: Machine, parts: Parts) -> list[Cho
     images = images_per_step(data, machine)
     return [
         *chosen,
-        *augmentation_rules(data, parts),
+        *few_images_rules(data, parts),
         *backbone_rules(parts, stride),
         *(proposal_rules(data, size, stride) if parts.proposals == "rpn" else []),
         *head_rules(parts, stride),

@@ -519,6 +519,7 @@ BREAKAGES = (
         "for (int64_t bin = 0; bin + 1 < bins; ++bin) sum",
         "cuda/ps_roi_pool.cu",
         "position_sensitive",
+        WRONG,
     ),
     Breakage(
         "no barrier after the RoIs of a moved bin are listed",

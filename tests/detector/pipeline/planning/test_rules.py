@@ -85,18 +85,22 @@ def test_large_photographs_are_downscaled_with_antialiasing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "proposals", "mosaic"),
-    [((800, 600), "rpn", 0.5), ((4000, 3000), "rpn", None), ((800, 600), "file", None)],
+    ("images", "size", "proposals", "mosaic"),
+    [
+        (199, (800, 600), "rpn", 0.5),
+        (200, (800, 600), "rpn", None),
+        (199, (4000, 3000), "rpn", None),
+        (199, (800, 600), "file", None),
+    ],
 )
-def test_images_are_joined_to_mosaics_if_that_costs_little(
-    size: tuple[int, int], proposals: str, mosaic: float | None
+def test_few_images_are_joined_to_mosaics_if_that_costs_little(
+    images: int, size: tuple[int, int], proposals: str, mosaic: float | None
 ) -> None:
-    assert plan(data_of(squares(300), size=size), proposals=proposals).get("input.mosaic") == mosaic
-
-
-@pytest.mark.parametrize(("head", "box"), [("fast_rcnn", "giou"), ("rfcn", None)])
-def test_boxes_of_fast_rcnn_learn_by_their_overlap(head: str, box: str | None) -> None:
-    assert plan(data_of(squares(300)), head=head).get("loss.box") == box
+    data = data_of(*[squares(300)] * images, size=size)
+    values = plan(data, proposals=proposals)
+    assert values.get("input.mosaic") == mosaic
+    assert values.get("loss.box") == (None if mosaic is None else "giou")
+    assert "loss.box" not in plan(data, proposals=proposals, head="rfcn")
 
 
 def test_similar_boxes_vote() -> None:
