@@ -31,8 +31,7 @@ class LossConfig:
     deltas_mean: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])  # targets=fixed: means of x, y, w, h
     deltas_std: list[float] = field(default_factory=lambda: [0.1, 0.1, 0.2, 0.2])  # targets=fixed: standard deviations
     box: BoxLoss = BoxLoss.smooth_l1  # the loss of a predicted box
-    # weight of the box loss (lambda in equation 1 of Fast R-CNN); None: 1 for smooth_l1, 10 for giou and ciou
-    box_weight: float | None = None
+    box_weight: float | None = None  # weight of the box loss (Fast R-CNN, lambda); None: 1, for giou and ciou 10
     sigma: float = 1.0  # smooth L1 is linear beyond 1 / sigma^2
     label_smoothing: float = 0.0  # share of the class target that is spread evenly over all classes; 0: none
     focal_gamma: float = 0.0  # RoIs whose true class has probability p count (1 - p)^focal_gamma (focal loss); 0: off
