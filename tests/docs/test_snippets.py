@@ -47,9 +47,11 @@ SMALLER = {
     "detector train data=PHOTOS trainer.max_minutes=20 head=rfcn": ("backbone.frozen_stages=0", "backbone.norm=gn"),
 }
 # Values that would take long, or are for a larger model.
-REPLACED = {"trainer.max_steps": "2", "ranks": "[8,8]"} | {
+REPLACED = {"trainer.max_steps": "2", "ranks": "[8,8]", "max_drop": "1"} | {
     word.partition("=")[0]: word.partition("=")[2] for word in SMALLER["detector benchmark"]
 }
+# What a command line needs from the one before it.
+BEFORE = {"detector train data=PHOTOS_TAR": "detector dataset source=PHOTOS output=PHOTOS_TAR format=shards"}
 TUTORIALS = ("docs/tutorials/deploy_onnx.md", "docs/tutorials/sweep_optuna.md", "docs/tutorials/own_photographs.py")
 
 
@@ -128,6 +130,8 @@ def test_a_command_runs(command: Command, place: Path, capsys: pytest.CaptureFix
             pytest.skip(f"{module} is not installed")
     if "output=docs/figures/" in command.line:
         (place / "docs" / "figures").mkdir(parents=True)
+    if command.line in BEFORE:
+        assert cli.run(BEFORE[command.line].split()[1:]) == 0
     words = smaller(command)
     if command.words[0] == "torchrun":
         run_processes(words)
