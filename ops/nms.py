@@ -92,10 +92,10 @@ def _reference(
     for block in order.split(BLOCK):
         if num_kept >= limit:
             break
-        alive = torch.ones_like(block, dtype=torch.bool)
+        is_kept = torch.ones_like(block, dtype=torch.bool)
         for part in kept:
-            alive &= ~_suppresses(boxes, labels, part, block, threshold).any(dim=0)
-        block = block[alive]
+            is_kept &= ~_suppresses(boxes, labels, part, block, threshold).any(dim=0)
+        block = block[is_kept]
         # Within the block, a box is kept if no kept box before it suppresses it. At first all boxes count as kept. Each
         # round finds the final state of at least one more box, from the front. A round without a change is the last.
         suppresses = _suppresses(boxes, labels, block, block, threshold).triu(diagonal=1)

@@ -62,17 +62,17 @@ def compare_protocols(
     order = ranking(given)
     ranked = given.select(order)
     overlap, truth = matches(ranked, truths)
-    judged = []  # by protocol: [D] 1 right, 0 wrong, -1 ignored
+    outcomes = []  # by protocol: [D] 1 right, 0 wrong, -1 ignored
     for name in protocols:
         hit = overlap >= iou_threshold if PROTOCOLS[name].inclusive else overlap > iou_threshold
         right, counted = voc.right_and_counted(np.where(hit, truth, -1), truths.difficult)
-        judged.append(np.where(counted, right.astype(np.int64), -1))
-    differ = judged[0] != judged[1]
+        outcomes.append(np.where(counted, right.astype(np.int64), -1))
+    differ = outcomes[0] != outcomes[1]
 
     points: list[TurningPoint] = []
     summaries = [PROTOCOLS[name].summary for name in protocols]
     for label, name in enumerate(truths.classes, 1):
-        rows = np.flatnonzero((ranked.labels == label) & (judged[0] >= 0))
+        rows = np.flatnonzero((ranked.labels == label) & (outcomes[0] >= 0))
         # If a detection is judged differently, the two curves differ, and so do all of their points.
         if Summary.area in summaries or name not in results[0].curves or differ[ranked.labels == label].any():
             continue
