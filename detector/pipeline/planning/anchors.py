@@ -7,6 +7,7 @@ because the proposal network takes them separately.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 MIN_IOU = 0.6  # IoU of shapes at which an anchor fits an object
 ENOUGH = 0.95  # share of the objects that must have a fitting anchor
 MOST = {"scales": 6, "aspects": 4}
+LEVEL_SCALES = ((4.0,), (5.66,), (8.0,), (4.0, 5.66), (5.66, 8.0))  # of each level of a pyramid
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,26 @@ def fit_anchors(widths: np.ndarray, heights: np.ndarray, stride: int) -> AnchorS
         if best is None or recall > best.recall + 1e-9:
             best = AnchorShapes(_rounded(scales / stride), _rounded(shapes), recall)
         if recall >= ENOUGH:
+            break
+    assert best is not None
+    return best
+
+
+def fit_pyramid_anchors(widths: np.ndarray, heights: np.ndarray, strides: Sequence[int]) -> AnchorShapes:
+    """Return the same for a feature pyramid, whose levels of these strides have the same scales.
+
+    Neighbouring levels differ by a factor of 2, so a level needs one scale, or two with a factor of sqrt(2).
+    """
+    aspects = np.log(heights / widths)
+    best: AnchorShapes | None = None
+    grids = [(scales, count) for scales in LEVEL_SCALES for count in range(1, MOST["aspects"] + 1)]
+    for scales, count in sorted(grids, key=lambda grid: len(grid[0]) * grid[1]):
+        shapes = np.exp(_centres(aspects, count))
+        sides = np.outer(strides, scales).ravel()
+        recall = shape_recall(widths, heights, sides, shapes)
+        if best is None or recall > best.recall + 1e-9:
+            best = AnchorShapes(scales, _rounded(shapes), recall)
+        if best.recall >= ENOUGH and len(scales) * count > len(best.scales) * len(best.aspects):
             break
     assert best is not None
     return best

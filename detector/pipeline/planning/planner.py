@@ -107,6 +107,7 @@ def plan_run(folder: str, words: Sequence[str]) -> tuple[schema.Config, Plan]:
         optimizer=config.optimizer.kind,
         weights=config.backbone.weights is not None,
         nodes=nodes_by_stride(config.backbone.name) if isinstance(config.backbone, schema.TorchvisionConfig) else {},
+        pyramid=config.neck.kind == "fpn",
     )
     planned = plan_settings(data, machine, parts)
     kept = tuple(choice for choice in planned if not _set_by(choice.key, given))
@@ -176,4 +177,4 @@ def _default_backbone(given: dict[str, str], *, scratch: bool) -> str:
 
 def _set_by(key: str, given: dict[str, str]) -> bool:
     """Return True if the command line sets the key, or a group that contains it."""
-    return any(key == word or key.startswith(f"{word}.") for word in given if word not in GROUPS and word != "backbone")
+    return any(key == word or key.startswith(f"{word}.") for word in given if word not in {*GROUPS, "backbone", "neck"})

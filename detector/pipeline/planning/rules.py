@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from detector.pipeline.planning.anchors import MIN_IOU, fit_anchors
+from detector.pipeline.planning.anchors import MIN_IOU, fit_anchors, fit_pyramid_anchors
 from detector.pipeline.planning.fingerprint import Fingerprint
 from detector.pipeline.planning.machine import Machine
 
 CELLS = 5  # cells of the map that the median object of the smallest class should span
 SCALES = (0.8, 0.9, 1.0, 1.1, 1.2)  # of the training sizes, around the test size
 COARSE, FINE = 16, 8  # strides of the map
+LEVELS = (4, 8, 16, 32, 64)  # strides of a feature pyramid's levels
+PUBLISHED_WIDTH = 256  # channels of a feature pyramid's levels
 ADAMW_RATE, ADAMW_IMAGES = 0.0004, 2  # learning rate, and the images per step at which it was measured
 LARGE = 3.0  # million pixels per image: from here on, decoding gets its own process
 MOSAICS = 0.5  # part of the training images
@@ -51,6 +53,7 @@ class Parts:
     optimizer: str  # sgd | adamw
     weights: bool  # whether the backbone starts from a classifier's weights
     nodes: Mapping[int, str]  # stride -> output of the backbone; empty if the output cannot be chosen
+    pyramid: bool = False  # whether the neck is a feature pyramid
 
 
 def input_rules(data: Fingerprint, machine: Machine) -> tuple[int, int, list[Choice]]:
@@ -97,10 +100,12 @@ def few_images_rules(data: Fingerprint, parts: Parts) -> list[Choice]:
     return chosen
 
 
-def backbone_rules(parts: Parts, stride: int) -> list[Choice]:
+def backbone_rules(parts: Parts, machine: Machine, stride: int) -> list[Choice]:
     """Return the outputs of the backbone that make the map, and the layers to train."""
     if not parts.nodes:
         return []
+    if parts.pyramid:
+        return [*pyramid_nodes(parts, machine), *trained_layers(parts)]
     coarse = parts.nodes.get(COARSE) or parts.nodes[max(parts.nodes)]
     if stride < COARSE and stride in parts.nodes:
         chosen = [
@@ -111,22 +116,63 @@ def backbone_rules(parts: Parts, stride: int) -> list[Choice]:
     else:
         why = f"the last output of stride {COARSE}; in a short training deeper layers cost more than they improve"
         chosen = [Choice("backbone.node", coarse, why)]
+    return [*chosen, *trained_layers(parts)]
+
+
+def pyramid_nodes(parts: Parts, machine: Machine) -> list[Choice]:
+    """Return the outputs of the backbone that a feature pyramid reads."""
+    finest = _finest_level(machine)
+    first, *deeper = [node for stride, node in sorted(parts.nodes.items()) if stride >= finest]
+    why = "finer levels would cost most of a step" if finest > LEVELS[0] else "as published"
+    return [
+        Choice("backbone.node", first, f"the finest level has stride {finest}; {why}"),
+        Choice("backbone.deeper_nodes", deeper, "the coarser levels of the pyramid"),
+    ]
+
+
+def neck_rules(parts: Parts, machine: Machine) -> list[Choice]:
+    """Return the width of a feature pyramid's levels."""
+    if not parts.pyramid:
+        return []
+    if machine.device == "cuda":
+        return [Choice("neck.channels", PUBLISHED_WIDTH, "as published")]
+    why = "half of the published width, which would cost more than a small backbone"
+    return [Choice("neck.channels", PUBLISHED_WIDTH // 2, why)]
+
+
+def trained_layers(parts: Parts) -> list[Choice]:
+    """Return which layers of the backbone are trained, and with which normalization."""
     if parts.weights:
         frozen = parts.nodes.get(4)
-        chosen.append(Choice("backbone.frozen_nodes", frozen, "the first layers keep ImageNet's edges and textures"))
-    else:
-        chosen.append(Choice("backbone.norm", "gn", "without classifier weights a frozen batch norm has no statistics"))
-        chosen.append(Choice("backbone.frozen_nodes", None, "without classifier weights every layer has to learn"))
-    return chosen
+        return [Choice("backbone.frozen_nodes", frozen, "the first layers keep ImageNet's edges and textures")]
+    return [
+        Choice("backbone.norm", "gn", "without classifier weights a frozen batch norm has no statistics"),
+        Choice("backbone.frozen_nodes", None, "without classifier weights every layer has to learn"),
+    ]
 
 
-def proposal_rules(data: Fingerprint, size: int, stride: int) -> list[Choice]:
+def proposal_rules(data: Fingerprint, machine: Machine, parts: Parts, size: int, stride: int) -> list[Choice]:
     """Return anchors that fit the boxes at all training sizes, and proposal counts that fit the objects per image."""
     grown = np.asarray(SCALES)[:, None] * size
-    shapes = fit_anchors((grown * data.widths).ravel(), (grown * data.heights).ravel(), stride)
+    widths, heights = (grown * data.widths).ravel(), (grown * data.heights).ravel()
+    if parts.pyramid:
+        finest = _finest_level(machine) if parts.nodes else 4
+        shapes = fit_pyramid_anchors(widths, heights, [level for level in LEVELS if level >= finest])
+    else:
+        shapes = fit_anchors(widths, heights, stride)
     many = max(300, min(1000, 10 * data.most_objects))
+    before_nms = [
+        Choice("proposals.pre_nms_train", 12000, "as published; fewer boxes would all be on easy objects"),
+        Choice("proposals.pre_nms_test", 12000, "rare small objects rank behind thousands of other boxes"),
+    ]
     rpn = [Choice("proposals.channels", 256, "enough for small backbones; the paper's 512 are for VGG16")]
-    if stride < COARSE:
+    if parts.pyramid:
+        before_nms = [
+            Choice("proposals.pre_nms_train", 2000, "as published, from each level"),
+            Choice("proposals.pre_nms_test", 2000, "from each level"),
+        ]
+        rpn = [Choice("proposals.channels", 128 if machine.device == "cpu" else 256, "as wide as the levels")]
+    elif stride < COARSE:
         rpn = [
             Choice("proposals.channels", 128, "as wide as the joined map"),
             Choice(
@@ -144,8 +190,7 @@ def proposal_rules(data: Fingerprint, size: int, stride: int) -> list[Choice]:
         Choice("proposals.aspects", list(shapes.aspects), "height / width, clustered like the scales"),
         *rpn,
         Choice("proposals.min_size", 2.0, "a larger limit would lose small objects"),
-        Choice("proposals.pre_nms_train", 12000, "as published; fewer boxes would all be on easy objects"),
-        Choice("proposals.pre_nms_test", 12000, "rare small objects rank behind thousands of other boxes"),
+        *before_nms,
         Choice("proposals.top_k_train", 2 * many, "enough background to sample from"),
         Choice("proposals.top_k_test", many, f"at most {data.most_objects} objects are in one image"),
     ]
@@ -164,11 +209,9 @@ def head_rules(parts: Parts, stride: int) -> list[Choice]:
             background,
         ]
     if parts.head == "light_head":
-        short = Choice(
-            "head.kernel", 7, f"longer kernels on a map of stride {stride} would cost more than the backbone"
-        )
+        short = Choice("head.kernel", 7, "longer kernels on a fine map would cost more than the backbone")
         return [
-            *([short] if stride < COARSE else []),
+            *([short] if stride < COARSE or parts.pyramid else []),
             Choice("head.mid_channels", 64, "the paper's width for small backbones"),
             Choice("head.fc_channels", 512, "a quarter of the paper's width is enough for small data sets"),
             Choice("sampling.rois_per_image", 256, "RoIs cost little in this head"),
@@ -254,14 +297,20 @@ def plan_settings(data: Fingerprint, machine: Machine, parts: Parts) -> list[Cho
     return [
         *chosen,
         *few_images_rules(data, parts),
-        *backbone_rules(parts, stride),
-        *(proposal_rules(data, size, stride) if parts.proposals == "rpn" else []),
+        *backbone_rules(parts, machine, stride),
+        *neck_rules(parts, machine),
+        *(proposal_rules(data, machine, parts, size, stride) if parts.proposals == "rpn" else []),
         *head_rules(parts, stride),
         *postprocess_rules(data),
         images,
         *optimizer_rules(parts, images.value),
         *machine_rules(data, machine),
     ]
+
+
+def _finest_level(machine: Machine) -> int:
+    """Return the stride of a pyramid's finest level."""
+    return 8 if machine.device == "cpu" else 4
 
 
 def _to_text(value: Any) -> str:

@@ -9,7 +9,9 @@ import yaml
 from PIL import Image
 
 from detector import train
+from detector.build import build_backbone
 from detector.engine.checkpoint import load_checkpoint
+from detector.pipeline.planning.planner import plan_run
 from detector.tools.cli import run as run_command
 
 # Small values: a run with the planned values would take minutes.
@@ -69,6 +71,16 @@ def test_the_plan_is_saved_and_every_planned_value_is_a_setting(folder: Path, tm
     assert not {choice["key"] for choice in plan["choices"]} & set(plan["set_by_user"])
     assert config["backbone"]["norm"] == "gn", "without weights there are no statistics to freeze"
     assert load_checkpoint(run.path)["config"]["trainer"]["ema_decay"] == config["trainer"]["ema_decay"]
+
+
+def test_a_chosen_pyramid_is_planned_too(folder: Path) -> None:
+    """The key of a group, such as neck, names a part; it does not set the part's values."""
+    chosen = {"dataset": "voc", "dataset.train": "trainval", "dataset.test": "test", "backbone.weights": None}
+    config, plan = plan_run(str(folder), words({**chosen, "neck": "fpn"}))
+    assert plan.set_by_user == ()
+    assert config.neck.kind == "fpn"
+    assert {"neck.channels", "backbone.deeper_nodes"} <= {choice.key for choice in plan.choices}
+    assert tuple(build_backbone(config).strides) == (8, 16, 32)
 
 
 def test_the_command_writes_a_report_and_a_portable_model(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from detector.pipeline.planning.anchors import ENOUGH, fit_anchors, shape_recall
+from detector.pipeline.planning.anchors import ENOUGH, fit_anchors, fit_pyramid_anchors, shape_recall
 
 
 def test_boxes_of_one_shape_need_one_anchor() -> None:
@@ -45,3 +45,21 @@ def test_fitting_is_deterministic() -> None:
     rng = np.random.default_rng(1)
     widths, heights = rng.uniform(10, 200, 300), rng.uniform(10, 200, 300)
     assert fit_anchors(widths, heights, 16) == fit_anchors(widths, heights, 16)
+
+
+def test_squares_of_any_size_need_two_scales_on_each_level_of_a_pyramid() -> None:
+    """With a factor of 2 between anchors, the worst IoU is 0.5; with a factor of sqrt(2), 0.71."""
+    sides = np.exp(np.random.default_rng(0).uniform(np.log(34), np.log(360), 500))
+    shapes = fit_pyramid_anchors(sides, sides, [8, 16, 32, 64])
+    assert (shapes.scales, shapes.aspects) == ((4.0, 5.66), (1.0,))
+    assert shapes.recall == 1.0
+    one_scale = shape_recall(sides, sides, 4.0 * np.array([8, 16, 32, 64]), np.array([1.0]))
+    assert one_scale < ENOUGH
+
+
+@pytest.mark.parametrize(("side", "scale"), [(32.0, 4.0), (45.0, 5.66), (64.0, 8.0)])
+def test_one_size_needs_one_scale_on_each_level_of_a_pyramid(side: float, scale: float) -> None:
+    """64 is 8 cells of stride 8 and 4 of stride 16: the smaller scale is as good."""
+    shapes = fit_pyramid_anchors(np.full(9, side), np.full(9, side), [8])
+    assert shapes.scales == (scale,)
+    assert len(shapes.aspects) == 1

@@ -159,6 +159,33 @@ def test_a_backbone_without_nodes_gets_no_node_settings() -> None:
     assert not [key for key in plan(data_of(squares(300)), nodes={}) if key.startswith("backbone.node")]
 
 
+@pytest.mark.parametrize(
+    ("machine", "node", "channels", "deeper"),
+    [
+        (CPU, "features.6", 128, ["features.13", "features.18"]),
+        (GPU, "features.3", 256, ["features.6", "features.13", "features.18"]),
+    ],
+)
+def test_a_pyramid_reads_a_map_of_each_stride(machine: Machine, node: str, channels: int, deeper: list[str]) -> None:
+    values = plan(data_of(squares(60), squares(500)), machine, pyramid=True)
+    assert (values["backbone.node"], values["backbone.deeper_nodes"]) == (node, deeper)
+    assert values["neck.channels"] == values["proposals.channels"] == channels
+    assert values["backbone.frozen_nodes"] == "features.3"
+    assert max(values["proposals.scales"]) <= 8, "coarser levels have the larger anchors"
+    assert values["proposals.pre_nms_train"] == 2000
+    assert "backbone.joined_separable" not in values
+    assert "proposals.separable" not in values
+
+
+def test_a_pyramid_over_a_backbone_without_nodes_starts_at_stride_4() -> None:
+    """Squares of 16 pixels fit anchors of 4 cells of stride 4, and no anchor of a coarser level."""
+    small = data_of(*[squares(16)] * 9, size=(480, 480))
+    values = plan(small, pyramid=True, nodes={})
+    assert values["proposals.scales"] == [4.0]
+    assert values["neck.channels"] == values["proposals.channels"]
+    assert "backbone.node" not in values
+
+
 def test_each_head_has_its_own_values() -> None:
     fast, rfcn = plan(data_of(squares(300))), plan(data_of(squares(300)), head="rfcn")
     assert (fast["head.pooling"], rfcn["head.pooling"]) == ("roi_align", "align")
@@ -170,6 +197,7 @@ def test_each_head_has_its_own_values() -> None:
     assert (light["head.mid_channels"], light["head.fc_channels"]) == (64, 512)
     assert "head.kernel" not in light
     assert plan(data_of(squares(40)), head="light_head")["head.kernel"] == 7, "the map has a stride of 8"
+    assert plan(data_of(squares(300)), head="light_head", pyramid=True)["head.kernel"] == 7, "so has the finest level"
     assert "backbone.tail" not in light
 
 
@@ -222,10 +250,11 @@ def test_the_machine_decides_precision_workers_and_batch() -> None:
     ],
 )
 @pytest.mark.parametrize("side", [10, 45, 300])
-def test_every_planned_setting_exists(machine: Machine, head: str, optimizer: str, side: int) -> None:
-    parts = Parts(head=head, proposals="rpn", optimizer=optimizer, weights=True, nodes=MOBILENET)
+@pytest.mark.parametrize("neck", ["none", "fpn"])
+def test_every_planned_setting_exists(machine: Machine, head: str, optimizer: str, side: int, neck: str) -> None:
+    parts = Parts(head, "rpn", optimizer, weights=True, nodes=MOBILENET, pyramid=neck == "fpn")
     groups = ["dataset=auto", "backbone=mobilenet_v2", f"head={head}", "proposals=rpn", "sampling=random"]
-    groups.append(f"optimizer={optimizer}")
+    groups += [f"optimizer={optimizer}", f"neck={neck}"]
     choices = plan_settings(data_of(squares(side)), machine, parts)
     config = load_config([*groups, *(choice.override for choice in choices)])
     for choice in choices:
