@@ -18,7 +18,7 @@ from detector.engine.distributed import is_main, world_size
 from detector.engine.trainer import Outcome, PaceControl, TrainingState
 from detector.pipeline.data import Data
 from detector.pipeline.planning.pace import Pace
-from detector.pipeline.planning.planner import Plan, fit_steps, plan_run
+from detector.pipeline.planning.planner import Plan, fit_steps, plan_run, table_of
 from detector.pipeline.planning.timetable import RESERVE
 from detector.pipeline.run_folder import SPLIT, RunFolder, all_processes, logging_to, open_run
 from detector.pipeline.training import run_training
@@ -50,6 +50,7 @@ def run_planned_training(
             ) -> tuple[schema.Config, PaceControl | None]:
                 config, final = fit_steps(plan, config, words, data, device, time.monotonic() - started)
                 log_duration(final, config)
+                log.info("the settings for so many steps\n%s", table_of(final.choices[len(plan.choices) :]))
                 if is_main():
                     run.write_json("plan.json", final.to_json())
                 return config, make_pace(final, config, run, started)

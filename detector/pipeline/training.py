@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from detector.engine.seed import make_deterministic
 from detector.engine.trainer import LoopSettings, Outcome, PaceControl, TrainingState, train
 from detector.engine.watch import warn_of_learning_rate
 from detector.engine.watchdog import watchdog
-from detector.pipeline.data import Data, open_data
+from detector.pipeline.data import Data, open_data, training_view
 from detector.pipeline.loaders import TrainingOrder, training_loader
 from detector.pipeline.periodic_evaluation import PeriodicEvaluation
 from detector.pipeline.run_folder import RunFolder, kernels, pick_device
@@ -49,8 +50,8 @@ def run_training(
 ) -> Outcome:
     """Train and write to `run`. `resume` is the checkpoint to resume from; None starts a new training.
 
-    `plan_steps` may change the config after the data are read; None keeps it. `started` is `time.monotonic()` at the
-    start of the command, from which `trainer.max_minutes` counts; None means now.
+    `plan_steps` may change the config after the data are read, also how images are augmented; None keeps it.
+    `started` is `time.monotonic()` at the start of the command, from which `trainer.max_minutes` counts; None: now.
     """
     started = time.monotonic() if started is None else started
     device = prepare_device(config.trainer)
@@ -61,6 +62,7 @@ def run_training(
     pace: PaceControl | None = None
     if plan_steps is not None and resume is None:
         config, pace = plan_steps(config, data, device)
+        data = replace(data, train_view=training_view(config, data.train_set, data.train_view.proposals))
     state = new_state(config, data, device)
     if resume is None:
         initialise(state.detector, config, data)

@@ -24,7 +24,7 @@ from detector.datasets.build import build_dataset
 from detector.pipeline.data import Data
 from detector.pipeline.planning.fingerprint import Fingerprint, take_fingerprint
 from detector.pipeline.planning.machine import Machine, inspect_machine
-from detector.pipeline.planning.rules import Choice, Parts, plan_settings
+from detector.pipeline.planning.rules import Choice, Parts, mosaic_rules, plan_settings
 from detector.pipeline.planning.timetable import Timetable, make_timetable, time_rules
 from detector.pipeline.planning.trial import Trial, measure
 from detector.pipeline.run_folder import pick_device
@@ -40,6 +40,7 @@ class Plan:
 
     data: Fingerprint
     machine: Machine
+    parts: Parts
     choices: tuple[Choice, ...]  # the planned settings
     set_by_user: tuple[str, ...]  # keys of rules that the command line overrides
     trial: Trial | None = None
@@ -47,9 +48,7 @@ class Plan:
 
     def table(self) -> str:
         """Return one line for each setting: key, value, reason."""
-        rows = [(choice.override, choice.reason) for choice in self.choices]
-        width = max(len(row[0]) for row in rows)
-        lines = [f"  {setting:<{width}}  {reason}" for setting, reason in rows]
+        lines = [table_of(self.choices)]
         if self.set_by_user:
             lines.append(f"  set by you, not planned: {', '.join(self.set_by_user)}")
         return "\n".join(lines)
@@ -86,6 +85,12 @@ class Plan:
         }
 
 
+def table_of(choices: Sequence[Choice]) -> str:
+    """Return one line for each choice: key, value, reason."""
+    width = max((len(choice.override) for choice in choices), default=0)
+    return "\n".join(f"  {choice.override:<{width}}  {choice.reason}" for choice in choices)
+
+
 def plan_run(folder: str, words: Sequence[str]) -> tuple[schema.Config, Plan]:
     """Return the config of a training on the photographs in `folder`, and its plan. `words` are key=value.
 
@@ -113,13 +118,15 @@ def plan_run(folder: str, words: Sequence[str]) -> tuple[schema.Config, Plan]:
     kept = tuple(choice for choice in planned if not _set_by(choice.key, given))
     set_by_user = tuple(choice.key for choice in planned if _set_by(choice.key, given))
     config = load_config([*source, *chosen, *(choice.override for choice in kept), *words])
-    return config, Plan(data, machine, kept, set_by_user)
+    return config, Plan(data, machine, parts, kept, set_by_user)
 
 
 def fit_steps(
     plan: Plan, config: schema.Config, words: Sequence[str], data: Data, device: torch.device, elapsed: float
 ) -> tuple[schema.Config, Plan]:
     """Time a real step. Return the config with the number of steps that fits into the minutes, and the full plan.
+
+    The number of epochs follows, and with it how images are augmented.
 
     `elapsed` is the time since the start of the command, in seconds.
     """
@@ -136,7 +143,8 @@ def fit_steps(
         images_per_step=settings.images_per_step,
         steps=settings.max_steps if "trainer.max_steps" in given else None,
     )
-    planned = time_rules(timetable, len(data.train_view), settings.images_per_step)
+    epochs = timetable.steps * settings.images_per_step / len(data.train_view)
+    planned = [*time_rules(timetable, epochs), *mosaic_rules(plan.data, plan.parts, epochs)]
     kept = tuple(choice for choice in planned if not _set_by(choice.key, given))
     set_by_user = tuple(choice.key for choice in planned if _set_by(choice.key, given))
     config = override_config(to_plain(config), [choice.override for choice in kept])

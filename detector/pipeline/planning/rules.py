@@ -24,7 +24,7 @@ PUBLISHED_WIDTH = 256  # channels of a feature pyramid's levels
 ADAMW_RATE, ADAMW_IMAGES = 0.0004, 2  # learning rate, and the images per step at which it was measured
 LARGE = 3.0  # million pixels per image: from here on, decoding gets its own process
 MOSAICS = 0.5  # part of the training images
-FEW_IMAGES = 200  # with 132 images mosaics win, with 292 they do not (docs/plan.md)
+MANY_EPOCHS = 12  # with 15 epochs or more mosaics win, with 7 they do not (docs/plan.md)
 VOTING_IOU = 0.75  # similar boxes; 0.65 to 0.8 are as good (docs/plan.md)
 NEW_FACTOR = 4.0  # learning rate of the RPN and of NEW_HEADS / rate of the other layers
 NEW_HEADS = ("light_head", "rfcn", "deformable_rfcn")  # heads with convolutions, which start random
@@ -86,14 +86,14 @@ def input_rules(data: Fingerprint, machine: Machine) -> tuple[int, int, list[Cho
     )
 
 
-def few_images_rules(data: Fingerprint, parts: Parts) -> list[Choice]:
-    """Return mosaics and the box loss that goes with them, for few images.
+def mosaic_rules(data: Fingerprint, parts: Parts, epochs: float) -> list[Choice]:
+    """Return mosaics, and the box loss that goes with them, for a training of many epochs.
 
     A mosaic decodes four images, and its boxes cannot come from a file.
     """
-    if data.num_images >= FEW_IMAGES or data.megapixels >= LARGE or parts.proposals != "rpn":
+    if epochs < MANY_EPOCHS or data.megapixels >= LARGE or parts.proposals != "rpn":
         return []
-    why = f"{data.num_images} images show few backgrounds; in a mosaic objects appear on others, and at other sizes"
+    why = f"the training sees each image {epochs:.0f} times; in a mosaic its objects have other sizes and neighbours"
     chosen = [Choice("input.mosaic", MOSAICS, why)]
     if parts.head == "fast_rcnn":  # other heads were not measured
         chosen.append(Choice("loss.box", "giou", "with mosaics, a loss of the overlap fits edges better"))
@@ -296,7 +296,6 @@ def plan_settings(data: Fingerprint, machine: Machine, parts: Parts) -> list[Cho
     images = images_per_step(data, machine)
     return [
         *chosen,
-        *few_images_rules(data, parts),
         *backbone_rules(parts, machine, stride),
         *neck_rules(parts, machine),
         *(proposal_rules(data, machine, parts, size, stride) if parts.proposals == "rpn" else []),

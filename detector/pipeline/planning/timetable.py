@@ -65,14 +65,13 @@ def make_timetable(
     return Timetable(steps, 1 + extra, evaluation, training, evaluating, elapsed + training + evaluating, tight)
 
 
-def time_rules(timetable: Timetable, train_images: int, images_per_step: int) -> list[Choice]:
-    """Return the settings that depend on the number of steps."""
+def time_rules(timetable: Timetable, epochs: float) -> list[Choice]:
+    """Return the settings that depend on the number of steps. `epochs` is how often they show each image."""
     steps = timetable.steps
-    epochs = steps * images_per_step / train_images
     horizon = max(10, steps // 8)
     every = -(-steps // timetable.evaluations) if timetable.evaluations > 1 else 0
     return [
-        Choice("trainer.max_steps", steps, f"{timetable}; {epochs:.1f} epochs"),
+        Choice("trainer.max_steps", steps, f"{epochs:.1f} epochs in about {timetable.total / 60:.1f} minutes"),
         Choice("schedule.warmup_steps", max(1, min(200, steps // 10)), "a tenth of the steps, at most 200"),
         Choice("trainer.ema_decay", round(1 - 1 / horizon, 5), f"averages the last {horizon} steps, an eighth of all"),
         Choice("trainer.eval_every", every, "evaluations during training may take 4 % of the time"),

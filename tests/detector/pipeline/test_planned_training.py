@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,11 @@ from PIL import Image
 
 from detector import train
 from detector.build import build_backbone
+from detector.configs import schema
 from detector.engine.checkpoint import load_checkpoint
+from detector.pipeline.data import Data
 from detector.pipeline.planning.planner import plan_run
+from detector.pipeline.training import training_batches
 from detector.tools.cli import run as run_command
 
 # Small values: a run with the planned values would take minutes.
@@ -71,6 +75,25 @@ def test_the_plan_is_saved_and_every_planned_value_is_a_setting(folder: Path, tm
     assert not {choice["key"] for choice in plan["choices"]} & set(plan["set_by_user"])
     assert config["backbone"]["norm"] == "gn", "without weights there are no statistics to freeze"
     assert load_checkpoint(run.path)["config"]["trainer"]["ema_decay"] == config["trainer"]["ema_decay"]
+
+
+def test_a_training_of_many_epochs_sees_mosaics(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """5 pictures, 2 a step: 30 steps are 12 epochs. The views that training builds must have the planned mosaics."""
+    seen = []
+
+    def spy(config: schema.Config, data: Data, *rest: Any, **words: Any) -> Any:
+        seen.append((data.train_view.mosaic, config.loss.box.value))
+        return training_batches(config, data, *rest, **words)
+
+    monkeypatch.setattr("detector.pipeline.training.training_batches", spy)
+    few = train(folder, output_dir=tmp_path / "few", settings={**SMALL, "trainer.max_steps": 29})
+    many = train(folder, output_dir=tmp_path / "many", settings={**SMALL, "trainer.max_steps": 30})
+    assert seen == [(0.0, "smooth_l1"), (0.5, "giou")]
+    assert "input.mosaic" not in (few.path / "plan.json").read_text()
+    assert "input.mosaic=0.5" in (many.path / "log.txt").read_text()
+    kept = train(folder, output_dir=tmp_path / "kept", settings={**SMALL, "trainer.max_steps": 30, "input.mosaic": 0.2})
+    assert seen[-1] == (0.2, "giou"), "what the user sets stays"
+    assert kept.finished
 
 
 def test_a_chosen_pyramid_is_planned_too(folder: Path) -> None:

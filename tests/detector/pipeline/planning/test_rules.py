@@ -9,7 +9,7 @@ from detector.configs.compose import load_config
 from detector.datasets.sample import Annotation
 from detector.pipeline.planning.fingerprint import Fingerprint, take_fingerprint
 from detector.pipeline.planning.machine import Machine
-from detector.pipeline.planning.rules import Parts, plan_settings
+from detector.pipeline.planning.rules import Parts, mosaic_rules, plan_settings
 
 CPU = Machine("cpu", cores=2, threads=2, fast_bf16=True, memory_gib=0.0)
 OLD_CPU = Machine("cpu", cores=2, threads=2, fast_bf16=False, memory_gib=0.0)
@@ -85,22 +85,23 @@ def test_large_photographs_are_downscaled_with_antialiasing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "size", "proposals", "mosaic"),
+    ("epochs", "size", "proposals", "mosaic"),
     [
-        (199, (800, 600), "rpn", 0.5),
-        (200, (800, 600), "rpn", None),
-        (199, (4000, 3000), "rpn", None),
-        (199, (800, 600), "file", None),
+        (12.0, (800, 600), "rpn", 0.5),
+        (11.9, (800, 600), "rpn", None),
+        (40.0, (4000, 3000), "rpn", None),
+        (40.0, (800, 600), "file", None),
     ],
 )
-def test_few_images_are_joined_to_mosaics_if_that_costs_little(
-    images: int, size: tuple[int, int], proposals: str, mosaic: float | None
+def test_images_seen_often_are_joined_to_mosaics_if_that_costs_little(
+    epochs: float, size: tuple[int, int], proposals: str, mosaic: float | None
 ) -> None:
-    data = data_of(*[squares(300)] * images, size=size)
-    values = plan(data, proposals=proposals)
-    assert values.get("input.mosaic") == mosaic
-    assert values.get("loss.box") == (None if mosaic is None else "giou")
-    assert "loss.box" not in plan(data, proposals=proposals, head="rfcn")
+    def chosen(head: str) -> dict[str, Any]:
+        parts = Parts(head, proposals, "adamw", weights=True, nodes=MOBILENET)
+        return {choice.key: choice.value for choice in mosaic_rules(data_of(squares(300), size=size), parts, epochs)}
+
+    assert chosen("fast_rcnn") == ({} if mosaic is None else {"input.mosaic": mosaic, "loss.box": "giou"})
+    assert "loss.box" not in chosen("rfcn")
 
 
 def test_similar_boxes_vote() -> None:

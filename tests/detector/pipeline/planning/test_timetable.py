@@ -49,7 +49,7 @@ def test_given_steps_are_kept() -> None:
 )
 def test_settings_derived_from_the_steps(steps: int, warmup: int, averaged: int, log_every: int) -> None:
     table = make_timetable(TRIAL, budget=None, elapsed=0.0, steps=steps, **SPLITS)
-    values = {choice.key: choice.value for choice in time_rules(table, 100, 2)}
+    values = {choice.key: choice.value for choice in time_rules(table, 0.02 * table.steps)}
     assert values["trainer.max_steps"] == steps
     assert values["schedule.warmup_steps"] == warmup
     assert values["trainer.ema_decay"] == pytest.approx(1 - 1 / averaged, abs=5e-6)
