@@ -24,8 +24,8 @@ from detector.pipeline.run_folder import RunFolder
 from detector.pipeline.scores import check_settings
 from detector.structures import Detections, Instances
 from detector.tools.report.analysis import Analysis, analyze
+from detector.tools.report.analysis_page import render
 from detector.tools.report.examples import first_with_picture
-from detector.tools.report.page import render
 from detector.tools.report.training_record import read_training
 
 log = logging.getLogger("detector")

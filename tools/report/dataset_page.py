@@ -8,7 +8,7 @@ from html import escape
 from detector.datasets.inspection import Inspection
 from detector.datasets.sample import Annotation, Dataset, Sample
 from detector.tools.report.drawn_boxes import Mark, drawn_boxes
-from detector.tools.report.page import STYLE
+from detector.tools.report.html import page, table, tiles
 from detector.tools.report.plots import bars
 
 FAULTS_LISTED = 200
@@ -25,49 +25,34 @@ def render(found: Inspection, datasets: Mapping[str, Dataset], samples: Sequence
     }
     if samples:
         sections["Training samples"] = training_samples(samples, datasets["train"].classes)
-    links = "".join(f'<a href="#s{number}">{name}</a>' for number, name in enumerate(sections))
-    body = "".join(
-        f'<section id="s{number}"><h2>{name}</h2>{content}</section>'
-        for number, (name, content) in enumerate(sections.items())
-    )
-    title = f"Data in {escape(found.root)}"
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}</style></head><body><main><h1>{title}</h1>"
-        f"{summary(found)}<nav>{links}</nav>{body}</main></body></html>\n"
-    )
+    return page(f"Data in {found.root}", summary(found), sections)
 
 
 def summary(found: Inspection) -> str:
     """Return how the folder was read, and the main counts."""
     objects = sum(sum(counts.values()) for counts in found.objects.values())
-    tiles = [
+    counts = [
         *((count, f"pictures to {'train on' if name == 'train' else name}") for name, count in found.images.items()),
         (objects, "objects"),
         (len(found.objects), "classes"),
         (len(found.faults), "faults"),
         (len(found.oddities), "oddities"),
     ]
-    shown = "".join(f'<div class="tile"><b>{count:,}</b><span>{name}</span></div>' for count, name in tiles)
     lines = "<br>".join(escape(line) for line in found.summary)
-    return f'<p>{lines}</p><div class="tiles">{shown}</div>'
+    return f"<p>{lines}</p>{tiles((f'{count:,}', name) for count, name in counts)}"
 
 
 def faults(found: Inspection) -> str:
     """Return the faults. With a fault, training does not start."""
     if not found.faults:
         return "<p>None: training can start.</p>"
-    rows = "".join(
-        f'<tr><td>{escape(fault.image_id)}</td><td class="text">{escape(fault.message)}</td></tr>'
-        for fault in found.faults[:FAULTS_LISTED]
-    )
+    rows = [[fault.image_id, fault.message] for fault in found.faults[:FAULTS_LISTED]]
     more = len(found.faults) - FAULTS_LISTED
     rest = f"<p>... and {more:,} more, in inspection.json.</p>" if more > 0 else ""
     return (
         "<p>Training does not start with these faults. Correct them, or write a copy without them: "
         "<code>detector inspect data=FOLDER fix=FOLDER</code>.</p>"
-        f'<table><tr><th>picture</th><th class="text">fault</th></tr>{rows}</table>{rest}'
+        f"{table(['picture', 'fault'], rows, text_column=1)}{rest}"
     )
 
 
@@ -75,13 +60,9 @@ def oddities(found: Inspection) -> str:
     """Return the oddities, which may be mistakes."""
     if not found.oddities:
         return "<p>None.</p>"
-    rows = "".join(
-        f"<tr><td>{escape(odd.kind)}</td><td>{odd.count:,}</td>"
-        f'<td class="text">{escape("; ".join(odd.cases))}</td></tr>'
-        for odd in found.oddities
-    )
-    head = '<tr><th>oddity</th><th>count</th><th class="text">first cases</th></tr>'
-    return f"<p>These may be correct. Nothing was changed.</p><table>{head}{rows}</table>"
+    rows = [[odd.kind, f"{odd.count:,}", "; ".join(odd.cases)] for odd in found.oddities]
+    listed = table(["oddity", "count", "first cases"], rows, text_column=2)
+    return f"<p>These may be correct. Nothing was changed.</p>{listed}"
 
 
 def classes(found: Inspection) -> str:

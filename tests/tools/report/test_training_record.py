@@ -6,9 +6,9 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from detector.tools.report.page import training
 from detector.tools.report.plots import lines
 from detector.tools.report.training_record import read_training
+from detector.tools.report.training_section import training
 
 
 def write_run(folder: Path) -> None:
