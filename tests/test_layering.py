@@ -18,7 +18,7 @@ MAY_IMPORT = {
 }
 MAY_READ_CONFIGS = {"build.py"}
 FRONT_DOOR = ROOT / "detector" / "__init__.py"  # it exports names of the pipeline
-TOOLS_ROOMS = {"commands", "settings", "explain", "bench", "report", "prediction", "docs"}
+TOOLS_ROOMS = {"commands", "settings", "explain", "bench", "report", "prediction", "docs", "entry_points"}
 
 
 def python_files(package: str) -> list[Path]:
@@ -109,7 +109,7 @@ def test_tools_holds_only_the_program_and_rooms() -> None:
 def test_rooms_do_not_use_commands() -> None:
     """Commands use the rooms. Only commands, the program and the checks of the whole program use a command."""
     for path in python_files("tools"):
-        if path.parent.name in {"settings", "explain", "report", "prediction", "docs"}:
+        if path.parent.name in {"settings", "explain", "report", "prediction", "docs", "entry_points"}:
             used = {name for name in all_imports(path) if name.startswith("detector.tools.commands")}
             assert not used, f"{path.relative_to(ROOT)} uses {sorted(used)}"
 

@@ -20,7 +20,7 @@ from detector.pipeline.data import Data
 from detector.pipeline.planning.pace import Pace
 from detector.pipeline.planning.planner import Plan, fit_steps, plan_run, table_of
 from detector.pipeline.planning.timetable import RESERVE
-from detector.pipeline.run_folder import SPLIT, RunFolder, all_processes, logging_to, open_run
+from detector.pipeline.run_folder import SPLIT, RunFolder, all_processes, logged_run
 from detector.pipeline.training import run_training
 
 log = logging.getLogger("detector")
@@ -39,25 +39,23 @@ def run_planned_training(
     `started` is `time.monotonic()` at the start of the command. `trainer.max_minutes` counts from it.
     """
     config, plan = plan_run(folder, words)
-    with all_processes(config.trainer):
-        run = open_run(config.output_dir, "train")
-        with logging_to(run.path / "log.txt"):
-            log.info("plan for %s on %s\n%s", folder, plan.machine, plan.table())
-            config = keep_split(config, run)
+    with all_processes(config.trainer), logged_run(config.output_dir, "train") as run:
+        log.info("plan for %s on %s\n%s", folder, plan.machine, plan.table())
+        config = keep_split(config, run)
 
-            def plan_steps(
-                config: schema.Config, data: Data, device: torch.device
-            ) -> tuple[schema.Config, PaceControl | None]:
-                config, final = fit_steps(plan, config, words, data, device, time.monotonic() - started)
-                log_duration(final, config)
-                log.info("the settings for so many steps\n%s", table_of(final.choices[len(plan.choices) :]))
-                if is_main():
-                    run.write_json("plan.json", final.to_json())
-                return config, make_pace(final, config, run, started)
+        def plan_steps(
+            config: schema.Config, data: Data, device: torch.device
+        ) -> tuple[schema.Config, PaceControl | None]:
+            config, final = fit_steps(plan, config, words, data, device, time.monotonic() - started)
+            log_duration(final, config)
+            log.info("the settings for so many steps\n%s", table_of(final.choices[len(plan.choices) :]))
+            if is_main():
+                run.write_json("plan.json", final.to_json())
+            return config, make_pace(final, config, run, started)
 
-            outcome = run_training(config, run, None, plan_steps=plan_steps, started=started)
-            if outcome is Outcome.done and is_main() and finish is not None:
-                finish(config, run)
+        outcome = run_training(config, run, None, plan_steps=plan_steps, started=started)
+        if outcome is Outcome.done and is_main() and finish is not None:
+            finish(config, run)
     return outcome, run
 
 

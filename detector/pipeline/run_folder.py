@@ -131,6 +131,14 @@ def logging_to(path: Path | None) -> Iterator[None]:
                 handler.close()
 
 
+@contextmanager
+def logged_run(output_dir: str | None, command: str) -> Iterator[RunFolder]:
+    """Make a run's folder and log to its log.txt in the block."""
+    folder = open_run(output_dir, command)
+    with logging_to(folder.path / "log.txt"):
+        yield folder
+
+
 def all_processes(config: TrainerConfig) -> AbstractContextManager[None]:
     """Context in which the processes of torchrun, if any, form a process group."""
     # 30 s more than the watchdog, which must act first, because it prints the stack of each process.

@@ -27,7 +27,7 @@ from detector.engine.seed import seed_step
 from detector.engine.trainer import Outcome
 from detector.pipeline.learned_proposals import write_learned_proposals
 from detector.pipeline.models import load_model
-from detector.pipeline.run_folder import RunFolder, logging_to, open_run, pick_device
+from detector.pipeline.run_folder import RunFolder, logged_run, pick_device
 from detector.pipeline.training import run_training
 from detector.tools.settings.application import Task
 from detector.tools.settings.exit_codes import DONE, INTERRUPTED
@@ -62,8 +62,7 @@ def run_alternation(config: schema.Config, folder: Path) -> Outcome:
 
 def alternate(task: Task) -> int:
     """Run the four steps and return the exit code."""
-    folder = open_run(str(task.folder), "alternate")
-    with logging_to(folder.path / "log.txt"):
+    with logged_run(str(task.folder), "alternate") as folder:
         outcome = run_alternation(task.config, folder.path)
     return INTERRUPTED if outcome is Outcome.interrupted else DONE
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from detector.configs import schema
 from detector.configs.choices import choices
 from detector.engine.trainer import Outcome
-from detector.pipeline.run_folder import RunFolder, all_processes, logging_to, open_run
+from detector.pipeline.run_folder import RunFolder, all_processes, logged_run
 from detector.pipeline.training import check_learning_rate, run_training
 from detector.tools.commands.analyze import run_analysis
 from detector.tools.commands.export import run_export
@@ -20,13 +20,11 @@ log = logging.getLogger("detector")
 
 def train(task: Task) -> int:
     """Train and return the exit code."""
-    with all_processes(task.config.trainer):
-        folder = open_run(str(task.folder), "train")
-        with logging_to(folder.path / "log.txt"):
-            if task.checkpoint is None:
-                shipped = task.experiment if task.experiment in choices("experiment") else None
-                check_learning_rate(task.config, shipped)
-            outcome = run_training(task.config, folder, task.checkpoint)
+    with all_processes(task.config.trainer), logged_run(str(task.folder), "train") as folder:
+        if task.checkpoint is None:
+            shipped = task.experiment if task.experiment in choices("experiment") else None
+            check_learning_rate(task.config, shipped)
+        outcome = run_training(task.config, folder, task.checkpoint)
     return INTERRUPTED if outcome is Outcome.interrupted else DONE
 
 

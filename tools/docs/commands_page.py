@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from detector.tools.cli import HELP
+from detector.tools.settings.help import HELP
 
 COMMANDS = Path(__file__).resolve().parents[1] / "commands"
 # Commands whose code is not in commands/NAME.py.
