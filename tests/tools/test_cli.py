@@ -34,6 +34,10 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> s
         (["eval"], ["eval needs weights=CHECKPOINT"]),
         (["predict"], ["predict needs images=FILE_OR_FOLDER and weights=CHECKPOINT"]),
         (["download", "year=2007"], ["year=2007: download takes"]),
+        (["train", "data="], ["data= is empty"]),
+        (["train", "data=photos", "--cfg", "job"], ["--cfg: data= makes a plan", "detector plan"]),
+        (["train", "data=photos", "hydra.run.dir=mine"], ["hydra.run.dir: data= makes a plan"]),
+        (["train", "data=photos", "--config-dir", "."], ["--config-dir: data= makes a plan"]),
     ],
 )
 def test_wrong_usage_gives_one_line_and_exit_code_2(

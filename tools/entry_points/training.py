@@ -61,6 +61,15 @@ def _train_planned(line: CommandLine) -> int:
     if line.multirun:
         raise ConfigError("data= makes one plan, without --multirun; to sweep over it, give config=RUN/config.yaml")
     rest, own = split_words(line.overrides, ("data",))
+    if not own["data"]:
+        raise ConfigError("data= is empty; give a folder of annotated photographs")
+    unread = [*line.options, *line.hydra, *([] if line.config_dir is None else ["--config-dir"])]
+    if unread:
+        option = unread[0].partition("=")[0]
+        raise ConfigError(
+            f"{option}: data= makes a plan and does not read Hydra's options and settings; leave it out; "
+            "`detector plan data=FOLDER` prints the settings"
+        )
     from detector.engine.trainer import Outcome
     from detector.pipeline.planned_training import run_planned_training
     from detector.tools.commands.train import finish_run
