@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from detector.configs import schema
 from detector.configs.errors import ConfigError
+from detector.configs.ranges import check_ranges
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -76,6 +77,7 @@ def to_config(config: DictConfig) -> schema.Config:
     """Return the dataclasses of a typed config, with each value checked."""
     from omegaconf import OmegaConf
 
+    check_ranges(config)
     value = OmegaConf.to_object(config)
     assert isinstance(value, schema.Config)
     return value

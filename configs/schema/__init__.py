@@ -2,8 +2,9 @@
 
 There is one module for each group, and `config.py` joins them. Defaults are the published ones (Fast R-CNN on VOC),
 with a source if a number is not obvious. `kind` names the class of a group's values, so that a saved config can be read
-again. `__post_init__` rejects a value that cannot work; the message starts with the key. Only `*/build.py`,
-`detector/pipeline` and `detector/tools` read these classes; modules take plain arguments.
+again. `configs/ranges.py` rejects a number that cannot work, `__post_init__` values that cannot work together; the
+message starts with the key. Only `*/build.py`, `detector/pipeline` and `detector/tools` read these classes; modules
+take plain arguments.
 """
 
 from detector.configs.schema.backbone import BackboneConfig, Norm, ResNetConfig, Tail, TorchvisionConfig, VGGConfig

@@ -88,4 +88,3 @@ class TorchvisionConfig(BackboneConfig):
             not self.deeper_nodes or self.proposals_node in (None, self.node),
             "backbone.deeper_nodes join all outputs into one map; leave backbone.proposals_node out",
         )
-        require(self.joined_channels >= 1, f"backbone.joined_channels is {self.joined_channels}; expected at least 1")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from detector.configs.errors import require
-
 
 class Backend(Enum):
     """Ways to run a model other than plain PyTorch."""
@@ -32,8 +30,3 @@ class BenchmarkConfig:
     warmup: int = 3  # calls before the timed calls
     repeats: int = 20  # timed calls; the result is their median
     backends: list[Backend] = field(default_factory=lambda: list(Backend))  # timed besides plain PyTorch; []: none
-
-    def __post_init__(self) -> None:
-        for key in ("height", "width", "batch_size", "num_proposals", "num_classes", "repeats"):
-            require(getattr(self, key) >= 1, f"benchmark.{key} is {getattr(self, key)}; expected at least 1")
-        require(self.warmup >= 0, f"benchmark.warmup is {self.warmup}; expected 0 or more")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from detector.configs.errors import require
 from detector.configs.paths import path_setting
 
 
@@ -17,8 +16,3 @@ class CompressConfig:
     max_ms: float | None = None  # or: find the largest ranks that stay below this time for 2,000 RoIs, on this machine
     evaluate: bool = False  # measure mAP before and after, also with given ranks
     output: str | None = path_setting(None)  # path of the model to write
-
-    def __post_init__(self) -> None:
-        require(
-            self.ranks is None or min(self.ranks, default=0) >= 0, f"compress.ranks is {self.ranks}; expected 0 or more"
-        )

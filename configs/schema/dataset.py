@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from detector.configs.errors import require
 from detector.configs.missing import MISSING
 from detector.configs.paths import path_setting
 
@@ -96,12 +95,6 @@ class AutoDatasetConfig(FilesDatasetConfig):
     columns: dict[str, str] = field(default_factory=dict)  # column names of a CSV: {picture: img, class: kind}
     val_fraction: float = 0.2  # fraction of the pictures to test on, if the folder has no train and test splits
     split_file: str | None = path_setting(None)  # split file of an earlier run
-
-    def __post_init__(self) -> None:
-        require(
-            0 < self.val_fraction < 1,
-            f"dataset.val_fraction is {self.val_fraction}; expected above 0 and below 1",
-        )
 
 
 @dataclass

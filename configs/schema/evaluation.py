@@ -32,9 +32,3 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         require(len(self.protocols) > 0, "evaluation.protocols is empty; name at least one")
-        require(
-            0 < self.iou_threshold <= 1,
-            f"evaluation.iou_threshold is {self.iou_threshold}; expected above 0, at most 1",
-        )
-        require(self.resamples >= 1, f"evaluation.resamples is {self.resamples}; expected at least 1")
-        require(self.pictures >= 0, f"evaluation.pictures is {self.pictures}; expected 0 or more")

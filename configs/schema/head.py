@@ -42,9 +42,6 @@ class FastRCNNConfig(HeadConfig):
     output_size: int = 7  # bins along each side; 7: 7 x 7 bins
     channels: int | None = None  # a 1x1 convolution before pooling has so many channels (needs tail=fc); None: none
 
-    def __post_init__(self) -> None:
-        require(self.channels is None or self.channels >= 1, f"head.channels is {self.channels}; expected at least 1")
-
 
 @dataclass
 class LightHeadConfig(HeadConfig):
@@ -60,8 +57,6 @@ class LightHeadConfig(HeadConfig):
     class_agnostic: bool = True
 
     def __post_init__(self) -> None:
-        for key in ("k", "channels", "kernel", "mid_channels", "fc_channels"):
-            require(getattr(self, key) >= 1, f"head.{key} is {getattr(self, key)}; expected at least 1")
         require(
             self.kernel % 2 == 1, f"head.kernel is {self.kernel}; expected an odd number, so that maps keep their size"
         )
@@ -77,9 +72,6 @@ class RFCNConfig(HeadConfig):
     pooling: PSPooling = PSPooling.mean  # how a bin is computed from its score map
     class_agnostic: bool = True
 
-    def __post_init__(self) -> None:
-        require(self.k >= 1, f"head.k is {self.k}; expected at least 1")
-
 
 @dataclass
 class DeformableRFCNConfig(HeadConfig):
@@ -91,8 +83,3 @@ class DeformableRFCNConfig(HeadConfig):
     offset_scale: float = 0.1  # an offset of 1 moves a bin by this fraction of the RoI's size
     sampling_ratio: int = 4  # samples per bin and axis
     class_agnostic: bool = True
-
-    def __post_init__(self) -> None:
-        require(self.k >= 1, f"head.k is {self.k}; expected at least 1")
-        require(self.offset_scale > 0, f"head.offset_scale is {self.offset_scale}; expected more than 0")
-        require(self.sampling_ratio >= 1, f"head.sampling_ratio is {self.sampling_ratio}; expected at least 1")

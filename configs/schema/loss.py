@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from detector.configs.errors import require
-
 
 class TargetStatistics(Enum):
     """The source of the mean and standard deviation of the box targets."""
@@ -36,14 +34,3 @@ class LossConfig:
     label_smoothing: float = 0.0  # share of the class target that is spread evenly over all classes; 0: none
     focal_gamma: float = 0.0  # RoIs whose true class has probability p count (1 - p)^focal_gamma (focal loss); 0: off
     class_balance_beta: float = 0.0  # weights for rare classes (effective numbers, Cui et al. 2019), as 0.99; 0: off
-
-    def __post_init__(self) -> None:
-        require(
-            0 <= self.label_smoothing < 1,
-            f"loss.label_smoothing is {self.label_smoothing}; expected 0 or more, below 1",
-        )
-        require(self.focal_gamma >= 0, f"loss.focal_gamma is {self.focal_gamma}; expected 0 or more")
-        require(
-            0 <= self.class_balance_beta < 1,
-            f"loss.class_balance_beta is {self.class_balance_beta}; expected 0 or more, below 1",
-        )

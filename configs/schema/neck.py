@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from detector.configs.errors import require
 from detector.configs.missing import MISSING
 
 
@@ -28,6 +27,3 @@ class FPNConfig(NeckConfig):
 
     kind: str = "fpn"
     channels: int = 256  # channels of every level
-
-    def __post_init__(self) -> None:
-        require(self.channels >= 1, f"neck.channels is {self.channels}; expected at least 1")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from detector.configs.errors import require
-
 
 @dataclass
 class PostprocessConfig:
@@ -17,9 +15,3 @@ class PostprocessConfig:
     box_voting: float | None = (
         None  # IoU: a box becomes the mean of the boxes that overlap it this much; None: no change
     )
-
-    def __post_init__(self) -> None:
-        require(
-            self.box_voting is None or 0 < self.box_voting <= 1,
-            f"postprocess.box_voting is {self.box_voting}; expected above 0 up to 1, or null",
-        )

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from detector.configs.errors import require
-
 
 class ResultFormat(Enum):
     """Files of detections."""
@@ -31,15 +29,3 @@ class PredictConfig:
     tile: int | None = None  # side in pixels of tiles for large pictures, such as aerial photographs; None: no tiles
     tile_overlap: float = 0.25  # share of its side that a tile has in common with the next; objects should fit into it
     max_frames: int | None = None  # number of frames to read from a video or camera; None: all
-
-    def __post_init__(self) -> None:
-        require(self.batch_size >= 1, f"predict.batch_size is {self.batch_size}; expected at least 1")
-        require(
-            self.max_frames is None or self.max_frames >= 1,
-            f"predict.max_frames is {self.max_frames}; expected at least 1",
-        )
-        require(self.tile is None or self.tile >= 32, f"predict.tile is {self.tile}; expected at least 32 pixels")
-        require(
-            0 <= self.tile_overlap < 0.9,
-            f"predict.tile_overlap is {self.tile_overlap}; expected from 0 to less than 0.9",
-        )

@@ -49,24 +49,11 @@ class TrainerConfig:
     keep_newest: int | None = None  # number of numbered checkpoints to keep, the newest ones; None: all
 
     def __post_init__(self) -> None:
-        require(self.images_per_step >= 1, f"trainer.images_per_step is {self.images_per_step}; expected at least 1")
-        require(self.max_steps >= 1, f"trainer.max_steps is {self.max_steps}; expected at least 1")
-        require(self.log_every >= 1, f"trainer.log_every is {self.log_every}; expected at least 1")
-        require(self.micro_batches >= 1, f"trainer.micro_batches is {self.micro_batches}; expected at least 1")
         require(
             self.images_per_step % self.micro_batches == 0,
             f"trainer.images_per_step is {self.images_per_step}; expected a multiple of trainer.micro_batches, "
             f"{self.micro_batches}",
         )
-        require(
-            self.ema_decay is None or 0 <= self.ema_decay < 1,
-            f"trainer.ema_decay is {self.ema_decay}; expected at least 0 and below 1",
-        )
-        require(self.patience is None or self.patience >= 1, f"trainer.patience is {self.patience}; expected 1 or more")
-        require(self.timeout_minutes > 0, f"trainer.timeout_minutes is {self.timeout_minutes}; expected above 0")
-        require(self.prefetch >= 1, f"trainer.prefetch is {self.prefetch}; expected at least 1")
-        require(self.profile_steps >= 0, f"trainer.profile_steps is {self.profile_steps}; expected 0 or more")
-        require(self.workers >= 0, f"trainer.workers is {self.workers}; expected 0 or more")
         require(
             self.precision in ("fp32", "bf16", "fp16", "auto"),
             f"trainer.precision is {self.precision!r}; use fp32, bf16, fp16 or auto",

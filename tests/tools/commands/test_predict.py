@@ -144,7 +144,7 @@ def test_large_pictures_are_detected_in_tiles(predict: Any, tmp_path: Path) -> N
     assert len(tiled) > 0
     code, messages, _ = predict(f"images={tmp_path / 'large.png'}", "tile=8")
     assert code == 2
-    assert "predict.tile is 8; expected at least 32 pixels" in messages
+    assert "predict.tile is 8; expected at least 32" in messages
 
 
 def test_a_list_names_pictures_beside_it(photos: Path) -> None:
