@@ -65,9 +65,8 @@ def cropped(sample: Sample, window: Window) -> Sample:
 
     A box with its center in the window is kept and clipped, and is `truncated` if that cuts it. Proposals too.
     """
-    item = sample.annotation
-    kept = _inside(item.boxes, window)
-    boxes = _shifted(item.boxes[kept], window)
+    item = sample.annotation.select(_inside(sample.annotation.boxes, window))
+    boxes = _shifted(item.boxes, window)
     clipped = box_ops.clip(boxes, window.height, window.width)
     proposals = sample.proposals
     if proposals is not None:
@@ -81,10 +80,7 @@ def cropped(sample: Sample, window: Window) -> Sample:
             width=window.width,
             height=window.height,
             boxes=clipped,
-            labels=item.labels[kept],
-            difficult=item.difficult[kept],
-            truncated=item.truncated[kept] | (clipped != boxes).any(dim=-1),
-            occluded=item.occluded[kept],
+            truncated=item.truncated | (clipped != boxes).any(dim=-1),
         ),
         proposals=proposals,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -21,6 +21,17 @@ class Annotation:
     difficult: Tensor  # [G] bool
     truncated: Tensor  # [G] bool
     occluded: Tensor  # [G] bool
+
+    def select(self, keep: Tensor) -> Annotation:
+        """Return the annotation with the objects `keep`: a mask [G] or indices."""
+        return replace(
+            self,
+            boxes=self.boxes[keep],
+            labels=self.labels[keep],
+            difficult=self.difficult[keep],
+            truncated=self.truncated[keep],
+            occluded=self.occluded[keep],
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,12 +188,4 @@ def _without_duplicates(item: Annotation) -> Annotation:
     same = (torch.triu(iou(item.boxes, item.boxes), diagonal=1) >= DUPLICATE_IOU) & (
         item.labels[:, None] == item.labels[None]
     )
-    keep = ~same.any(0)
-    return replace(
-        item,
-        boxes=item.boxes[keep],
-        labels=item.labels[keep],
-        difficult=item.difficult[keep],
-        truncated=item.truncated[keep],
-        occluded=item.occluded[keep],
-    )
+    return item.select(~same.any(0))
