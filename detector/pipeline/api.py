@@ -10,12 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from detector.configs.written import written
 from detector.engine.checkpoint import load_checkpoint
 from detector.engine.trainer import Outcome
 from detector.pipeline.planned_training import run_planned_training
 from detector.pipeline.predictor import Predictor, load_detector
 from detector.pipeline.resume import find_start
-from detector.pipeline.run_folder import all_processes, logging_to, open_run
+from detector.pipeline.run_folder import all_processes, logged_run
 from detector.pipeline.training import run_training
 
 
@@ -54,7 +55,7 @@ def train(
 
     Raises ConfigError for invalid settings, ValueError for invalid data.
     """
-    words = [f"{key}={_to_text(value)}" for key, value in (settings or {}).items()]
+    words = [f"{key}={written(value)}" for key, value in (settings or {}).items()]
     if minutes is not None:
         words.append(f"trainer.max_minutes={minutes}")
     if (folder is None) == (resume is None):
@@ -70,18 +71,6 @@ def train(
 
 def _resume(words: list[str]) -> Run:
     start = find_start(words)
-    with all_processes(start.config.trainer):
-        run = open_run(start.config.output_dir, "train")
-        with logging_to(run.path / "log.txt"):
-            outcome = run_training(start.config, run, start.checkpoint or load_checkpoint(run.path))
+    with all_processes(start.config.trainer), logged_run(start.config.output_dir, "train") as run:
+        outcome = run_training(start.config, run, start.checkpoint or load_checkpoint(run.path))
     return Run(run.path, outcome is Outcome.done)
-
-
-def _to_text(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_to_text, value))}]"
-    return str(value)

@@ -1,14 +1,18 @@
 """The documentation: generated pages are complete, every page is in the menu, links have targets."""
 
 import re
+from dataclasses import is_dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from detector.configs import schema
+from detector.configs.groups import GROUPS
 from detector.tools import cli
 from detector.tools.docs.commands_page import commands_page, listed_commands
-from detector.tools.docs.settings_page import all_settings, settings_page
+from detector.tools.docs.settings_page import settings_of, settings_page
 from detector.tools.docs.topics import find_page, page_paths
 from detector.tools.docs.tutorial_pages import as_notebook, as_page
 
@@ -45,7 +49,11 @@ def text_of(path: Path) -> str | None:
 
 
 def test_every_setting_has_a_meaning() -> None:
-    settings = list(all_settings())
+    hints = get_type_hints(schema.Config)
+    groups = {name: [hint] for name, hint in hints.items() if is_dataclass(hint)}
+    groups |= {name: list(kinds.values()) for name, kinds in GROUPS.items()}
+    settings = [setting for setting in settings_of(schema.Config, "") if setting.key not in groups]
+    settings += [row for name, kinds in groups.items() for kind in kinds for row in settings_of(kind, f"{name}.")]
     assert len(settings) > 150
     assert not [setting.key for setting in settings if not setting.meaning]
     page = settings_page()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
@@ -15,6 +14,7 @@ from detector.configs.choices import choices
 from detector.configs.groups import GROUPS
 from detector.configs.meanings import choice_meaning, meaning
 from detector.configs.missing import MISSING
+from detector.configs.written import written
 
 INTRODUCTION = """\
 # Settings
@@ -72,30 +72,6 @@ def settings_of(owner: type, prefix: str) -> list[Setting]:
         default = "required" if value == MISSING else written(value)
         found.append(Setting(prefix + field.name, _type(hints[field.name]), default, _meaning(owner, field.name)))
     return found
-
-
-def all_settings() -> Iterator[Setting]:
-    """Yield every setting of every class of the schema."""
-    groups = _groups()
-    for name, kind in groups.items():
-        for own in GROUPS.get(name, {name: kind}).values():
-            yield from settings_of(own, f"{name}.")
-    yield from (setting for setting in settings_of(schema.Config, "") if setting.key not in groups)
-
-
-def written(value: Any) -> str:
-    """Return a value in the form of the command line."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Enum):
-        return value.name
-    if isinstance(value, list):
-        return f"[{','.join(map(written, value))}]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{written(item)}" for key, item in value.items()) + "}"
-    return str(value)
 
 
 def _groups() -> dict[str, type]:

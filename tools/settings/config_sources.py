@@ -14,6 +14,7 @@ from detector.configs.compose import changes, layers, load_config, override_conf
 from detector.configs.groups import GROUPS, to_plain
 from detector.configs.meanings import meaning
 from detector.configs.schema import Config
+from detector.configs.written import written
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +39,14 @@ def explain(key: str, overrides: Sequence[str], saved: Path | None = None) -> st
     leaves = [leaf for leaf in _leaves(typed) if f"{leaf}.".startswith(f"{key}.")]
     if leaves == [key]:
         *weaker, strongest = _with_reasons(key, _sources(key, typed, files, overrides), saved, planned)
-        lines = [f"{key} = {_as_word(_plain(config, key))}", f"  from {strongest.source}"]
-        lines += [f"  instead of {_as_word(item.value)} from {item.source}" for item in reversed(weaker)]
+        lines = [f"{key} = {written(_plain(config, key))}", f"  from {strongest.source}"]
+        lines += [f"  instead of {written(item.value)} from {item.source}" for item in reversed(weaker)]
         comment = meaning(*_owner(key, typed))
         return "\n".join([*lines, f"  {comment}"] if comment else lines)
     rows = []
     for leaf in leaves:
         sources = _with_reasons(leaf, _sources(leaf, typed, files, overrides), saved, planned)
-        rows.append((leaf, _as_word(_plain(config, leaf)), sources[-1].source))
+        rows.append((leaf, written(_plain(config, leaf)), sources[-1].source))
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return "\n".join(f"{leaf:<{widths[0]}}  {value:<{widths[1]}}  {source}" for leaf, value, source in rows)
 
@@ -136,16 +137,3 @@ def _value(values: DictConfig, key: str) -> Any:
     if OmegaConf.is_config(value):
         return OmegaConf.to_container(value, resolve=True, enum_to_str=True)
     return getattr(value, "name", value)
-
-
-def _as_word(value: Any) -> str:
-    """Return the value in the form that an override has."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return f"[{','.join(map(_as_word, value))}]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_as_word(item)}" for key, item in value.items()) + "}"
-    return str(value)

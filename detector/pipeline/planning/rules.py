@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from detector.configs.written import written
 from detector.pipeline.planning.anchors import MIN_IOU, fit_anchors, fit_pyramid_anchors
 from detector.pipeline.planning.fingerprint import Fingerprint
 from detector.pipeline.planning.machine import Machine
@@ -41,7 +42,7 @@ class Choice:
     @property
     def override(self) -> str:
         """The setting as written on a command line."""
-        return f"{self.key}={_to_text(self.value)}"
+        return f"{self.key}={written(self.value)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,15 +311,3 @@ def plan_settings(data: Fingerprint, machine: Machine, parts: Parts) -> list[Cho
 def _finest_level(machine: Machine) -> int:
     """Return the stride of a pyramid's finest level."""
     return 8 if machine.device == "cpu" else 4
-
-
-def _to_text(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return f"[{','.join(map(_to_text, value))}]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_to_text(item)}" for key, item in value.items()) + "}"
-    return str(value)

@@ -1,0 +1,31 @@
+"""Values in the form of the command line."""
+
+from typing import Any
+
+import pytest
+
+from detector.configs.compose import load_config
+from detector.configs.schema import BoxLoss
+from detector.configs.written import written
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "null"),
+        (False, "false"),
+        (0.25, "0.25"),
+        (BoxLoss.giou, "giou"),
+        ([600, None], "[600,null]"),
+        ((0.5, 2.0), "[0.5,2.0]"),
+        ({"head": 4.0, "proposals": 2}, "{head:4.0,proposals:2}"),
+    ],
+)
+def test_values_have_the_form_of_the_command_line(value: Any, text: str) -> None:
+    assert written(value) == text
+
+
+def test_written_values_are_read_back() -> None:
+    values = {"optimizer.lr_factors": {"head": 4.0}, "input.short_sides": [320, 480], "loss.box": BoxLoss.giou}
+    config = load_config([f"{key}={written(value)}" for key, value in values.items()])
+    assert (config.optimizer.lr_factors, config.input.short_sides, config.loss.box) == tuple(values.values())
