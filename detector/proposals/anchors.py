@@ -9,14 +9,15 @@ from torch import Tensor
 def base_anchors(stride: int, scales: tuple[float, ...], aspects: tuple[float, ...]) -> Tensor:
     """Return the anchors [A, 4] of the first cell, aspect-major, half-open.
 
-    The first published anchor is (-84, -40, 100, 56). Widths and heights are rounded as in the original. Source:
-    py-faster-rcnn `lib/rpn/generate_anchors.py`. Its boxes are inclusive, so x2 and y2 are larger by 1 here.
+    The first published anchor is (-84, -40, 100, 56). Widths and heights are rounded as in the original, but not to 0:
+    an anchor without area matches nothing. Source: py-faster-rcnn `lib/rpn/generate_anchors.py`. Its boxes are
+    inclusive, so x2 and y2 are larger by 1 here.
     """
     rows = []
     centre = (stride - 1) / 2
     for aspect in aspects:
-        width = round((stride * stride / aspect) ** 0.5)
-        height = round(width * aspect)
+        width = max(1, round((stride * stride / aspect) ** 0.5))
+        height = max(1, round(width * aspect))
         for scale in scales:
             half_width, half_height = (width * scale - 1) / 2, (height * scale - 1) / 2
             rows.append((centre - half_width, centre - half_height, centre + half_width + 1, centre + half_height + 1))

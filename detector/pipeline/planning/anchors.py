@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 
 import numpy as np
+import torch
+
+from detector.proposals.anchors import base_anchors
 
 MIN_IOU = 0.6  # IoU of shapes at which an anchor fits an object
 ENOUGH = 0.95  # share of the objects that must have a fitting anchor
@@ -33,15 +37,19 @@ def fit_anchors(widths: np.ndarray, heights: np.ndarray, stride: int) -> AnchorS
     `widths` and `heights` [G] are in pixels of the network's input.
     """
     sides, aspects = np.log(np.sqrt(widths * heights)), np.log(heights / widths)
+    side_centres, aspect_centres = cache(partial(_centres, sides)), cache(partial(_centres, aspects))
     best: AnchorShapes | None = None
     grids = [(s, a) for s in range(1, MOST["scales"] + 1) for a in range(1, MOST["aspects"] + 1)]
     for num_scales, num_aspects in sorted(grids, key=lambda grid: (grid[0] * grid[1], grid)):
-        scales, shapes = np.exp(_centres(sides, num_scales)), np.exp(_centres(aspects, num_aspects))
-        recall = shape_recall(widths, heights, scales, shapes)
-        if best is None or recall > best.recall + 1e-9:
-            best = AnchorShapes(_rounded(scales / stride), _rounded(shapes), recall)
-        if recall >= ENOUGH:
-            break
+        centres, shapes = np.exp(side_centres(num_scales)), _rounded(np.exp(aspect_centres(num_aspects)))
+        # The network rounds the sides of an anchor to whole pixels, so thin anchors are not as long as the stride says.
+        real_unit = float(_sides(_anchors([stride], (1.0,), shapes)).mean())
+        for scales in (_rounded(centres / stride), _rounded(centres / real_unit)):
+            recall = shape_recall(widths, heights, _anchors([stride], scales, shapes))
+            if best is None or recall > best.recall + 1e-9:
+                best = AnchorShapes(scales, shapes, recall)
+            if recall >= ENOUGH:
+                return best
     assert best is not None
     return best
 
@@ -55,21 +63,19 @@ def fit_pyramid_anchors(widths: np.ndarray, heights: np.ndarray, strides: Sequen
     best: AnchorShapes | None = None
     grids = [(scales, count) for scales in LEVEL_SCALES for count in range(1, MOST["aspects"] + 1)]
     for scales, count in sorted(grids, key=lambda grid: len(grid[0]) * grid[1]):
-        shapes = np.exp(_centres(aspects, count))
-        sides = np.outer(strides, scales).ravel()
-        recall = shape_recall(widths, heights, sides, shapes)
+        shapes = _rounded(np.exp(_centres(aspects, count)))
+        recall = shape_recall(widths, heights, _anchors(strides, scales, shapes))
         if best is None or recall > best.recall + 1e-9:
-            best = AnchorShapes(scales, _rounded(shapes), recall)
+            best = AnchorShapes(scales, shapes, recall)
         if best.recall >= ENOUGH and len(scales) * count > len(best.scales) * len(best.aspects):
             break
     assert best is not None
     return best
 
 
-def shape_recall(widths: np.ndarray, heights: np.ndarray, scales: np.ndarray, aspects: np.ndarray) -> float:
-    """Return the share of boxes [G] that an anchor with the same centre overlaps by MIN_IOU or more."""
-    anchor_widths = (scales[:, None] / np.sqrt(aspects)).ravel()
-    anchor_heights = (scales[:, None] * np.sqrt(aspects)).ravel()
+def shape_recall(widths: np.ndarray, heights: np.ndarray, anchors: np.ndarray) -> float:
+    """Return the share of boxes [G] whose IoU with one of anchors [A, 4] is MIN_IOU or more, centres aligned."""
+    anchor_widths, anchor_heights = anchors[:, 2] - anchors[:, 0], anchors[:, 3] - anchors[:, 1]
     shared = np.minimum(widths[:, None], anchor_widths) * np.minimum(heights[:, None], anchor_heights)
     union = (widths * heights)[:, None] + anchor_widths * anchor_heights - shared
     return float(((shared / union).max(axis=1) >= MIN_IOU).mean())
@@ -87,6 +93,18 @@ def _centres(values: np.ndarray, count: int) -> np.ndarray:
     return np.sort(centres)
 
 
+def _anchors(strides: Sequence[int], scales: tuple[float, ...], aspects: tuple[float, ...]) -> np.ndarray:
+    """Return the network's anchors [A, 4] of the first cell of each map, in pixels of the input."""
+    anchors: np.ndarray = torch.cat([base_anchors(stride, scales, aspects) for stride in strides]).double().numpy()
+    return anchors
+
+
+def _sides(boxes: np.ndarray) -> np.ndarray:
+    """Return the square roots [A] of the areas of boxes [A, 4]."""
+    sides: np.ndarray = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+    return sides
+
+
 def _rounded(values: np.ndarray) -> tuple[float, ...]:
-    """Round to two decimals, which are precise enough for an anchor and easy to read in a config."""
-    return tuple(sorted({max(0.01, round(float(value), 2)) for value in values}))
+    """Round to two decimals, or to two digits below 0.1: precise enough for an anchor and easy to read in a config."""
+    return tuple(sorted({round(float(value), 2) if value >= 0.1 else float(f"{value:.2g}") for value in values}))

@@ -35,3 +35,9 @@ def test_the_grid_is_ordered_by_row_column_and_anchor() -> None:
 
 def test_an_empty_map_has_no_anchors() -> None:
     assert anchor_grid(base_anchors(16, SCALES, ASPECTS), 0, 5, 16).shape == (0, 4)
+
+
+def test_thin_anchors_have_an_area() -> None:
+    """At stride 8 the published rounding gives a width of 0 for the aspect 1000."""
+    base = base_anchors(8, (1.0, 4.0), (0.0005, 1000.0))
+    assert torch.minimum(base[:, 2] - base[:, 0], base[:, 3] - base[:, 1]).tolist() == [1.0, 4.0, 1.0, 4.0]

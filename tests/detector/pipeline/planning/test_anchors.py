@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from detector.pipeline.planning.anchors import ENOUGH, fit_anchors, fit_pyramid_anchors, shape_recall
+from detector.proposals.anchors import base_anchors
 
 
 def test_boxes_of_one_shape_need_one_anchor() -> None:
@@ -28,7 +29,7 @@ def test_two_shapes_need_two_aspects() -> None:
 
 def test_recall_counts_boxes_with_a_near_shape() -> None:
     """IoU of 10x10 and 10x5 is 0.5, of 10x10 and 10x8 is 0.8."""
-    recall = shape_recall(np.array([10.0, 10.0]), np.array([5.0, 8.0]), np.array([10.0]), np.array([1.0]))
+    recall = shape_recall(np.array([10.0, 10.0]), np.array([5.0, 8.0]), np.array([[0.0, 0.0, 10.0, 10.0]]))
     assert recall == 0.5
 
 
@@ -38,7 +39,21 @@ def test_boxes_of_any_shape_get_the_largest_grid() -> None:
     shapes = fit_anchors(widths, heights, 16)
     assert shapes.recall < ENOUGH
     assert len(shapes.scales) * len(shapes.aspects) <= 24
-    assert shapes.recall > shape_recall(widths, heights, np.array([128.0, 256.0, 512.0]), np.array([0.5, 1.0, 2.0]))
+    published = base_anchors(16, (8.0, 16.0, 32.0), (0.5, 1.0, 2.0)).numpy()
+    assert shapes.recall > shape_recall(widths, heights, published)
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+@pytest.mark.parametrize("aspect", [0.01, 0.02, 0.1, 0.5, 2.0, 5.0, 10.0, 30.0, 200.0])
+def test_thin_objects_have_an_anchor_of_the_network(stride: int, aspect: float) -> None:
+    """The network rounds the sides of its anchors. At stride 8 a side of the aspect 30 is 1.46, so 1."""
+    rng = np.random.default_rng(0)
+    sides, aspects = 60 * np.exp(rng.normal(0, 0.1, 100)), aspect * np.exp(rng.normal(0, 0.1, 100))
+    widths, heights = sides / np.sqrt(aspects), sides * np.sqrt(aspects)
+    shapes = fit_anchors(widths, heights, stride)
+    anchors = base_anchors(stride, shapes.scales, shapes.aspects).double().numpy()
+    assert shapes.recall == shape_recall(widths, heights, anchors)
+    assert shapes.recall >= ENOUGH
 
 
 def test_fitting_is_deterministic() -> None:
@@ -53,7 +68,7 @@ def test_squares_of_any_size_need_two_scales_on_each_level_of_a_pyramid() -> Non
     shapes = fit_pyramid_anchors(sides, sides, [8, 16, 32, 64])
     assert (shapes.scales, shapes.aspects) == ((4.0, 5.66), (1.0,))
     assert shapes.recall == 1.0
-    one_scale = shape_recall(sides, sides, 4.0 * np.array([8, 16, 32, 64]), np.array([1.0]))
+    one_scale = shape_recall(sides, sides, np.array([(0, 0, 4 * stride, 4 * stride) for stride in (8, 16, 32, 64)]))
     assert one_scale < ENOUGH
 
 
