@@ -26,7 +26,7 @@ from detector.ops.boxes import iou
 from detector.pipeline.data import training_view
 from detector.pipeline.planning.fingerprint import take_fingerprint
 from detector.pipeline.planning.machine import inspect_machine
-from detector.pipeline.planning.rules import Parts, input_rules, proposal_rules
+from detector.pipeline.planning.rules import Given, anchor_rules, input_rules
 from detector.pipeline.run_folder import pick_device
 from detector.proposals.anchors import base_anchors
 from detector.tools.report.dataset_page import render
@@ -115,17 +115,16 @@ def planned_map(
         rpn, stride = schema.RPNConfig(), stride or STRIDE
         anchors = base_anchors(stride, tuple(rpn.scales), tuple(rpn.aspects))
         return PlannedMap(stride, settings.test_short_side, settings.max_side, settings.short_sides, anchors)
-    machine = inspect_machine(pick_device("auto"), None)
-    size, planned_stride, choices = input_rules(data, machine)
-    value = {choice.key: choice.value for choice in choices}
-    size = settings.test_short_side if "input.test_short_side" in keys else size
+    given = Given(
+        test_side=settings.test_short_side if "input.test_short_side" in keys else None,
+        train_sides=tuple(settings.short_sides) if "input.short_sides" in keys else None,
+        stride=stride,
+    )
+    size, choices = input_rules(data, inspect_machine(pick_device("auto"), None), given)
+    value = {choice.key: choice.value for choice in (*choices, *anchor_rules(data, size))}
     max_side = settings.max_side if "input.max_side" in keys else value["input.max_side"]
-    short_sides = settings.short_sides if "input.short_sides" in keys else value["input.short_sides"]
-    stride = stride or planned_stride
-    one_map = Parts("fast_rcnn", "rpn", "adamw", weights=True, nodes={})
-    value |= {choice.key: choice.value for choice in proposal_rules(data, machine, one_map, size, stride)}
-    anchors = base_anchors(stride, tuple(value["proposals.scales"]), tuple(value["proposals.aspects"]))
-    return PlannedMap(stride, size, max_side, short_sides, anchors)
+    anchors = base_anchors(size.stride, tuple(value["proposals.scales"]), tuple(value["proposals.aspects"]))
+    return PlannedMap(size.stride, size.test_side, max_side, value["input.short_sides"], anchors)
 
 
 def training_samples(split: FolderDataset, found: Inspection, config: schema.Config) -> list[Sample]:

@@ -12,12 +12,17 @@ import torch
 from detector.datasets.sample import Annotation
 from detector.ops import boxes as box_ops
 
+LONGEST = 8.0  # an image of one row of pixels must not become a row of a million cells
 MIN_OBJECTS = 10  # a class with fewer objects does not decide the image size and the stride of the map
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Statistics of a training split. A side is the square root of an area. Relative: divided by the shorter side."""
+    """Statistics of a training split. A side is the square root of an area. Relative: divided by the shorter side.
+
+    An image that is more than LONGEST times as long as wide counts as shorter: its longer side / LONGEST is used as its
+    shorter side, because `input.max_side` scales it down.
+    """
 
     num_images: int
     classes: tuple[str, ...]
@@ -26,30 +31,19 @@ class Fingerprint:
     heights: np.ndarray  # [G] relative
     smallest_class: str  # class with the smallest median side, among classes with at least MIN_OBJECTS objects
     smallest_side: float  # this median, relative
+    thinnest: float  # shorter side of a box that 99 % of the objects exceed, pixels of the original image
     overlap: float  # IoU with another object of the class that 1 % of the objects exceed
     most_objects: int  # in one image
     short_side: float  # median of the images, pixels
     megapixels: float  # median of the images, millions of pixels
-    elongation: float  # longer / shorter side of the image that only 5 % exceed
-
-    @property
-    def sides(self) -> np.ndarray:
-        """Sides [G], relative."""
-        sides: np.ndarray = np.sqrt(self.widths * self.heights)
-        return sides
-
-    @property
-    def aspects(self) -> np.ndarray:
-        """Height / width [G]."""
-        aspects: np.ndarray = self.heights / self.widths
-        return aspects
+    elongation: float  # longer / shorter side of the image that only 5 % exceed, at most LONGEST
 
 
 def take_fingerprint(annotations: Sequence[Annotation], classes: Sequence[str]) -> Fingerprint:
     """Return the fingerprint of a training split. Raises ValueError if the split has no object."""
     shorter = np.array([min(item.width, item.height) for item in annotations], dtype=float)
     longer = np.array([max(item.width, item.height) for item in annotations], dtype=float)
-    boxes = [item.boxes / min(item.width, item.height) for item in annotations]
+    boxes = [item.boxes / side for item, side in zip(annotations, np.maximum(shorter, longer / LONGEST), strict=True)]
     joined = torch.cat(boxes).numpy() if boxes else np.zeros((0, 4))
     labels = torch.cat([item.labels for item in annotations]).numpy() if boxes else np.zeros(0, dtype=int)
     if len(joined) == 0:
@@ -71,12 +65,18 @@ def take_fingerprint(annotations: Sequence[Annotation], classes: Sequence[str]) 
         heights=heights,
         smallest_class=classes[int(smallest) - 1],
         smallest_side=medians[smallest],
+        thinnest=float(np.quantile(torch.cat([_thinner_sides(item) for item in annotations]).numpy(), 0.01)),
         overlap=float(np.quantile(np.concatenate([_overlaps(item) for item in annotations]), 0.99)),
         most_objects=max(len(item.labels) for item in annotations),
         short_side=float(np.median(shorter)),
         megapixels=float(np.median(shorter * longer)) / 1e6,
-        elongation=float(np.quantile(longer / shorter, 0.95)),
+        elongation=min(LONGEST, float(np.quantile(longer / shorter, 0.95))),
     )
+
+
+def _thinner_sides(annotation: Annotation) -> torch.Tensor:
+    """Return [G]: width or height of each box, whichever is smaller, in pixels."""
+    return (annotation.boxes[:, 2:] - annotation.boxes[:, :2]).amin(dim=1)
 
 
 def _overlaps(annotation: Annotation) -> np.ndarray:

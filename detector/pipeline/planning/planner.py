@@ -16,6 +16,7 @@ import torch
 from detector.backbones.nodes import nodes_by_stride
 from detector.backbones.recognise import recognise
 from detector.backbones.weights import read_classifier
+from detector.build import build_backbone
 from detector.configs import schema
 from detector.configs.compose import load_config, override_config
 from detector.configs.errors import ConfigError
@@ -24,13 +25,15 @@ from detector.datasets.build import build_dataset
 from detector.pipeline.data import Data
 from detector.pipeline.planning.fingerprint import Fingerprint, take_fingerprint
 from detector.pipeline.planning.machine import Machine, inspect_machine
-from detector.pipeline.planning.rules import Choice, Parts, mosaic_rules, plan_settings
+from detector.pipeline.planning.rules import Choice, Given, Parts, mosaic_rules, plan_settings
 from detector.pipeline.planning.timetable import Timetable, make_timetable, time_rules
 from detector.pipeline.planning.trial import Trial, measure
 from detector.pipeline.run_folder import pick_device
 
 log = logging.getLogger("detector")
 
+# Settings that choose the output of a torchvision classifier.
+OUTPUTS = {f"backbone.{key}" for key in ("node", "proposals_node", "deeper_nodes", "max_stride")}
 GROUPS = {"head": "fast_rcnn_align", "proposals": "rpn", "sampling": "random", "optimizer": "adamw"}
 
 
@@ -114,7 +117,7 @@ def plan_run(folder: str, words: Sequence[str]) -> tuple[schema.Config, Plan]:
         nodes=nodes_by_stride(config.backbone.name) if isinstance(config.backbone, schema.TorchvisionConfig) else {},
         pyramid=config.neck.kind == "fpn",
     )
-    planned = plan_settings(data, machine, parts)
+    planned = plan_settings(data, machine, parts, _given(config, given))
     kept = tuple(choice for choice in planned if not _set_by(choice.key, given))
     set_by_user = tuple(choice.key for choice in planned if _set_by(choice.key, given))
     config = load_config([*source, *chosen, *(choice.override for choice in kept), *words])
@@ -144,7 +147,9 @@ def fit_steps(
         steps=settings.max_steps if "trainer.max_steps" in given else None,
     )
     epochs = timetable.steps * settings.images_per_step / len(data.train_view)
-    planned = [*time_rules(timetable, epochs), *mosaic_rules(plan.data, plan.parts, epochs)]
+    planned = time_rules(timetable, epochs)
+    if "input.mosaic" not in given or config.input.mosaic > 0:
+        planned += mosaic_rules(plan.data, plan.parts, epochs)
     kept = tuple(choice for choice in planned if not _set_by(choice.key, given))
     set_by_user = tuple(choice.key for choice in planned if _set_by(choice.key, given))
     config = override_config(to_plain(config), [choice.override for choice in kept])
@@ -155,6 +160,25 @@ def fit_steps(
         trial=trial,
         timetable=timetable,
     )
+
+
+def _given(config: schema.Config, given: dict[str, str]) -> Given:
+    """Return the values that the words `given` fix in `config`, or that its backbone fixes."""
+    settings = config.input
+    return Given(
+        test_side=settings.test_short_side if "input.test_short_side" in given else None,
+        train_sides=tuple(settings.short_sides) if "input.short_sides" in given else None,
+        stride=_fixed_stride(config, given),
+        images_per_step=config.trainer.images_per_step if "trainer.images_per_step" in given else None,
+    )
+
+
+def _fixed_stride(config: schema.Config, given: dict[str, str]) -> int | None:
+    """Return the stride of the RPN's map if the rules cannot choose it. With a pyramid, None."""
+    can_choose = isinstance(config.backbone, schema.TorchvisionConfig) and not OUTPUTS & given.keys()
+    if can_choose or isinstance(config.neck, schema.FPNConfig):
+        return None
+    return build_backbone(config).proposal_strides[0]
 
 
 def _backbone(given: dict[str, str]) -> list[str]:

@@ -6,9 +6,9 @@ There are few rules and no search. `docs/plan.md` lists the rules and the measur
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,25 +57,48 @@ class Parts:
     pyramid: bool = False  # whether the neck is a feature pyramid
 
 
-def input_rules(data: Fingerprint, machine: Machine) -> tuple[int, int, list[Choice]]:
-    """Return the test size (shorter side, pixels), the stride of the map, and the choices that follow."""
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Values that the user or the backbone fixes; None: not fixed. The rules fit the other settings to them."""
+
+    test_side: int | None = None  # input.test_short_side
+    train_sides: tuple[int, ...] | None = None  # input.short_sides
+    stride: int | None = None  # of the map
+    images_per_step: int | None = None
+
+
+class InputSize(NamedTuple):
+    """The sizes of the images, and the stride of the map. Sides are the shorter ones, in pixels of the input."""
+
+    test_side: int
+    train_sides: tuple[float, ...]
+    stride: int
+
+
+def input_rules(data: Fingerprint, machine: Machine, given: Given) -> tuple[InputSize, list[Choice]]:
+    """Return the sizes of images and map, and the choices that follow."""
     least, most = (320, 480) if machine.device == "cpu" else (480, 800)
-    wanted = CELLS * COARSE / data.smallest_side
-    stride = COARSE if wanted <= most else FINE
-    if stride == FINE:
-        wanted = CELLS * FINE / data.smallest_side
-    size = int(min(max(wanted, least), most))
-    size = -(-size // 16) * 16
-    sides = sorted({round(size * scale / 16) * 16 for scale in SCALES})
+    size = given.test_side
+    if size is None and given.train_sides is not None:
+        size = sorted(given.train_sides)[len(given.train_sides) // 2]
+    stride = given.stride
+    if stride is None:
+        stride = COARSE if CELLS * COARSE / data.smallest_side <= (size or most) else FINE
+    if size is None:
+        size = int(min(max(CELLS * stride / data.smallest_side, least), most))
+        size = -(-size // 16) * 16
+    grown: tuple[float, ...] = given.train_sides or tuple(scale * size for scale in SCALES)
+    sides = sorted(given.train_sides) if given.train_sides else sorted({max(16, round(s / 16) * 16) for s in grown})
     pixels = data.smallest_side * size
     why = (
         f"the median object of {data.smallest_class}, the smallest class, has a side of {pixels:.0f} pixels: "
         f"{pixels / stride:.1f} cells of stride {stride}"
     )
-    longest = int(-(-size * max(SCALES) * data.elongation * 1.05 // 16) * 16)
+    if pixels < stride:
+        why += "; too small to detect: raise this size, or cut the photographs into parts"
+    longest = int(-(-max(size, *grown) * data.elongation * 1.05 // 16) * 16)
     return (
-        size,
-        stride,
+        InputSize(size, grown, stride),
         [
             Choice("input.test_short_side", size, why),
             Choice("input.short_sides", sides, f"{SCALES[0]} to {SCALES[-1]} times the test size"),
@@ -101,14 +124,17 @@ def mosaic_rules(data: Fingerprint, parts: Parts, epochs: float) -> list[Choice]
     return chosen
 
 
-def backbone_rules(parts: Parts, machine: Machine, stride: int) -> list[Choice]:
+def backbone_rules(parts: Parts, machine: Machine, stride: int, given: Given) -> list[Choice]:
     """Return the outputs of the backbone that make the map, and the layers to train."""
     if not parts.nodes:
         return []
     if parts.pyramid:
         return [*pyramid_nodes(parts, machine), *trained_layers(parts)]
     coarse = parts.nodes.get(COARSE) or parts.nodes[max(parts.nodes)]
-    if stride < COARSE and stride in parts.nodes:
+    chosen: list[Choice] = []
+    if given.stride is not None:
+        pass  # the user chose the output
+    elif stride < COARSE and stride in parts.nodes:
         chosen = [
             Choice("backbone.node", parts.nodes[stride], f"small objects need a map of stride {stride}"),
             Choice("backbone.deeper_nodes", [coarse], f"the features of stride {COARSE} are added to the fine map"),
@@ -152,16 +178,26 @@ def trained_layers(parts: Parts) -> list[Choice]:
     ]
 
 
-def proposal_rules(data: Fingerprint, machine: Machine, parts: Parts, size: int, stride: int) -> list[Choice]:
-    """Return anchors that fit the boxes at all training sizes, and proposal counts that fit the objects per image."""
-    grown = np.asarray(SCALES)[:, None] * size
+def anchor_rules(data: Fingerprint, size: InputSize, levels: Sequence[int] = ()) -> list[Choice]:
+    """Return anchors that fit the boxes at all training sizes. `levels` are the strides of a feature pyramid's maps."""
+    grown = np.asarray(size.train_sides)[:, None]
     widths, heights = (grown * data.widths).ravel(), (grown * data.heights).ravel()
+    shapes = fit_pyramid_anchors(widths, heights, levels) if levels else fit_anchors(widths, heights, size.stride)
+    why = f"clustered; {shapes.recall:.0%} of the objects have an anchor with IoU {MIN_IOU} or more"
+    return [
+        Choice("proposals.scales", list(shapes.scales), why),
+        Choice("proposals.aspects", list(shapes.aspects), "height / width, clustered like the scales"),
+    ]
+
+
+def proposal_rules(data: Fingerprint, machine: Machine, parts: Parts, size: InputSize) -> list[Choice]:
+    """Return anchors that fit the boxes, and proposal counts that fit the objects per image."""
+    stride = size.stride
+    levels: tuple[int, ...] = ()
     if parts.pyramid:
-        finest = _finest_level(machine) if parts.nodes else 4
-        shapes = fit_pyramid_anchors(widths, heights, [level for level in LEVELS if level >= finest])
-    else:
-        shapes = fit_anchors(widths, heights, stride)
-    many = max(300, min(1000, 10 * data.most_objects))
+        finest = _finest_level(machine) if parts.nodes else LEVELS[0]
+        levels = tuple(level for level in LEVELS if level >= finest)
+    many = max(300, min(1000, 10 * data.most_objects), 2 * data.most_objects)
     before_nms = [
         Choice("proposals.pre_nms_train", 12000, "as published; fewer boxes would all be on easy objects"),
         Choice("proposals.pre_nms_test", 12000, "rare small objects rank behind thousands of other boxes"),
@@ -183,14 +219,9 @@ def proposal_rules(data: Fingerprint, machine: Machine, parts: Parts, size: int,
             ),
         ]
     return [
-        Choice(
-            "proposals.scales",
-            list(shapes.scales),
-            f"clustered; {shapes.recall:.0%} of the objects have an anchor with IoU {MIN_IOU} or more",
-        ),
-        Choice("proposals.aspects", list(shapes.aspects), "height / width, clustered like the scales"),
+        *anchor_rules(data, size, levels),
         *rpn,
-        Choice("proposals.min_size", 2.0, "a larger limit would lose small objects"),
+        Choice("proposals.min_size", min(2.0, round(data.thinnest / 2, 2)), "a larger limit would lose small objects"),
         *before_nms,
         Choice("proposals.top_k_train", 2 * many, "enough background to sample from"),
         Choice("proposals.top_k_test", many, f"at most {data.most_objects} objects are in one image"),
@@ -291,19 +322,19 @@ def machine_rules(data: Fingerprint, machine: Machine) -> list[Choice]:
     ]
 
 
-def plan_settings(data: Fingerprint, machine: Machine, parts: Parts) -> list[Choice]:
+def plan_settings(data: Fingerprint, machine: Machine, parts: Parts, given: Given) -> list[Choice]:
     """Return every planned setting except those that depend on the time of a step."""
-    size, stride, chosen = input_rules(data, machine)
+    size, chosen = input_rules(data, machine, given)
     images = images_per_step(data, machine)
     return [
         *chosen,
-        *backbone_rules(parts, machine, stride),
+        *backbone_rules(parts, machine, size.stride, given),
         *neck_rules(parts, machine),
-        *(proposal_rules(data, machine, parts, size, stride) if parts.proposals == "rpn" else []),
-        *head_rules(parts, stride),
+        *(proposal_rules(data, machine, parts, size) if parts.proposals == "rpn" else []),
+        *head_rules(parts, size.stride),
         *postprocess_rules(data),
         images,
-        *optimizer_rules(parts, images.value),
+        *optimizer_rules(parts, given.images_per_step or images.value),
         *machine_rules(data, machine),
     ]
 

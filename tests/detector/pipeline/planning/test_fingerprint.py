@@ -33,10 +33,16 @@ def test_counts_sizes_and_shapes_are_measured() -> None:
     assert data.objects == {"a": 1, "b": 2}
     assert data.widths.tolist() == pytest.approx([0.4, 0.2, 0.4])
     assert data.heights.tolist() == pytest.approx([0.1, 0.2, 0.4])
-    assert data.aspects.tolist() == pytest.approx([0.25, 1.0, 1.0])
+    assert data.thinnest == pytest.approx(10 + 0.02 * (20 - 10))  # between the sides 10 and 20
     assert data.most_objects == 2
     assert data.short_side == 75
     assert data.elongation == pytest.approx(1.6 + 0.95 * (2.0 - 1.6))  # between the two images
+
+
+def test_an_image_counts_as_at_most_eight_times_as_long_as_wide() -> None:
+    data = take_fingerprint([image([(0, 0, 20, 10)], [1], (1600, 10))] * 3, ("a",))
+    assert data.elongation == 8
+    assert (data.widths[0], data.heights[0]) == pytest.approx((0.1, 0.05))  # of 1600 / 8
 
 
 def test_a_class_with_few_objects_is_not_the_smallest_class() -> None:

@@ -9,7 +9,7 @@ from detector.configs.compose import load_config
 from detector.datasets.sample import Annotation
 from detector.pipeline.planning.fingerprint import Fingerprint, take_fingerprint
 from detector.pipeline.planning.machine import Machine
-from detector.pipeline.planning.rules import Parts, mosaic_rules, plan_settings
+from detector.pipeline.planning.rules import Given, Parts, mosaic_rules, plan_settings
 
 CPU = Machine("cpu", cores=2, threads=2, fast_bf16=True, memory_gib=0.0)
 OLD_CPU = Machine("cpu", cores=2, threads=2, fast_bf16=False, memory_gib=0.0)
@@ -17,6 +17,7 @@ SERVER = Machine("cpu", cores=16, threads=16, fast_bf16=True, memory_gib=0.0)
 ONE_CORE = Machine("cpu", cores=1, threads=1, fast_bf16=True, memory_gib=0.0)
 GPU = Machine("cuda", cores=16, threads=16, fast_bf16=True, memory_gib=80.0)
 MOBILENET = {2: "features.1", 4: "features.3", 8: "features.6", 16: "features.13", 32: "features.18"}
+NOTHING = Given()
 BOX = (100.0, 100.0, 300.0, 300.0)
 
 
@@ -43,10 +44,10 @@ def data_of(
     return take_fingerprint(annotations, ("a", "b"))
 
 
-def plan(data: Fingerprint, machine: Machine = CPU, **parts: Any) -> dict[str, Any]:
+def plan(data: Fingerprint, machine: Machine = CPU, given: Given = NOTHING, **parts: Any) -> dict[str, Any]:
     usual = {"head": "fast_rcnn", "proposals": "rpn", "optimizer": "adamw", "weights": True, "nodes": MOBILENET}
     chosen = {**usual, **parts}
-    return {choice.key: choice.value for choice in plan_settings(data, machine, Parts(**chosen))}
+    return {choice.key: choice.value for choice in plan_settings(data, machine, Parts(**chosen), given)}
 
 
 def squares(side: float, *, count: int = 1) -> list[tuple[float, float, float, float]]:
@@ -71,6 +72,21 @@ def test_small_objects_need_a_fine_map_joined_with_the_coarse_map() -> None:
 def test_tiny_objects_get_the_largest_images() -> None:
     assert plan(data_of(squares(8)))["input.test_short_side"] == 480
     assert plan(data_of(squares(8)), GPU)["input.test_short_side"] == 800
+
+
+def test_objects_below_one_cell_are_called_too_small() -> None:
+    def reason(side: float) -> str:
+        parts = Parts(head="fast_rcnn", proposals="rpn", optimizer="adamw", weights=True, nodes=MOBILENET)
+        choices = plan_settings(data_of(squares(side)), CPU, parts, NOTHING)
+        return next(choice.reason for choice in choices if choice.key == "input.test_short_side")
+
+    assert "too small to detect" in reason(8)  # 6.4 pixels at 480
+    assert "too small" not in reason(12)
+
+
+def test_proposals_may_be_as_thin_as_the_objects() -> None:
+    assert plan(data_of(squares(4)))["proposals.min_size"] == 2.0
+    assert plan(data_of(*[[(0.0, 0.0, 200.0, 1.0)]] * 12))["proposals.min_size"] == 0.5
 
 
 def test_training_sizes_lie_around_the_test_size() -> None:
@@ -128,6 +144,18 @@ def test_the_longer_side_is_not_cut_for_panoramas() -> None:
     assert values["input.max_side"] >= 4 * max(values["input.short_sides"])
 
 
+@pytest.mark.parametrize("size", [(5000, 20), (20, 5000), (1000, 1)])
+def test_the_longer_side_of_very_long_images_is_limited(size: tuple[int, int]) -> None:
+    width, height = size
+    values = plan(data_of(*[[(0.0, 0.0, min(40.0, width), min(40.0, height))]] * 12, size=size))
+    assert values["input.max_side"] <= 8.5 * max(values["input.short_sides"])
+    # The network sees the object at this size, whatever the short side: the longer side decides.
+    side = (min(40, width) * min(40, height)) ** 0.5 * values["input.max_side"] / max(size)
+    stride = 8 if values["backbone.node"] == "features.6" else 16
+    nearest = min(abs(stride * scale / side - 1) for scale in values["proposals.scales"])
+    assert nearest < 0.3
+
+
 def test_anchors_have_the_shapes_of_the_objects() -> None:
     tall = plan(data_of(*[[(100.0, 100.0, 200.0, 400.0)]] * 12))
     assert min(tall["proposals.aspects"]) > 2
@@ -139,6 +167,8 @@ def test_images_with_many_objects_get_more_proposals_and_detections() -> None:
     few, many = plan(data_of(squares(60))), plan(data_of(squares(15, count=90), size=(1900, 600)))
     assert (few["proposals.top_k_test"], few["postprocess.max_per_image"]) == (300, 100)
     assert (many["proposals.top_k_test"], many["postprocess.max_per_image"]) == (900, 180)
+    crowd = plan(data_of(squares(15, count=900), size=(18100, 4000)))
+    assert (crowd["proposals.top_k_test"], crowd["postprocess.max_per_image"]) == (1800, 1800)
 
 
 @pytest.mark.parametrize(("shift", "expected"), [(600.0, 0.4), (67.0, 0.6)])
@@ -256,10 +286,42 @@ def test_every_planned_setting_exists(machine: Machine, head: str, optimizer: st
     parts = Parts(head, "rpn", optimizer, weights=True, nodes=MOBILENET, pyramid=neck == "fpn")
     groups = ["dataset=auto", "backbone=mobilenet_v2", f"head={head}", "proposals=rpn", "sampling=random"]
     groups += [f"optimizer={optimizer}", f"neck={neck}"]
-    choices = plan_settings(data_of(squares(side)), machine, parts)
+    choices = plan_settings(data_of(squares(side)), machine, parts, NOTHING)
     config = load_config([*groups, *(choice.override for choice in choices)])
     for choice in choices:
         group, _, key = choice.key.partition(".")
         value = getattr(getattr(config, group), key)
         assert getattr(value, "name", value) == choice.value
         assert choice.reason.strip()
+
+
+def test_a_given_size_decides_the_training_sizes_and_the_anchors() -> None:
+    data = data_of(squares(300), squares(350))
+    free, large = plan(data), plan(data, given=Given(test_side=640))
+    assert large["input.short_sides"] == [2 * side for side in free["input.short_sides"]]
+    assert large["input.max_side"] >= max(large["input.short_sides"]) * 4 / 3
+    assert large["proposals.scales"] == pytest.approx([2 * scale for scale in free["proposals.scales"]], abs=0.02)
+    trained = plan(data, given=Given(train_sides=(630,)))
+    assert (trained["input.test_short_side"], trained["input.short_sides"]) == (630, [630])
+    assert len(trained["proposals.scales"]) == 1
+
+
+def test_anchors_fit_the_stride_that_the_backbone_has() -> None:
+    """Small objects want a map of stride 8. A ResNet's map has stride 16."""
+    data = data_of(squares(40), squares(45))
+    free, fixed = plan(data), plan(data, nodes={}, given=Given(stride=16))
+    assert [8 * scale for scale in free["proposals.scales"]] == pytest.approx(
+        [16 * s for s in fixed["proposals.scales"]], rel=0.01
+    )
+    assert "proposals.separable" not in fixed
+
+
+def test_a_given_output_of_the_backbone_stays_alone() -> None:
+    values = plan(data_of(squares(40), squares(45)), given=Given(stride=16))
+    assert not {"backbone.node", "backbone.deeper_nodes", "backbone.joined_separable"} & values.keys()
+    assert values["backbone.frozen_nodes"] == "features.3"
+
+
+def test_the_learning_rate_follows_given_images_per_step() -> None:
+    data = data_of(*[squares(300)] * 10)
+    assert plan(data, given=Given(images_per_step=8))["optimizer.lr"] == 2 * plan(data)["optimizer.lr"]
