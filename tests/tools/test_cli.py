@@ -118,6 +118,12 @@ def test_help_of_a_command_shows_its_settings_with_their_values(
     assert "max_steps: 77" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("word", ["data=photos", "config=runs/mine/config.yaml"])
+def test_help_of_train_accepts_its_own_words(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["train", word, "trainer.max_steps=77", "--help"]) == 0
+    assert "max_steps: 77" in capsys.readouterr().out
+
+
 def test_no_command_is_wrong_usage_with_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run([]) == 2
     assert "usage: detector COMMAND" in capsys.readouterr().out

@@ -71,7 +71,8 @@ def shows_help(words: list[str], own: tuple[str, ...] = ()) -> bool:
     """
     from detector.configs.keys import check_words
 
-    check_words([word for word in words if not word.startswith(("-", *(f"{key}=" for key in own)))])
+    settings = [word for word in words if not word.startswith(("-", *(f"{key}=" for key in own)))]
+    check_words(settings)
     if not asks_help(words):
         return False
     from omegaconf import OmegaConf
@@ -80,6 +81,6 @@ def shows_help(words: list[str], own: tuple[str, ...] = ()) -> bool:
     from detector.configs.groups import to_plain
 
     print(program_help())
-    config = load_config([word for word in words if not word.startswith("-")])
+    config = load_config(settings)
     print("settings\n" + OmegaConf.to_yaml(OmegaConf.create(to_plain(config))))
     return True
