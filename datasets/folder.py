@@ -14,7 +14,7 @@ from torch import Tensor
 
 from detector.datasets.annotate import annotate, read_annotated
 from detector.datasets.bit_depth import common_depth
-from detector.datasets.class_names import odd_classes, unshared_classes
+from detector.datasets.class_names import odd_classes, unshared_classes, unused_classes
 from detector.datasets.faults import Fault, raise_faults
 from detector.datasets.join_folders import join_readings
 from detector.datasets.readers.choose import read_folder
@@ -99,9 +99,10 @@ class Folder:
 
         Raises ValueError if the format of the folder is not clear, and FaultyDataError with all faults.
         """
+        trees = [Tree(root), *(Tree(path, "dataset.also") for path in also)]
         readings = [
-            _read(path, format_ if path == root else "auto", box_base=box_base, columns=columns or {})
-            for path in (root, *also)
+            _read(tree, format_ if tree.root == root else "auto", box_base=box_base, columns=columns or {})
+            for tree in trees
         ]
         reading = join_readings(readings) if also else readings[0]
         faults = list(reading.faults)
@@ -139,6 +140,7 @@ class Folder:
             *_repeated(records),
             *_in_both(self.split),
             *odd_classes(_count(records)),
+            *(unused_classes(reading.classes, _count(records)) if classes is None and reading.classes else []),
             *unshared_classes(_count(self.split.train), _count(self.split.test)),
         ]
         counts = _counted(_count(records), names)
@@ -160,14 +162,13 @@ class Folder:
         self.test = FolderDataset(names, test_side.annotations, test_side.files, bit_depth)
 
 
-def _read(root: Path, format_: str, *, box_base: str, columns: Mapping[str, str]) -> Reading:
-    tree = Tree(root)
+def _read(tree: Tree, format_: str, *, box_base: str, columns: Mapping[str, str]) -> Reading:
     reading = read_folder(tree, format_, box_base=box_base, columns=columns)
     if tree.shards:
         reading.summary += f", in {tree.shards} tar shards"
     if not reading.records:
-        raise_faults(str(root), reading.faults)
-        raise ValueError(f"dataset.root={root}: {reading.summary}, but no picture has an annotation; annotate some")
+        raise_faults(str(tree.root), reading.faults)
+        raise ValueError(f"{tree.setting}: {reading.summary}, but no picture has an annotation; annotate some")
     return reading
 
 

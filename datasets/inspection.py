@@ -26,6 +26,7 @@ from detector.ops.boxes import iou
 CASES_SHOWN = 5  # number of cases shown for each oddity
 DUPLICATE_IOU = 0.9  # two boxes of one class with at least this IoU are the same object, drawn twice
 SMALL_CELLS = 2  # objects with a side below this many cells of the feature map have almost no features
+ROWS = 500  # number of boxes compared with all others at a time
 COVERED_IOU = 0.5  # an RPN hardly learns objects whose IoU with the best anchor is below this
 
 
@@ -214,9 +215,7 @@ def _of_boxes(
     for item, scale in zip(items, scales, strict=True):
         names = [f"{item.image_id}: {classes[label - 1]}" for label in item.labels.tolist()]
         sides = (item.boxes[:, 2:] - item.boxes[:, :2]) * scale
-        overlap = torch.triu(iou(item.boxes, item.boxes), diagonal=1)
-        same = (overlap >= DUPLICATE_IOU) & (item.labels[:, None] == item.labels[None])
-        twice += [names[row] for row in same.any(0).nonzero().flatten().tolist()]
+        twice += [names[row] for row in drawn_before(item).nonzero().flatten().tolist()]
         is_small = sides.amin(1) < SMALL_CELLS * stride
         small += [names[row] for row in is_small.nonzero().flatten().tolist()]
         best = _best_overlap(sides, anchors)
@@ -229,6 +228,16 @@ def _of_boxes(
         _odd("objects without a planned anchor of IoU 0.5 or more", uncovered),
         _odd("boxes that cover the whole picture", whole),
     ]
+
+
+def drawn_before(item: Annotation) -> Tensor:
+    """Return a mask [G] of the boxes that repeat an earlier box of the same class."""
+    found = torch.zeros(len(item.boxes), dtype=torch.bool)
+    places = torch.arange(len(item.boxes))
+    for rows in places.split(ROWS):
+        same = (iou(item.boxes[rows], item.boxes) >= DUPLICATE_IOU) & (item.labels[rows][:, None] == item.labels[None])
+        found |= (same & (rows[:, None] < places[None])).any(0)
+    return found
 
 
 def _best_overlap(sides: Tensor, anchors: Tensor) -> Tensor:

@@ -49,7 +49,8 @@ def _add(found: Collection, tree: Tree, path: str) -> None:
         picture = tree.picture_named(named, path, is_pair=True)
     if picture is None:
         remedy = "the file contains the picture: save it there" if content.get("imageData") else "restore it"
-        raise ValueError(f"{full}: no picture of this name in {tree.root}, nor {named!r}; {remedy}")
+        other = tree.of_other_kind(path)
+        raise ValueError(f"{full}: no picture of this name in {tree.root}, nor {named!r}{other}; {remedy}")
     size = None
     if content.get("imageWidth") or content.get("imageHeight"):
         size = (

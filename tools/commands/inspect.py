@@ -17,12 +17,11 @@ from detector.configs.compose import load_config
 from detector.configs.errors import ConfigError
 from detector.datasets.build import open_folder
 from detector.datasets.folder import Folder, FolderDataset
-from detector.datasets.inspection import DUPLICATE_IOU, Inspection, inspect
+from detector.datasets.inspection import Inspection, drawn_before, inspect
 from detector.datasets.sample import Annotation, Sample
 from detector.datasets.tar_shards import File
 from detector.datasets.writers.sides import Side
 from detector.datasets.writers.voc import write_voc
-from detector.ops.boxes import iou
 from detector.pipeline.data import training_view
 from detector.pipeline.planning.fingerprint import take_fingerprint
 from detector.pipeline.planning.machine import inspect_machine
@@ -185,10 +184,7 @@ def _fixed(name: str, split: FolderDataset, indices: Sequence[int], found: Inspe
 
 def _without_duplicates(item: Annotation) -> Annotation:
     """Return the annotation without boxes that repeat an earlier box of the same class."""
-    same = (torch.triu(iou(item.boxes, item.boxes), diagonal=1) >= DUPLICATE_IOU) & (
-        item.labels[:, None] == item.labels[None]
-    )
-    keep = ~same.any(0)
+    keep = ~drawn_before(item)
     return replace(
         item,
         boxes=item.boxes[keep],
