@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 from detector.configs.errors import ConfigError
 from detector.configs.groups import GROUPS
-from detector.configs.paths import MARK, hydra_value
+from detector.configs.paths import LIST_MARK, MARK, hydra_list, hydra_value
 from detector.configs.schema import Config
 
 
@@ -26,10 +26,18 @@ def path_keys() -> frozenset[str]:
     return frozenset(key for key, item in _fields_of(Config, "") if item.metadata == MARK)
 
 
+@cache
+def path_list_keys() -> frozenset[str]:
+    """Return the settings that hold a list of paths."""
+    return frozenset(key for key, item in _fields_of(Config, "") if item.metadata == LIST_MARK)
+
+
 def hydra_word(word: str, *, sweeping: bool = False) -> str:
     """Return a command-line argument in Hydra's syntax: a path is quoted, see `detector.configs.paths`."""
     key, equals, value = word.partition("=")
-    return f"{key}={hydra_value(key, value, sweeping=sweeping)}" if equals and key in path_keys() else word
+    if equals and key in path_keys():
+        return f"{key}={hydra_value(key, value, sweeping=sweeping)}"
+    return f"{key}={hydra_list(value, sweeping=sweeping)}" if equals and key in path_list_keys() else word
 
 
 def check_words(words: Sequence[str]) -> None:

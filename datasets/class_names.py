@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 BACKGROUND = ("background", "__background__", "_background_", "bg", "none", "__ignore__", "_background")
+SHOWN = 10  # number of names in a line
 RARE = 1000  # a class this many times rarer than the most frequent class may be a mistake
 
 
@@ -59,6 +60,13 @@ def _one_slip(longer: str, shorter: str) -> bool:
     return len(longer) == len(shorter) + 1 and any(
         longer[:place] + longer[place + 1 :] == shorter for place in range(len(longer))
     )
+
+
+def unused_classes(names: Sequence[str], counts: Mapping[str, int]) -> list[str]:
+    """Return one line for the classes of a class list that no object has. Roboflow lists the project as a class."""
+    unused = [name for name in names if not counts.get(name)]
+    shown = ", ".join(unused[:SHOWN]) + (" ..." if len(unused) > SHOWN else "")
+    return [f"classes of the class list without objects: {shown}; dataset.classes leaves them out"] if unused else []
 
 
 def unshared_classes(train: Mapping[str, int], test: Mapping[str, int]) -> list[str]:

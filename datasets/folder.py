@@ -14,7 +14,7 @@ from torch import Tensor
 
 from detector.datasets.annotate import annotate, read_annotated
 from detector.datasets.bit_depth import common_depth
-from detector.datasets.class_names import odd_classes, unshared_classes
+from detector.datasets.class_names import odd_classes, unshared_classes, unused_classes
 from detector.datasets.faults import Fault, raise_faults
 from detector.datasets.join_folders import join_readings
 from detector.datasets.readers.choose import read_folder
@@ -99,9 +99,10 @@ class Folder:
 
         Raises ValueError if the format of the folder is not clear, and FaultyDataError with all faults.
         """
+        trees = [Tree(root), *(Tree(path, "dataset.also") for path in also)]
         readings = [
-            _read(path, format_ if path == root else "auto", box_base=box_base, columns=columns or {})
-            for path in (root, *also)
+            _read(tree, format_ if tree.root == root else "auto", box_base=box_base, columns=columns or {})
+            for tree in trees
         ]
         reading = join_readings(readings) if also else readings[0]
         faults = list(reading.faults)
@@ -138,7 +139,9 @@ class Folder:
         odd = [
             *_repeated(records),
             *_in_both(self.split),
+            *_not_scored(self.split),
             *odd_classes(_count(records)),
+            *(unused_classes(reading.classes, _count(records)) if classes is None and reading.classes else []),
             *unshared_classes(_count(self.split.train), _count(self.split.test)),
         ]
         counts = _counted(_count(records), names)
@@ -160,14 +163,14 @@ class Folder:
         self.test = FolderDataset(names, test_side.annotations, test_side.files, bit_depth)
 
 
-def _read(root: Path, format_: str, *, box_base: str, columns: Mapping[str, str]) -> Reading:
-    tree = Tree(root)
+def _read(tree: Tree, format_: str, *, box_base: str, columns: Mapping[str, str]) -> Reading:
     reading = read_folder(tree, format_, box_base=box_base, columns=columns)
     if tree.shards:
         reading.summary += f", in {tree.shards} tar shards"
     if not reading.records:
-        raise_faults(str(root), reading.faults)
-        raise ValueError(f"dataset.root={root}: {reading.summary}, but no picture has an annotation; annotate some")
+        raise_faults(str(tree.root), reading.faults)
+        why = "; ".join(["but no picture has an annotation", *reading.notes])
+        raise ValueError(f"{tree.setting}: {reading.summary}, {why}; annotate some")
     return reading
 
 
@@ -190,6 +193,14 @@ def _in_both(split: Split) -> list[str]:
     if not shared:
         return []
     return [f"{len(shared)} pictures are in train and in test (first: {shared[0]}): scores on them mean nothing"]
+
+
+def _not_scored(split: Split) -> list[str]:
+    """Return a line if the test split has objects, but all of them are difficult ones, which no score counts."""
+    objects = [item for record in split.test for item in record.objects]
+    if not objects or not all(item.difficult for item in objects):
+        return []
+    return [f"all {len(objects)} objects to test on are marked as difficult or as crowds: no score counts them"]
 
 
 def _renamed(record: Record, rename: Mapping[str, str]) -> Record:
@@ -217,7 +228,8 @@ def _classes(
             )
         return tuple(wanted), Counter({name: count for name, count in found.items() if name not in wanted})
     if not found:
-        raise ValueError(f"dataset.root={root}: {reading.summary}, but no objects; annotate some")
+        why = "; ".join(["but no objects", *reading.notes])
+        raise ValueError(f"dataset.root={root}: {reading.summary}, {why}; annotate some")
     if reading.classes is not None:
         return reading.classes, Counter()
     if all(map(is_voc, roots)) and found.keys() <= set(VOC_CLASSES):

@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Set
 from pathlib import PurePosixPath
+from typing import Literal
+from unicodedata import normalize
 
 from detector.datasets.images import SUFFIXES
 from detector.datasets.tar_shards import File
 from detector.datasets.text_files import read_text
+
+FORMS: tuple[Literal["NFC", "NFD"] | None, ...] = (None, "NFC", "NFD")  # of accents; macOS stores them separately
 
 
 def read_list(path: File, known: Set[str]) -> list[str]:
@@ -36,4 +40,5 @@ def _known_id(text: str, known: Set[str]) -> str:
         return text
     name = text.replace("\\", "/").rpartition("/")[2]
     stem = PurePosixPath(name).stem if name.lower().endswith((*SUFFIXES, ".xml")) else name
-    return next((item for item in (name, stem) if item in known), text)
+    forms = [item if form is None else normalize(form, item) for form in FORMS for item in (text, name, stem)]
+    return next((item for item in forms if item in known), text)

@@ -26,6 +26,7 @@ from detector.ops.boxes import iou
 CASES_SHOWN = 5  # number of cases shown for each oddity
 DUPLICATE_IOU = 0.9  # two boxes of one class with at least this IoU are the same object, drawn twice
 SMALL_CELLS = 2  # objects with a side below this many cells of the feature map have almost no features
+ROWS = 500  # number of boxes compared with all others at a time
 COVERED_IOU = 0.5  # an RPN hardly learns objects whose IoU with the best anchor is below this
 
 
@@ -113,6 +114,7 @@ def inspect(
     prints = fingerprints([path for _, _, path in readable])
     oddities += _of_copies([(name, image_id) for name, image_id, _ in readable], prints)
     oddities += _of_boxes(everything, folder.train.classes, scales, stride, anchors)
+    counts = {name: _count(items, len(folder.train.classes)) for name, items in annotations.items()}
     return Inspection(
         root=str(folder.root),
         summary=folder.summary,
@@ -120,7 +122,7 @@ def inspect(
         oddities=[odd for odd in oddities if odd.count],
         images={name: len(items) for name, items in annotations.items()},
         objects={
-            label: {name: _count(items, number) for name, items in annotations.items()}
+            label: {name: counts[name][number] for name in sides}
             for number, label in enumerate(folder.train.classes, start=1)
         },
         image_sizes=Counter(f"{item.width}x{item.height}" for item in everything).most_common(),
@@ -140,8 +142,11 @@ def _odd(kind: str, cases: Sequence[str]) -> Oddity:
     return Oddity(kind, len(cases), list(cases[:CASES_SHOWN]))
 
 
-def _count(items: Sequence[Annotation], label: int) -> int:
-    return sum(int((item.labels == label).sum()) for item in items)
+def _count(items: Sequence[Annotation], num_classes: int) -> list[int]:
+    """Return the number of objects of each label, 0 to `num_classes`."""
+    labels = torch.cat([torch.zeros(0, dtype=torch.int64), *(item.labels for item in items)])
+    counts: list[int] = labels.bincount(minlength=num_classes + 1).tolist()
+    return counts
 
 
 def _scale(item: Annotation, short_side: int, max_side: int) -> float:
@@ -214,9 +219,7 @@ def _of_boxes(
     for item, scale in zip(items, scales, strict=True):
         names = [f"{item.image_id}: {classes[label - 1]}" for label in item.labels.tolist()]
         sides = (item.boxes[:, 2:] - item.boxes[:, :2]) * scale
-        overlap = torch.triu(iou(item.boxes, item.boxes), diagonal=1)
-        same = (overlap >= DUPLICATE_IOU) & (item.labels[:, None] == item.labels[None])
-        twice += [names[row] for row in same.any(0).nonzero().flatten().tolist()]
+        twice += [names[row] for row in drawn_before(item).nonzero().flatten().tolist()]
         is_small = sides.amin(1) < SMALL_CELLS * stride
         small += [names[row] for row in is_small.nonzero().flatten().tolist()]
         best = _best_overlap(sides, anchors)
@@ -229,6 +232,28 @@ def _of_boxes(
         _odd("objects without a planned anchor of IoU 0.5 or more", uncovered),
         _odd("boxes that cover the whole picture", whole),
     ]
+
+
+def drawn_before(item: Annotation) -> Tensor:
+    """Return a mask [G] of the boxes that repeat an earlier box of the same class.
+
+    Sorted by their left sides, a box and its copies are near each other. So a picture with many thousands of boxes
+    needs few comparisons.
+    """
+    if len(item.boxes) < 2:
+        return torch.zeros(len(item.boxes), dtype=torch.bool)
+    order = item.boxes[:, 0].argsort()
+    boxes, labels = item.boxes[order], item.labels[order]
+    left, widths = boxes[:, 0].contiguous(), boxes[:, 2] - boxes[:, 0]
+    found = torch.zeros(len(boxes), dtype=torch.bool)
+    for rows in torch.arange(len(boxes)).split(ROWS):
+        reach = float(widths[rows].max()) * (1 / DUPLICATE_IOU - 1) + 1
+        ends = torch.stack((left[rows[0]] - reach, left[rows[-1]] + reach))
+        start, stop = torch.searchsorted(left, ends).tolist()
+        near = slice(start, stop)
+        same = (iou(boxes[rows], boxes[near]) >= DUPLICATE_IOU) & (labels[rows][:, None] == labels[near][None])
+        found[order[near]] |= (same & (order[rows][:, None] < order[near][None])).any(0)
+    return found
 
 
 def _best_overlap(sides: Tensor, anchors: Tensor) -> Tensor:

@@ -13,7 +13,10 @@ from detector.datasets.text_files import decoded
 def read_json(path: File) -> Any:
     """Return the content of a file. Raises ValueError naming the file if it is missing or not JSON."""
     try:
-        return json.loads(decoded(path.read_bytes()))
+        content = path.read_bytes()
+        if not content.strip(b"\0 \t\r\n"):
+            raise ValueError("the file is empty")
+        return json.loads(decoded(content))
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such annotation file; restore it, or correct the path") from error
     except RecursionError as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from detector.datasets.fingerprints import fingerprints, same_groups
+from detector.datasets.readers.tree import SPLITS
 from detector.datasets.records import Record
 
 ORDER = ("trainval", "train", "val", "test")
@@ -35,6 +36,7 @@ def split_records(
     Raises ValueError for a name that the folder does not have.
     """
     counts = Counter(name for record in records for name in record.splits)
+    train, test = (_usual_names(named, counts) for named in (train, test))
     for key, named in (("train", train), ("test", test)):
         unknown = [part for part in named.split("+") if part not in counts]
         if named != "auto" and unknown:
@@ -61,6 +63,11 @@ def split_records(
         tested,
         f"{len(trained)} pictures to train on ({train or 'the rest'}), {len(tested)} to test on ({test}){unused}",
     )
+
+
+def _usual_names(named: str, counts: Counter[str]) -> str:
+    """Return the splits as readers name them: valid is val, unless the folder has the split valid."""
+    return "+".join(part if part in counts else SPLITS.get(part.lower(), part) for part in named.split("+"))
 
 
 def _listed(counts: Counter[str]) -> str:

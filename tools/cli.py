@@ -6,9 +6,11 @@ Exit codes: 0 done, 1 failed while running, 2 wrong usage or settings, 3 stopped
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 
 from detector.configs.errors import ConfigError
@@ -44,6 +46,9 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 
 def main() -> None:
     """Run the `detector` program."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not have all letters of a class or a file name
+        sys.stdout.reconfigure(errors="backslashreplace")
+    warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")  # large photographs are welcome
     sys.exit(run(sys.argv[1:]))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from detector.configs.missing import MISSING
-from detector.configs.paths import path_setting
+from detector.configs.paths import LIST_MARK, path_setting
 
 
 class BoxBase(Enum):
@@ -85,7 +85,7 @@ class AutoDatasetConfig(FilesDatasetConfig):
 
     kind: str = "auto"
     root: str = path_setting("data")  # folder of pictures and annotations
-    also: list[str] = field(default_factory=list)  # more folders to merge with it, each in its own format
+    also: list[str] = field(default_factory=list, metadata=LIST_MARK)  # more folders to merge: PATH or [PATH, ...]
     format: FolderFormat = FolderFormat.auto  # format of the annotations
     train: str = "auto"  # splits of the folder, several joined by +; auto: those found, else a split by picture content
     test: str = "auto"

@@ -18,6 +18,8 @@ from detector.datasets.readers import (
 from detector.datasets.readers.tree import Tree
 from detector.datasets.records import Reading
 
+LINE_SHOWN = 60  # letters of an unknown table that a message shows
+
 
 def read_folder(tree: Tree, format_: str, *, box_base: str, columns: Mapping[str, str]) -> Reading:
     """Return the records of a folder in the given format, or for "auto" in the format that is found.
@@ -31,13 +33,13 @@ def read_folder(tree: Tree, format_: str, *, box_base: str, columns: Mapping[str
     if not found:
         what = "of a known format" if format_ == "auto" else f"of dataset.format={format_}"
         others = [name for name, files in candidates.items() if files]
-        seen = f"found {', '.join(others)}" if others else f"known: {', '.join(candidates)}"
-        raise ValueError(f"dataset.root={tree.root}: {len(tree.pictures)} pictures, but no annotations {what}; {seen}")
+        seen = f"found {', '.join(others)}" if others else f"known: {', '.join(candidates)}{_unknown_files(tree)}"
+        raise ValueError(f"{tree.setting}: {len(tree.pictures)} pictures, but no annotations {what}; {seen}")
     if len(found) > 1:
         formats = "; ".join(f"{name} ({_listed(files)})" for name, files in found.items())
         raise ValueError(
-            f"dataset.root={tree.root}: annotations in several formats: {formats}; choose one with "
-            f"dataset.format={next(iter(found))}, or remove the others"
+            f"{tree.setting}: annotations in several formats: {formats}; choose one with "
+            f"dataset.format={next(iter(found))} (for dataset.root only), or remove the others"
         )
     ((name, files),) = found.items()
     match name:
@@ -74,6 +76,22 @@ def _files_by_format(tree: Tree, columns: Mapping[str, str]) -> dict[str, list[s
         "csv": csv_table.find(tree, columns),
         "open_images": open_images.find(tree),
     }
+
+
+def _unknown_files(tree: Tree) -> str:
+    """Return the end of the message about a folder without annotations: the first files that may be meant."""
+    tables = tree.having(".csv", ".tsv")[:2]
+    remarks = [
+        f"{path} begins with {_first_line(tree.head(path))!r}: expected the columns filename, xmin, ymin, xmax, ymax, "
+        "class, or their names in dataset.columns"
+        for path in tables
+    ]
+    remarks += [f"{path} has none of these formats" for path in tree.having(".json", ".xml", ".jsonl", ".parquet")[:2]]
+    return "".join(f"; {remark}" for remark in remarks)
+
+
+def _first_line(head: bytes) -> str:
+    return next(iter(head.decode(errors="replace").splitlines()), "")[:LINE_SHOWN]
 
 
 def _listed(files: Sequence[str]) -> str:

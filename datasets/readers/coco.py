@@ -14,8 +14,12 @@ OTHERS = ("caption", "keypoint", "panoptic", "image_info", "stuff")  # in the na
 
 
 def find(tree: Tree) -> list[str]:
-    """Return the annotation files. Of the files that COCO publishes together, return those of instances."""
+    """Return the annotation files, with empty ones, which are faults.
+
+    Of the files that COCO publishes together, return those of instances.
+    """
     files = json_files(tree, "coco")
+    files += tree.blank(".json") if files else []
     if any("instances" in PurePosixPath(path).name for path in files):
         return [path for path in files if not any(word in PurePosixPath(path).name for word in OTHERS)]
     return files

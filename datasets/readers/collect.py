@@ -80,7 +80,8 @@ def find_picture(
     found = tree.picture_named(name, near, split)
     if found is None:
         raise ValueError(
-            f"{where or tree.full(near)}: names the picture {name}, but {tree.root} does not contain it; "
+            f"{where or tree.full(near)}: names the picture {name}, but {tree.root} does not contain it"
+            f"{tree.of_other_kind(name)}; "
             "restore the picture or remove its annotation"
         )
     return found

@@ -6,8 +6,10 @@ picture without objects.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from detector.datasets.images import read_size
@@ -48,18 +50,28 @@ class _Layout(NamedTuple):
         return "" if index is None or index >= len(cells) else cells[index]
 
 
+@dataclass(slots=True)
+class _Picture:
+    """The lines about one picture."""
+
+    path: str  # the table
+    objects: list[MarkedObject] = field(default_factory=list)
+    splits: set[str] = field(default_factory=set)
+    sizes: set[tuple[int, int]] = field(default_factory=set)  # width and height in the table
+
+
 def find(tree: Tree, columns: Mapping[str, str]) -> list[str]:
-    """Return the tables that have columns for a picture and for a box."""
-    files = tree.having(".csv", ".tsv")
-    return [
-        path for path in files if not open_images.is_boxes(columns_of(tree.head(path))) and _usable(tree, path, columns)
-    ]
+    """Return the tables that have columns for a picture and for a box, with empty files, which are faults."""
+    files = [path for path in tree.having(".csv", ".tsv") if _usable(tree, path, columns)]
+    return [*files, *tree.blank(".csv", ".tsv")] if files else []
 
 
 def _usable(tree: Tree, path: str, columns: Mapping[str, str]) -> bool:
+    head = columns_of(tree.head(path))
+    if open_images.is_boxes(head):
+        return False
     if _is_headless(tree.head(path)):
         return True
-    head = columns_of(tree.head(path))
     parts = _layout_of(head, columns).of
     return "picture" in parts and any(
         set(group) <= parts.keys() for group in (("x1", "y1", "x2", "y2"), "xywh", ("box",))
@@ -100,14 +112,15 @@ def read(tree: Tree, files: list[str], columns: Mapping[str, str]) -> Reading:
     if unknown:
         raise ValueError(f"dataset.columns has the key {unknown[0]!r}; expected keys from {', '.join(NAMES)}")
     found = Collection(tree)
-    pictures: dict[str, tuple[str, list[MarkedObject], set[str]]] = {}
+    pictures: dict[str, _Picture] = {}
     for path in files:
         _read_one(tree, path, columns, found, pictures)
-    _scale_fractions(tree, pictures, found)
-    for picture, (path, objects, splits) in pictures.items():
-        found.add(
-            picture, tree.full(path), None, objects, frozenset(splits) or split_of_list(path) or split_of(picture)
-        )
+    are_fractions = _scale_fractions(tree, pictures, found)
+    are_stated = not are_fractions and _state_picture_sizes(pictures.values())
+    for name, item in pictures.items():
+        size = next(iter(item.sizes)) if are_stated and item.sizes else None
+        split = frozenset(item.splits) or split_of_list(item.path) or split_of(name)
+        found.add(name, tree.full(item.path), size, item.objects, split)
     found.note_left_out("are in no table")
     return found.reading(f"CSV: {len(found)} pictures, {', '.join(files[:4])}")
 
@@ -117,7 +130,7 @@ def _read_one(
     path: str,
     columns: Mapping[str, str],
     found: Collection,
-    pictures: dict[str, tuple[str, list[MarkedObject], set[str]]],
+    pictures: dict[str, _Picture],
 ) -> None:
     full = tree.full(path)
     headless = _is_headless(tree.head(path))
@@ -146,19 +159,44 @@ def _read_one(
                 raise ValueError(f"{where} has {len(cells)} cells; expected {width}; quote cells that hold a comma")
             if name not in known:
                 known[name] = find_picture(tree, name, path, split, where=where)
-            _, objects, splits = pictures.setdefault(known[name], (path, [], set()))
+            picture = pictures.setdefault(known[name], _Picture(path))
             named = layout.cell(cells, "split")
             if named:
-                splits |= split_of(f"{named}/x")
+                picture.splits |= split_of(f"{named}/x")
                 unknown[named] += not split_of(f"{named}/x")
+            picture.sizes |= _stated_size(layout, cells)
             marked = _object(layout, cells, where)
         except ValueError as error:
             found.fault(name or where, error)
         else:
-            objects += [] if marked is None else [marked]
+            picture.objects += [] if marked is None else [marked]
     if +unknown:
         names = ", ".join(f"{name!r} ({count})" for name, count in (+unknown).items())
         found.notes.append(f"{full}: lines with the unknown split {names} have no split; known: {', '.join(SPLITS)}")
+
+
+def _stated_size(layout: _Layout, cells: Sequence[str]) -> set[tuple[int, int]]:
+    """Return the width and height in a line; empty if there are none, or no whole numbers."""
+    try:
+        width, height = (float(layout.cell(cells, part)) for part in ("width", "height"))
+        return {(int(width), int(height))} if min(width, height) >= 1 and width % 1 == height % 1 == 0 else set()
+    except (ValueError, OverflowError):
+        return set()
+
+
+def _state_picture_sizes(pictures: Iterable[_Picture]) -> bool:
+    """Return True if the columns width and height are those of pictures: the same in all lines of a picture.
+
+    In some tables they are the sizes of the boxes.
+    """
+    stated = [item for item in pictures if item.sizes]
+    of_boxes = [
+        (round(x2 - x1), round(y2 - y1)) in item.sizes
+        for item in stated
+        for x1, y1, x2, y2 in (marked.box for marked in item.objects)
+        if all(map(math.isfinite, (x1, y1, x2, y2)))
+    ]
+    return all(len(item.sizes) == 1 for item in stated) and not all(of_boxes)
 
 
 def _object(layout: _Layout, cells: Sequence[str], where: str) -> MarkedObject | None:
@@ -187,16 +225,15 @@ def _with_point(text: str) -> str:
     return text.replace(",", ".") if text.count(",") == 1 and "." not in text else text
 
 
-def _scale_fractions(
-    tree: Tree, pictures: dict[str, tuple[str, list[MarkedObject], set[str]]], found: Collection
-) -> None:
-    """Scale the boxes to pixels if they are fractions: if no number is above 1."""
-    boxes = [item.box for _, objects, _ in pictures.values() for item in objects]
+def _scale_fractions(tree: Tree, pictures: Mapping[str, _Picture], found: Collection) -> bool:
+    """Scale the boxes to pixels if they are fractions: if no number is above 1. Return True if they are."""
+    boxes = [item.box for picture in pictures.values() for item in picture.objects]
     if not boxes or max(max(box) for box in boxes) > 1.001:
-        return
-    for picture, (_, objects, _) in pictures.items():
-        width, height = read_size(tree.full(picture))
-        for at, item in enumerate(objects):
+        return False
+    for name, picture in pictures.items():
+        width, height = read_size(tree.full(name))
+        for at, item in enumerate(picture.objects):
             x1, y1, x2, y2 = item.box
-            objects[at] = item._replace(box=(x1 * width, y1 * height, x2 * width, y2 * height))
+            picture.objects[at] = item._replace(box=(x1 * width, y1 * height, x2 * width, y2 * height))
     found.notes.append("boxes are read as fractions of their pictures, since no number is above 1")
+    return True

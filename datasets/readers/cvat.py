@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from collections import Counter
 
 from detector.datasets.readers.collect import Collection, find_picture
 from detector.datasets.readers.shapes import Box, bounding_box, rotated_box
@@ -12,6 +13,7 @@ from detector.datasets.tar_shards import File
 from detector.datasets.xml_files import read_xml
 
 NOT_BOXES = ("polyline", "points", "tag", "mask", "cuboid", "skeleton")
+NO_SUBSET = ("", "default")  # CVAT's name for pictures without a subset
 NO = {"", "0", "false", "no"}
 
 
@@ -29,6 +31,7 @@ def looks_like_cvat(head: bytes) -> bool:
 def read(tree: Tree, files: list[str]) -> Reading:
     """Read the files. Raises ValueError for a file in CVAT's format for video, which differs."""
     found = Collection(tree)
+    unknown: Counter[str] = Counter()  # unknown names of subsets
     for path in files:
         full = tree.full(path)
         root = read_xml(full)
@@ -36,7 +39,9 @@ def read(tree: Tree, files: list[str]) -> Reading:
             raise ValueError(f"{full}: not CVAT's XML for images; export it as 'CVAT for images 1.1'")
         for image in root.findall("image"):
             name = image.get("name", "")
-            subset = SPLITS.get((image.get("subset") or "").lower())
+            named = (image.get("subset") or "").strip()
+            subset = SPLITS.get(named.lower())
+            unknown[named] += subset is None and named.lower() not in NO_SUBSET
             split = frozenset({subset}) if subset else split_of_list(path)
             try:
                 picture = find_picture(tree, name, path, split)
@@ -46,6 +51,9 @@ def read(tree: Tree, files: list[str]) -> Reading:
                 found.fault(name, error)
             else:
                 found.add(picture, full, size, objects, split or split_of(picture))
+    if +unknown:
+        names = ", ".join(f"{name!r} ({count})" for name, count in (+unknown).items())
+        found.notes.append(f"pictures of the unknown subset {names} have no split; known: {', '.join(SPLITS)}")
     found.note_left_out("are in no task")
     return found.reading(f"CVAT XML: {len(found)} pictures, {', '.join(files[:4])}")
 
@@ -86,6 +94,7 @@ def _objects(found: Collection, image: ET.Element, where: str) -> list[MarkedObj
                 difficult=flags.get("difficult", False),
                 truncated=flags.get("truncated", False),
                 occluded=shape.get("occluded") == "1" or flags.get("occluded", False),
+                is_around=shape.tag == "ellipse" or float(shape.get("rotation") or 0) != 0,
             )
         )
     return objects

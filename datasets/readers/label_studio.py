@@ -16,18 +16,20 @@ from detector.datasets.records import MarkedObject, Reading
 from detector.datasets.tar_shards import File
 
 UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # prefix of the names of uploaded pictures
+SAME_SHAPE = 0.02  # two sizes have the same shape if their aspect ratios differ by at most this share
 KINDS = {"rectanglelabels": "rectangle", "polygonlabels": "polygon", "ellipselabels": "ellipse", "labels": "rectangle"}
 
 
 def find(tree: Tree) -> list[str]:
-    """Return the export files."""
-    return json_files(tree, "label_studio")
+    """Return the export files, with empty ones, which are faults."""
+    files = json_files(tree, "label_studio")
+    return [*files, *tree.blank(".json")] if files else []
 
 
 def read(tree: Tree, files: list[str]) -> Reading:
     """Return one record per task. If a task has several annotations, use the first that was not cancelled."""
     found = Collection(tree)
-    skipped, repeated = 0, 0
+    skipped, repeated, of_several = 0, 0, 0
     for path in files:
         full = tree.full(path)
         tasks = read_json(full)
@@ -42,14 +44,18 @@ def read(tree: Tree, files: list[str]) -> Reading:
                     continue
                 repeated += others
                 picture = _picture(tree, task, path, where)
-                objects = _objects(found, results, tree.full(picture), where)
-                found.add(picture, full, None, objects, split_of_list(path) or split_of(picture))
+                size = _size(results, tree.full(picture), where)
+                objects = _objects(found, results, size, where)
+                found.add(picture, full, size, objects, split_of_list(path) or split_of(picture))
+                of_several += sum(_has_several(item) for item in results)
             except ValueError as error:
                 found.fault(where, error)
     if skipped:
         found.notes.append(f"{skipped} tasks are not annotated and are left out")
     if repeated:
         found.notes.append(f"{repeated} tasks are annotated several times; the first annotation is used")
+    if of_several:
+        found.notes.append(f"{of_several} shapes have several labels; the first label is used")
     return found.reading(f"Label Studio JSON: {len(found)} pictures, {', '.join(files[:4])}")
 
 
@@ -92,7 +98,32 @@ def _picture(tree: Tree, task: dict[str, Any], near: str, where: str) -> str:
     raise ValueError(f"{where}: its picture ({', '.join(named[:2])}) is not in {tree.root}; put the pictures there")
 
 
-def _objects(found: Collection, results: list[dict[str, Any]], picture: File, where: str) -> list[MarkedObject]:
+def _size(results: list[dict[str, Any]], picture: File, where: str) -> tuple[int, int]:
+    """Return the size that the boxes' percents refer to: the size of the picture, if its shape is the stated one.
+
+    If the shapes differ, the picture was turned or cropped. Then return the stated size, which a later check compares.
+    """
+    width, height = read_size(picture)
+    for place, item in enumerate(results):
+        values = item.get("value") if isinstance(item.get("value"), dict) else item
+        assert isinstance(values, dict)
+        stated = [item.get(key, values.get(key)) for key in ("original_width", "original_height")]
+        if not any(stated):
+            continue
+        here = f"{where}, shape {place}"
+        across = positive_int(stated[0], f"{here}: original_width")
+        down = positive_int(stated[1], f"{here}: original_height")
+        is_scaled = abs(across * height - down * width) <= SAME_SHAPE * down * width
+        return (width, height) if is_scaled else (across, down)
+    return width, height
+
+
+def _has_several(item: dict[str, Any]) -> bool:
+    value = item.get("value", item)
+    return isinstance(value, dict) and any(isinstance(value.get(key), list) and len(value[key]) > 1 for key in KINDS)
+
+
+def _objects(found: Collection, results: list[dict[str, Any]], size: tuple[int, int], where: str) -> list[MarkedObject]:
     objects = []
     for place, item in enumerate(results):
         value = item.get("value", item)
@@ -104,17 +135,10 @@ def _objects(found: Collection, results: list[dict[str, Any]], picture: File, wh
             continue
         here = f"{where}, shape {place}"
         name = text(value[key][0] if isinstance(value[key], list) else value[key], f"{here}: its label")
-        stated = item.get("original_width", value.get("original_width"))
-        if stated:
-            size = (
-                positive_int(stated, f"{here}: original_width"),
-                positive_int(item.get("original_height", value.get("original_height")), f"{here}: original_height"),
-            )
-        else:
-            size = read_size(picture)
         box = _box(value, KINDS[key], size, here)
         box_text = "(x1, y1, x2, y2) = ({:g}, {:g}, {:g}, {:g})".format(*box)
-        objects.append(MarkedObject(name.strip(), box, here, box_text))
+        is_around = KINDS[key] == "ellipse" or bool(number(value.get("rotation")))
+        objects.append(MarkedObject(name.strip(), box, here, box_text, is_around=is_around))
     return objects
 
 

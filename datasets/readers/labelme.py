@@ -13,6 +13,7 @@ from detector.datasets.readers.shapes import Box, bounding_box
 from detector.datasets.readers.tree import Tree, split_of
 from detector.datasets.records import MarkedObject, Reading
 
+AROUND = ("circle", "rotation", "oriented_rectangle")  # shapes whose box may extend beyond the picture
 FLAT = ("point", "points", "line", "linestrip")  # shapes without area
 
 
@@ -49,7 +50,8 @@ def _add(found: Collection, tree: Tree, path: str) -> None:
         picture = tree.picture_named(named, path, is_pair=True)
     if picture is None:
         remedy = "the file contains the picture: save it there" if content.get("imageData") else "restore it"
-        raise ValueError(f"{full}: no picture of this name in {tree.root}, nor {named!r}; {remedy}")
+        other = tree.of_other_kind(path)
+        raise ValueError(f"{full}: no picture of this name in {tree.root}, nor {named!r}{other}; {remedy}")
     size = None
     if content.get("imageWidth") or content.get("imageHeight"):
         size = (
@@ -78,7 +80,9 @@ def _object(shape: dict[str, Any], kind: str, where: str) -> MarkedObject:
     flags = shape.get("flags") if isinstance(shape.get("flags"), dict) else {}
     assert isinstance(flags, dict)
     difficult = bool(shape.get("difficult") or flags.get("difficult"))
-    return MarkedObject(name.strip(), _box(kind, corners), where, box_text, difficult=difficult)
+    return MarkedObject(
+        name.strip(), _box(kind, corners), where, box_text, difficult=difficult, is_around=kind in AROUND
+    )
 
 
 def _box(kind: str, corners: list[tuple[float, ...]]) -> Box:

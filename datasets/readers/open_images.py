@@ -20,8 +20,9 @@ def is_boxes(columns: Sequence[str]) -> bool:
 
 
 def find(tree: Tree) -> list[str]:
-    """Return the tables of boxes."""
-    return [path for path in tree.having(".csv") if is_boxes(columns_of(tree.head(path)))]
+    """Return the tables of boxes, with empty files, which are faults."""
+    files = [path for path in tree.having(".csv") if is_boxes(columns_of(tree.head(path)))]
+    return [*files, *tree.blank(".csv")] if files else []
 
 
 def read(tree: Tree, files: list[str]) -> Reading:

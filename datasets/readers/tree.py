@@ -9,13 +9,16 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from detector.datasets.faults import Fault, raise_faults
 from detector.datasets.images import SUFFIXES
 from detector.datasets.tar_shards import File, TarMember, index_shard
 
+NO_DATA = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")  # folders of systems
+ARCHIVES = (".zip", ".gz", ".tgz", ".xz", ".bz2", ".7z", ".rar")
+OTHER_PICTURES = (".heic", ".heif", ".avif", ".gif", ".jp2", ".jfif", ".jxl", ".svg", ".dng", ".cr2", ".nef", ".arw")
 SPLITS = {
     "train": "train", "training": "train", "trainval": "trainval", "test": "test", "testing": "test",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
@@ -29,16 +32,20 @@ class Tree:
     Their files come after the others, in the order of the shards' names and then in that of the shard.
     """
 
-    def __init__(self, root: Path) -> None:
-        """Raises ValueError if `root` is not a folder, has no pictures below it, or has shards that are damaged."""
+    def __init__(self, root: Path, setting: str = "dataset.root") -> None:
+        """Read the names of the files below `root`, which `setting` gives.
+
+        Raises ValueError if `root` is not a folder, has no pictures below it, or has shards that are damaged.
+        """
+        self.setting = f"{setting}={root}"
         if not root.is_dir():
             what = "is a file" if root.exists() else "does not exist"
-            raise ValueError(f"dataset.root={root}: {what}; expected a folder of pictures and annotations")
+            raise ValueError(f"{self.setting}: {what}; expected a folder of pictures and annotations")
         self.root = root
-        self.files = sorted(_walk(root))
+        self.files = sorted(_walk(str(root), "", set()))
         self._members: dict[str, TarMember] = {}
         if not any(path.lower().endswith(SUFFIXES) for path in self.files):
-            self._members = _members(root, self.files)
+            self._members = _members(root, self.files, self.setting)
             self.files += self._members
         self.shards = len({member.shard for member in self._members.values()})
         self._by_suffix: dict[str, list[str]] = defaultdict(list)
@@ -47,8 +54,8 @@ class Tree:
         self.pictures = sorted(path for suffix in SUFFIXES for path in self._by_suffix.get(suffix, ()))
         if not self.pictures:
             raise ValueError(
-                f"dataset.root={root}: no pictures ({', '.join(SUFFIXES)}) in it, nor in .tar files in it; expected a "
-                "folder of pictures and annotations"
+                f"{self.setting}: no pictures ({', '.join(SUFFIXES)}) in it, nor in .tar files in it; expected a "
+                f"folder of pictures and annotations{self._remedy()}"
             )
         self._known = set(self.files)
         self._with_pictures = {
@@ -60,10 +67,15 @@ class Tree:
             name = _plain(path.rpartition("/")[2])
             self._by_name[name].append(path)
             self._by_stem[name.rpartition(".")[0]].append(path)
+        self._of_other_kind = {_plain(PurePosixPath(path).stem): path for path in self.having(*OTHER_PICTURES)}
 
     def having(self, *suffixes: str) -> list[str]:
         """Return the files with one of these suffixes."""
         return [path for suffix in suffixes for path in self._by_suffix.get(suffix, ())]
+
+    def blank(self, *suffixes: str) -> list[str]:
+        """Return the files with one of these suffixes that are empty, begin with zeros only, or cannot be read."""
+        return [path for path in self.having(*suffixes) if not self.head(path).strip(b"\0 \t\r\n")]
 
     def full(self, path: str) -> File:
         """Return a file of the tree."""
@@ -120,6 +132,18 @@ class Tree:
         """Return True if a picture has the name of this file, except for the suffix."""
         return _plain(PurePosixPath(path).stem) in self._by_stem
 
+    def of_other_kind(self, name: str) -> str:
+        """Return a remark if a picture of this name exists in a format that is not read; empty if there is none."""
+        path = self._of_other_kind.get(_plain(PurePosixPath(name.replace("\\", "/")).stem))
+        return "" if path is None else f" ({path} is there, but this format is not read; convert it to .jpg or .png)"
+
+    def _remedy(self) -> str:
+        """Return the end of the message about a folder without pictures."""
+        others, archives = self.having(*OTHER_PICTURES), self.having(*ARCHIVES)
+        if others:
+            return f"; convert the {len(others)} pictures like {others[0]} to .jpg or .png"
+        return f"; unpack {archives[0]}" if archives else ""
+
     def _nearest(self, found: Sequence[str], name: str, near: str) -> str | None:
         if len(found) < 2:
             return found[0] if found else None
@@ -141,14 +165,14 @@ class Tree:
         return [path for path in found if path.startswith(shard)] if shard in self._with_pictures else found
 
 
-def _members(root: Path, files: Iterable[str]) -> dict[str, TarMember]:
+def _members(root: Path, files: Iterable[str], setting: str) -> dict[str, TarMember]:
     """Return the files inside the shards, by their path in the tree. Raises FaultyDataError for damaged shards."""
     found: dict[str, TarMember] = {}
     faults: list[Fault] = []
     for path in files:
         if path.lower().endswith(".tar"):
             found |= {f"{path}/{member.name}": member for member in index_shard(root / path, faults)}
-    raise_faults(f"dataset.root={root}", faults)
+    raise_faults(setting, faults)
     return found
 
 
@@ -178,19 +202,35 @@ def _agreeing(a: Iterable[str], b: Iterable[str]) -> int:
     return count
 
 
-def _walk(root: Path) -> Iterable[str]:
-    seen = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder already listed
-            folders.clear()
+def _walk(folder: str, prefix: str, seen: set[str]) -> Iterator[str]:
+    """Yield the files below a folder. Raises ValueError for a folder that cannot be listed.
+
+    `seen` are the folders already listed, since links may lead to them again.
+    """
+    real = os.path.realpath(folder)
+    if real in seen:
+        return
+    seen.add(real)
+    try:
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"{folder}: this folder cannot be listed ({reason}); change its permissions") from error
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name in NO_DATA:
             continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
-        prefix = os.path.relpath(folder, root).replace(os.sep, "/")
-        for name in names:
-            if not name.startswith("."):
-                yield name if prefix == "." else f"{prefix}/{name}"
+        if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", seen)
+        elif _is_file(entry):
+            yield f"{prefix}{entry.name}"
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Return True for files and broken links, and False for pipes and devices, from which reading may never end."""
+    if entry.is_symlink():
+        return os.path.isfile(entry.path) or not os.path.exists(entry.path)
+    return entry.is_file()
 
 
 def split_of(path: str) -> frozenset[str]:

@@ -59,7 +59,8 @@ def collect_files(tree: Tree, entries: Sequence[AnnotationFile], *, box_base: st
                 picture = tree.picture_named(raw.filename, entry.source, is_pair=True)
             if picture is None:
                 raise ValueError(
-                    f"{raw.path}: no picture of this name in {tree.root}, nor {raw.filename or 'a <filename>'}; "
+                    f"{raw.path}: no picture of this name in {tree.root}, nor {raw.filename or 'a <filename>'}"
+                    f"{tree.of_other_kind(entry.source)}; "
                     "restore the picture or remove the annotation"
                 )
         except ValueError as error:  # noqa: PERF203

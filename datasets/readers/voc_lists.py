@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import PurePosixPath
 
 from detector.datasets.faults import Fault
 from detector.datasets.image_lists import read_list
-from detector.datasets.readers.tree import Tree
+from detector.datasets.readers.tree import SPLITS, Tree
 from detector.datasets.readers.voc_files import AnnotationFile, collect_files
 from detector.datasets.records import Reading
 
@@ -17,7 +18,7 @@ OF_CLASS = re.compile(r".+_(train|val|trainval|test)")  # dog_train.txt lists th
 
 def find(tree: Tree) -> list[str]:
     """Return the image lists that have annotations beside them."""
-    lists = [path for path in tree.having(".txt") if re.search(r"(^|/)ImageSets(/Main)?/[^/]+\.txt$", path)]
+    lists = [path for path in tree.having(".txt") if re.search(r"(^|/)ImageSets(/Main)?/[^/]+\.(?i:txt)$", path)]
     annotated = {path.rpartition("/")[0] for path in tree.having(".xml")}
     return [
         path
@@ -38,8 +39,9 @@ def read(tree: Tree, files: list[str], *, box_base: str) -> Reading:
         pictures[folder][name.rpartition(".")[0]] = path
     found: dict[str, AnnotationFile] = {}
     faults = []
+    stems = {PurePosixPath(path).stem for path in files}
     for path in files:
-        split, own = PurePosixPath(path).stem, annotations[_beside(path, "Annotations")]
+        split, own = _split_name(PurePosixPath(path).stem, stems), annotations[_beside(path, "Annotations")]
         for image_id in read_list(tree.full(path), own.keys()):
             source = own.get(image_id)
             if source is None:
@@ -56,8 +58,15 @@ def read(tree: Tree, files: list[str], *, box_base: str) -> Reading:
             found[source] = found[source]._replace(splits=found[source].splits | {split})
     collected = collect_files(tree, list(found.values()), box_base=box_base)
     collected.faults += dict.fromkeys(faults)
-    names = ", ".join(sorted({PurePosixPath(path).stem for path in files}))
+    collected.note_left_out("are in no image list")
+    names = ", ".join(sorted(stems))
     return collected.reading(f"VOC tree: {len(collected)} pictures, image lists {names}")
+
+
+def _split_name(stem: str, stems: Collection[str]) -> str:
+    """Return the split of a list: valid.txt and Val.txt are val, unless there is a val.txt too."""
+    usual = SPLITS.get(stem.lower(), stem)
+    return stem if usual in stems else usual
 
 
 def _beside(path: str, name: str) -> str:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml  # type: ignore[import-untyped]
 
@@ -50,21 +50,28 @@ def read(tree: Tree, files: list[str]) -> Reading:
             continue
         if picture is not None:
             label_file[picture] = path
-    listed = _listed_splits(tree, settings, where)
-    without = 0
+    listed = _listed_splits(tree, settings, where, found)
+    keypoints = _keypoints(settings)
+    without, polygons = 0, 0
     for picture in tree.pictures:
         source = label_file.get(picture)
         try:
             width, height = read_size(tree.full(picture))
-            objects = [] if source is None else _objects(tree, source, names, width, height)
+            lines = [] if source is None else _lines(tree, source, names, keypoints)
+            objects = [_object(line, names, width, height) for line in lines]
         except ValueError as error:
             found.fault(picture, error)
             continue
         without += source is None
+        polygons += sum(len(line.place) > 4 for line in lines)
         full = tree.full(source or picture)
         found.add(picture, full, (width, height), objects, listed.get(picture) or split_of(picture))
     if without:
         found.notes.append(f"{without} pictures have no text file and count as pictures without objects")
+    if polygons:
+        found.notes.append(
+            f"{polygons} objects have more than four numbers: they are read as polygons, with their boxes"
+        )
     lost = _without_picture(tree, files)
     if lost:
         found.notes.append(f"{len(lost)} text files with boxes have no picture and are left out (first: {lost[0]})")
@@ -104,7 +111,7 @@ def _names(tree: Tree) -> tuple[tuple[str, ...], dict[str, Any], str]:
             found.append((tuple(lines), {}, path))
     if not found:
         raise ValueError(
-            f"dataset.root={tree.root}: no data.yaml or classes.txt names the classes of YOLO's text files; write "
+            f"{tree.setting}: no data.yaml or classes.txt names the classes of YOLO's text files; write "
             "classes.txt, one name per line"
         )
     first = found[0]
@@ -138,8 +145,13 @@ def _yaml_names(names: Any, what: str) -> tuple[str, ...]:
     return tuple(str(name).strip() for name in names)
 
 
-def _listed_splits(tree: Tree, settings: dict[str, Any], near: str) -> dict[str, frozenset[str]]:
-    """Return the splits of pictures in a YAML file, which names folders or lists of paths."""
+def _listed_splits(
+    tree: Tree, settings: dict[str, Any], near: str, collection: Collection
+) -> dict[str, frozenset[str]]:
+    """Return the splits of pictures in a YAML file, which names folders or lists of paths.
+
+    Add a note to `collection` for a folder or list without pictures.
+    """
     found: dict[str, set[str]] = {}
     for key, split in SPLIT_KEYS.items():
         values = settings.get(key) or []
@@ -147,13 +159,18 @@ def _listed_splits(tree: Tree, settings: dict[str, Any], near: str) -> dict[str,
             if not isinstance(value, str):
                 continue
             parts = [part for part in value.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-            for picture in _listed(tree, parts, near) if value.endswith(".txt") else _below(tree, parts):
+            pictures = _listed(tree, parts, near, collection) if value.endswith(".txt") else _below(tree, parts)
+            if not pictures:
+                collection.notes.append(f"{near} names {key}: {value}, but it has no pictures here")
+            for picture in pictures:
                 found.setdefault(picture, set()).add(split)
     return {picture: frozenset(splits) for picture, splits in found.items()}
 
 
 def _below(tree: Tree, parts: Sequence[str]) -> list[str]:
-    """Return the pictures below the folder whose path ends in as many of these parts as possible."""
+    """Return the pictures below the folder whose path ends in as many of these parts as possible; all without parts."""
+    if not parts:
+        return tree.pictures
     for start in range(len(parts)):
         folder = "/" + "/".join(parts[start:]) + "/"
         found = [picture for picture in tree.pictures if folder in f"/{picture}"]
@@ -162,20 +179,40 @@ def _below(tree: Tree, parts: Sequence[str]) -> list[str]:
     return []
 
 
-def _listed(tree: Tree, parts: Sequence[str], near: str) -> list[str]:
+def _listed(tree: Tree, parts: Sequence[str], near: str, collection: Collection) -> list[str]:
     path = next(
         (path for path in tree.having(".txt") if path.endswith("/".join(parts[-2:])) or path == parts[-1]), None
     )
     if path is None:
         return []
     lines = [line.strip() for line in read_text(tree.full(path)).splitlines()]
-    pictures = [tree.picture_named(line, near) for line in lines if line.lower().endswith(SUFFIXES)]
-    return [picture for picture in pictures if picture is not None]
+    pictures = {line: tree.picture_named(line, near) for line in lines if line.lower().endswith(SUFFIXES)}
+    absent = [line for line, picture in pictures.items() if picture is None]
+    if absent:
+        collection.notes.append(f"{path} lists {len(absent)} pictures that are not here (first: {absent[0]})")
+    return [picture for picture in pictures.values() if picture is not None]
 
 
-def _objects(tree: Tree, path: str, names: Sequence[str], width: int, height: int) -> list[MarkedObject]:
+def _keypoints(settings: dict[str, Any]) -> int:
+    """Return how many numbers of keypoints follow each box, as `kpt_shape` in the YAML file says; 0 without it."""
+    shape = settings.get("kpt_shape")
+    if isinstance(shape, list) and len(shape) == 2 and all(isinstance(side, int) for side in shape):
+        return int(shape[0]) * int(shape[1])
+    return 0
+
+
+class _Line(NamedTuple):
+    """An object of a text file."""
+
+    label: int
+    place: list[float]  # centre and size, or the corners of a polygon, as fractions
+    where: str
+
+
+def _lines(tree: Tree, path: str, names: Sequence[str], keypoints: int) -> list[_Line]:
+    """Return the objects of a file. Raises ValueError naming the file and the line."""
     full = tree.full(path)
-    objects = []
+    lines = []
     for number, line in enumerate(read_text(full).splitlines(), start=1):
         if not line.strip():
             continue
@@ -191,15 +228,22 @@ def _objects(tree: Tree, path: str, names: Sequence[str], width: int, height: in
             raise ValueError(
                 f"{where} has the class {label:g}; expected 0 to {len(names) - 1} ({', '.join(names[:10])})"
             )
-        if len(rest) != 4 and (len(rest) < 6 or len(rest) % 2):
-            raise ValueError(f"{where} has {len(values)} numbers; expected 5 (class, centre, size), or a polygon")
+        if keypoints and len(rest) == 4 + keypoints:
+            rest = rest[:4]
+        if len(rest) != 4 and (keypoints or len(rest) < 6 or len(rest) % 2):
+            more = f", or {5 + keypoints} with keypoints (kpt_shape)" if keypoints else ", or a polygon"
+            raise ValueError(f"{where} has {len(values)} numbers; expected 5 (class, centre, size){more}")
         if max(map(abs, rest)) > 2:
             raise ValueError(
                 f"{where} is {line.strip()[:60]!r}; expected fractions of the picture (0 to 1), not pixels"
             )
-        box_text = f"(x, y, width, height) = ({', '.join(f'{value:g}' for value in rest[:4])})"
-        objects.append(MarkedObject(names[int(label)], _box(rest, width, height), where, box_text))
-    return objects
+        lines.append(_Line(int(label), rest, where))
+    return lines
+
+
+def _object(line: _Line, names: Sequence[str], width: int, height: int) -> MarkedObject:
+    box_text = f"(x, y, width, height) = ({', '.join(f'{value:g}' for value in line.place[:4])})"
+    return MarkedObject(names[line.label], _box(line.place, width, height), line.where, box_text)
 
 
 def _box(values: Sequence[float], width: int, height: int) -> Box:

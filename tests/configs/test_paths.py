@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from detector.configs.compose import changes, load_config, override_config, sweep
 from detector.configs.groups import GROUPS, to_plain
-from detector.configs.keys import hydra_word, known_keys, path_keys
-from detector.configs.paths import hydra_value, plain_text
-from detector.configs.schema import Config, VOCDatasetConfig
+from detector.configs.keys import hydra_word, known_keys, path_keys, path_list_keys
+from detector.configs.paths import hydra_list, hydra_value, plain_text
+from detector.configs.schema import AutoDatasetConfig, Config, VOCDatasetConfig
 from detector.pipeline.resume import find_start, value_of
 from detector.pipeline.run_folder import RunFolder
 
@@ -110,6 +110,54 @@ def test_other_settings_are_not_quoted() -> None:
     assert hydra_word("input.short_sides=[480,600]") == "input.short_sides=[480,600]"
 
 
+def also_of(*words: str) -> list[str]:
+    dataset = load_config(["dataset=auto", *words]).dataset
+    assert isinstance(dataset, AutoDatasetConfig)
+    return dataset.also
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_list_of_one_folder_needs_neither_quotes_nor_brackets(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    assert also_of(f"dataset.also={folder}") == [str(folder)]
+    folder.mkdir()
+    assert also_of(f"dataset.also={folder}") == [str(folder)]
+    (job,) = sweep(["dataset=auto", f"dataset.also={folder}"])
+    assert also_of(*job[1:]) == [str(folder)]
+
+
+def test_a_list_of_folders_has_brackets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for written, expected in (
+        ("[]", []),
+        ("[one]", ["one"]),
+        (
+            "[one (2024), ~/two, it's, [draft] b, 'x, y']",
+            ["one (2024)", f"{tmp_path}/two", "it's", "[draft] b", "x, y"],
+        ),
+        ("~/more photos", [f"{tmp_path}/more photos"]),
+        ("[draft] photos", ["[draft] photos"]),
+    ):
+        assert also_of(f"dataset.also={written}") == expected
+        assert hydra_list(hydra_list(written)) == hydra_list(written)
+    (tmp_path / "[one]").mkdir()
+    assert also_of("dataset.also=[one]") == ["[one]"]  # an existing name is used literally
+
+
+def test_a_comma_outside_brackets_separates_lists_in_a_sweep() -> None:
+    jobs = sweep(["dataset=auto", "dataset.also=[one,two],three (3),[]"])
+    assert [also_of(*job[1:]) for job in jobs] == [["one", "two"], ["three (3)"], []]
+    assert [also_of(*job[1:]) for job in sweep(["dataset=auto", "dataset.also=choice([a],[b])"])] == [["a"], ["b"]]
+
+
+def test_a_saved_run_gets_another_list_of_folders(tmp_path: Path) -> None:
+    saved = to_plain(load_config(["dataset=auto", "dataset.also=[one,two]"]))
+    dataset = override_config(saved, ["dataset.also=three (3)"]).dataset
+    assert isinstance(dataset, AutoDatasetConfig)
+    assert dataset.also == ["three (3)"]
+
+
 @given(st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1).filter(lambda t: "${" not in t))
 def test_hydra_reads_quoted_text_back(text: str) -> None:
     if text.lower() == "null":
@@ -150,4 +198,5 @@ def test_every_setting_that_names_a_file_or_folder_is_marked() -> None:
         if item.type in ("str", "str | None")
     }
     assert texts - no_path == path_keys()
-    assert path_keys() <= set(known_keys())
+    assert path_list_keys() == {"dataset.also"}
+    assert path_keys() | path_list_keys() <= set(known_keys())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,7 +149,7 @@ def test_a_picture_without_an_annotation_is_left_out_and_reported(tmp_path: Path
     assert all_ids(folder) == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("kind", ["nothing", "empty", "file", "pictures"])
+@pytest.mark.parametrize("kind", ["nothing", "empty", "file", "pictures", "archive", "phone", "table"])
 def test_folders_that_cannot_be_opened_are_refused(tmp_path: Path, kind: str) -> None:
     root = tmp_path / "data"
     messages = {
@@ -155,16 +157,36 @@ def test_folders_that_cannot_be_opened_are_refused(tmp_path: Path, kind: str) ->
         "empty": "no pictures",
         "file": "is a file",
         "pictures": "no annotations of",
+        "archive": "no pictures .*; unpack photos.zip$",
+        "phone": "no pictures .*; convert the 1 pictures like a.heic to",
+        "table": "no annotations of .*; x.csv begins with 'photo,kind': expected the columns filename, xmin, ymin",
     }
+    files = {"archive": "photos.zip", "phone": "a.heic", "table": "x.csv"}
     if kind == "file":
         root.write_text("x")
     elif kind != "nothing":
         root.mkdir()
-    if kind == "pictures":
+    if kind in files:
+        (root / files[kind]).write_text("photo,kind\n")
+    if kind in ("pictures", "table"):
         picture(root / "a.png", 1)
     with pytest.raises(ValueError, match=messages[kind]) as error:
         Folder(root)
     assert str(error.value).startswith(f"dataset.root={root}: ")
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    formats.labelimg(tmp_path)
+    listing = os.scandir
+
+    def scandir(path: str) -> Any:
+        if path.endswith("test"):
+            raise PermissionError(13, "Permission denied")
+        return listing(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(ValueError, match=r"/test: this folder cannot be listed .Permission denied."):
+        Folder(tmp_path)
 
 
 @pytest.fixture
@@ -338,3 +360,12 @@ def test_joining_a_folder_to_itself_is_refused(tmp_path: Path) -> None:
     formats.labelimg(tmp_path)
     with pytest.raises(ValueError, match="that share no picture with"):
         Folder(tmp_path, also=[tmp_path / "train"])
+
+
+def test_a_fault_of_a_joined_folder_names_its_setting(tmp_path: Path) -> None:
+    formats.labelimg(tmp_path / "one")
+    with pytest.raises(ValueError, match=r"dataset\.also=.*/two: does not exist; expected a folder"):
+        Folder(tmp_path / "one", also=[tmp_path / "two"])
+    formats.pictures(tmp_path / "two")
+    with pytest.raises(ValueError, match=r"dataset\.also=.*/two: 3 pictures, but no annotations"):
+        Folder(tmp_path / "one", also=[tmp_path / "two"])

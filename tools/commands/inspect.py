@@ -17,12 +17,11 @@ from detector.configs.compose import load_config
 from detector.configs.errors import ConfigError
 from detector.datasets.build import open_folder
 from detector.datasets.folder import Folder, FolderDataset
-from detector.datasets.inspection import DUPLICATE_IOU, Inspection, inspect
+from detector.datasets.inspection import Inspection, drawn_before, inspect
 from detector.datasets.sample import Annotation, Sample
 from detector.datasets.tar_shards import File
 from detector.datasets.writers.sides import Side
 from detector.datasets.writers.voc import write_voc
-from detector.ops.boxes import iou
 from detector.pipeline.data import training_view
 from detector.pipeline.planning.fingerprint import take_fingerprint
 from detector.pipeline.planning.machine import inspect_machine
@@ -95,7 +94,8 @@ def run_inspect(
         (output / "inspection.json").write_text(json.dumps(found.to_json(), indent=1), encoding="utf-8")
         page = output / "inspection.html"
         samples = training_samples(folder.train, found, config) if augment else []
-        page.write_text(render(found, {"train": folder.train, "test": folder.test}, samples), encoding="utf-8")
+        text = render(found, {"train": folder.train, "test": folder.test}, samples)
+        page.write_text(text, encoding="utf-8", errors="backslashreplace")  # paths may have other bytes than UTF-8
         log.info("open %s in a browser", page)
     if fix is not None:
         write_fixed(fix, folder, found)
@@ -184,7 +184,4 @@ def _fixed(name: str, split: FolderDataset, indices: Sequence[int], found: Inspe
 
 def _without_duplicates(item: Annotation) -> Annotation:
     """Return the annotation without boxes that repeat an earlier box of the same class."""
-    same = (torch.triu(iou(item.boxes, item.boxes), diagonal=1) >= DUPLICATE_IOU) & (
-        item.labels[:, None] == item.labels[None]
-    )
-    return item.select(~same.any(0))
+    return item.select(~drawn_before(item))

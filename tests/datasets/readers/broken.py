@@ -137,6 +137,33 @@ def _write(path: Path, content: bytes | str) -> None:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def pipe(file: str) -> Change:
+    """Make a named pipe, from which reading never ends."""
+    return lambda root: os.mkfifo(root / file)
+
+
+def keypoints(shape: str, more: str) -> Change:
+    """Put keypoints after the boxes of a YOLO folder, and their shape into data.yaml."""
+
+    def change(root: Path) -> None:
+        for file in root.glob("labels/*/*.txt"):
+            _write(file, "".join(f"{line} {more}\n" for line in file.read_text().splitlines()))
+        _write(root / "data.yaml", f"kpt_shape: {shape}\n{(root / 'data.yaml').read_text()}")
+
+    return change
+
+
+def box_sizes(root: Path) -> None:
+    """Write the size of each box into the columns width and height of a table, as some tools do."""
+    for file in root.glob("*.csv"):
+        head, *rows = file.read_text(encoding="utf-16").splitlines()
+        for place, row in enumerate(rows):
+            name, _, _, label, *corners = row.split(",")
+            x1, y1, x2, y2 = map(int, corners)
+            rows[place] = ",".join([name, str(x2 - x1), str(y2 - y1), label, *corners])
+        file.write_text("\n".join([head, *rows]))
+
+
 def _first(key: str, **values: Any) -> Callable[[Any], None]:
     """Change the first entry of a list in a JSON object. None removes a key."""
 
@@ -243,9 +270,72 @@ VOC = [
     Fault(
         formats.voc, "picture in both lists", put("ImageSets/Main/test.txt", "a\nd\n"), "in train and in test .first: a"
     ),
+    Fault(
+        formats.voc,
+        "a list named valid",
+        move("ImageSets/Main/test.txt", "ImageSets/Main/valid.txt"),
+        r"2 pictures to train on .train., 1 to test on .val.",
+    ),
+    Fault(
+        formats.voc,
+        "lists in capitals",
+        both(
+            move("ImageSets/Main/test.txt", "ImageSets/Main/Test.TXT"),
+            move("ImageSets/Main/train.txt", "ImageSets/Main/TRAIN.txt"),
+        ),
+        r"2 pictures to train on .train., 1 to test on .test.",
+    ),
+    Fault(
+        formats.voc,
+        "accents in two forms",
+        both(
+            move("Annotations/a.xml", f"Annotations/{unicodedata.normalize('NFD', 'é')}.xml"),
+            move("JPEGImages/a.jpg", f"JPEGImages/{unicodedata.normalize('NFD', 'é')}.jpg"),
+            put("ImageSets/Main/train.txt", "é\nb c\n"),
+        ),
+        None,
+    ),
+    Fault(
+        formats.voc,
+        "a picture in no list",
+        picture("JPEGImages/x.jpg", "JPEG"),
+        r"1 pictures are in no image list and are left out .first: JPEGImages/x\.jpg",
+    ),
+    Fault(
+        formats.labelimg,
+        "turned boxes of roLabelImg",
+        edit("train/a.xml", "<bndbox>.*?</bndbox>", "<robndbox><cx>9</cx><cy>9</cy></robndbox>"),
+        r"train/a\.xml: object 0 has a turned box .<robndbox>.; expected an upright",
+    ),
+    Fault(
+        formats.labelimg,
+        "only difficult objects to test on",
+        edit("test/d.xml", "<difficult>0", "<difficult>1"),
+        "all 1 objects to test on are marked as difficult or as crowds: no score counts them",
+    ),
+    Fault(formats.labelimg, "a pipe", both(pipe("train/x.xml"), pipe("train/x.jpg")), None),
+    Fault(formats.labelimg, "a link to a device", link("train/x.jpg", "/dev/zero"), None),
+    Fault(
+        formats.labelimg,
+        "thumbnails of a network disk",
+        both(picture("train/@eaDir/a.jpg/THUMB.jpg", "JPEG"), put("train/@eaDir/a.xml", "<annotation/>")),
+        None,
+    ),
 ]
 
 PICTURES = [
+    Fault(
+        formats.labelimg,
+        "a picture in a format of phones",
+        move("train/a.jpg", "train/a.heic"),
+        r"train/a\.xml: no picture .*\(train/a\.heic is there",
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "COCO: a picture in a format of phones",
+        move("train/a.jpg", "train/a.heic"),
+        r"names the picture a\.jpg.*\(train/a\.heic is there",
+    ),
     Fault(formats.labelimg, "empty picture file", put("train/a.jpg", b""), r"train/a\.jpg: cannot be read .*empty"),
     Fault(
         formats.labelimg,
@@ -401,6 +491,26 @@ COCO = [
     ),
     Fault(
         formats.roboflow_coco,
+        "empty file of one split",
+        put("test/_annotations.coco.json", b""),
+        r"test/_annotations\.coco\.json: .*the file is empty",
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "the project among the categories",
+        both(
+            *(
+                as_json(
+                    f"{split}/_annotations.coco.json",
+                    lambda content: content["categories"].append({"id": 0, "name": "cards", "supercategory": "none"}),
+                )
+                for split in ("train", "test")
+            )
+        ),
+        r"classes of the class list without objects: cards; dataset\.classes leaves them out",
+    ),
+    Fault(
+        formats.roboflow_coco,
         "boxes as text",
         as_json(TRAIN_COCO, _first("annotations", bbox=["1", "2", "3", "4"])),
         "annotation 0 has a bbox",
@@ -475,6 +585,37 @@ YOLO = [
         edit("data.yaml", "names: .*", "names: [cat, null]"),
         r"data\.yaml: names is",
     ),
+    Fault(formats.yolo_data, "keypoints after the boxes", keypoints("[2, 2]", "0.1 0.9 0.2 0.9"), None),
+    Fault(
+        formats.yolo_data,
+        "keypoints of another number",
+        keypoints("[2, 3]", "0.1 0.9 0.2 0.9"),
+        r"labels/.*: line 1 has 9 numbers; expected 5 .class, centre, size., or 11 with keypoints",
+    ),
+    Fault(
+        formats.yolo_data,
+        "a confidence and a number at the end",
+        edit("labels/train/a.txt", "\n", " 0.9 1\n"),
+        "1 objects have more than four numbers.* polygons",
+    ),
+    Fault(
+        formats.yolo_data,
+        "a split without folder",
+        edit("data.yaml", "val: images/test", "val: images/val"),
+        "data.yaml names val: images/val, but it has no pictures here",
+    ),
+    Fault(
+        formats.yolo_data,
+        "a list of lost pictures",
+        both(edit("data.yaml", "val: images/test", "val: val.txt"), put("val.txt", "images/test/d.jpg\nimages/x.jpg")),
+        r"val\.txt lists 1 pictures that are not here .first: images/x\.jpg",
+    ),
+    Fault(
+        formats.yolo_data,
+        "the whole folder as a split",
+        edit("data.yaml", "val: images/test", "val: ./"),
+        "2 pictures are in train and in test",
+    ),
     Fault(formats.yolo_data, "folder in place of a label file", directory("labels/train/a.txt"), "have no text file"),
     Fault(
         formats.yolo_darknet,
@@ -522,6 +663,15 @@ JSON_AND_XML = [
         as_json("train/a.json", lambda content: content.update(imageWidth=80)),
         r"train/a\.jpg: the image is 40x30",
     ),
+    Fault(
+        formats.labelme,
+        "circle at the edge",
+        as_json(
+            "train/a.json",
+            lambda content: content["shapes"][0].update(shape_type="circle", points=[[8, 15], [8, 3]]),
+        ),
+        r"1 boxes extend beyond the edge of their image and are clipped .first: .*train/a\.json: shape 0",
+    ),
     Fault(formats.labelme, "empty file", put("train/a.json", ""), r"train/a\.json|have no annotation"),
     Fault(
         formats.cvat,
@@ -531,6 +681,24 @@ JSON_AND_XML = [
     ),
     Fault(
         formats.cvat, "no corner", edit("annotations.xml", 'xtl="10"', ""), r"annotations\.xml: image a\.jpg, shape 0"
+    ),
+    Fault(
+        formats.cvat,
+        "turned box at the edge",
+        edit("annotations.xml", 'xtl="10" ytl="6"', 'rotation="45" xtl="0" ytl="6"'),
+        r"1 boxes extend beyond the edge of their image and are clipped .first: .*annotations\.xml: image a\.jpg",
+    ),
+    Fault(
+        formats.cvat,
+        "turned box mostly outside",
+        edit("annotations.xml", 'xtl="10" ytl="6" xbr="30"', 'rotation="45" xtl="-30" ytl="6" xbr="8"'),
+        r"annotations\.xml: image a\.jpg, shape 0 lies outside",
+    ),
+    Fault(
+        formats.cvat,
+        "masks only",
+        edit("annotations.xml", "<image .*</image>", '<image name="a.jpg" width="40" height="30"><mask/></image>'),
+        r"but no objects; .*shapes that are not boxes are skipped: mask .1.",
     ),
     Fault(
         formats.cvat,
@@ -552,6 +720,12 @@ JSON_AND_XML = [
         r"annotations\.xml: names the picture a\.jpg",
     ),
     Fault(formats.cvat, "points with a blank", edit("annotations.xml", 'points="0,', 'points="0, '), None),
+    Fault(
+        formats.cvat,
+        "unknown subset",
+        edit("annotations.xml", 'subset="Train"', 'subset="holdout"', 0),
+        r"unknown subset 'holdout' .2. have no split; known: train",
+    ),
     Fault(
         formats.cvat,
         "image twice",
@@ -582,10 +756,56 @@ JSON_AND_XML = [
         as_json("project-1.json", lambda tasks: tasks[0]["annotations"][1]["result"][0]["value"].update(width=None)),
         r"task 0, shape 0",
     ),
+    Fault(
+        formats.label_studio,
+        "cropped picture",
+        picture("train/a.jpg", "JPEG", (20, 30)),
+        r"train/a\.jpg: the image is 20x30, its annotation says 40x30",
+    ),
+    Fault(
+        formats.label_studio,
+        "turned box at the edge",
+        as_json(
+            "project-1.json",
+            lambda tasks: tasks[0]["annotations"][1]["result"][0]["value"].update(rotation=45, x=30, y=20),
+        ),
+        r"1 boxes extend beyond the edge of their image and are clipped .first: .*project-1\.json: task 0, shape 0",
+    ),
+    Fault(
+        formats.label_studio,
+        "several labels",
+        as_json(
+            "project-1.json",
+            lambda tasks: tasks[0]["annotations"][1]["result"][0]["value"].update(rectanglelabels=["cat", "dog"]),
+        ),
+        "1 shapes have several labels; the first label is used",
+    ),
+    Fault(
+        formats.label_studio, "empty second file", put("project-2.json", b"\0" * 9), r"project-2\.json: .*file is empty"
+    ),
     Fault(formats.label_studio, "cut off", cut("project-1.json", 0.5), r"project-1\.json: not readable as JSON"),
 ]
 
 TABLES = [
+    Fault(formats.csv, "size of the boxes", box_sizes, None),
+    Fault(
+        formats.csv,
+        "size of larger pictures",
+        lambda root: _write(
+            root / "train_labels.csv",
+            (root / "train_labels.csv").read_text(encoding="utf-16").replace(",40,30,", ",80,60,"),
+        ),
+        r"train/a\.jpg: the image is 40x30, its annotation says 80x60",
+    ),
+    Fault(
+        formats.csv, "empty table of one split", put("test_labels.csv", b""), r"test_labels\.csv: the table is empty"
+    ),
+    Fault(
+        formats.open_images,
+        "empty table of one split, Open Images",
+        put("test-annotations-bbox.csv", b""),
+        r"test-annotations-bbox\.csv: the table is empty",
+    ),
     Fault(formats.csv_without_head, "semicolons", edit("annotations.csv", ",", ";", 0), None),
     Fault(formats.csv_without_head, "line ends of old systems", recode("annotations.csv", "utf-8", line="\r"), None),
     Fault(formats.csv_without_head, "quoted cells", edit("annotations.csv", r"train/a\.jpg", '"train/a.jpg"'), None),

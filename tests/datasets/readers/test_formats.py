@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from detector.datasets.faults import FaultyDataError
 from detector.datasets.folder import Folder
@@ -195,6 +196,31 @@ def test_yolo_pictures_without_a_file_have_no_objects(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     assert [len(item.boxes) for item in folder.train.annotations] == [2, 0]
     assert "1 pictures have no text file and count as pictures without objects" in folder.summary
+
+
+def test_label_studio_percents_are_of_the_present_picture(tmp_path: Path) -> None:
+    """The picture was made smaller after the export. Its shape is the same, so the percents still fit."""
+    label_studio(tmp_path)
+    with Image.open(tmp_path / "train/a.jpg") as picture:
+        picture.resize((20, 15)).save(tmp_path / "train/a.jpg")
+    (boxes,) = (item.boxes for item in Folder(tmp_path).train.annotations if item.width == 20)
+    assert boxes.tolist() == [[5, 3, 15, 12], [0, 0, 10, 7.5]]
+
+
+def test_label_studio_turns_pictures_as_exif_says(tmp_path: Path) -> None:
+    """Label Studio shows and measures the turned picture. The file has 40x30 pixels, the boxes are of 30x40."""
+    label_studio(tmp_path)
+    text = (tmp_path / "project-1.json").read_text()
+    text = text.replace('"original_width": 40, "original_height": 30', '"original_width": 30, "original_height": 40')
+    (tmp_path / "project-1.json").write_text(text)
+    for name in TRUTH:
+        with Image.open(tmp_path / f"{name}.jpg") as picture:
+            exif = picture.getexif()
+            exif[0x0112] = 6
+            picture.save(tmp_path / f"{name}.jpg", exif=exif)
+    folder = Folder(tmp_path)
+    assert {(item.width, item.height) for item in folder.train.annotations} == {(30, 40)}
+    assert folder.train.image(0).shape == (3, 40, 30)
 
 
 def test_a_picture_annotated_by_two_files_is_refused(tmp_path: Path) -> None:
