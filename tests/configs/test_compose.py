@@ -79,7 +79,11 @@ def test_a_debugger_does_not_change_messages(override: str, monkeypatch: pytest.
         (["proposals=selective_search", "input.mosaic=0.5"], ["input.mosaic=0.5: ", "set proposals=rpn"]),
         (["proposals=grid", "input.mosaic=0.5"], ["input.mosaic=0.5: ", "or input.mosaic=0"]),
         (["proposals=file"], ["proposals.test", "proposals.train", "no value given"]),
-        (["experiment=demo", "dataset=voc"], ["experiment/demo", "dataset.height"]),
+        (["experiment=demo", "dataset=voc"], ["experiment/demo", "dataset.height, which dataset=voc does not have"]),
+        (
+            ["experiment=rfcn_resnet50_voc0712_rpn", "proposals=grid"],
+            ["proposals.pre_nms_train, which proposals=grid does not have; keep this part of the experiment"],
+        ),
     ],
 )
 def test_impossible_combinations_are_named_before_anything_is_built(overrides: list[str], parts: list[str]) -> None:
