@@ -50,7 +50,7 @@ commands
   convert    convert Caffe, Detectron2 weights    detector convert source=FILE output=model.safetensors
   compress   shrink the layers per RoI by SVD     detector compress weights=runs/vgg ranks=[1024,256] output=small
   inspect    find faults and oddities in data     detector inspect data=photos output=report
-  dataset    convert to VOC, COCO, YOLO or tar   detector dataset source=photos output=photos_voc format=voc
+  dataset    convert to VOC, COCO, YOLO or tar    detector dataset source=photos output=photos_voc format=voc
   proposals  compute or check proposals           detector proposals dataset.root=VOCdevkit
   download   fetch Pascal VOC                     detector download root=VOCdevkit years=2007,2012
   explain    draw what an operator does           detector explain roi_pool
