@@ -136,7 +136,8 @@ def test_a_sweep_is_the_product_of_its_lists() -> None:
 
 
 def test_choices_are_the_files_of_a_group() -> None:
-    assert choices("head") == ["deformable_rfcn", "fast_rcnn", "fast_rcnn_align", "light_head", "rfcn"]
+    assert choices("sampling") == ["balanced", "ohem", "random"]
+    assert {"fast_rcnn", "fast_rcnn_align", "rfcn"} <= set(choices("head"))  # a head may be added
     assert "demo" in choices("experiment")
 
 
