@@ -247,7 +247,12 @@ def explain_error(error: Exception, line: str, config: DictConfig) -> str:
         return f"{absent[1]}={absent[2]}: no such {absent[1]}{nearest(absent[2], choices(absent[1]))}"
     misfit = re.search(r"In '(experiment/[^']+)'.*\nKey '([^']+)' not in '(\w+)'\s+full_key: (\S+)", str(cause))
     if misfit:
-        return f"{misfit[1]} sets {misfit[4]}, but {misfit[3]} has no such setting; choose another experiment, or none"
+        kinds = {node.__name__: f"{group}={kind}" for group, nodes in GROUPS.items() for kind, node in nodes.items()}
+        part = kinds.get(misfit[3], misfit[3])
+        return (
+            f"{misfit[1]} sets {misfit[4]}, which {part} does not have; keep this part of the experiment, or choose "
+            "another experiment, or none"
+        )
     text = lines[0]
     unknown = re.search(r"[Kk]ey '([^']+)' (?:is )?not in", text) or re.search(r"Could not override '([^']+)'", text)
     if unknown:

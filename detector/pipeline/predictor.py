@@ -66,7 +66,8 @@ class Predictor:
         model needs them. `batch_size` pictures go through the network together.
 
         Raises:
-            ValueError: a file cannot be read, or an array or tensor is not a uint8 picture.
+            ValueError: a file cannot be read, an array or tensor is not a uint8 picture, or `proposals` are given to a
+                model with an RPN.
         """
         many = isinstance(pictures, (list, tuple)) or getattr(pictures, "ndim", 0) == 4
         items: list[Any] = list(pictures) if many else [pictures]
@@ -84,8 +85,11 @@ class Predictor:
     def detect(self, images: Sequence[Tensor], proposals: Sequence[Tensor] | None = None) -> list[Detections]:
         """Return the detections, on the CPU, of images [3, H, W] uint8 that go through the network together.
 
-        With `predict.tile` each image is detected alone, in tiles. Raises ValueError for tiles with `proposals`.
+        With `predict.tile` each image is detected alone, in tiles. Raises ValueError for `proposals` with tiles or with
+        an RPN, which would not read them.
         """
+        if proposals is not None and self.detector.proposals.reads_features:
+            raise ValueError("expected no proposals, because this model has an RPN that makes its own; omit them")
         tile = self._config.predict.tile
         if tile is None:
             return self._run(self.detector.detect, images, proposals)

@@ -11,7 +11,7 @@ import yaml  # type: ignore[import-untyped]
 from detector.configs import schema
 from detector.configs.groups import GROUPS
 from detector.tools import cli
-from detector.tools.docs.commands_page import commands_page, listed_commands
+from detector.tools.docs.commands_page import GUIDES, commands_page, listed_commands
 from detector.tools.docs.settings_page import settings_of, settings_page
 from detector.tools.docs.topics import find_page, page_paths
 from detector.tools.docs.tutorial_pages import as_notebook, as_page
@@ -65,6 +65,7 @@ def test_every_command_is_described() -> None:
     page = commands_page()
     assert {"train", "docs", "completion", "info"} <= known
     assert all(f"\n## {name}\n" in page for name in known)
+    assert set(GUIDES) == known - {"docs"}, "every command has a guide; docs prints the guides"
     with pytest.raises(ValueError, match="no such command; known: ") as caught:
         cli._dispatch(["nonsense"])
     assert known == set(str(caught.value).partition("known: ")[2].split(", "))

@@ -1,4 +1,8 @@
-"""`detector train`: train in a run folder. A planned run also writes a report and a portable model."""
+"""`detector train`: train in a run folder.
+
+`experiment=NAME` trains a recipe. `data=FOLDER` plans every setting from the photographs in the folder, the machine and
+`trainer.max_minutes`; such a run also writes a report and a portable model. `resume=RUN` continues a run.
+"""
 
 from __future__ import annotations
 

@@ -28,6 +28,28 @@ READS = {
     "benchmark": ("benchmark",),
     "proposals": ("proposals",),
 }
+# The pages that show the command at work, as links from docs/reference.
+GUIDES = {
+    "train": "[your own photographs](../photographs.md), [Pascal VOC](../voc-coco.md), [runs](../runs.md)",
+    "plan": "[how the plan decides](../plan.md)",
+    "alternate": "[training in four steps](../methods/rpn.md#training-both-together-or-in-four-steps)",
+    "eval": "[evaluation protocols](../evaluation.md#on-the-command-line)",
+    "analyze": "[reading the result](../photographs.md#reading-the-result)",
+    "compare": "[compare two detectors](../evaluation.md#compare-two-detectors-honestly)",
+    "benchmark": "[performance](../performance.md)",
+    "predict": "[models and predictions](../models.md#from-the-command-line)",
+    "export": "[export and deployment](../export.md)",
+    "convert": "[released weights of others](../models.md#released-weights-of-others)",
+    "compress": "[compressed models](../export.md#compressed-models)",
+    "inspect": "[look before you train](../photographs.md#before-you-train-look)",
+    "dataset": "[another format](../voc-coco.md#another-format)",
+    "proposals": "[Pascal VOC in three commands](../voc-coco.md#pascal-voc-in-three-commands)",
+    "download": "[Pascal VOC in three commands](../voc-coco.md#pascal-voc-in-three-commands)",
+    "explain": "[the operators in pictures](operators.md#in-pictures)",
+    "config": "[repeating a run](../runs.md#repeating)",
+    "info": "[install](../install.md)",
+    "completion": "[shell completion](../install.md#shell-completion)",
+}
 
 USAGE = "```{.text .usage}"  # a block of text whose lines are broken on narrow screens
 
@@ -69,6 +91,8 @@ def commands_page() -> str:
         if name in READS:
             links = ", ".join(f"[`{group}`](settings.md#{group})" for group in READS[name])
             parts += [f"Settings: {links}.", ""]
+        if name in GUIDES:
+            parts += [f"Read: {GUIDES[name]}.", ""]
     return "\n".join(parts) + "\n"
 
 

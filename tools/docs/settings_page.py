@@ -119,7 +119,9 @@ def _table(settings: list[Setting]) -> list[str]:
         f"| `{setting.key}` | {setting.type} | `{setting.default}` | {_escaped(setting.meaning or '')} |"
         for setting in settings
     ]
-    return ["| key | type | default | meaning |", "|---|---|---|---|", *rows, ""]
+    table = ["| key | type | default | meaning |", "|---|---|---|---|", *rows]
+    # site.css shows each row as a block on a telephone.
+    return ['<div class="stacked" markdown>', "", *table, "", "</div>", ""]
 
 
 def _escaped(text: str) -> str:

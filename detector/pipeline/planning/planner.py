@@ -35,6 +35,8 @@ log = logging.getLogger("detector")
 # Settings that choose the output of a torchvision classifier.
 OUTPUTS = {f"backbone.{key}" for key in ("node", "proposals_node", "deeper_nodes", "max_stride")}
 GROUPS = {"head": "fast_rcnn_align", "proposals": "rpn", "sampling": "random", "optimizer": "adamw"}
+# Choices with a value of their own, as (group, choice): its key, which the plan then leaves alone.
+OWN_VALUES = {("head", "fast_rcnn"): "head.pooling"}  # RoI pooling; RoIAlign is head=fast_rcnn_align
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +48,15 @@ class Plan:
     parts: Parts
     choices: tuple[Choice, ...]  # the planned settings
     set_by_user: tuple[str, ...]  # keys of rules that the command line overrides
+    parts_by_user: tuple[str, ...] = ()  # parts that the command line chooses, as "head=rfcn"
     trial: Trial | None = None
     timetable: Timetable | None = None
 
     def table(self) -> str:
         """Return one line for each setting: key, value, reason."""
         lines = [table_of(self.choices)]
+        if self.parts_by_user:
+            lines.append(f"  parts chosen by you: {', '.join(self.parts_by_user)}")
         if self.set_by_user:
             lines.append(f"  set by you, not planned: {', '.join(self.set_by_user)}")
         return "\n".join(lines)
@@ -121,7 +126,8 @@ def plan_run(folder: str, words: Sequence[str]) -> tuple[schema.Config, Plan]:
     kept = tuple(choice for choice in planned if not _set_by(choice.key, given))
     set_by_user = tuple(choice.key for choice in planned if _set_by(choice.key, given))
     config = load_config([*source, *chosen, *(choice.override for choice in kept), *words])
-    return config, Plan(data, machine, parts, kept, set_by_user)
+    parts_by_user = tuple(f"{group}={given[group]}" for group in (*GROUPS, "backbone", "neck") if group in given)
+    return config, Plan(data, machine, parts, kept, set_by_user, parts_by_user)
 
 
 def fit_steps(
@@ -208,5 +214,7 @@ def _default_backbone(given: dict[str, str], *, scratch: bool) -> str:
 
 
 def _set_by(key: str, given: dict[str, str]) -> bool:
-    """Return True if the command line sets the key, or a group that contains it."""
-    return any(key == word or key.startswith(f"{word}.") for word in given if word not in {*GROUPS, "backbone", "neck"})
+    """Return True if the command line sets the key, or a group that contains it, or a choice with a value for it."""
+    words = [word for word in given if word not in {*GROUPS, "backbone", "neck"}]
+    words += [own for (group, choice), own in OWN_VALUES.items() if given.get(group) == choice]
+    return any(key == word or key.startswith(f"{word}.") for word in words)

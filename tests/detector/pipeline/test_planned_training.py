@@ -23,6 +23,8 @@ SMALL = {
     "proposals.channels": 16, "backbone.joined_channels": 16, "backbone.tail_channels": 16,
 }  # fmt: skip
 
+PLANNED = ("dataset=voc", "dataset.train=trainval", "dataset.test=test", "backbone.weights=null", "trainer.device=cpu")
+
 
 def words(settings: dict[str, object]) -> list[str]:
     texts = {key: "null" if value is None else str(value).replace(" ", "") for key, value in settings.items()}
@@ -144,3 +146,21 @@ def test_a_missing_folder_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[
     output = capfd.readouterr().err
     assert str(tmp_path / "none") in output
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("source", ["grid", "selective_search"])
+def test_proposals_of_the_user_replace_the_rpn_and_the_plan_tells_it(folder: Path, source: str) -> None:
+    config, plan = plan_run(str(folder), [*PLANNED, f"proposals={source}", "head=rfcn"])
+    assert config.proposals.kind == source
+    assert f"\n  parts chosen by you: head=rfcn, proposals={source}" in plan.table()
+    assert not [choice.key for choice in plan.choices if choice.key.startswith("proposals.")]
+
+
+def test_the_plan_keeps_the_value_that_a_choice_stands_for(folder: Path) -> None:
+    config, plan = plan_run(str(folder), [*PLANNED, "head=fast_rcnn"])
+    assert isinstance(config.head, schema.FastRCNNConfig)
+    assert config.head.pooling is schema.Pooling.roi_pool
+    assert plan.set_by_user == ("head.pooling",)
+    planned, _ = plan_run(str(folder), PLANNED)
+    assert isinstance(planned.head, schema.FastRCNNConfig)
+    assert planned.head.pooling is schema.Pooling.roi_align

@@ -15,6 +15,7 @@ from detector.configs.compose import load_config
 from detector.configs.groups import to_plain
 from detector.datasets.images import read_image
 from detector.export.portable import PortableModel, write_portable
+from detector.pipeline.models import Model
 from detector.pipeline.predictor import Prediction, Predictor
 
 
@@ -127,6 +128,14 @@ def test_given_proposals_are_used_and_counted(detect: Predictor, photo: Path) ->
     assert len(detect(photo, proposals=[torch.tensor([[0.0, 0, 30, 30]])])) >= 1
     with pytest.raises(ValueError, match="expected proposals for each of 1 pictures, got 2"):
         detect(photo, proposals=[torch.zeros(0, 4)] * 2)
+
+
+def test_given_proposals_are_refused_by_a_model_that_makes_its_own(photo: Path) -> None:
+    config = load_config(["proposals=rpn", "proposals.channels=8", "backbone=resnet18_narrow", "backbone.width=0.125"])
+    detector = build_detector(config, 1).eval()
+    detect = Predictor(Model(detector, ("cat",), 0), config, torch.device("cpu"))
+    with pytest.raises(ValueError, match="this model has an RPN that makes its own; omit them"):
+        detect(photo, proposals=[torch.zeros(1, 4)])
 
 
 def test_overrides_are_applied_and_checked(model: Path, photo: Path) -> None:
