@@ -21,7 +21,7 @@ from detector.box_losses import OverlapLoss, ciou_loss, giou_loss
 from detector.compress import factorize
 from detector.configs import schema
 from detector.configs.errors import ConfigError
-from detector.engine.optimizer import cosine_factor, parameter_groups, step_factor
+from detector.engine.optimizer import cosine_factor, parameter_groups, step_factor, without_compiler
 from detector.heads import Head
 from detector.heads.deformable_rfcn import DeformableRFCNHead
 from detector.heads.fast_rcnn import FastRCNNHead, reduction
@@ -370,11 +370,15 @@ def build_optimizer(config: schema.Config, detector: nn.Module) -> torch.optim.O
         new=new,
         lr_factors=optimizer.lr_factors,
     )
+    # On a CPU one pass over the memory is three times as fast. The values are the same but for rounding.
+    fused = True if all(p.device.type == "cpu" for group in groups for p in group["params"]) else None
     match optimizer:
         case schema.SGDConfig():
-            return torch.optim.SGD(groups, lr=optimizer.lr, momentum=optimizer.momentum)
+            sgd = without_compiler(torch.optim.SGD)
+            return sgd(groups, lr=optimizer.lr, momentum=optimizer.momentum, fused=fused)
         case schema.AdamWConfig():
-            return torch.optim.AdamW(groups, lr=optimizer.lr, betas=(optimizer.betas[0], optimizer.betas[1]))
+            adamw = without_compiler(torch.optim.AdamW)
+            return adamw(groups, lr=optimizer.lr, betas=(optimizer.betas[0], optimizer.betas[1]), fused=fused)
     raise ConfigError(f"optimizer.kind {optimizer.kind!r} has no builder")
 
 
