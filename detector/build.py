@@ -286,6 +286,7 @@ def _backbone_without_neck(config: schema.Config) -> Backbone:
                 frozen_stages=backbone.frozen_stages,
                 dilated_c5=dilated,
                 strided_c5=pyramid,
+                deformable_c5=backbone.deformable_c5,
                 stride_in_1x1=backbone.stride_in_1x1,
                 tail=tail,
                 tail_channels=backbone.tail_channels,

@@ -57,6 +57,7 @@ class ResNetConfig(BackboneConfig):
     depth: int = 50  # 18, 34, 50, 101 or 152
     norm: Norm = Norm.frozen_bn  # type of the normalization layers
     dilated_c5: bool | None = None  # res5 is dilated: the head reads it at stride 16; None: true for R-FCN, else false
+    deformable_c5: bool = False  # the 3x3 convolutions of res5 move their samples (Deformable ConvNets); not for a tail
     stride_in_1x1: bool = False  # a block's stride is in its first 1x1 convolution, as in MSRA's Caffe models
     width: float = 1.0  # multiplies every channel count; narrow networks are for tests and demonstrations
 

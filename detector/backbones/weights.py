@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from detector.backbones.deformable import DeformableConv2d
 from detector.configs.zoo import zoo_entry, zoo_names
 from detector.export.safetensors import looks_like_safetensors, read_safetensors
 from detector.fetch import cached, require_sha256
@@ -42,9 +43,8 @@ def load_classifier_weights(backbone: nn.Module, weights: str, *, architecture: 
             renamed[name] = value.float() if value.is_floating_point() else value
         else:
             unknown.append(key)
-    # Layers that a classifier does not have.
-    new = () if getattr(backbone, "native_tail", False) else ("tail.", "top_down.", "fpn.")
-    missing = [key for key in own if key not in renamed and not key.startswith(new) and "num_batches" not in key]
+    new = _new_layers(backbone)
+    missing = [key for key in own if key not in renamed and key not in new and "num_batches" not in key]
     shapes = [
         f"{key}: {tuple(value.shape)} in the file, {tuple(own[key].shape)} here"
         for key, value in renamed.items()
@@ -67,8 +67,17 @@ def load_classifier_weights(backbone: nn.Module, weights: str, *, architecture: 
         len(renamed),
         source,
         len(state) - len(renamed),
-        ", ".join(sorted({key.rpartition(".")[0] for key in own if key.startswith(new)})) or "none",
+        ", ".join(sorted({key.rpartition(".")[0] for key in new})) or "none",
     )
+
+
+def _new_layers(backbone: nn.Module) -> set[str]:
+    """Return the tensors that a classifier does not have: tail, pathways between maps, offsets of convolutions."""
+    first = () if getattr(backbone, "native_tail", False) else ("tail.", "top_down.", "fpn.")
+    offsets = tuple(
+        f"{path}.offset." for path, layer in backbone.named_modules() if isinstance(layer, DeformableConv2d)
+    )
+    return {key for key in backbone.state_dict() if key.startswith((*first, *offsets))}
 
 
 def _fetch(weights: str, architecture: str, sha256: str | None) -> tuple[dict[str, Tensor], str]:

@@ -146,6 +146,14 @@ def run_onnx(model: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
                     "head.channels=32",
                     "proposals=grid",
                 ),
+                "deformable_c5": (
+                    "backbone=resnet18_narrow",
+                    "backbone.deformable_c5=true",
+                    "head=rfcn",
+                    "head.k=3",
+                    "head.channels=32",
+                    "proposals=grid",
+                ),
                 "rfcn align": ("backbone=mobilenet_v2", "head=rfcn", "head.pooling=align", "proposals=grid"),
             }.items()
         ),
