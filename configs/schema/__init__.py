@@ -6,7 +6,15 @@ again. `__post_init__` rejects a value that cannot work; the message starts with
 `detector/pipeline` and `detector/tools` read these classes; modules take plain arguments.
 """
 
-from detector.configs.schema.backbone import BackboneConfig, Norm, ResNetConfig, Tail, TorchvisionConfig, VGGConfig
+from detector.configs.schema.backbone import (
+    BackboneConfig,
+    Norm,
+    ResNetConfig,
+    Tail,
+    TimmConfig,
+    TorchvisionConfig,
+    VGGConfig,
+)
 from detector.configs.schema.benchmark import Backend, BenchmarkConfig
 from detector.configs.schema.compress import CompressConfig
 from detector.configs.schema.config import Config
@@ -104,6 +112,7 @@ __all__ = [
     "SyntheticDatasetConfig",
     "Tail",
     "TargetStatistics",
+    "TimmConfig",
     "TorchvisionConfig",
     "TrainerConfig",
     "VGGConfig",

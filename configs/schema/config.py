@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from detector.configs.errors import require
 from detector.configs.missing import MISSING
 from detector.configs.paths import path_setting
-from detector.configs.schema.backbone import BackboneConfig, ResNetConfig, Tail, TorchvisionConfig
+from detector.configs.schema.backbone import BackboneConfig, ResNetConfig, Tail, TimmConfig, TorchvisionConfig
 from detector.configs.schema.benchmark import BenchmarkConfig
 from detector.configs.schema.compress import CompressConfig
 from detector.configs.schema.dataset import DatasetConfig
@@ -96,10 +96,10 @@ class Config:
                 backbone.frozen_stages < 5 or not backbone.deformable_c5,
                 "backbone.frozen_stages=5: the offsets of backbone.deformable_c5=true must be trained; set at most 4",
             )
-        if isinstance(backbone, TorchvisionConfig) and needs_tail:
+        if isinstance(backbone, TorchvisionConfig | TimmConfig) and needs_tail:
             require(
                 backbone.tail is Tail.fc,
-                "backbone.tail=native: a torchvision classifier has no such tail; set backbone.tail=fc",
+                f"backbone.tail=native: backbone={backbone.kind} has no such tail; set backbone.tail=fc",
             )
         if isinstance(self.head, FastRCNNConfig) and self.head.channels is not None:
             require(

@@ -21,17 +21,23 @@ log = logging.getLogger("detector")
 
 
 def load_classifier_weights(backbone: nn.Module, weights: str, *, architecture: str, sha256: str | None) -> None:
-    """Load a classifier's state dict into a backbone with a `rename(key)` method, and log a summary.
+    """Load a classifier's weights into a backbone with a `rename(key)` method, and log a summary.
 
     `weights` is "imagenet" (torchvision's registry entry of `architecture`), a name in `configs/zoo.yaml`, a path (a
-    torch state dict or safetensors), or a URL. Layers that the backbone does not have are skipped. New layers of the
-    backbone (a fully connected tail) keep their initial values.
-
-    Raises:
-        ValueError: the file is missing, damaged or has another checksum; or it lacks tensors that the backbone needs,
-            or their shapes differ. The message lists the first ones.
+    torch state dict or safetensors), or a URL. Raises ValueError if the file is missing, damaged or has another
+    checksum, or does not fit.
     """
     state, source = _fetch(weights, architecture, sha256)
+    load_classifier(backbone, state, source, architecture=architecture)
+
+
+def load_classifier(backbone: nn.Module, state: dict[str, Tensor], source: str, *, architecture: str) -> None:
+    """Load the state dict from `source` into a backbone with a `rename(key)` method, and log a summary.
+
+    Layers that the backbone does not have are skipped. New layers of the backbone (a fully connected tail) keep their
+    initial values. Raises ValueError for tensors that the backbone needs and `state` lacks, and for other shapes; the
+    message lists the first ones.
+    """
     renamed: dict[str, Tensor] = {}
     unknown = []
     own = backbone.state_dict()
