@@ -91,7 +91,7 @@ gpu-wheels:  ## packages for gpu-check on a machine without network; they go to 
 
 lock:  ## resolve requirements.lock anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-emit-index-url --no-header --no-annotate \
-		--extra dev --extra proposals --extra export --extra coco pyproject.toml --output-file requirements.lock
+		--extra dev --extra proposals --extra export --extra coco --extra timm pyproject.toml --output-file requirements.lock
 
 clean:  ## remove the environment and what was built
 	rm -rf .venv build dist site *.egg-info ops/*.so ops/native_build.json

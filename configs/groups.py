@@ -26,6 +26,7 @@ GROUPS: dict[str, dict[str, type]] = {
         "vgg": schema.VGGConfig,
         "resnet": schema.ResNetConfig,
         "torchvision": schema.TorchvisionConfig,
+        "timm": schema.TimmConfig,
     },
     "neck": {"none": schema.NoNeckConfig, "fpn": schema.FPNConfig},
     "head": {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,9 +14,10 @@ from detector.backbones.nodes import nodes_by_stride
 from detector.backbones.pyramid import Pyramid
 from detector.backbones.resnet import ResNet
 from detector.backbones.tail import fc_tail
+from detector.backbones.timm import TimmBackbone, pretrained_state, timm_nodes
 from detector.backbones.torchvision import TorchvisionBackbone
 from detector.backbones.vgg import VGG16
-from detector.backbones.weights import load_classifier_weights
+from detector.backbones.weights import load_classifier, load_classifier_weights
 from detector.box_losses import OverlapLoss, ciou_loss, giou_loss
 from detector.compress import factorize
 from detector.configs import schema
@@ -252,7 +253,7 @@ def build_backbone(config: schema.Config) -> Backbone:
 
 def _with_pyramid(config: schema.Config, body: Backbone, channels: int) -> Pyramid:
     """Return a pyramid over `body`. A head that needs a tail gets two fully connected layers."""
-    assert isinstance(body, (ResNet, VGG16, TorchvisionBackbone))
+    assert isinstance(body, (ResNet, VGG16, TorchvisionBackbone, TimmBackbone))
     head, width = config.head, config.backbone.tail_channels
     tail = fc_tail(channels, head.output_size, width) if isinstance(head, schema.FastRCNNConfig) else None
     return Pyramid(body=body, channels=channels, tail=tail, tail_channels=0 if tail is None else width)
@@ -286,6 +287,7 @@ def _backbone_without_neck(config: schema.Config) -> Backbone:
                 frozen_stages=backbone.frozen_stages,
                 dilated_c5=dilated,
                 strided_c5=pyramid,
+                deformable_c5=backbone.deformable_c5,
                 stride_in_1x1=backbone.stride_in_1x1,
                 tail=tail,
                 tail_channels=backbone.tail_channels,
@@ -307,14 +309,28 @@ def _backbone_without_neck(config: schema.Config) -> Backbone:
                 tail_channels=backbone.tail_channels,
                 pooled_size=pooled_size,
             )
+        case schema.TimmConfig():
+            node, *deeper = _nodes(backbone, pyramid)
+            return TimmBackbone(
+                name=backbone.name,
+                node=node,
+                deeper_nodes=deeper,
+                joined_channels=None if pyramid else backbone.joined_channels,
+                joined_separable=backbone.joined_separable,
+                norm=backbone.norm.value,
+                frozen_nodes=backbone.frozen_nodes,
+                tail=tail,
+                tail_channels=backbone.tail_channels,
+                pooled_size=pooled_size,
+            )
     raise ConfigError(f"backbone.kind {backbone.kind!r} has no builder")
 
 
-def _nodes(config: schema.TorchvisionConfig, pyramid: bool) -> list[str]:
+def _nodes(config: schema.TorchvisionConfig | schema.TimmConfig, pyramid: bool) -> list[str]:
     """Return the nodes of the config. By default: the node of stride 16, or the nodes of strides 4 to 32 (pyramid)."""
     if config.node is not None:
         return [config.node, *config.deeper_nodes]
-    found = nodes_by_stride(config.name)
+    found = known_nodes(config)
     wanted = (4, 8, 16, 32) if pyramid else (16,)
     absent = [stride for stride in wanted if stride not in found]
     if absent:
@@ -323,6 +339,16 @@ def _nodes(config: schema.TorchvisionConfig, pyramid: bool) -> list[str]:
             f"backbone.node{', and backbone.deeper_nodes for the coarser maps' if pyramid else ''}"
         )
     return [*(found[stride] for stride in wanted), *config.deeper_nodes]
+
+
+def known_nodes(config: schema.BackboneConfig) -> Mapping[int, str]:
+    """Return stride -> last node of a backbone whose output can be chosen; for others nothing."""
+    match config:
+        case schema.TorchvisionConfig():
+            return nodes_by_stride(config.name)
+        case schema.TimmConfig():
+            return timm_nodes(config.name)
+    return {}
 
 
 def load_backbone_weights(config: schema.BackboneConfig, backbone: Backbone) -> None:
@@ -340,17 +366,21 @@ def load_backbone_weights(config: schema.BackboneConfig, backbone: Backbone) -> 
             )
         return
     assert isinstance(backbone, nn.Module)
+    if isinstance(config, schema.TimmConfig) and config.weights == "imagenet":
+        state = pretrained_state(config.name, config.weights_sha256)
+        load_classifier(backbone, state, "timm's pretrained weights", architecture=config.name)
+        return
     load_classifier_weights(backbone, config.weights, architecture=architecture(config), sha256=config.weights_sha256)
 
 
 def architecture(config: schema.BackboneConfig) -> str:
-    """Return torchvision's name of the classifier that the backbone is a part of."""
+    """Return torchvision's or timm's name of the classifier that the backbone is a part of."""
     match config:
         case schema.VGGConfig():
             return "vgg16_bn" if config.batch_norm else "vgg16"
         case schema.ResNetConfig():
             return f"resnet{config.depth}"
-        case schema.TorchvisionConfig():
+        case schema.TorchvisionConfig() | schema.TimmConfig():
             return config.name
     raise ConfigError(f"backbone.kind {config.kind!r} has no builder")
 

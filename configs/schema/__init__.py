@@ -7,7 +7,15 @@ message starts with the key. Only `*/build.py`, `detector/pipeline` and `detecto
 take plain arguments.
 """
 
-from detector.configs.schema.backbone import BackboneConfig, Norm, ResNetConfig, Tail, TorchvisionConfig, VGGConfig
+from detector.configs.schema.backbone import (
+    BackboneConfig,
+    Norm,
+    ResNetConfig,
+    Tail,
+    TimmConfig,
+    TorchvisionConfig,
+    VGGConfig,
+)
 from detector.configs.schema.benchmark import Backend, BenchmarkConfig
 from detector.configs.schema.compress import CompressConfig
 from detector.configs.schema.config import Config
@@ -105,6 +113,7 @@ __all__ = [
     "SyntheticDatasetConfig",
     "Tail",
     "TargetStatistics",
+    "TimmConfig",
     "TorchvisionConfig",
     "TrainerConfig",
     "VGGConfig",

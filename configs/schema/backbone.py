@@ -30,7 +30,7 @@ class BackboneConfig:
     """Settings of every backbone."""
 
     kind: str = MISSING
-    weights: str | None = path_setting(None)  # imagenet: torchvision's weights; or a path, URL or name; None: random
+    weights: str | None = path_setting(None)  # imagenet: torchvision's or timm's; or a path, URL or name; None: random
     weights_sha256: str | None = None  # SHA-256 that the file must have; None: no check
     tail: Tail = Tail.native  # the layers that run on each pooled RoI
     tail_channels: int = 1024  # channels of each layer of tail=fc
@@ -57,6 +57,7 @@ class ResNetConfig(BackboneConfig):
     depth: int = 50  # 18, 34, 50, 101 or 152
     norm: Norm = Norm.frozen_bn  # type of the normalization layers
     dilated_c5: bool | None = None  # res5 is dilated: the head reads it at stride 16; None: true for R-FCN, else false
+    deformable_c5: bool = False  # the 3x3 convolutions of res5 move their samples (Deformable ConvNets); not for a tail
     stride_in_1x1: bool = False  # a block's stride is in its first 1x1 convolution, as in MSRA's Caffe models
     width: float = 1.0  # multiplies every channel count; narrow networks are for tests and demonstrations
 
@@ -88,3 +89,19 @@ class TorchvisionConfig(BackboneConfig):
             not self.deeper_nodes or self.proposals_node in (None, self.node),
             "backbone.deeper_nodes join all outputs into one map; leave backbone.proposals_node out",
         )
+
+
+@dataclass
+class TimmConfig(BackboneConfig):
+    """Any network of timm that gives feature maps, up to a node; needs the package timm."""
+
+    kind: str = "timm"
+    name: str = "resnet50"  # any network of timm with features_only=True; NAME.TAG chooses among its weights
+    node: str | None = None  # the head reads the output of this module; None: the last one of stride 16
+    deeper_nodes: list[str] = field(default_factory=list)  # nodes of larger stride: merged into `node`, or neck levels
+    joined_channels: int = 128  # channels of the map merged with deeper_nodes
+    joined_separable: bool = False  # its last 3x3 convolution is depthwise, then 1x1: an eighth of the arithmetic
+    tail: Tail = Tail.fc  # two new fully connected layers; a network of timm has no other tail
+    norm: Norm = Norm.frozen_bn  # type of the batch norms; other norms stay
+    frozen_nodes: str | None = None  # this module and all modules before it are not trained; None: all are trained
+    frozen_stages: int = 0  # has no effect: a network of timm has no stages

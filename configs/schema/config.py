@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from detector.configs.errors import require
 from detector.configs.missing import MISSING
 from detector.configs.paths import path_setting
-from detector.configs.schema.backbone import BackboneConfig, ResNetConfig, Tail, TorchvisionConfig
+from detector.configs.schema.backbone import BackboneConfig, ResNetConfig, Tail, TimmConfig, TorchvisionConfig
 from detector.configs.schema.benchmark import BenchmarkConfig
 from detector.configs.schema.compress import CompressConfig
 from detector.configs.schema.dataset import DatasetConfig
@@ -77,12 +77,29 @@ class Config:
                 self.loss.targets is not TargetStatistics.measured,
                 "loss.targets=measured needs proposals before training; with proposals=rpn, set it to fixed or null",
             )
-        if isinstance(backbone, ResNetConfig) and needs_tail and backbone.tail is Tail.native:
-            require(not backbone.dilated_c5, "backbone.dilated_c5=true: res5 cannot be the tail; set backbone.tail=fc")
-        if isinstance(backbone, TorchvisionConfig) and needs_tail:
+        if isinstance(backbone, ResNetConfig):
+            require(
+                not (backbone.dilated_c5 and needs_tail and backbone.tail is Tail.native),
+                "backbone.dilated_c5=true: res5 cannot be the tail; set backbone.tail=fc",
+            )
+            has_c5 = (
+                isinstance(self.neck, FPNConfig)
+                or backbone.dilated_c5
+                or (backbone.dilated_c5 is None and not needs_tail)
+            )
+            require(
+                has_c5 or not backbone.deformable_c5,
+                "backbone.deformable_c5=true: no head reads a map of res5; set backbone.dilated_c5=true "
+                "backbone.tail=fc, or use head=rfcn or neck=fpn",
+            )
+            require(
+                backbone.frozen_stages < 5 or not backbone.deformable_c5,
+                "backbone.frozen_stages=5: the offsets of backbone.deformable_c5=true must be trained; set at most 4",
+            )
+        if isinstance(backbone, TorchvisionConfig | TimmConfig) and needs_tail:
             require(
                 backbone.tail is Tail.fc,
-                "backbone.tail=native: a torchvision classifier has no such tail; set backbone.tail=fc",
+                f"backbone.tail=native: backbone={backbone.kind} has no such tail; set backbone.tail=fc",
             )
         if isinstance(self.head, FastRCNNConfig) and self.head.channels is not None:
             require(

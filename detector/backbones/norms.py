@@ -79,9 +79,8 @@ def with_frozen_norms(module: nn.Module) -> nn.Module:
 
 
 def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
-    """Return norm(conv(x)). A frozen batch norm is folded into the kernel, which saves a pass over the map."""
-    assert isinstance(conv, nn.Conv2d)
-    if not isinstance(norm, FrozenBatchNorm2d):
+    """Return norm(conv(x)). A frozen batch norm is folded into a plain kernel, which saves a pass over the map."""
+    if not isinstance(norm, FrozenBatchNorm2d) or not isinstance(conv, nn.Conv2d):
         return norm(conv(x))  # type: ignore[no-any-return]
     scale, shift = norm.affine()
     bias = shift if conv.bias is None else shift + conv.bias * scale

@@ -1,6 +1,7 @@
 """ResNet-18 to 152: res4 with res5 as the tail (C4), or a dilated res5 at stride 16 as the map (C5, R-FCN 2.1).
 
-Module names are torchvision's, so its state dicts load unchanged.
+Module names are torchvision's, so its state dicts load unchanged. The 3x3 convolutions of a res5 that is a map can be
+deformable.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detector.backbones.checkpointing import forward_in_segments
+from detector.backbones.deformable import deform
 from detector.backbones.norms import conv_norm, freeze, make_norm
 from detector.backbones.tail import fc_tail
 from detector.structures import FeatureMaps
@@ -87,6 +89,7 @@ class ResNet(nn.Module):
         frozen_stages: int,
         dilated_c5: bool,
         strided_c5: bool = False,
+        deformable_c5: bool = False,
         stride_in_1x1: bool,
         tail: str | None,
         tail_channels: int,
@@ -95,7 +98,8 @@ class ResNet(nn.Module):
         """`tail`: native (res5, then an average), fc, or None. Without `tail`, res5 exists only if dilated or strided.
 
         The first `frozen_stages` of conv1, res2, ... res5 are not trained (2: conv1 and res2, as in R-FCN).
-        `strided_c5` makes res5 the last map of `bottom_up`, for a pyramid.
+        `strided_c5` makes res5 the last map of `bottom_up`, for a pyramid. With `deformable_c5` the 3x3 convolutions of
+        this map, or of the dilated one, are deformable (Deformable Convolutional Networks, section 3).
         `stride_in_1x1` puts a block's stride on its first convolution, as in MSRA's Caffe models.
         """
         super().__init__()
@@ -152,6 +156,10 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if deformable_c5:
+            if self.layer4 is None:
+                raise ValueError("deformable_c5 needs a res5 that is a map; use dilated_c5 or strided_c5")
+            deform(self.layer4)
         stages = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), () if self.layer4 is None else ("layer4",))
         for names in stages[:frozen_stages]:
             for name in names:

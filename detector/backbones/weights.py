@@ -11,6 +11,7 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
+from detector.backbones.deformable import DeformableConv2d
 from detector.backbones.torchvision_library import models
 from detector.configs.zoo import zoo_entry, zoo_names
 from detector.export.safetensors import looks_like_safetensors, read_safetensors
@@ -20,17 +21,23 @@ log = logging.getLogger("detector")
 
 
 def load_classifier_weights(backbone: nn.Module, weights: str, *, architecture: str, sha256: str | None) -> None:
-    """Load a classifier's state dict into a backbone with a `rename(key)` method, and log a summary.
+    """Load a classifier's weights into a backbone with a `rename(key)` method, and log a summary.
 
     `weights` is "imagenet" (torchvision's registry entry of `architecture`), a name in `configs/zoo.yaml`, a path (a
-    torch state dict or safetensors), or a URL. Layers that the backbone does not have are skipped. New layers of the
-    backbone (a fully connected tail) keep their initial values.
-
-    Raises:
-        ValueError: the file is missing, damaged or has another checksum; or it lacks tensors that the backbone needs,
-            or their shapes differ. The message lists the first ones.
+    torch state dict or safetensors), or a URL. Raises ValueError if the file is missing, damaged or has another
+    checksum, or does not fit.
     """
     state, source = _fetch(weights, architecture, sha256)
+    load_classifier(backbone, state, source, architecture=architecture)
+
+
+def load_classifier(backbone: nn.Module, state: dict[str, Tensor], source: str, *, architecture: str) -> None:
+    """Load the state dict from `source` into a backbone with a `rename(key)` method, and log a summary.
+
+    Layers that the backbone does not have are skipped. New layers of the backbone (a fully connected tail) keep their
+    initial values. Raises ValueError for tensors that the backbone needs and `state` lacks, and for other shapes; the
+    message lists the first ones.
+    """
     renamed: dict[str, Tensor] = {}
     unknown = []
     own = backbone.state_dict()
@@ -42,9 +49,8 @@ def load_classifier_weights(backbone: nn.Module, weights: str, *, architecture: 
             renamed[name] = value.float() if value.is_floating_point() else value
         else:
             unknown.append(key)
-    # Layers that a classifier does not have.
-    new = () if getattr(backbone, "native_tail", False) else ("tail.", "top_down.", "fpn.")
-    missing = [key for key in own if key not in renamed and not key.startswith(new) and "num_batches" not in key]
+    new = _new_layers(backbone)
+    missing = [key for key in own if key not in renamed and key not in new and "num_batches" not in key]
     shapes = [
         f"{key}: {tuple(value.shape)} in the file, {tuple(own[key].shape)} here"
         for key, value in renamed.items()
@@ -67,8 +73,17 @@ def load_classifier_weights(backbone: nn.Module, weights: str, *, architecture: 
         len(renamed),
         source,
         len(state) - len(renamed),
-        ", ".join(sorted({key.rpartition(".")[0] for key in own if key.startswith(new)})) or "none",
+        ", ".join(sorted({key.rpartition(".")[0] for key in new})) or "none",
     )
+
+
+def _new_layers(backbone: nn.Module) -> set[str]:
+    """Return the tensors that a classifier does not have: tail, pathways between maps, offsets of convolutions."""
+    first = () if getattr(backbone, "native_tail", False) else ("tail.", "top_down.", "fpn.")
+    offsets = tuple(
+        f"{path}.offset." for path, layer in backbone.named_modules() if isinstance(layer, DeformableConv2d)
+    )
+    return {key for key in backbone.state_dict() if key.startswith((*first, *offsets))}
 
 
 def _fetch(weights: str, architecture: str, sha256: str | None) -> tuple[dict[str, Tensor], str]:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torchvision  # noqa: F401  (registers its operators)
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -43,6 +44,7 @@ def standard_operators(longest: int) -> Decompositions:
         ops.ps_roi_pool_max.default: partial(ps_roi_pool_max, levels=levels),
         ops.ps_roi_vote_max.default: partial(ps_roi_vote_max, levels=levels),
         ops.nms.default: nms,
+        torch.ops.torchvision.deform_conv2d.default: deform_conv2d,
     }
 
 
@@ -130,6 +132,43 @@ def deform_ps_roi_pool(
     count = (down * across).clamp(min=1)  # [G, k, k, R]
     means: Tensor = (sums / count[:, :, :, None]).permute(4, 0, 3, 1, 2).flatten(1, 2)
     return means
+
+
+def deform_conv2d(
+    features: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    bias: Tensor,
+    stride_y: int,
+    stride_x: int,
+    padding_y: int,
+    padding_x: int,
+    dilation_y: int,
+    dilation_x: int,
+    groups: int,
+    offset_groups: int,
+    use_mask: bool,
+) -> Tensor:
+    """Return maps [N, O, H, W]: for each weight of the kernel, one sample of every cell and one 1x1 convolution.
+
+    `features` are [N, C, H', W'], `weight` [O, C, h, w], `offset` [N, 2 h w, H, W] (down, right), `bias` [O]. Without
+    groups and mask, as in `DeformableConv2d`.
+    """
+    if groups != 1 or offset_groups != 1 or use_mask:
+        raise ValueError("only deformable convolutions without groups and masks can be exported")
+    moved = offset.unflatten(1, (-1, 2))  # [N, h w, 2, H, W]
+    down = torch.arange(offset.shape[2], dtype=offset.dtype, device=offset.device)[:, None] * stride_y - padding_y
+    right = torch.arange(offset.shape[3], dtype=offset.dtype, device=offset.device) * stride_x - padding_x
+    total = bias[:, None, None]
+    for index in range(moved.shape[1]):
+        i, j = divmod(index, weight.shape[3])
+        y = down + i * dilation_y + moved[:, index, 0]
+        x = right + j * dilation_x + moved[:, index, 1]
+        places = [(2 * at + 1) / side - 1 for at, side in ((x, features.shape[3]), (y, features.shape[2]))]
+        samples = F.grid_sample(features, torch.stack(places, dim=3), padding_mode="zeros", align_corners=False)
+        total = total + F.conv2d(samples, weight[:, :, i : i + 1, j : j + 1])
+    return total
 
 
 def _cell_weights(cells: Tensor, weights: Tensor, size: int) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from detector.backbones.timm import pretrained_normalisation
 from detector.configs import schema
 from detector.configs.compose import load_config
 from detector.engine.allocator import keep_freed_memory
@@ -55,6 +56,8 @@ def run_training(
     `started` is `time.monotonic()` at the start of the command, from which `trainer.max_minutes` counts; None: now.
     """
     started = time.monotonic() if started is None else started
+    if resume is None:
+        config = normalised_for_weights(config)
     device = prepare_device(config.trainer)
     log.info("run folder %s | device %s%s | %s", run.path, device, _processes(), kernels(device))
     if config.trainer.precision == "auto":
@@ -109,6 +112,21 @@ def run_training(
         f"tensorboard --logdir {run.tensorboard}",
     )
     return outcome
+
+
+def normalised_for_weights(config: schema.Config) -> schema.Config:
+    """Return the config with the mean and deviation that timm's weights expect, unless the config already has others.
+
+    Weights of torchvision expect the defaults.
+    """
+    backbone, usual = config.backbone, schema.InputConfig()
+    given = config.input.bgr_255 or (config.input.mean, config.input.std) != (usual.mean, usual.std)
+    if given or not isinstance(backbone, schema.TimmConfig) or backbone.weights is None:
+        return config
+    mean, std = pretrained_normalisation(backbone.name)
+    if (mean, std) != (usual.mean, usual.std):
+        log.info("input.mean=%s input.std=%s, as timm's weights of %s expect", mean, std, backbone.name)
+    return replace(config, input=replace(config.input, mean=mean, std=std))
 
 
 def prepare_device(settings: schema.TrainerConfig) -> torch.device:

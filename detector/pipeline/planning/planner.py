@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 
-from detector.backbones.nodes import nodes_by_stride
 from detector.backbones.recognise import recognise
 from detector.backbones.weights import read_classifier
-from detector.build import build_backbone
+from detector.build import build_backbone, known_nodes
 from detector.configs import schema
 from detector.configs.compose import load_config, override_config
 from detector.configs.errors import ConfigError
@@ -119,7 +118,7 @@ def plan_run(folder: str, words: Sequence[str]) -> tuple[schema.Config, Plan]:
         proposals=config.proposals.kind,
         optimizer=config.optimizer.kind,
         weights=config.backbone.weights is not None,
-        nodes=nodes_by_stride(config.backbone.name) if isinstance(config.backbone, schema.TorchvisionConfig) else {},
+        nodes=known_nodes(config.backbone),
         pyramid=config.neck.kind == "fpn",
     )
     planned = plan_settings(data, machine, parts, _given(config, given))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from detector.backbones.deformable import DeformableConv2d
 from detector.build import build_detector
 from detector.configs.compose import load_config
 from detector.model import Detector
@@ -29,6 +30,9 @@ def tiny_detector(*words: str) -> Detector:
     for name in ("scores", "deltas", "score_maps", "box_maps", "score_offsets", "box_offsets"):
         if hasattr(detector.head, name):
             torch.nn.init.normal_(getattr(detector.head, name).weight, std=0.3)
+    for module in detector.modules():
+        if isinstance(module, DeformableConv2d):
+            torch.nn.init.normal_(module.offset.bias, std=2.0)  # type: ignore[arg-type]
     return detector
 
 

@@ -146,6 +146,24 @@ def run_onnx(model: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
                     "head.channels=32",
                     "proposals=grid",
                 ),
+                "deformable_c5": (
+                    "backbone=resnet18_narrow",
+                    "backbone.deformable_c5=true",
+                    "head=rfcn",
+                    "head.k=3",
+                    "head.channels=32",
+                    "proposals=grid",
+                ),
+                "timm": (
+                    "backbone=timm",
+                    "backbone.name=efficientnet_b0",
+                    "backbone.node=blocks.2",
+                    "backbone.deeper_nodes=[blocks.4]",
+                    "head=rfcn",
+                    "head.k=3",
+                    "head.channels=32",
+                    "proposals=grid",
+                ),
                 "rfcn align": ("backbone=mobilenet_v2", "head=rfcn", "head.pooling=align", "proposals=grid"),
             }.items()
         ),
@@ -154,6 +172,8 @@ def run_onnx(model: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def test_the_onnx_model_equals_the_graph(words: tuple[str, ...], suppress: bool, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     onnx = pytest.importorskip("onnx")
+    if "backbone=timm" in words:
+        pytest.importorskip("timm", reason="the extra `timm` is not installed")
     detector = tiny_detector(*words)
     fold_norms(detector)
     graph = graph_of(detector, suppress)

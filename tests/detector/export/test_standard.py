@@ -62,6 +62,25 @@ def test_the_standard_form_of_deformable_pooling_equals_the_operator(groups: int
     torch.testing.assert_close(found, deform_ps_roi_pool(maps, boxes, offsets, 3, SCALE), rtol=0, atol=3e-6)
 
 
+@pytest.mark.parametrize(("stride", "padding", "dilation"), [(1, 2, 2), (2, 1, 1)])
+def test_the_standard_form_of_deformable_convolution_equals_the_operator(
+    stride: int, padding: int, dilation: int
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    maps, weight = (torch.randn(*shape, generator=generator) for shape in ((1, 4, 13, 9), (6, 4, 3, 3)))
+    rows, columns = (-(-size // stride) for size in (13, 9))
+    offset = 4 * torch.randn(1, 18, rows, columns, generator=generator)  # also far outside the map
+    offset[:, :, ::2] = offset[:, :, ::2].round()  # also at cells and exactly one cell outside
+    arguments = (weight, offset, maps.new_ones(1, 0, 1, 1), torch.arange(6.0))
+    numbers = (stride, stride, padding, padding, dilation, dilation)
+    operator = torch.ops.torchvision.deform_conv2d.default
+    form = standard_operators(LONGEST)[operator]
+    found = form(maps, *arguments, *numbers, 1, 1, False)
+    torch.testing.assert_close(found, operator(maps, *arguments, *numbers, 1, 1, False), rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match="without groups and masks"):
+        form(maps, *arguments, *numbers, 2, 1, False)
+
+
 def test_nms_without_labels_equals_the_operator() -> None:
     boxes = rois("any")[:, 1:]
     scores = torch.rand(len(boxes), generator=torch.Generator().manual_seed(2))

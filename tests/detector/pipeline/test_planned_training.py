@@ -84,6 +84,15 @@ def test_a_chosen_pyramid_is_planned_too(folder: Path) -> None:
     assert tuple(build_backbone(config).strides) == (8, 16, 32)
 
 
+def test_a_plan_chooses_the_outputs_of_a_network_of_timm(folder: Path) -> None:
+    pytest.importorskip("timm", reason="the extra `timm` is not installed")
+    split = ["dataset=voc", "dataset.train=trainval", "dataset.test=test", "trainer.device=cpu"]
+    config, _ = plan_run(str(folder), [*split, "backbone=timm", "backbone.name=resnet10t"])
+    assert isinstance(config.backbone, schema.TimmConfig)
+    assert config.backbone.node in ("layer2", "layer3")
+    assert (config.backbone.frozen_nodes, config.backbone.weights) == ("layer1", "imagenet")
+
+
 def test_the_command_writes_a_report_and_a_portable_model(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
