@@ -31,7 +31,7 @@ from detector.pipeline.run_folder import pick_device
 
 log = logging.getLogger("detector")
 
-# Settings that choose the output of a torchvision classifier.
+# Settings that choose the output of a network from torchvision or timm.
 OUTPUTS = {f"backbone.{key}" for key in ("node", "proposals_node", "deeper_nodes", "max_stride")}
 GROUPS = {"head": "fast_rcnn_align", "proposals": "rpn", "sampling": "random", "optimizer": "adamw"}
 # Choices with a value of their own, as (group, choice): its key, which the plan then leaves alone.
@@ -180,7 +180,9 @@ def _given(config: schema.Config, given: dict[str, str]) -> Given:
 
 def _fixed_stride(config: schema.Config, given: dict[str, str]) -> int | None:
     """Return the stride of the RPN's map if the rules cannot choose it. With a pyramid, None."""
-    can_choose = isinstance(config.backbone, schema.TorchvisionConfig) and not OUTPUTS & given.keys()
+    can_choose = (
+        isinstance(config.backbone, (schema.TorchvisionConfig, schema.TimmConfig)) and not OUTPUTS & given.keys()
+    )
     if can_choose or isinstance(config.neck, schema.FPNConfig):
         return None
     return build_backbone(config).proposal_strides[0]
