@@ -166,3 +166,26 @@ def test_channel_statistics_move_with_the_module_but_are_not_saved() -> None:
     preprocess = Preprocess(max_side=1000, stride=16, **RGB)
     assert preprocess.state_dict() == {}
     assert preprocess.to("meta").mean.is_meta
+
+
+@pytest.mark.parametrize("bgr_255", [False, True])
+@pytest.mark.parametrize("antialias", [False, True])
+def test_normalised_values_do_not_depend_on_the_order_of_channels_in_memory(bgr_255: bool, antialias: bool) -> None:
+    preprocess = Preprocess(
+        max_side=1000, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), bgr_255=bgr_255, stride=16,
+        antialias=antialias,
+    ).train()  # fmt: skip
+    planes = picture(37, 51)
+    pixels = planes.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    assert planes.stride(0) != 1
+    assert pixels.stride(0) == 1
+    for side in (37, 80):  # as it is, and enlarged
+        expected = preprocess(batch_of(planes, short_side=side)).images
+        found = preprocess(batch_of(pixels, short_side=side)).images
+        assert torch.equal(found, expected)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(pixels, picture(37, 51))
+    reference = (planes.flip(0) if bgr_255 else planes).double()
+    reference = (reference - preprocess.mean.double()) / preprocess.std.double()
+    found = preprocess(batch_of(pixels, short_side=37)).images[0, :, :37, :51].double()
+    torch.testing.assert_close(found, reference, rtol=1e-6, atol=1e-6)
