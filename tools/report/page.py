@@ -42,18 +42,19 @@ h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 0 0 4px; 
 p { margin: 0 0 12px; color: var(--soft); max-width: 86ch; } code { font-size: 13px; overflow-wrap: anywhere; }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 20px 22px;
   margin-top: 18px; overflow-x: auto; }
-nav { margin: 12px 0 0; font-size: 14px; } nav a { color: var(--accent); margin-right: 14px; text-decoration: none; }
+nav { display: flex; flex-wrap: wrap; gap: 0 14px; margin: 12px 0 0; font-size: 14px; }
+nav a { color: var(--accent); text-decoration: none; }
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 3px 12px; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; padding-left: 0; } td.text, th.text { text-align: left; }
 th { color: var(--soft); font-weight: 600; } tr.total td { font-weight: 700; border-bottom: 0; }
-.tiles, .grid { display: grid; gap: 14px; } .tiles { grid-template-columns: repeat(auto-fill, minmax(170px, 1fr)); }
+.tiles, .grid { display: grid; gap: 14px; } .tiles { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 16px; }
 .tile b { display: block; font-size: 25px; font-variant-numeric: tabular-nums; }
 .tile span { color: var(--soft); font-size: 13px; }
-.curves { grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)); }
-.worst { grid-template-columns: repeat(auto-fill, minmax(460px, 1fr)); }
-.crops { grid-template-columns: repeat(auto-fill, minmax(220px, 1fr)); }
+.curves { grid-template-columns: repeat(auto-fill, minmax(min(240px, 100%), 1fr)); }
+.worst { grid-template-columns: repeat(auto-fill, minmax(min(460px, 100%), 1fr)); }
+.crops { grid-template-columns: repeat(auto-fill, minmax(min(220px, 100%), 1fr)); }
 .columns { display: flex; flex-wrap: wrap; gap: 36px; } figure { margin: 0; } figcaption { font-size: 13px;
   color: var(--soft); margin-top: 4px; } .key { font-size: 13px; color: var(--soft); }
 .key i { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin: 0 5px 0 14px; }
@@ -65,6 +66,8 @@ svg .ideal { stroke: var(--soft); stroke-dasharray: 4 4; } svg .curve { fill: no
   stroke-width: 1.6; } svg .area { fill: var(--accent); fill-opacity: .13; }
 svg .agree { fill: var(--right); } svg .differ { fill: var(--background); }
 svg .picture { border-radius: 6px; } .mark { fill: none !important; stroke-width: 2.4; }
+@media (max-width: 640px) { main { padding: 20px 12px 40px; } section { padding: 16px 14px; }
+  svg:not(.picture) { max-width: max(100%, 420px); } /* a plot scrolls: its text stays readable */ }
 .mark.truth { stroke: var(--truth); stroke-width: 1.6; stroke-dasharray: 5 4; }
 text.name { font-weight: 700; paint-order: stroke; stroke: #000c; stroke-width: 3px; stroke-linejoin: round; }
 svg text.name.truth { fill: var(--truth); } svg text.name.missed { fill: #cfe0ff; }
