@@ -11,7 +11,7 @@ from detector.datasets.records import MarkedObject
 INSIDE = 0.9  # a box with at least this fraction of its area inside the image is clipped
 ROUNDING = 1.0  # pixels beyond the edge that come from rounding, or from counting from 0; clipped without a warning
 FEW_PIXELS = 5.0  # a box at most this far beyond the edge is corrected by clipping,
-MOSTLY = 0.5  # if at least this fraction of its area is inside the image
+MOSTLY = 0.5  # if at least this fraction of its area is inside the image; so is a box around a turned or round shape
 
 
 class Corrected(NamedTuple):
@@ -33,7 +33,8 @@ def box_problem(item: MarkedObject, width: int, height: int) -> str | None:
         return f"{item.where} has no area or is inverted, {item.box_text}; correct or remove it"
     inside = max(0.0, min(x2, width) - max(x1, 0.0)) * max(0.0, min(y2, height) - max(y1, 0.0))
     # A box of few pixels can lose a tenth of its area by rounding.
-    if inside > 0 and (not crosses_edge(item, width, height) or inside >= INSIDE * (x2 - x1) * (y2 - y1)):
+    least_inside = MOSTLY if item.is_around else INSIDE
+    if inside > 0 and (not crosses_edge(item, width, height) or inside >= least_inside * (x2 - x1) * (y2 - y1)):
         return None
     if item.pixel_base == 1 and min(x1, y1) < 0:
         return (

@@ -139,6 +139,7 @@ class Folder:
         odd = [
             *_repeated(records),
             *_in_both(self.split),
+            *_not_scored(self.split),
             *odd_classes(_count(records)),
             *(unused_classes(reading.classes, _count(records)) if classes is None and reading.classes else []),
             *unshared_classes(_count(self.split.train), _count(self.split.test)),
@@ -168,7 +169,8 @@ def _read(tree: Tree, format_: str, *, box_base: str, columns: Mapping[str, str]
         reading.summary += f", in {tree.shards} tar shards"
     if not reading.records:
         raise_faults(str(tree.root), reading.faults)
-        raise ValueError(f"{tree.setting}: {reading.summary}, but no picture has an annotation; annotate some")
+        why = "; ".join(["but no picture has an annotation", *reading.notes])
+        raise ValueError(f"{tree.setting}: {reading.summary}, {why}; annotate some")
     return reading
 
 
@@ -191,6 +193,14 @@ def _in_both(split: Split) -> list[str]:
     if not shared:
         return []
     return [f"{len(shared)} pictures are in train and in test (first: {shared[0]}): scores on them mean nothing"]
+
+
+def _not_scored(split: Split) -> list[str]:
+    """Return a line if the test split has objects, but all of them are difficult ones, which no score counts."""
+    objects = [item for record in split.test for item in record.objects]
+    if not objects or not all(item.difficult for item in objects):
+        return []
+    return [f"all {len(objects)} objects to test on are marked as difficult or as crowds: no score counts them"]
 
 
 def _renamed(record: Record, rename: Mapping[str, str]) -> Record:
@@ -218,7 +228,8 @@ def _classes(
             )
         return tuple(wanted), Counter({name: count for name, count in found.items() if name not in wanted})
     if not found:
-        raise ValueError(f"dataset.root={root}: {reading.summary}, but no objects; annotate some")
+        why = "; ".join(["but no objects", *reading.notes])
+        raise ValueError(f"dataset.root={root}: {reading.summary}, {why}; annotate some")
     if reading.classes is not None:
         return reading.classes, Counter()
     if all(map(is_voc, roots)) and found.keys() <= set(VOC_CLASSES):

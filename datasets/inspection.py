@@ -114,6 +114,7 @@ def inspect(
     prints = fingerprints([path for _, _, path in readable])
     oddities += _of_copies([(name, image_id) for name, image_id, _ in readable], prints)
     oddities += _of_boxes(everything, folder.train.classes, scales, stride, anchors)
+    counts = {name: _count(items, len(folder.train.classes)) for name, items in annotations.items()}
     return Inspection(
         root=str(folder.root),
         summary=folder.summary,
@@ -121,7 +122,7 @@ def inspect(
         oddities=[odd for odd in oddities if odd.count],
         images={name: len(items) for name, items in annotations.items()},
         objects={
-            label: {name: _count(items, number) for name, items in annotations.items()}
+            label: {name: counts[name][number] for name in sides}
             for number, label in enumerate(folder.train.classes, start=1)
         },
         image_sizes=Counter(f"{item.width}x{item.height}" for item in everything).most_common(),
@@ -141,8 +142,11 @@ def _odd(kind: str, cases: Sequence[str]) -> Oddity:
     return Oddity(kind, len(cases), list(cases[:CASES_SHOWN]))
 
 
-def _count(items: Sequence[Annotation], label: int) -> int:
-    return sum(int((item.labels == label).sum()) for item in items)
+def _count(items: Sequence[Annotation], num_classes: int) -> list[int]:
+    """Return the number of objects of each label, 0 to `num_classes`."""
+    labels = torch.cat([torch.zeros(0, dtype=torch.int64), *(item.labels for item in items)])
+    counts: list[int] = labels.bincount(minlength=num_classes + 1).tolist()
+    return counts
 
 
 def _scale(item: Annotation, short_side: int, max_side: int) -> float:
@@ -231,12 +235,24 @@ def _of_boxes(
 
 
 def drawn_before(item: Annotation) -> Tensor:
-    """Return a mask [G] of the boxes that repeat an earlier box of the same class."""
-    found = torch.zeros(len(item.boxes), dtype=torch.bool)
-    places = torch.arange(len(item.boxes))
-    for rows in places.split(ROWS):
-        same = (iou(item.boxes[rows], item.boxes) >= DUPLICATE_IOU) & (item.labels[rows][:, None] == item.labels[None])
-        found |= (same & (rows[:, None] < places[None])).any(0)
+    """Return a mask [G] of the boxes that repeat an earlier box of the same class.
+
+    Sorted by their left sides, a box and its copies are near each other. So a picture with many thousands of boxes
+    needs few comparisons.
+    """
+    if len(item.boxes) < 2:
+        return torch.zeros(len(item.boxes), dtype=torch.bool)
+    order = item.boxes[:, 0].argsort()
+    boxes, labels = item.boxes[order], item.labels[order]
+    left, widths = boxes[:, 0].contiguous(), boxes[:, 2] - boxes[:, 0]
+    found = torch.zeros(len(boxes), dtype=torch.bool)
+    for rows in torch.arange(len(boxes)).split(ROWS):
+        reach = float(widths[rows].max()) * (1 / DUPLICATE_IOU - 1) + 1
+        ends = torch.stack((left[rows[0]] - reach, left[rows[-1]] + reach))
+        start, stop = torch.searchsorted(left, ends).tolist()
+        near = slice(start, stop)
+        same = (iou(boxes[rows], boxes[near]) >= DUPLICATE_IOU) & (labels[rows][:, None] == labels[near][None])
+        found[order[near]] |= (same & (order[rows][:, None] < order[near][None])).any(0)
     return found
 
 

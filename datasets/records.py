@@ -24,6 +24,7 @@ class MarkedObject(NamedTuple):
     difficult: bool = False
     truncated: bool = False
     occluded: bool = False
+    is_around: bool = False  # the box around a turned or round shape, which the edge of the picture may cut
     pixel_base: int | None = None  # corners are pixel numbers, counted from 0 or 1; None: positions between pixels
 
 
@@ -69,7 +70,11 @@ def fraction_faults(records: Sequence[Record]) -> list[Fault]:
 
 
 def image_ids_of(files: Sequence[str]) -> list[str]:
-    """Return image ids for relative picture paths: the names if all differ, else the paths, without suffixes."""
+    """Return image ids for relative picture paths: the names if all differ, else the paths, without suffixes.
+
+    Ids are written to files, so bytes of a path that are not UTF-8 become text such as \\udce9.
+    """
+    files = [path.encode(errors="backslashreplace").decode() for path in files]
     paths = [path.rpartition(".")[0] for path in files]
     names = [path.rpartition("/")[2] for path in paths]
-    return next((ids for ids in (names, paths) if len(set(ids)) == len(ids)), list(files))
+    return next((ids for ids in (names, paths) if len(set(ids)) == len(ids)), files)

@@ -49,6 +49,10 @@ def read_annotation(path: File) -> RawAnnotation:
         try:
             raw.corners.append([float(text or "") for text in texts])
         except ValueError as error:
+            if item.find("robndbox") is not None:
+                raise ValueError(
+                    f"{path}: object {number} has a turned box (<robndbox>); expected an upright <bndbox>"
+                ) from error
             raise ValueError(
                 f"{path}: object {number} has no <bndbox> with four numbers (xmin ymin xmax ymax: {texts}); "
                 "correct or remove the object"

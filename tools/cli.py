@@ -6,10 +6,12 @@ Exit codes: 0 done, 1 failed while running, 2 wrong usage or settings, 3 stopped
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -81,6 +83,9 @@ exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 stopped by a signal a
 
 def main() -> None:
     """Run the `detector` program."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not have all letters of a class or a file name
+        sys.stdout.reconfigure(errors="backslashreplace")
+    warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")  # large photographs are welcome
     sys.exit(run(sys.argv[1:]))
 
 

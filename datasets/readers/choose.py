@@ -18,6 +18,8 @@ from detector.datasets.readers import (
 from detector.datasets.readers.tree import Tree
 from detector.datasets.records import Reading
 
+LINE_SHOWN = 60  # letters of an unknown table that a message shows
+
 
 def read_folder(tree: Tree, format_: str, *, box_base: str, columns: Mapping[str, str]) -> Reading:
     """Return the records of a folder in the given format, or for "auto" in the format that is found.
@@ -78,13 +80,18 @@ def _files_by_format(tree: Tree, columns: Mapping[str, str]) -> dict[str, list[s
 
 def _unknown_files(tree: Tree) -> str:
     """Return the end of the message about a folder without annotations: the first files that may be meant."""
+    tables = tree.having(".csv", ".tsv")[:2]
     remarks = [
-        f"{path} begins with {b','.join(tree.head(path, 80).splitlines()[:1]).decode(errors='replace')!r}: name its "
-        "columns with dataset.columns"
-        for path in tree.having(".csv", ".tsv")[:2]
+        f"{path} begins with {_first_line(tree.head(path))!r}: expected the columns filename, xmin, ymin, xmax, ymax, "
+        "class, or their names in dataset.columns"
+        for path in tables
     ]
     remarks += [f"{path} has none of these formats" for path in tree.having(".json", ".xml", ".jsonl", ".parquet")[:2]]
     return "".join(f"; {remark}" for remark in remarks)
+
+
+def _first_line(head: bytes) -> str:
+    return next(iter(head.decode(errors="replace").splitlines()), "")[:LINE_SHOWN]
 
 
 def _listed(files: Sequence[str]) -> str:

@@ -94,6 +94,7 @@ def _objects(found: Collection, image: ET.Element, where: str) -> list[MarkedObj
                 difficult=flags.get("difficult", False),
                 truncated=flags.get("truncated", False),
                 occluded=shape.get("occluded") == "1" or flags.get("occluded", False),
+                is_around=shape.tag == "ellipse" or float(shape.get("rotation") or 0) != 0,
             )
         )
     return objects

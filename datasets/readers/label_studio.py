@@ -137,7 +137,8 @@ def _objects(found: Collection, results: list[dict[str, Any]], size: tuple[int, 
         name = text(value[key][0] if isinstance(value[key], list) else value[key], f"{here}: its label")
         box = _box(value, KINDS[key], size, here)
         box_text = "(x1, y1, x2, y2) = ({:g}, {:g}, {:g}, {:g})".format(*box)
-        objects.append(MarkedObject(name.strip(), box, here, box_text))
+        is_around = KINDS[key] == "ellipse" or bool(number(value.get("rotation")))
+        objects.append(MarkedObject(name.strip(), box, here, box_text, is_around=is_around))
     return objects
 
 

@@ -13,6 +13,7 @@ from detector.datasets.readers.shapes import Box, bounding_box
 from detector.datasets.readers.tree import Tree, split_of
 from detector.datasets.records import MarkedObject, Reading
 
+AROUND = ("circle", "rotation", "oriented_rectangle")  # shapes whose box may extend beyond the picture
 FLAT = ("point", "points", "line", "linestrip")  # shapes without area
 
 
@@ -79,7 +80,9 @@ def _object(shape: dict[str, Any], kind: str, where: str) -> MarkedObject:
     flags = shape.get("flags") if isinstance(shape.get("flags"), dict) else {}
     assert isinstance(flags, dict)
     difficult = bool(shape.get("difficult") or flags.get("difficult"))
-    return MarkedObject(name.strip(), _box(kind, corners), where, box_text, difficult=difficult)
+    return MarkedObject(
+        name.strip(), _box(kind, corners), where, box_text, difficult=difficult, is_around=kind in AROUND
+    )
 
 
 def _box(kind: str, corners: list[tuple[float, ...]]) -> Box:

@@ -159,7 +159,7 @@ def test_folders_that_cannot_be_opened_are_refused(tmp_path: Path, kind: str) ->
         "pictures": "no annotations of",
         "archive": "no pictures .*; unpack photos.zip$",
         "phone": "no pictures .*; convert the 1 pictures like a.heic to",
-        "table": "no annotations of .*; x.csv begins with 'photo,kind': name its columns with dataset.columns",
+        "table": "no annotations of .*; x.csv begins with 'photo,kind': expected the columns filename, xmin, ymin",
     }
     files = {"archive": "photos.zip", "phone": "a.heic", "table": "x.csv"}
     if kind == "file":

@@ -94,7 +94,8 @@ def run_inspect(
         (output / "inspection.json").write_text(json.dumps(found.to_json(), indent=1), encoding="utf-8")
         page = output / "inspection.html"
         samples = training_samples(folder.train, found, config) if augment else []
-        page.write_text(render(found, {"train": folder.train, "test": folder.test}, samples), encoding="utf-8")
+        text = render(found, {"train": folder.train, "test": folder.test}, samples)
+        page.write_text(text, encoding="utf-8", errors="backslashreplace")  # paths may have other bytes than UTF-8
         log.info("open %s in a browser", page)
     if fix is not None:
         write_fixed(fix, folder, found)

@@ -301,6 +301,18 @@ VOC = [
         picture("JPEGImages/x.jpg", "JPEG"),
         r"1 pictures are in no image list and are left out .first: JPEGImages/x\.jpg",
     ),
+    Fault(
+        formats.labelimg,
+        "turned boxes of roLabelImg",
+        edit("train/a.xml", "<bndbox>.*?</bndbox>", "<robndbox><cx>9</cx><cy>9</cy></robndbox>"),
+        r"train/a\.xml: object 0 has a turned box .<robndbox>.; expected an upright",
+    ),
+    Fault(
+        formats.labelimg,
+        "only difficult objects to test on",
+        edit("test/d.xml", "<difficult>0", "<difficult>1"),
+        "all 1 objects to test on are marked as difficult or as crowds: no score counts them",
+    ),
     Fault(formats.labelimg, "a pipe", both(pipe("train/x.xml"), pipe("train/x.jpg")), None),
     Fault(formats.labelimg, "a link to a device", link("train/x.jpg", "/dev/zero"), None),
     Fault(
@@ -651,6 +663,15 @@ JSON_AND_XML = [
         as_json("train/a.json", lambda content: content.update(imageWidth=80)),
         r"train/a\.jpg: the image is 40x30",
     ),
+    Fault(
+        formats.labelme,
+        "circle at the edge",
+        as_json(
+            "train/a.json",
+            lambda content: content["shapes"][0].update(shape_type="circle", points=[[8, 15], [8, 3]]),
+        ),
+        r"1 boxes extend beyond the edge of their image and are clipped .first: .*train/a\.json: shape 0",
+    ),
     Fault(formats.labelme, "empty file", put("train/a.json", ""), r"train/a\.json|have no annotation"),
     Fault(
         formats.cvat,
@@ -660,6 +681,24 @@ JSON_AND_XML = [
     ),
     Fault(
         formats.cvat, "no corner", edit("annotations.xml", 'xtl="10"', ""), r"annotations\.xml: image a\.jpg, shape 0"
+    ),
+    Fault(
+        formats.cvat,
+        "turned box at the edge",
+        edit("annotations.xml", 'xtl="10" ytl="6"', 'rotation="45" xtl="0" ytl="6"'),
+        r"1 boxes extend beyond the edge of their image and are clipped .first: .*annotations\.xml: image a\.jpg",
+    ),
+    Fault(
+        formats.cvat,
+        "turned box mostly outside",
+        edit("annotations.xml", 'xtl="10" ytl="6" xbr="30"', 'rotation="45" xtl="-30" ytl="6" xbr="8"'),
+        r"annotations\.xml: image a\.jpg, shape 0 lies outside",
+    ),
+    Fault(
+        formats.cvat,
+        "masks only",
+        edit("annotations.xml", "<image .*</image>", '<image name="a.jpg" width="40" height="30"><mask/></image>'),
+        r"but no objects; .*shapes that are not boxes are skipped: mask .1.",
     ),
     Fault(
         formats.cvat,
@@ -722,6 +761,15 @@ JSON_AND_XML = [
         "cropped picture",
         picture("train/a.jpg", "JPEG", (20, 30)),
         r"train/a\.jpg: the image is 20x30, its annotation says 40x30",
+    ),
+    Fault(
+        formats.label_studio,
+        "turned box at the edge",
+        as_json(
+            "project-1.json",
+            lambda tasks: tasks[0]["annotations"][1]["result"][0]["value"].update(rotation=45, x=30, y=20),
+        ),
+        r"1 boxes extend beyond the edge of their image and are clipped .first: .*project-1\.json: task 0, shape 0",
     ),
     Fault(
         formats.label_studio,

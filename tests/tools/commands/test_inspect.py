@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -11,14 +12,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from detector.configs import schema
 from detector.datasets.box_faults import corrected_box
+from detector.datasets.build import open_folder
 from detector.datasets.folder import Folder
+from detector.datasets.inspection import DUPLICATE_IOU, drawn_before
 from detector.datasets.records import MarkedObject
+from detector.datasets.sample import Annotation
+from detector.ops.boxes import iou
 from detector.tools import cli
 from detector.tools.commands.inspect import planned_map
+from tests.datasets.readers import formats
 
 Objects = Sequence[tuple[str, tuple[float, float, float, float]]]
 PLAIN: Objects = [("cat", (40, 40, 160, 200))]
@@ -262,6 +269,36 @@ def test_augment_draws_crops_and_mosaics_of_readable_pictures(faulty_folder: Pat
         page = (tmp_path / "report/inspection.html").read_text(encoding="utf-8")
         assert page.count("shorter side") == 12
     assert cli.run([*words, "input.mosaic=3"]) == 2
+
+
+def test_a_file_name_that_is_not_utf_8_is_written_as_text(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    formats.labelimg(root)
+    for suffix in (b"jpg", b"xml"):
+        os.rename(root / f"train/a.{suffix.decode()}", os.fsencode(root) + b"/train/phot\xe9." + suffix)
+    os.rename(root / "train/b c.xml", os.fsencode(root) + b"/train/gone\xe9.xml")
+    assert cli.run(["inspect", f"data={root}", f"output={tmp_path / 'report'}"]) == 1
+    page = (tmp_path / "report/inspection.html").read_text(encoding="utf-8")
+    assert "train/gone\\udce9.xml: no picture of this name" in page
+    found = json.loads((tmp_path / "report/inspection.json").read_text())
+    assert found["images"] == {"train": 1, "test": 1}
+    folder = open_folder(schema.AutoDatasetConfig(root=str(root)), leave_out_faulty=True)
+    assert [item.image_id for item in folder.train.annotations] == ["phot\\udce9"]
+
+
+def test_repeated_boxes_are_found_among_thousands() -> None:
+    """A box is repeated if an earlier one of its class has an IoU of 0.9 or more: compared pair by pair."""
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(1300, 2, generator=generator) * 50
+    boxes = torch.cat((corners, corners + 1 + 60 * torch.rand(1300, 2, generator=generator)), 1)
+    boxes[650:] = boxes[:650] + torch.rand(650, 4, generator=generator) / 2
+    boxes = boxes[torch.randperm(1300, generator=generator)]
+    labels = torch.randint(1, 3, (1300,), generator=generator)
+    no = torch.zeros(1300, dtype=torch.bool)
+    found = drawn_before(Annotation("dense", 200, 200, boxes, labels, no, no, no))
+    same = (torch.triu(iou(boxes, boxes), diagonal=1) >= DUPLICATE_IOU) & (labels[:, None] == labels[None])
+    assert torch.equal(found, same.any(0))
+    assert 100 < int(found.sum()) < 600
 
 
 @pytest.mark.parametrize("words", [["augment=true"], ["augment=yes", "output=x"]])
