@@ -21,7 +21,7 @@ from detector.box_losses import OverlapLoss, ciou_loss, giou_loss
 from detector.compress import factorize
 from detector.configs import schema
 from detector.configs.errors import ConfigError
-from detector.engine.optimizer import cosine_factor, parameter_groups, step_factor
+from detector.engine.optimizer import cosine_factor, parameter_groups, step_factor, without_compiler
 from detector.heads import Head
 from detector.heads.deformable_rfcn import DeformableRFCNHead
 from detector.heads.fast_rcnn import FastRCNNHead, reduction
@@ -372,9 +372,11 @@ def build_optimizer(config: schema.Config, detector: nn.Module) -> torch.optim.O
     )
     match optimizer:
         case schema.SGDConfig():
-            return torch.optim.SGD(groups, lr=optimizer.lr, momentum=optimizer.momentum)
+            sgd = without_compiler(torch.optim.SGD)
+            return sgd(groups, lr=optimizer.lr, momentum=optimizer.momentum)
         case schema.AdamWConfig():
-            return torch.optim.AdamW(groups, lr=optimizer.lr, betas=(optimizer.betas[0], optimizer.betas[1]))
+            adamw = without_compiler(torch.optim.AdamW)
+            return adamw(groups, lr=optimizer.lr, betas=(optimizer.betas[0], optimizer.betas[1]))
     raise ConfigError(f"optimizer.kind {optimizer.kind!r} has no builder")
 
 

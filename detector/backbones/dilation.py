@@ -6,12 +6,12 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
+from detector.backbones.dry_run import dry_run
 from detector.ops.depthwise import LARGEST_KERNEL, depthwise_conv
 
-SIDE = 512  # side of the image that strides are measured with, on the meta device
+SIDE = 512  # side of the image that strides are measured with
 
 
 def limit_stride(network: nn.Module, max_stride: int) -> None:
@@ -35,23 +35,22 @@ def limit_stride(network: nn.Module, max_stride: int) -> None:
 
 def _strides(network: nn.Module) -> list[tuple[nn.Conv2d, int]]:
     """Return the convolutions in the order of their calls, each with the stride of its input."""
-    found: list[tuple[nn.Conv2d, int]] = []
+    found: dict[nn.Conv2d, int] = {}
 
     def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(module, nn.Conv2d)
         cells = max(inputs[0].shape[2:])
-        found.append((module, 1 << round(math.log2(SIDE / cells))))  # rounded, since unpadded layers lose cells
+        found[module] = 1 << round(math.log2(SIDE / cells))  # rounded, since unpadded layers lose cells
 
     hooks = [module.register_forward_pre_hook(record) for module in network.modules() if isinstance(module, nn.Conv2d)]
-    state = {key: value.to("meta") for key, value in network.state_dict().items()}
     try:
-        functional_call(network, state, torch.empty(2, 3, SIDE, SIDE, device="meta"))
+        dry_run(network, SIDE, SIDE)
     except (AssertionError, RuntimeError) as error:  # from a network with a fixed input size
         raise ValueError(f"the network does not take an image of {SIDE} x {SIDE} pixels ({error})") from error
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return list(found.items())
 
 
 def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, conv: nn.Conv2d) -> Tensor:

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torchvision import models
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-SIDE = 512  # shorter side of the image that strides are measured with, on the meta device
+from detector.backbones.dry_run import dry_run
+from detector.backbones.torchvision_library import create_feature_extractor, get_graph_node_names, models
+
+SIDE = 512  # shorter side of the image that strides are measured with
 ASPECT = 3  # longer side / shorter side; with 2, Swin's channels look like columns
 
 
@@ -27,7 +28,7 @@ def nodes_by_stride(name: str) -> Mapping[int, str]:
     [N, H, W, C] in Swin. Networks with a fixed input size (ViT) have no such nodes. Raises ValueError for a name that
     torchvision does not know.
     """
-    network = classifier_on_meta(name)
+    network = classifier_without_values(name)
     try:
         maps_of = _block_outputs(network)
     except (AssertionError, RuntimeError):  # from a network with a fixed input size
@@ -53,7 +54,7 @@ def _block_outputs(network: nn.Module) -> Mapping[str, Tensor]:
     extractor = create_feature_extractor(
         network, {node: block for block, node in blocks.items()}, suppress_diff_warning=True
     )
-    outputs: Mapping[str, Tensor] = extractor(torch.empty(1, 3, SIDE, ASPECT * SIDE, device="meta"))
+    outputs: Mapping[str, Tensor] = dry_run(extractor, SIDE, ASPECT * SIDE)
     return outputs
 
 
@@ -68,7 +69,10 @@ def _rows(maps: Tensor) -> int | None:
 
 
 class _EmptyOnMeta(TorchFunctionMode):
-    """Context in which weights are made without values. Other tensors have values: RegNet computes widths with them."""
+    """Context in which weights are made on the meta device, and never initialised: that would load torch's compiler.
+
+    Other tensors have values: RegNet computes widths with them.
+    """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -76,14 +80,18 @@ class _EmptyOnMeta(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.empty and kwargs.get("device") is None:
             kwargs = {**kwargs, "device": "meta"}
+        name = getattr(func, "__name__", "")
+        filled = args[0] if args else kwargs.get("tensor")  # as torch.nn.init names it
+        if name.endswith("_") and not name.endswith("__") and isinstance(filled, Tensor) and filled.is_meta:
+            return filled
         return func(*args, **kwargs)
 
 
-def classifier_on_meta(name: str) -> nn.Module:
-    """Return the classifier on the meta device (shapes without values). Raises ValueError for an unknown name."""
+def classifier_without_values(name: str) -> nn.Module:
+    """Return the classifier with weights on the meta device. Raises ValueError for an unknown name."""
     if name not in models.list_models(module=models):
         raise ValueError(f"torchvision has no classifier {name!r}")
     with warnings.catch_warnings(), _EmptyOnMeta():
         warnings.simplefilter("ignore", FutureWarning)  # from GoogLeNet, about its initialisation
         network: nn.Module = models.get_model(name, weights=None)
-    return network.to("meta").eval()
+    return network.eval()

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from functools import cache
 
 from torch import Tensor
-from torchvision import models
 
-from detector.backbones.nodes import classifier_on_meta
+from detector.backbones.nodes import classifier_without_values
+from detector.backbones.torchvision_library import models
 
 COMMON = (
     "mobilenet_v2", "resnet50", "resnet18", "resnet34", "resnet101", "resnet152", "vgg16", "vgg16_bn",
@@ -40,5 +40,5 @@ def _fits(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
 
 @cache
 def _shapes(name: str) -> dict[str, tuple[int, ...]]:
-    state = classifier_on_meta(name).state_dict()
+    state = classifier_without_values(name).state_dict()
     return {key: tuple(value.shape) for key, value in state.items() if "num_batches" not in key}

@@ -9,13 +9,10 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.fx import Graph
-from torchvision import models
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
-from torchvision.ops import Conv2dNormActivation
 
 from detector.backbones.dilation import limit_stride
+from detector.backbones.dry_run import dry_run
 from detector.backbones.norms import (
     FoldedNorms,
     FrozenBatchNorm2d,
@@ -26,6 +23,12 @@ from detector.backbones.norms import (
 )
 from detector.backbones.tail import fc_tail
 from detector.backbones.top_down import TopDown
+from detector.backbones.torchvision_library import (
+    Conv2dNormActivation,
+    create_feature_extractor,
+    get_graph_node_names,
+    models,
+)
 from detector.structures import FeatureMaps
 
 KINDS = ("head", "proposals")
@@ -182,10 +185,9 @@ class TorchvisionBackbone(nn.Module):
         return frozenset(key for key, shape in small.items() if len(shape) == 4 and shape[1] != large[key][1])
 
     def _shapes(self, name: str) -> list[dict[str, torch.Size]]:
-        """Return the shapes of the body's outputs for two images, computed on the meta device."""
-        state = {key: value.to("meta") for key, value in self.body.state_dict().items()}
+        """Return the shapes of the body's outputs for two images."""
         try:
-            found = [functional_call(self.body, state, torch.empty(1, 3, *size, device="meta")) for size in SIDES]
+            found = [dry_run(self.body, *size) for size in SIDES]
         except (AssertionError, RuntimeError) as error:  # from a network with a fixed input size
             raise ValueError(
                 f"{name} does not take images of {SIDES[0]} and {SIDES[1]} pixels ({error}); "
@@ -194,9 +196,8 @@ class TorchvisionBackbone(nn.Module):
         return [{key: item.shape for key, item in maps.items()} for maps in found]
 
     def _channels(self) -> list[int]:
-        """Return the channels of the maps that are joined, finest first, computed on the meta device."""
-        state = {key: value.to("meta") for key, value in self.body.state_dict().items()}
-        maps = self._channels_first(functional_call(self.body, state, torch.empty(1, 3, *SIDES[1], device="meta")))
+        """Return the channels of the maps that are joined, finest first."""
+        maps = self._channels_first(dry_run(self.body, *SIDES[1]))
         joined = [maps["head"], *(maps[name] for name in self.deeper)]
         sizes = [item.shape[2:] for item in joined]
         if any(fine[0] <= coarse[0] or fine[1] <= coarse[1] for fine, coarse in pairwise(sizes)):
@@ -208,13 +209,12 @@ class TorchvisionBackbone(nn.Module):
         return [item.shape[1] for item in joined]
 
     def _measure(self, name: str) -> dict[str, list[tuple[int, int]]]:
-        """Return stride and channels of each map of each kind, from two images on the meta device.
+        """Return stride and channels of each map of each kind, from two images.
 
         The stride is 256 / (cells that 256 more pixels add), since networks that do not pad (SqueezeNet) have fewer
         than side / stride cells.
         """
-        state = {key: value.to("meta") for key, value in self.state_dict().items()}
-        small, large = (functional_call(self, state, torch.empty(1, 3, *size, device="meta")) for size in SIDES)
+        small, large = (dry_run(self, *size) for size in SIDES)
         measured: dict[str, list[tuple[int, int]]] = {kind: [] for kind in KINDS}
         for kind, found in measured.items():
             for small_map, large_map in zip(getattr(small, kind), getattr(large, kind), strict=True):

@@ -10,8 +10,8 @@ from urllib.parse import urlparse
 
 import torch
 from torch import Tensor, nn
-from torchvision import models
 
+from detector.backbones.torchvision_library import models
 from detector.configs.zoo import zoo_entry, zoo_names
 from detector.export.safetensors import looks_like_safetensors, read_safetensors
 from detector.fetch import cached, require_sha256

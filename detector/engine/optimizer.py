@@ -1,15 +1,29 @@
-"""Parameter groups and learning rate schedules of the published solvers."""
+"""Parameter groups and learning rate schedules of the published solvers, and optimizers that load no compiler."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 KINDS = ("weights", "biases", "decaying biases", "scales")  # in the optimizer's order
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+FOR_GRAPHS = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")  # methods that torch wraps for graphs
+Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
+
+
+def without_compiler(kind: type[Kind]) -> type[Kind]:
+    """Return the optimizer class without the wrappers that let torch's compiler cut a graph at its methods.
+
+    They load the compiler, which takes longer to import than torch. Only parts of the detector are ever compiled.
+    """
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in FOR_GRAPHS}
+    methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), methods)
 
 
 def parameter_groups(

@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 HEAVY = {"torch", "torchvision", "matplotlib", "cv2", "onnx", "tensorboard", "numpy", "scipy", "PIL", "tqdm"}
 SETTINGS = {"hydra", "omegaconf", "yaml", "antlr4"}
@@ -66,8 +68,11 @@ def test_values_and_settings_are_checked_without_torch(words: list[str], code: i
     assert len(modules) < 500
 
 
+COMPILER = {"torch._dynamo", "torch._inductor", "sympy"}
+RARE = {"onnx", "onnxruntime", "onnxscript", "matplotlib", "cv2", "scipy", "pycocotools"}
+
+
 def test_commands_load_only_the_libraries_that_they_use() -> None:
-    """torchvision loads torch's compiler with it, which takes longer than torch itself."""
     without_network = ("dataset", "inspect", "evaluate", "compare", "info")
     script = "import sys, importlib\nfor names in sys.argv[1:]:\n"
     script += " for name in names.split(): importlib.import_module(f'detector.tools.commands.{name}')\n"
@@ -76,8 +81,33 @@ def test_commands_load_only_the_libraries_that_they_use() -> None:
     done = subprocess.run([sys.executable, "-c", script, *order], capture_output=True, text=True, check=True)
     no_network, predict, train = (set(line.split()) for line in done.stdout.splitlines())
     assert {f"detector.tools.commands.{name}" for name in without_network} <= no_network
-    assert not {"torchvision", "torch._dynamo", "sympy"} & no_network
+    assert not {"torchvision", *COMPILER} & no_network
     assert "detector.tools.commands.predict" in predict
-    assert not {"tensorboard", "onnx", "onnxruntime", "matplotlib", "cv2", "scipy", "pycocotools"} & predict
+    assert not {"tensorboard", *RARE, *COMPILER} & predict
     assert "tensorboard" in train, "training writes for it"
-    assert not {"onnx", "onnxruntime", "onnxscript", "matplotlib", "cv2", "scipy", "pycocotools"} & train
+    assert not {*RARE, *COMPILER} & train
+
+
+TRAIN_AND_PREDICT = """
+import sys
+from detector.tools.cli import run
+folder, picture, *words = sys.argv[1:]
+assert run(["train", f"output_dir={folder}", *words]) == 0
+assert run(["predict", f"images={picture}", f"weights={folder}", f"output_dir={folder}/found"]) == 0
+print(*sys.modules)
+"""
+SMALL_RUN = (
+    "experiment=demo", "dataset.train=4", "dataset.test=1", "trainer.max_steps=1", "backbone=torchvision",
+    "backbone.name=mobilenet_v2", "backbone.weights=null", "backbone.norm=gn", "backbone.frozen_nodes=null",
+    "backbone.tail_channels=16",
+)  # fmt: skip
+
+
+def test_training_and_prediction_never_load_the_compiler(tmp_path: Path) -> None:
+    """torch's compiler takes longer to import than torch itself."""
+    picture = tmp_path / "grey.png"
+    Image.new("RGB", (96, 64), "grey").save(picture)
+    words = [str(tmp_path / "run"), str(picture), *SMALL_RUN]
+    done = subprocess.run([sys.executable, "-c", TRAIN_AND_PREDICT, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not {*RARE, *COMPILER} & set(done.stdout.splitlines()[-1].split())

@@ -10,7 +10,13 @@ from torch import nn
 
 from detector.build import build_detector, build_optimizer
 from detector.configs.compose import load_config
-from detector.engine.optimizer import cosine_factor, parameter_groups, step_factor, warmup
+from detector.engine.optimizer import (
+    cosine_factor,
+    parameter_groups,
+    step_factor,
+    warmup,
+    without_compiler,
+)
 
 SOLVER = {"lr": 1e-3, "weight_decay": 5e-4, "bias_lr_factor": 2.0, "new": ("2",), "lr_factors": {}}
 STEPS = {"max_steps": 40000, "milestones": (0.75,), "gamma": 0.1, "warmup_steps": 0, "warmup_factor": 0.1}
@@ -157,3 +163,30 @@ def test_the_optimizer_uses_the_rates_and_decays_of_the_groups() -> None:
     optimizer.step()
     assert module.weight.item() == pytest.approx(1 - 1e-3 * (1 + 5e-4), abs=1e-7)
     assert module.bias.item() == pytest.approx(1 - 2e-3, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"), [(torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}), (torch.optim.AdamW, {})]
+)
+def test_an_optimizer_without_the_compiler_computes_the_same(
+    kind: type[torch.optim.Optimizer], settings: dict[str, float]
+) -> None:
+    results = []
+    for optimizer_class in (kind, without_compiler(kind)):
+        torch.manual_seed(0)
+        module = network()[2]
+        optimizer = optimizer_class(module.parameters(), **settings)
+        for step in range(3):
+            optimizer.zero_grad()
+            module(torch.full((2, 4), step - 1.0)).square().sum().backward()
+            optimizer.step()
+            assert all(parameter.requires_grad for parameter in module.parameters())
+        results.append((module, optimizer.state_dict()))
+    (expected, state), (found, found_state) = results
+    assert torch.equal(found.weight, expected.weight)
+    assert torch.equal(found.bias, expected.bias)
+    torch.testing.assert_close(found_state["state"], state["state"], rtol=0, atol=0)
+    assert found_state["param_groups"] == state["param_groups"]
+    again = without_compiler(kind)(expected.parameters(), **settings)
+    again.load_state_dict(state)
+    assert again.state_dict()["param_groups"] == state["param_groups"]
