@@ -68,6 +68,14 @@ def parameter_groups(
     return [groups[key] for key in sorted(groups, key=lambda key: (KINDS.index(key[0]), -key[1]))]
 
 
+def match_layouts(optimizer: torch.optim.Optimizer) -> None:
+    """Give the state of every parameter the parameter's order in memory. A fused step reads both in this order."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if torch.is_tensor(value) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
 def _factor(aliases: Sequence[str], factors: Mapping[str, float]) -> float:
     """The factor of the longest module name that contains the parameter; 1 if there is none."""
     found = [part for part in factors if any(_lies_in(name, part) for name in aliases)]

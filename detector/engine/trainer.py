@@ -24,6 +24,7 @@ from detector.engine.interrupt import Interrupt
 from detector.engine.memory import explaining_out_of_memory
 from detector.engine.monitor import Monitor
 from detector.engine.nonfinite import FiniteLoss
+from detector.engine.optimizer import match_layouts
 from detector.engine.seed import seed_step
 from detector.engine.watchdog import heartbeat
 from detector.model import Detector
@@ -127,6 +128,7 @@ class TrainingState:
         if self.average is not None:
             load_weights(self.average.detector, evaluated_weights(content), source)
         self.optimizer.load_state_dict(content["optimizer"])
+        match_layouts(self.optimizer)
         self.schedule.load_state_dict(content["schedule"])
         if content["scaler"]:  # empty if the run did not use fp16
             self.scaler.load_state_dict(content["scaler"])

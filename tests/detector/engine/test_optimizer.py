@@ -1,5 +1,6 @@
 """Parameter groups and learning rate schedules."""
 
+import copy
 import itertools
 
 import pytest
@@ -12,6 +13,7 @@ from detector.build import build_detector, build_optimizer
 from detector.configs.compose import load_config
 from detector.engine.optimizer import (
     cosine_factor,
+    match_layouts,
     parameter_groups,
     step_factor,
     warmup,
@@ -190,3 +192,24 @@ def test_an_optimizer_without_the_compiler_computes_the_same(
     again = without_compiler(kind)(expected.parameters(), **settings)
     again.load_state_dict(state)
     assert again.state_dict()["param_groups"] == state["param_groups"]
+
+
+@pytest.mark.parametrize(("kind", "settings"), [(torch.optim.SGD, {"momentum": 0.9}), (torch.optim.AdamW, {})])
+def test_a_fused_step_goes_on_from_a_state_in_another_order_of_memory(
+    kind: type[torch.optim.Optimizer], settings: dict[str, float]
+) -> None:
+    torch.manual_seed(0)
+    weight, *gradients = torch.randn(3, 4, 5, 3, 3)
+    plain = nn.Parameter(weight.clone())
+    optimizer = kind([plain], lr=0.1, fused=False, **settings)
+    plain.grad = gradients[0]
+    optimizer.step()
+    fused = nn.Parameter(plain.detach().clone(memory_format=torch.channels_last))
+    next_optimizer = kind([fused], lr=0.1, fused=True, **settings)
+    saved = copy.deepcopy(optimizer.state_dict())
+    next_optimizer.load_state_dict({**saved, "param_groups": next_optimizer.state_dict()["param_groups"]})
+    match_layouts(next_optimizer)
+    plain.grad, fused.grad = gradients[1], gradients[1].to(memory_format=torch.channels_last)
+    optimizer.step()
+    next_optimizer.step()
+    torch.testing.assert_close(fused.detach(), plain.detach())
