@@ -14,6 +14,7 @@ import torch
 
 from detector.configs import schema
 from detector.configs.compose import load_config
+from detector.engine.allocator import keep_freed_memory
 from detector.engine.checkpoint import remove_leftovers
 from detector.engine.compile import compile_parts
 from detector.engine.distributed import rank, world_size
@@ -111,7 +112,8 @@ def run_training(
 
 
 def prepare_device(settings: schema.TrainerConfig) -> torch.device:
-    """Set threads and determinism as in `settings`. Return the device of `trainer.device`."""
+    """Set threads and determinism as in `settings`, and the allocator. Return the device of `trainer.device`."""
+    keep_freed_memory()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     if settings.deterministic:

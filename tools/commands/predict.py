@@ -18,6 +18,7 @@ from detector.configs import schema
 from detector.configs.errors import ConfigError
 from detector.datasets.images import read_image
 from detector.draw import draw_detections
+from detector.engine.allocator import keep_freed_memory
 from detector.pipeline.models import load_model
 from detector.pipeline.predictor import Predictor
 from detector.pipeline.run_folder import RunFolder, pick_device
@@ -41,6 +42,7 @@ def run_prediction(config: schema.Config, run: RunFolder) -> int:
     paths = {} if moving else find_pictures(config.images)
     if any(run.path.resolve() == path.parent.resolve() for path in paths.values()):
         raise ConfigError(f"output_dir={run.path} contains the pictures and would overwrite them; set another folder")
+    keep_freed_memory()
     device = pick_device(config.trainer.device)
     model = load_model(Path(config.weights), config, device)
     filters = Filters(config.predict, model.classes)
