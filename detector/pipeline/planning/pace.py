@@ -1,6 +1,6 @@
 """Keeps a training within its minutes while the machine becomes slower or faster.
 
-A trial of a dozen steps cannot predict the load of other programs. So the number of steps is computed again a few times
+A trial of a few steps cannot predict the load of other programs. So the number of steps is computed again a few times
 from the recent steps, and the learning rate schedule follows it. Each change is logged and stored with the checkpoints:
 a resumed run keeps the last number.
 """
