@@ -20,21 +20,26 @@ def dry_run(network: nn.Module, height: int, width: int) -> Any:
     device. Raises the network's AssertionError or RuntimeError if it does not take images of this size.
     """
     with torch.no_grad(), torch.device("cpu"), _WatchReshapes() as watch:  # whatever the default device is
-        found = functional_call(network, _state(network, "cpu"), torch.empty(0, 3, height, width))
+        found = functional_call(network, _state(network, "cpu"), torch.empty(0, 3, height, width, dtype=torch.float32))
     if not watch.seen:
         return found
     # No values fit any shape. The meta device checks reshapes, but it needs torch's compiler: seconds to import.
     with torch.no_grad():
-        return functional_call(network, _state(network, "meta"), torch.empty(2, 3, height, width, device="meta"))
+        return functional_call(
+            network, _state(network, "meta"), torch.empty(2, 3, height, width, dtype=torch.float32, device="meta")
+        )
 
 
 def _state(network: nn.Module, device: str) -> dict[str, Tensor]:
-    """Return weights and buffers without values for the network. On the CPU integers keep theirs: some are indices."""
+    """Return weights and buffers without values for the network, in float32 like the images.
+
+    On the CPU integers keep their values, since some are indices.
+    """
     own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     return {
-        key: torch.empty(value.shape, dtype=value.dtype, device=device)
-        if value.is_floating_point() or value.is_meta or device == "meta"
-        else value.clone()
+        key: value.clone()
+        if not (value.is_floating_point() or value.is_meta or device == "meta")
+        else torch.empty(value.shape, dtype=torch.float32 if value.is_floating_point() else value.dtype, device=device)
         for key, value in own.items()
     }
 
