@@ -118,7 +118,7 @@ class TimmBackbone(nn.Module):
 
     def _split_norms(self) -> None:
         """Replace timm's layers of a batch norm and an activation by a sequence of the two."""
-        from timm.layers import BatchNormAct2d
+        from timm.layers.norm_act import BatchNormAct2d
 
         for path, module in list(self.body.named_modules()):
             if isinstance(module, BatchNormAct2d):
