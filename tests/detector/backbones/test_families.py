@@ -51,9 +51,7 @@ def test_a_network_with_a_fixed_input_size_has_no_nodes(name: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_layer_of_a_family_gets_a_gradient(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the meta device, without numbers: a pyramid has its levels, and the backward pass reaches every parameter."""
-    monkeypatch.setattr(
-        "detector.backbones.torchvision._classifier", lambda name: classifier_without_values(name).to("meta")
-    )
+    monkeypatch.setattr("detector.backbones.torchvision._classifier", classifier_without_values)
     words = ["backbone=torchvision", f"backbone.name={name}", "backbone.norm=bn", "neck=fpn", "head=rfcn"]
     backbone: Any = build_backbone(load_config(words))
     backbone = backbone.to("meta").train()
