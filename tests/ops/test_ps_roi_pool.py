@@ -153,6 +153,23 @@ def test_the_gradient_equals_float64_and_repeats(op: str, reduction: str, dtype:
     torch.testing.assert_close(first.double(), reference, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("classes", [2, 4, 8, 9, 32, 33, 81])
+def test_a_class_gets_the_same_bits_alone_and_among_others(
+    classes: int, dtype: torch.dtype, layout: torch.memory_format
+) -> None:
+    maps = random_maps(dtype, classes=classes).to(memory_format=layout).requires_grad_()
+    rois = ROIS.to(torch.float64 if dtype == torch.float64 else torch.float32)
+    for op in OPS.values():
+        for reduction in ("mean", "max"):
+            together = op(maps, rois, 3, SCALE, reduction=reduction)
+            alone = torch.cat([op(part, rois, 3, SCALE, reduction=reduction) for part in maps.split(9, dim=1)], dim=1)
+            assert torch.equal(together, alone)
+            grad = torch.randn(together.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+            assert torch.equal(*(torch.autograd.grad(pooled, maps, grad)[0] for pooled in (together, alone)))
+
+
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("reduction", ["mean", "max"])
 def test_layout_of_maps_and_gradients_changes_no_bit(op: str, reduction: str) -> None:

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 #include <optional>
+#include <utility>
 
 #include "instruction_set.h"
 
@@ -59,22 +60,35 @@ static std::vector<int32_t> order_of(const T* scores, int64_t stride, int64_t co
 }
 
 // Numbers the labels 0, 1, ... in the order of first appearance, with an open-addressing hash table at most half full.
+// It starts small, so that a few labels stay in the L1 cache.
 static int32_t number_groups(const int64_t* labels, int64_t stride, const std::vector<int32_t>& order,
                              std::vector<int32_t>& groups) {
   struct Place {
-    int64_t label;
-    int32_t group;
+    int64_t label = 0;
+    int32_t group = -1;
   };
-  int bits = 4;
-  while ((size_t{1} << bits) < 2 * order.size()) ++bits;
-  std::vector<Place> known(size_t{1} << bits, {0, -1});
+  int bits = 6;
+  std::vector<Place> known(size_t{1} << bits);
+  const auto place_of = [&](int64_t label) -> Place& {
+    size_t at = static_cast<uint64_t>(label) * 0x9e3779b97f4a7c15u >> (64 - bits);
+    while (known[at].group >= 0 && known[at].label != label) at = (at + 1) % known.size();
+    return known[at];
+  };
   int32_t num_groups = 0;
   for (size_t i = 0; i < order.size(); ++i) {
     const int64_t label = labels[order[i] * stride];
-    size_t at = static_cast<uint64_t>(label) * 0x9e3779b97f4a7c15u >> (64 - bits);
-    while (known[at].group >= 0 && known[at].label != label) at = (at + 1) % known.size();
-    if (known[at].group < 0) known[at] = {label, num_groups++};
-    groups[i] = known[at].group;
+    Place& place = place_of(label);
+    if (place.group >= 0) {
+      groups[i] = place.group;
+      continue;
+    }
+    groups[i] = num_groups++;
+    place = {label, groups[i]};
+    if (2 * static_cast<size_t>(num_groups) < known.size()) continue;
+    const std::vector<Place> old = std::exchange(known, std::vector<Place>(size_t{1} << ++bits));
+    for (const Place& entry : old) {
+      if (entry.group >= 0) place_of(entry.label) = entry;
+    }
   }
   return num_groups;
 }
@@ -94,8 +108,9 @@ static std::vector<int64_t> kept_by_group(const NmsPlan<T>& all, int64_t (*suppr
   std::vector<uint8_t> stays(all.num_boxes);
   for_each_task(all.num_groups, [&](int64_t group) {
     std::vector<int32_t> heads(all.num_levels * NmsGrid::kMostStrips, -1);
-    std::vector<NmsBlock<T>> blocks;
     const int64_t count = bounds[group + 1] - bounds[group];
+    std::vector<NmsBlock<T>> blocks;
+    blocks.reserve(count / NmsBlock<T>::kLanes + all.num_levels);
     std::vector<int64_t> ranks(count);
     NmsPlan<T> plan = all;
     plan.boxes = boxes.data() + bounds[group], plan.num_boxes = plan.max_output = count, plan.num_groups = 1;

@@ -26,7 +26,8 @@ static Tensor ps_roi_align(const Tensor& score_maps, const Tensor& rois_in, int6
     ScorePlan plan{map, score_maps.scalar_type(), static_cast<int>(k), &visits, num_rois, &samples};
     plan.runs = plan.num_bins();
     plan.output = output.mutable_data_ptr();
-    run_forward<T>(plan, score_maps, {FAST_RFCN_CHOOSE(reduce_samples), FAST_RFCN_CHOOSE(finish_samples)});
+    run_forward<T>(plan, score_maps,
+                   {FAST_RFCN_CHOOSE(regroup), FAST_RFCN_CHOOSE(reduce_samples), FAST_RFCN_CHOOSE(finish_samples)});
   });
   return output;
 }

@@ -10,15 +10,15 @@ struct AlignBins {
   const BinSamples<T>& cells;
 
   template <int N>
-  void reduce(int64_t visit, int i, int j, const T* slab, Vector<T>* value, Index<T>*) const {
+  void reduce(int64_t visit, int i, int j, const T* slab, Scores<T>* value, Places<T>*) const {
     const Taps<T> rows = cells.rows(visit, i), columns = cells.columns(visit, j);
     if (rows.begin == rows.end || columns.begin == columns.end) return;
-    Vector<T> sum[N] = {};
+    Scores<T> sum[N] = {};
     for (const Tap<T>* y = rows.begin; y != rows.end; ++y) {
-      const T* row = slab + y->cell * cells.map_width * kChannels<T>;
-      Vector<T> across[N] = {};
+      const T* row = slab + y->cell * cells.map_width * kLanes<T, N>;
+      Scores<T> across[N] = {};
       for (const Tap<T>* x = columns.begin; x != columns.end; ++x) {
-        for (int n = 0; n < N; ++n) across[n] += x->weight * vectors(row + x->cell * kChannels<T>)[n];
+        for (int n = 0; n < N; ++n) across[n] += x->weight * scores(row + x->cell * kLanes<T, N>)[n];
       }
       for (int n = 0; n < N; ++n) sum[n] += y->weight * across[n];
     }
@@ -27,16 +27,16 @@ struct AlignBins {
   }
 
   template <int N>
-  void spread(int64_t visit, int i, int j, const Vector<T>* grad, T* slab) const {
+  void spread(int64_t visit, int i, int j, const Scores<T>* grad, T* slab) const {
     const Taps<T> rows = cells.rows(visit, i), columns = cells.columns(visit, j);
     if (rows.begin == rows.end || columns.begin == columns.end) return;
     const T count = cells.count(visit);
     for (const Tap<T>* y = rows.begin; y != rows.end; ++y) {
-      T* row = slab + y->cell * cells.map_width * kChannels<T>;
-      Vector<T> share[N];
+      T* row = slab + y->cell * cells.map_width * kLanes<T, N>;
+      Scores<T> share[N];
       for (int n = 0; n < N; ++n) share[n] = y->weight * (grad[n] / count);
       for (const Tap<T>* x = columns.begin; x != columns.end; ++x) {
-        Vector<T>* cell = vectors(row + x->cell * kChannels<T>);
+        Scores<T>* cell = scores(row + x->cell * kLanes<T, N>);
         for (int n = 0; n < N; ++n) cell[n] += x->weight * share[n];
       }
     }

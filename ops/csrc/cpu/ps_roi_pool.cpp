@@ -31,11 +31,13 @@ static void pool(const Tensor& score_maps, const Tensor& rois_in, int64_t k, dou
 }
 
 static ScoreKernels mean_kernels(bool vote) {
-  return {FAST_RFCN_CHOOSE(reduce_mean), vote ? FAST_RFCN_CHOOSE(finish_votes) : FAST_RFCN_CHOOSE(finish_bins)};
+  return {FAST_RFCN_CHOOSE(regroup), FAST_RFCN_CHOOSE(reduce_mean),
+          vote ? FAST_RFCN_CHOOSE(finish_votes) : FAST_RFCN_CHOOSE(finish_bins)};
 }
 
 static ScoreKernels max_kernels(bool vote) {
-  return {FAST_RFCN_CHOOSE(reduce_max), vote ? FAST_RFCN_CHOOSE(finish_votes) : FAST_RFCN_CHOOSE(finish_bins)};
+  return {FAST_RFCN_CHOOSE(regroup), FAST_RFCN_CHOOSE(reduce_max),
+          vote ? FAST_RFCN_CHOOSE(finish_votes) : FAST_RFCN_CHOOSE(finish_bins)};
 }
 
 static bool nothing_to_read(const Tensor& score_maps, const Tensor& rois) {

@@ -10,14 +10,14 @@ struct MeanBins {
   static constexpr bool kArgmax = false;
 
   template <int N>
-  void reduce(int64_t visit, int i, int j, const T* slab, Vector<T>* value, Index<T>*) const {
+  void reduce(int64_t visit, int i, int j, const T* slab, Scores<T>* value, Places<T>*) const {
     const Span y = cells.rows(visit, i), x = cells.columns(visit, j);
     if (y.end <= y.first || x.end <= x.first) return;
-    Vector<T> sum[N] = {};
+    Scores<T> sum[N] = {};
     for (int64_t row = y.first; row < y.end; ++row) {
-      const T* cell = slab + (row * cells.map_width + x.first) * kChannels<T>;
-      for (int column = x.first; column < x.end; ++column, cell += kChannels<T>) {
-        for (int n = 0; n < N; ++n) sum[n] += vectors(cell)[n];
+      const T* cell = slab + (row * cells.map_width + x.first) * kLanes<T, N>;
+      for (int column = x.first; column < x.end; ++column, cell += kLanes<T, N>) {
+        for (int n = 0; n < N; ++n) sum[n] += scores(cell)[n];
       }
     }
     const T count = static_cast<T>((y.end - y.first) * (x.end - x.first));
@@ -25,16 +25,16 @@ struct MeanBins {
   }
 
   template <int N>
-  void spread(int64_t visit, int i, int j, const Vector<T>* grad, T* slab) const {
+  void spread(int64_t visit, int i, int j, const Scores<T>* grad, T* slab) const {
     const Span y = cells.rows(visit, i), x = cells.columns(visit, j);
     if (y.end <= y.first || x.end <= x.first) return;
     const T count = static_cast<T>((y.end - y.first) * (x.end - x.first));
-    Vector<T> share[N];
+    Scores<T> share[N];
     for (int n = 0; n < N; ++n) share[n] = grad[n] / count;
     for (int64_t row = y.first; row < y.end; ++row) {
-      T* cell = slab + (row * cells.map_width + x.first) * kChannels<T>;
-      for (int column = x.first; column < x.end; ++column, cell += kChannels<T>) {
-        for (int n = 0; n < N; ++n) vectors(cell)[n] += share[n];
+      T* cell = slab + (row * cells.map_width + x.first) * kLanes<T, N>;
+      for (int column = x.first; column < x.end; ++column, cell += kLanes<T, N>) {
+        for (int n = 0; n < N; ++n) scores(cell)[n] += share[n];
       }
     }
   }
@@ -48,24 +48,24 @@ struct MaxBins {
   static constexpr bool kArgmax = true;
 
   template <int N>
-  void reduce(int64_t visit, int i, int j, const T* slab, Vector<T>* value, Index<T>* place) const {
+  void reduce(int64_t visit, int i, int j, const T* slab, Scores<T>* value, Places<T>* place) const {
     using Place = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
     const Span y = cells.rows(visit, i), x = cells.columns(visit, j);
     if (y.end <= y.first || x.end <= x.first) return;
     const int64_t first = y.first * cells.map_width + x.first;
-    Vector<T> best[N];
-    Index<T> where[N];
+    Scores<T> best[N];
+    Places<T> where[N];
     for (int n = 0; n < N; ++n) {
-      best[n] = vectors(slab + first * kChannels<T>)[n];
-      where[n] = Index<T>{} + static_cast<Place>(first);
+      best[n] = scores(slab + first * kLanes<T, N>)[n];
+      where[n] = Places<T>{} + static_cast<Place>(first);
     }
     for (int64_t row = y.first; row < y.end; ++row) {
       for (int64_t cell = row * cells.map_width + x.first; cell < row * cells.map_width + x.end; ++cell) {
         for (int n = 0; n < N; ++n) {
-          const Vector<T> candidate = vectors(slab + cell * kChannels<T>)[n];
-          const Index<T> better = (candidate > best[n]) | ((candidate != candidate) & (best[n] == best[n]));
+          const Scores<T> candidate = scores(slab + cell * kLanes<T, N>)[n];
+          const Places<T> better = (candidate > best[n]) | ((candidate != candidate) & (best[n] == best[n]));
           best[n] = better ? candidate : best[n];
-          where[n] = better ? Index<T>{} + static_cast<Place>(cell) : where[n];
+          where[n] = better ? Places<T>{} + static_cast<Place>(cell) : where[n];
         }
       }
     }

@@ -113,11 +113,24 @@ static void pool(const PoolPlan& plan, int64_t task) {
   }
 }
 
+// Adds the gradients of the outputs of `kPlanes` channels at their argmax. Successive additions go to different
+// channels, because an addition waits for the previous one if both go to the same cell.
+template <int kPlanes, typename S, typename T, typename A>
+static inline void scatter_outputs(const S* grad, const A* argmax, int64_t bins, T* planes, int64_t cells) {
+  for (int64_t bin = 0; bin < bins; ++bin) {
+    for (int plane = 0; plane < kPlanes; ++plane) {
+      const A cell = argmax[plane * bins + bin];
+      if (cell != static_cast<A>(-1)) planes[plane * cells + cell] += number(grad[plane * bins + bin]);
+    }
+  }
+}
+
 // Adds each output's gradient at its argmax. No two tasks share a cell, so gradients are added in the order of the
 // RoIs.
 template <typename S, typename T, typename A>
 static void scatter_typed(const ScatterPlan& plan, int64_t image, int64_t channel) {
-  const int64_t channels = smaller<int64_t>(kScatterPlanes, plan.channels - channel);
+  constexpr int kTogether = 4;
+  const int64_t channels = smaller<int64_t>(kScatterPlanes, plan.channels - channel), bins = plan.bins;
   S* output = static_cast<S*>(plan.total) + (image * plan.channels + channel) * plan.cells;
   T* total;
   if constexpr (sizeof(S) == sizeof(T)) {
@@ -126,15 +139,21 @@ static void scatter_typed(const ScatterPlan& plan, int64_t image, int64_t channe
     total = Scratch::take<T>(0, channels * plan.cells);
   }
   for (int64_t i = 0; i < channels * plan.cells; ++i) total[i] = 0;
-  for (int64_t i = plan.rois->bounds[image]; i < plan.rois->bounds[image + 1]; ++i) {
-    const int64_t from = (plan.rois->order[i] * plan.channels + channel) * plan.bins;
-    const S* grad = static_cast<const S*>(plan.grad) + from;
-    const A* argmax = static_cast<const A*>(plan.argmax) + from;
-    T* plane = total;
-    for (int64_t c = 0; c < channels; ++c, plane += plan.cells, grad += plan.bins, argmax += plan.bins) {
-      for (int64_t bin = 0; bin < plan.bins; ++bin) {
-        if (argmax[bin] != static_cast<A>(-1)) plane[argmax[bin]] += number(grad[bin]);
-      }
+  const int64_t begin = plan.rois->bounds[image], end = plan.rois->bounds[image + 1];
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t from = (plan.rois->order[i] * plan.channels + channel) * bins;
+    const int64_t next = (plan.rois->order[smaller(i + 1, end - 1)] * plan.channels + channel) * bins;
+    const S* grad = static_cast<const S*>(plan.grad);
+    const A* argmax = static_cast<const A*>(plan.argmax);
+    int64_t c = 0;
+    for (; c + kTogether <= channels; c += kTogether) {
+      fetch(grad + next + c * bins, kTogether * bins * sizeof(S));
+      fetch(argmax + next + c * bins, kTogether * bins * sizeof(A));
+      scatter_outputs<kTogether>(grad + from + c * bins, argmax + from + c * bins, bins, total + c * plan.cells,
+                                 plan.cells);
+    }
+    for (; c < channels; ++c) {
+      scatter_outputs<1>(grad + from + c * bins, argmax + from + c * bins, bins, total + c * plan.cells, plan.cells);
     }
   }
   if constexpr (sizeof(S) != sizeof(T)) {

@@ -1,16 +1,49 @@
-// The four passes of score_maps.h for one instruction set; see for_each_instruction_set.h. A `Bins` works on N vectors
-// of classes in bin (i, j) of the RoI of a visit:
+// The passes of score_maps.h for one instruction set; see for_each_instruction_set.h. A `Bins` works on the lanes of a
+// block, N vectors, in bin (i, j) of the RoI of a visit:
 //   void reduce<N>(visit, i, j, slab, value, place)   sets the value, and its position, unless the bin is empty
 //   void spread<N>(visit, i, j, grad, slab)           adds to the cells of the bin
 
-// Calls f.operator()<N>() for the N vectors of T that hold `classes`.
-template <typename T, int N = 1, typename F>
-static inline void with_vectors(int64_t classes, const F& f) {
-  if constexpr (N == kVectors) {
+// Vectors of at most 32 bytes: wider ones would have more lanes without a class.
+constexpr int kScoreBytes = kVectorBytes < 32 ? kVectorBytes : 32;
+
+template <typename T>
+struct ScoreVectors;
+template <>
+struct ScoreVectors<float> {
+  typedef float Vector __attribute__((vector_size(kScoreBytes), may_alias));
+  typedef int32_t Index __attribute__((vector_size(kScoreBytes), may_alias));
+};
+template <>
+struct ScoreVectors<double> {
+  typedef double Vector __attribute__((vector_size(kScoreBytes), may_alias));
+  typedef int64_t Index __attribute__((vector_size(kScoreBytes), may_alias));
+};
+template <typename T>
+using Scores = typename ScoreVectors<T>::Vector;
+template <typename T>
+using Places = typename ScoreVectors<T>::Index;
+
+// Number of lanes of N vectors.
+template <typename T, int N>
+constexpr int kLanes = N * kScoreBytes / static_cast<int>(sizeof(T));
+
+template <typename T>
+static inline const Scores<T>* scores(const T* lanes) {
+  return reinterpret_cast<const Scores<T>*>(lanes);
+}
+template <typename T>
+static inline Scores<T>* scores(T* lanes) {
+  return reinterpret_cast<Scores<T>*>(lanes);
+}
+
+// Calls f.operator()<N>() for the N vectors of T that have `lanes` lanes.
+template <typename T, int N = 32 / kScoreBytes, typename F>
+static inline void with_vectors(int64_t lanes, const F& f) {
+  if constexpr (kLanes<T, N> == kClasses<T>) {
     f.template operator()<N>();
   } else {
-    if (classes * static_cast<int64_t>(sizeof(T)) <= N * kVectorBytes) return f.template operator()<N>();
-    with_vectors<T, N + 1>(classes, f);
+    if (lanes == kLanes<T, N>) return f.template operator()<N>();
+    with_vectors<T, N + 32 / kScoreBytes>(lanes, f);
   }
 }
 
@@ -29,66 +62,124 @@ static inline void typed(ScalarType dtype, const F& f) {
   }
 }
 
-// The score maps of one bin as a map whose channels are the classes.
-template <typename S>
-static inline MapView map_of_bin(const ScorePlan& plan, int64_t bin) {
-  MapView map = plan.map;
-  map.data = static_cast<const S*>(map.data) + bin * map.stride[1];
-  map.stride[1] *= plan.num_bins();
-  map.channels = plan.classes();
-  return map;
-}
-
-// Fills the slab with the score maps of one bin. Lanes past the last class are arbitrary; no output reads them.
+// Copies planes of S, one per class, to cells of lanes. `stride` is from cell to cell.
 template <typename S, typename T>
-static inline void load_bin(const ScorePlan& plan, int64_t image, int64_t first, int64_t classes, int64_t bin,
-                            T* slab) {
-  const MapView map = map_of_bin<S>(plan, bin);
+static inline void to_lanes(const S* planes, int64_t plane_stride, int64_t classes, int64_t cells, T* lanes,
+                            int64_t stride) {
   if constexpr (sizeof(S) == sizeof(T)) {
-    if (map.planes_are_dense()) {
-      const S* planes = static_cast<const S*>(map.data) + image * map.stride[0] + first * map.stride[1];
-      return transpose<sizeof(S)>(planes, map.stride[1], slab, kClasses<T>, classes, map.cells());
+    transpose<sizeof(S)>(planes, plane_stride, lanes, stride, classes, cells);
+  } else {
+    alignas(64) S chunk[kChunk * kClasses<T>];
+    const int64_t width = (classes + kLaneStep<T> - 1) / kLaneStep<T> * kLaneStep<T>;
+    for (int64_t begin = 0; begin < cells; begin += kChunk) {
+      const int64_t count = smaller(kChunk, cells - begin);
+      transpose<sizeof(S)>(planes + begin, plane_stride, chunk, width, classes, count);
+      for (int64_t cell = 0; cell < count; ++cell) {
+        T* to = lanes + (begin + cell) * stride;
+        for (int64_t lane = 0; lane < width; ++lane) to[lane] = number(chunk[cell * width + lane]);
+      }
     }
   }
-  load_slab<S, T>(map, image, first, classes, slab);
+}
+
+// Copies cells of lanes to planes of S, one per class.
+template <typename S, typename T>
+static inline void to_planes(const T* lanes, int64_t stride, int64_t classes, int64_t cells, S* planes,
+                             int64_t plane_stride) {
+  if constexpr (sizeof(S) == sizeof(T)) {
+    transpose<sizeof(S)>(lanes, stride, planes, plane_stride, cells, classes);
+  } else {
+    alignas(64) S chunk[kChunk * kClasses<T>];
+    const int64_t width = (classes + kLaneStep<T> - 1) / kLaneStep<T> * kLaneStep<T>;
+    for (int64_t begin = 0; begin < cells; begin += kChunk) {
+      const int64_t count = smaller(kChunk, cells - begin);
+      for (int64_t cell = 0; cell < count; ++cell) {
+        const T* from = lanes + (begin + cell) * stride;
+        for (int64_t lane = 0; lane < width; ++lane) chunk[cell * width + lane] = stored<S>(from[lane]);
+      }
+      transpose<sizeof(S)>(chunk, width, planes + begin, plane_stride, count, classes);
+    }
+  }
+}
+
+// Fills the slab with the score maps of one bin.
+template <typename S, typename T>
+static inline void load_bin(const ScorePlan& plan, int64_t image, int64_t block, int64_t bin, T* slab) {
+  const MapView& map = plan.map;
+  const int64_t classes = plan.classes_of<T>(block), lanes = plan.lanes_of<T>(block);
+  const int64_t plane = map.stride[1] * plan.num_bins();
+  const S* planes =
+      static_cast<const S*>(map.data) + image * map.stride[0] + bin * map.stride[1] + block * kClasses<T> * plane;
+  if (map.planes_are_dense()) return to_lanes<S, T>(planes, plane, classes, map.cells(), slab, lanes);
+  for (int64_t y = 0; y < map.height; ++y) {
+    for (int64_t x = 0; x < map.width; ++x, slab += lanes) {
+      const S* cell = planes + y * map.stride[2] + x * map.stride[3];
+      for (int64_t c = 0; c < classes; ++c) slab[c] = number(cell[c * plane]);
+    }
+  }
+}
+
+// Fills the slabs of all bins for one row of cells of channels-last maps: a cell is a matrix [classes][bins].
+static void regroup(const ScorePlan& plan, int64_t task) {
+  typed(plan.dtype, [&](auto storage, auto number_type) {
+    using S = decltype(storage);
+    using T = decltype(number_type);
+    const int64_t image = task / plan.map.height, y = task % plan.map.height, bins = plan.num_bins();
+    const S* row = static_cast<const S*>(plan.map.data) + image * plan.map.stride[0] + y * plan.map.stride[2];
+    for (int64_t block = 0; block < plan.blocks<T>(); ++block) {
+      const int64_t stride = plan.map.cells() * plan.lanes_of<T>(block);
+      for (int64_t x = 0; x < plan.map.width; ++x) {
+        const S* cell = row + x * plan.map.stride[3] + block * kClasses<T> * bins;
+        to_lanes<S, T>(cell, bins, plan.classes_of<T>(block), bins, plan.slab<T>(block, 0, y * plan.map.width + x),
+                       stride);
+      }
+    }
+  });
 }
 
 // Reduces one bin of all RoIs of an image, from its slab.
 template <typename Bins, typename T, int N>
 static void reduce_bin(const ScorePlan& plan, int64_t image, int64_t block, int64_t run, int64_t bin, bool first,
                        const T* slab) {
+  constexpr int lanes = kLanes<T, N>;
   const Bins bins{*static_cast<const typename Bins::Cells*>(plan.cells)};
   const int i = static_cast<int>(bin / plan.k), j = static_cast<int>(bin % plan.k);
-  for (int64_t visit = plan.rois->bounds[image]; visit < plan.rois->bounds[image + 1]; ++visit) {
-    Vector<T> value[N] = {};
-    Index<T> place[N];
-    for (int n = 0; n < N; ++n) place[n] = Index<T>{} - 1;
+  const int64_t begin = plan.rois->bounds[image], end = plan.rois->bounds[image + 1];
+  Scores<T>* slot = scores(plan.slot<T>(block, run, begin));
+  int32_t* where = Bins::kArgmax && plan.where != nullptr ? plan.place<T>(block, bin, begin) : nullptr;
+  for (int64_t visit = begin; visit < end; ++visit, slot += N) {
+    Scores<T> value[N] = {};
+    Places<T> place[N];
+    for (int n = 0; n < N; ++n) place[n] = Places<T>{} - 1;
     bins.template reduce<N>(visit, i, j, slab, value, place);
-    Vector<T>* slot = vectors(plan.template slot<T>(block, run, visit));
     for (int n = 0; n < N; ++n) slot[n] = first ? value[n] : slot[n] + value[n];
-    if (Bins::kArgmax && plan.where != nullptr) {
-      int32_t* where = plan.template place<T>(block, bin, visit);
-      constexpr int lanes = kVectorBytes / sizeof(T);
-      for (int n = 0; n < N; ++n) {
-        for (int lane = 0; lane < lanes; ++lane) where[n * lanes + lane] = static_cast<int32_t>(place[n][lane]);
+    if (Bins::kArgmax && where != nullptr) {
+      for (int lane = 0; lane < lanes; ++lane) {
+        where[lane] = static_cast<int32_t>(place[lane / kLanes<T, 1>][lane % kLanes<T, 1>]);
       }
+      where += lanes;
     }
   }
 }
 
 template <template <typename> class Bins>
 static void reduce(const ScorePlan& plan, int64_t task) {
-  typed(plan.dtype, [&](auto storage, auto number) {
+  typed(plan.dtype, [&](auto storage, auto number_type) {
     using S = decltype(storage);
-    using T = decltype(number);
-    const int64_t run = task % plan.runs, block = task / plan.runs % plan.template blocks<T>();
-    const int64_t image = task / plan.runs / plan.template blocks<T>();
-    const int64_t classes = smaller(plan.classes() - block * kClasses<T>, kClasses<T>);
+    using T = decltype(number_type);
+    const int64_t run = task % plan.runs, block = task / plan.runs % plan.blocks<T>();
+    const int64_t image = task / plan.runs / plan.blocks<T>();
     const int64_t begin = run * plan.num_bins() / plan.runs, end = (run + 1) * plan.num_bins() / plan.runs;
-    T* slab = Scratch::take<T>(0, plan.map.cells() * kClasses<T>);
+    if (plan.rois->bounds[image] == plan.rois->bounds[image + 1]) return;
     for (int64_t bin = begin; bin < end; ++bin) {
-      load_bin<S, T>(plan, image, block * kClasses<T>, classes, bin, slab);
-      with_vectors<T>(classes,
+      T* slab;
+      if (plan.slabs != nullptr) {
+        slab = plan.slab<T>(block, bin, 0);
+      } else {
+        slab = Scratch::take<T>(0, plan.map.cells() * plan.lanes_of<T>(block));
+        load_bin<S, T>(plan, image, block, bin, slab);
+      }
+      with_vectors<T>(plan.lanes_of<T>(block),
                       [&]<int N>() { reduce_bin<Bins<T>, T, N>(plan, image, block, run, bin, bin == begin, slab); });
     }
   });
@@ -97,73 +188,63 @@ static void reduce(const ScorePlan& plan, int64_t task) {
 // Writes the bins of some RoIs, or the mean over all bins, in the layout and dtype of the output.
 template <bool kVote>
 static void finish(const ScorePlan& plan, int64_t task) {
-  typed(plan.dtype, [&](auto storage, auto number) {
+  typed(plan.dtype, [&](auto storage, auto number_type) {
     using S = decltype(storage);
-    using T = decltype(number);
+    using T = decltype(number_type);
     const int64_t packs = (plan.num_rois + kPackRois - 1) / kPackRois, block = task / packs;
-    const int64_t first = block * kClasses<T>, classes = smaller(plan.classes() - first, kClasses<T>);
-    const int64_t bins = plan.num_bins(), begin = task % packs * kPackRois;
-    T* gathered = Scratch::take<T>(1, bins * kClasses<T>);
+    const int64_t classes = plan.classes_of<T>(block), lanes = plan.lanes_of<T>(block);
+    const int64_t bins = plan.num_bins(), begin = task % packs * kPackRois, stride = plan.num_rois * lanes;
     for (int64_t visit = begin; visit < smaller(begin + kPackRois, plan.num_rois); ++visit) {
-      const int64_t output = plan.rois->order[visit] * plan.classes() + first;
+      const int64_t output = plan.rois->order[visit] * plan.classes() + block * kClasses<T>;
+      const T* slot = plan.slot<T>(block, 0, visit);
       if constexpr (kVote) {
-        Vector<T> votes[kVectors] = {};
+        alignas(64) T votes[kClasses<T>] = {};
         for (int64_t run = 0; run < plan.runs; ++run) {
-          for (int n = 0; n < kVectors; ++n) votes[n] += vectors(plan.template slot<T>(block, run, visit))[n];
+          for (int64_t lane = 0; lane < lanes; ++lane) votes[lane] += slot[run * stride + lane];
         }
-        for (int n = 0; n < kVectors; ++n) votes[n] /= static_cast<T>(bins);
-        for (int n = 0; n < kVectors; ++n) vectors(gathered)[n] = votes[n];
+        for (int64_t lane = 0; lane < lanes; ++lane) votes[lane] /= static_cast<T>(bins);
+        S* to = static_cast<S*>(plan.output) + output;
         for (int64_t c = 0; c < classes; ++c) {
           if constexpr (sizeof(S) == sizeof(T)) {
-            static_cast<S*>(plan.output)[output + c] = gathered[c];
+            to[c] = votes[c];
           } else {
-            static_cast<S*>(plan.output)[output + c] = stored<S>(gathered[c]);
+            to[c] = stored<S>(votes[c]);
           }
         }
       } else {
-        for (int64_t bin = 0; bin < bins; ++bin) {
-          const Vector<T>* slot = vectors(plan.template slot<T>(block, bin, visit));
-          for (int n = 0; n < kVectors; ++n) vectors(gathered + bin * kClasses<T>)[n] = slot[n];
-        }
-        store_block<S, T>(gathered, classes, bins, static_cast<S*>(plan.output) + output * bins, bins);
+        to_planes<S, T>(slot, stride, classes, bins, static_cast<S*>(plan.output) + output * bins, bins);
       }
       if (plan.argmax == nullptr) continue;
-      const int32_t* where = plan.template place<T>(block, 0, visit);
-      const int64_t stride = plan.num_rois * kClasses<T>;
+      const int32_t* where = plan.place<T>(block, 0, visit);
       if (plan.wide_argmax) {
-        int32_t* argmax = static_cast<int32_t*>(plan.argmax) + output * bins;
-        transpose<sizeof(int32_t)>(where, stride, argmax, bins, bins, classes);
+        transpose<sizeof(int32_t)>(where, stride, static_cast<int32_t*>(plan.argmax) + output * bins, bins, bins,
+                                   classes);
       } else {
-        uint16_t* argmax = static_cast<uint16_t*>(plan.argmax) + output * bins;
-        uint16_t* narrow = Scratch::take<uint16_t>(2, bins * kClasses<T>);
+        uint16_t* narrow = Scratch::take<uint16_t>(2, bins * lanes);
         for (int64_t bin = 0; bin < bins; ++bin) {
-          for (int64_t c = 0; c < kClasses<T>; ++c) {
-            narrow[bin * kClasses<T> + c] = static_cast<uint16_t>(where[bin * stride + c]);
+          for (int64_t lane = 0; lane < lanes; ++lane) {
+            narrow[bin * lanes + lane] = static_cast<uint16_t>(where[bin * stride + lane]);
           }
         }
-        transpose<sizeof(uint16_t)>(narrow, kClasses<T>, argmax, bins, bins, classes);
+        transpose<sizeof(uint16_t)>(narrow, lanes, static_cast<uint16_t*>(plan.argmax) + output * bins, bins, bins,
+                                    classes);
       }
     }
   });
 }
 
-// Copies the gradients of some RoIs to the layout of `partial`, a vector of classes at a time.
+// Copies the gradients of some RoIs to lanes.
 static void pack(const ScorePlan& plan, int64_t task) {
-  typed(plan.dtype, [&](auto storage, auto number) {
+  typed(plan.dtype, [&](auto storage, auto number_type) {
     using S = decltype(storage);
-    using T = decltype(number);
+    using T = decltype(number_type);
     const int64_t packs = (plan.num_rois + kPackRois - 1) / kPackRois, block = task / packs;
-    const int64_t first = block * kClasses<T>, classes = smaller(plan.classes() - first, kClasses<T>);
     const int64_t begin = task % packs * kPackRois;
-    T* gathered = Scratch::take<T>(1, plan.runs * kClasses<T>);
     for (int64_t visit = begin; visit < smaller(begin + kPackRois, plan.num_rois); ++visit) {
-      const int64_t roi = plan.rois->order[visit];
-      const S* grad = static_cast<const S*>(plan.output) + (roi * plan.classes() + first) * plan.runs;
-      load_block<S, T>(grad, plan.runs, classes, plan.runs, gathered);
-      for (int64_t run = 0; run < plan.runs; ++run) {
-        Vector<T>* slot = vectors(plan.template slot<T>(block, run, visit));
-        for (int n = 0; n < kVectors; ++n) slot[n] = vectors(gathered + run * kClasses<T>)[n];
-      }
+      const int64_t first = plan.rois->order[visit] * plan.classes() + block * kClasses<T>;
+      const S* grad = static_cast<const S*>(plan.output) + first * plan.runs;
+      to_lanes<S, T>(grad, plan.runs, plan.classes_of<T>(block), plan.runs, plan.slot<T>(block, 0, visit),
+                     plan.num_rois * plan.lanes_of<T>(block));
     }
   });
 }
@@ -172,27 +253,25 @@ template <typename Bins, typename T, int N>
 static void spread_bin(const ScorePlan& plan, int64_t image, int64_t block, int64_t bin, T* slab) {
   const Bins bins{*static_cast<const typename Bins::Cells*>(plan.cells)};
   const int i = static_cast<int>(bin / plan.k), j = static_cast<int>(bin % plan.k);
-  for (int64_t cell = 0; cell < plan.map.cells(); ++cell) {
-    for (int n = 0; n < N; ++n) vectors(slab + cell * kClasses<T>)[n] = Vector<T>{};
-  }
+  for (int64_t n = 0; n < plan.map.cells() * N; ++n) scores(slab)[n] = Scores<T>{};
   for (int64_t visit = plan.rois->bounds[image]; visit < plan.rois->bounds[image + 1]; ++visit) {
-    const T* slot = plan.template slot<T>(block, plan.runs == 1 ? 0 : bin, visit);
-    bins.template spread<N>(visit, i, j, vectors(slot), slab);
+    const T* slot = plan.slot<T>(block, plan.runs == 1 ? 0 : bin, visit);
+    bins.template spread<N>(visit, i, j, scores(slot), slab);
   }
 }
 
 template <template <typename> class Bins>
 static void spread(const ScorePlan& plan, int64_t task) {
-  typed(plan.dtype, [&](auto storage, auto number) {
+  typed(plan.dtype, [&](auto storage, auto number_type) {
     using S = decltype(storage);
-    using T = decltype(number);
-    const int64_t bins = plan.num_bins(), bin = task % bins, block = task / bins % plan.template blocks<T>();
-    const int64_t image = task / bins / plan.template blocks<T>();
-    const int64_t first = block * kClasses<T>, classes = smaller(plan.classes() - first, kClasses<T>);
-    T* slab = Scratch::take<T>(0, plan.map.cells() * kClasses<T>);
-    with_vectors<T>(classes, [&]<int N>() { spread_bin<Bins<T>, T, N>(plan, image, block, bin, slab); });
-    const int64_t plane = image * plan.map.channels + first * bins + bin;
-    S* planes = const_cast<S*>(static_cast<const S*>(plan.map.data)) + plane * plan.map.cells();
-    store_block<S, T>(slab, classes, plan.map.cells(), planes, bins * plan.map.cells());
+    using T = decltype(number_type);
+    const int64_t bins = plan.num_bins(), bin = task % bins, block = task / bins % plan.blocks<T>();
+    const int64_t image = task / bins / plan.blocks<T>();
+    const int64_t classes = plan.classes_of<T>(block), lanes = plan.lanes_of<T>(block), cells = plan.map.cells();
+    T* slab = Scratch::take<T>(0, cells * lanes);
+    with_vectors<T>(lanes, [&]<int N>() { spread_bin<Bins<T>, T, N>(plan, image, block, bin, slab); });
+    const int64_t plane = image * plan.map.channels + block * kClasses<T> * bins + bin;
+    S* planes = const_cast<S*>(static_cast<const S*>(plan.map.data)) + plane * cells;
+    to_planes<S, T>(slab, lanes, classes, cells, planes, bins * cells);
   });
 }

@@ -53,6 +53,11 @@ static inline bool any_lane(Index<T> lanes) {
 #endif
 }
 
+// Prefetches bytes that are read soon. The hardware does not predict the jump to the next RoI.
+FAST_RFCN_INLINE void fetch(const void* data, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(static_cast<const char*>(data) + at);
+}
+
 // ---- one number ----
 
 static inline float number(float value) { return value; }
@@ -115,24 +120,26 @@ constexpr int64_t kWordTile = kVectorBytes >= 32 ? 8 : 4;
 
 FAST_RFCN_INLINE void transpose_tile(const uint32_t* from, int64_t from_stride, uint32_t* to, int64_t to_stride) {
 #if FAST_RFCN_VECTOR_BYTES >= 32
+  typedef uint32_t HalfRow __attribute__((vector_size(16), may_alias, aligned(4)));
   typedef uint32_t Row __attribute__((vector_size(32), may_alias, aligned(4)));
-  Row a[8], b[8];
-  for (int i = 0; i < 8; ++i) a[i] = *reinterpret_cast<const Row*>(from + i * from_stride);
-  for (int i = 0; i < 8; i += 2) {
-    b[i] = __builtin_shufflevector(a[i], a[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-    b[i + 1] = __builtin_shufflevector(a[i], a[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
-  }
-  for (int i = 0; i < 8; i += 4) {
-    a[i] = __builtin_shufflevector(b[i], b[i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-    a[i + 1] = __builtin_shufflevector(b[i], b[i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
-    a[i + 2] = __builtin_shufflevector(b[i + 1], b[i + 3], 0, 1, 8, 9, 4, 5, 12, 13);
-    a[i + 3] = __builtin_shufflevector(b[i + 1], b[i + 3], 2, 3, 10, 11, 6, 7, 14, 15);
-  }
-  for (int i = 0; i < 4; ++i) {
-    const Row low = __builtin_shufflevector(a[i], a[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-    const Row high = __builtin_shufflevector(a[i], a[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
-    *reinterpret_cast<Row*>(to + i * to_stride) = low;
-    *reinterpret_cast<Row*>(to + (i + 4) * to_stride) = high;
+  // Four columns at a time. Rows i and i + 4 share a register, so no shuffle crosses its halves.
+  for (int column = 0; column < 8; column += 4) {
+    Row a[4], b[4];
+    for (int i = 0; i < 4; ++i) {
+      const HalfRow low = *reinterpret_cast<const HalfRow*>(from + i * from_stride + column);
+      const HalfRow high = *reinterpret_cast<const HalfRow*>(from + (i + 4) * from_stride + column);
+      a[i] = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7);
+    }
+    for (int i = 0; i < 2; ++i) {
+      b[2 * i] = __builtin_shufflevector(a[i], a[i + 2], 0, 8, 1, 9, 4, 12, 5, 13);
+      b[2 * i + 1] = __builtin_shufflevector(a[i], a[i + 2], 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+    for (int i = 0; i < 2; ++i) {
+      const Row even = __builtin_shufflevector(b[i], b[i + 2], 0, 8, 1, 9, 4, 12, 5, 13);
+      const Row odd = __builtin_shufflevector(b[i], b[i + 2], 2, 10, 3, 11, 6, 14, 7, 15);
+      *reinterpret_cast<Row*>(to + (column + 2 * i) * to_stride) = even;
+      *reinterpret_cast<Row*>(to + (column + 2 * i + 1) * to_stride) = odd;
+    }
   }
 #else
   typedef uint32_t Row __attribute__((vector_size(16), may_alias, aligned(4)));
@@ -182,15 +189,27 @@ static void transpose(const void* from_data, int64_t from_stride, void* to_data,
     }
     return;
   }
-  constexpr int64_t strip = 256 / size;  // a few cache lines of each row at a time
-  for (int64_t strip_begin = 0; strip_begin < columns; strip_begin += strip) {
-    const int64_t strip_end = smaller(strip_begin + strip, columns);
-    // The hardware does not prefetch this many rows.
-    for (int64_t row = 0; row < rows; ++row) __builtin_prefetch(from + row * from_stride + strip_begin + strip);
+  // Tiles follow the longer side from end to end, so there are few streams. The hardware prefetches them too late.
+  constexpr int64_t line = 64 / size, ahead = 8 * line;
+  if (columns >= rows) {
     for (int64_t row = 0; row < rows; row += side) {
       const int64_t r = smaller(row, rows - side);
-      for (int64_t column = strip_begin; column < strip_end; column += side) {
+      for (int64_t column = 0; column < columns; column += side) {
         const int64_t c = smaller(column, columns - side);
+        for (int64_t i = 0; column % line == 0 && i < side; ++i) {
+          __builtin_prefetch(from + (r + i) * from_stride + column + ahead);
+        }
+        transpose_tile(from + r * from_stride + c, from_stride, to + c * to_stride + r, to_stride);
+      }
+    }
+  } else {
+    for (int64_t column = 0; column < columns; column += side) {
+      const int64_t c = smaller(column, columns - side);
+      for (int64_t row = 0; row < rows; row += side) {
+        const int64_t r = smaller(row, rows - side);
+        for (int64_t i = 0; row % line == 0 && i < side; ++i) {
+          __builtin_prefetch(to + (c + i) * to_stride + row + ahead, 1);
+        }
         transpose_tile(from + r * from_stride + c, from_stride, to + c * to_stride + r, to_stride);
       }
     }
