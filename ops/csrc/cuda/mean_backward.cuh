@@ -94,7 +94,7 @@ union RowWeights {
 // The gradient may have any strides: the gradient of a vote is one number for all bins, with stride 0. In
 // position-sensitive operators, a block owns one bin, so a RoI has one column.
 template <typename S>
-__global__ void __launch_bounds__(kTileThreads, 3)
+__global__ void __launch_bounds__(kTileThreads, sizeof(Number<S>) == 8 ? 2 : 4)
     mean_backward_tiles(const View<S> grad, const Number<S>* __restrict__ rois, const Tables<Number<S>> tables,
                         int64_t images, int64_t channels, bool position_sensitive, S* __restrict__ total) {
   using T = Number<S>;
