@@ -38,7 +38,8 @@ FOLDER = ROOT / "docs" / "benchmarks"
 ARCHITECTURE = "9.0"  # of an H100
 SAMPLE = 16  # blocks of a launch
 LARGE = re.compile(r"\[1, 392,|\[1, 1029.*2000 RoIs|backward.*2000|^batched")  # sizes that add nothing new
-FIELDS = ("blocks", "all_blocks", "barriers", "read", "written", "sectors_read", "sectors_written")
+FIELDS = ("blocks", "all_blocks", "barriers", "accesses_global", "accesses_shared")
+FIELDS += ("read", "written", "sectors_read", "sectors_written")
 FIELDS += ("shared_read", "shared_written", "turns_read", "turns_written", "fewest_read", "fewest_written")
 
 
@@ -53,22 +54,33 @@ class Row:
     requested_mb: float  # of global memory, by its threads
     sectors_mb: float  # touched by its warps
     shared_mb: float
+    global_accesses: float  # loads and stores of warps, in thousands
+    shared_accesses: float
     turns: float  # of the banks of shared memory, relative to those without conflicts
     barriers: float  # per block
     registers: int | None  # per thread
     spilled: int | None  # bytes per thread
 
 
+def tracked(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a copy with the same strides. The emulated device only counts memory that is allocated after its start."""
+    storage = tensor.untyped_storage().clone()
+    return tensor.new_empty(0).set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())
+
+
 class Moved(TorchDispatchMode):
-    """Sums the bytes of the operators' inputs and outputs."""
+    """Sums the bytes of the operators' inputs and outputs. The operators read copies of their inputs, which count."""
 
     def __init__(self) -> None:
         super().__init__()
         self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        ours = func.namespace == "fast_rfcn"
+        if ours:
+            args = [tracked(each) if isinstance(each, torch.Tensor) else each for each in args]
         results = func(*args, **(kwargs or {}))
-        if func.namespace == "fast_rfcn":
+        if ours:
             given = [*args, *(results if isinstance(results, tuple) else (results,))]
             self.bytes += sum(each.untyped_storage().nbytes() for each in given if isinstance(each, torch.Tensor))
         return results
@@ -130,6 +142,8 @@ def count(
             (values["read"] + values["written"]) * scale,
             32 * (values["sectors_read"] + values["sectors_written"]) * scale,
             (values["shared_read"] + values["shared_written"]) * scale,
+            values["accesses_global"] * scale * 1e3,
+            values["accesses_shared"] * scale * 1e3,
             (values["turns_read"] + values["turns_written"]) / fewest if fewest else 0.0,
             values["barriers"] / values["blocks"],
             registers,
@@ -181,14 +195,16 @@ def line(row: Row) -> str:
     name = row.kernel.partition("<")[0]
     return (
         f"{row.case:62} {name:20} floor {row.floor_mb:7.1f} MB, requested {row.requested_mb:8.1f}, sectors "
-        f"{row.sectors_mb:8.1f}, shared {row.shared_mb:8.1f} in {row.turns:.2f} turns, {row.barriers:.0f} barriers, "
+        f"{row.sectors_mb:8.1f}, shared {row.shared_mb:8.1f} in {row.turns:.2f} turns, "
+        f"{row.global_accesses:.0f} + {row.shared_accesses:.0f} thousand accesses, {row.barriers:.0f} barriers, "
         f"{row.registers} registers, {row.spilled} spilled"
     )
 
 
 def as_markdown(rows: list[Row]) -> str:
     """Return the rows as a table."""
-    columns = ("case", "kernel", "blocks", "floor", "requested", "sectors", "shared", "turns", "barriers")
+    columns = ("case", "kernel", "blocks", "floor", "requested", "sectors", "shared", "turns")
+    columns += ("global accesses", "shared accesses", "barriers")
     lines = [
         "# What the CUDA kernels ask of a GPU: emulated, not run",
         "",
@@ -199,6 +215,7 @@ def as_markdown(rows: list[Row]) -> str:
         "  stores of warps touch, before any cache.",
         "- Shared: MB of shared memory that threads load and store. Turns: of its banks, for each that there would be",
         "  without conflicts.",
+        "- Accesses: loads and stores of warps, of global and of shared memory, in thousands.",
         "- Barriers: those that a block waits at, on average.",
         "",
         f"Counted on {SAMPLE} blocks of each launch (nms: on all), multiplied up.",
@@ -209,7 +226,8 @@ def as_markdown(rows: list[Row]) -> str:
     for row in rows:
         known = ["not known" if value is None else value for value in (row.registers, row.spilled)]
         counts = [f"{value:.1f}" for value in (row.floor_mb, row.requested_mb, row.sectors_mb, row.shared_mb)]
-        cells = [row.case, f"`{row.kernel}`", row.blocks, *counts, f"{row.turns:.2f}", f"{row.barriers:.0f}", *known]
+        counts += [f"{row.turns:.2f}", f"{row.global_accesses:.0f}", f"{row.shared_accesses:.0f}"]
+        cells = [row.case, f"`{row.kernel}`", row.blocks, *counts, f"{row.barriers:.0f}", *known]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
 

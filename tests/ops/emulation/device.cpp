@@ -483,9 +483,10 @@ FOR_PYTHON const char* emulation_counted() {
   lines.clear();
   for (const auto& [name, each] : emulation::traffic.counts) {
     lines += name;
-    for (const uint64_t number : {each.blocks, each.all_blocks, each.barriers, each.bytes[0], each.bytes[1],
-                                  each.sectors[0], each.sectors[1], each.shared_bytes[0], each.shared_bytes[1], each.turns[0],
-                                  each.turns[1], each.fewest_turns[0], each.fewest_turns[1]}) {
+    for (const uint64_t number : {each.blocks, each.all_blocks, each.barriers, each.accesses[0], each.accesses[1], each.bytes[0],
+                                  each.bytes[1], each.sectors[0], each.sectors[1], each.shared_bytes[0],
+                                  each.shared_bytes[1], each.turns[0], each.turns[1], each.fewest_turns[0],
+                                  each.fewest_turns[1]}) {
       lines += "\t" + std::to_string(number);
     }
     lines += "\n";

@@ -54,6 +54,7 @@ void Traffic::end_block(const std::string& kernel, int num_threads) {
 void Traffic::add(Counts& counts, const One* const* lanes, int num) {
   const One& one = *lanes[0];
   std::vector<uintptr_t> touched;
+  ++counts.accesses[one.shared];
   if (!one.shared) {
     for (int i = 0; i < num; ++i) {
       counts.bytes[one.writes] += lanes[i]->size;

@@ -21,6 +21,7 @@ constexpr int kBanks = 32;   // banks of shared memory, 4 bytes wide
 // Counts of one kernel. [0]: reads, [1]: writes.
 struct Counts {
   uint64_t blocks = 0, all_blocks = 0, barriers = 0;  // blocks that ran, all blocks, barriers of those that ran
+  uint64_t accesses[2] = {};  // loads and stores of warps: of global memory, of shared memory
   uint64_t bytes[2] = {}, sectors[2] = {};  // of global memory
   uint64_t shared_bytes[2] = {}, turns[2] = {}, fewest_turns[2] = {};
 };
