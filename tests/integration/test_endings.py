@@ -21,6 +21,7 @@ from PIL import Image
 
 from detector.datasets.synthetic import SyntheticDataset
 from detector.tools import cli
+from detector.tools.settings.exit_codes import DONE, INTERRUPTED
 from tests.integration.conftest import write_voc
 
 BOUND_S = 20.0  # from the event that ends the run to the end of its last process
@@ -303,7 +304,7 @@ def check(run: Run, code: int, says: str) -> None:
     assert ("Traceback" in output) == says.startswith("RuntimeError: "), output
     assert "Exception ignored" not in output
     assert len(re.findall("^error: ", output, re.MULTILINE)) == says.startswith("error: ")
-    if code in (cli.DONE, cli.INTERRUPTED):
+    if code in (DONE, INTERRUPTED):
         assert re.search(f"^{says}$", output, re.MULTILINE), output
     elif code > 0:
         assert re.fullmatch(says, output.rstrip().splitlines()[-1]), output
