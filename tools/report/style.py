@@ -27,7 +27,7 @@ th { color: var(--soft); font-weight: 600; } tr.total td { font-weight: 700; bor
 .tiles, .grid { display: grid; gap: 14px; } .tiles { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 16px; }
 .tile b { display: block; font-size: 25px; font-variant-numeric: tabular-nums; }
-.tile span { color: var(--soft); font-size: 13px; }
+.tile span { color: var(--soft); font-size: 13px; overflow-wrap: anywhere; }
 .curves { grid-template-columns: repeat(auto-fill, minmax(min(240px, 100%), 1fr)); }
 .worst { grid-template-columns: repeat(auto-fill, minmax(min(460px, 100%), 1fr)); }
 .crops { grid-template-columns: repeat(auto-fill, minmax(min(220px, 100%), 1fr)); }
