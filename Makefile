@@ -58,7 +58,7 @@ coverage: .venv/installed  ## the test suite, and which lines it does not run; f
 native-cuda: .venv/installed  ## compile the CUDA kernels, or fail (needs nvcc, no GPU)
 	DETECTOR_NATIVE=cuda $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 
-emulate: .venv/installed  ## run the CUDA kernels on an emulated device, and broken ones too (needs g++, no GPU; 20 minutes)
+emulate: .venv/installed  ## run the CUDA kernels on an emulated device (20 minutes), and broken ones (longer; needs g++, no GPU)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/ops/emulation/check.py --cases 2000
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m "" tests/ops/emulation
 
