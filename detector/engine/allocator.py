@@ -13,7 +13,8 @@ def keep_freed_memory() -> bool:
     """Keep freed memory of this process for its next step. Return False if the C library is not glibc.
 
     By default glibc returns large blocks to the system. The next step gets them back as pages that the system has to
-    clear first, one page fault each: up to a sixth of a training step on a CPU.
+    clear first, one page fault each: up to a sixth of a training step on a CPU. The price is memory: a block's first
+    eight uses can take new memory each, because glibc looks for a slightly larger gap than an aligned block leaves.
     """
     if not sys.platform.startswith("linux"):
         return False
