@@ -11,39 +11,48 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 
 from detector.build import build_detector, build_optimizer
 from detector.configs.compose import load_config
 from detector.configs.schema import Config
 from detector.engine.gradients import accumulate_gradients
+from detector.engine.precision import decided
 from detector.model import Detector
 from detector.ops import boxes as box_ops
 from detector.pipeline.run_folder import kernels
 from detector.pipeline.versions import versions
 from detector.structures import Batch, Instances, Proposals
 from detector.tools.bench.interleaved import interleaved, milliseconds, ratio
+from detector.tools.bench.torchvision_models import MOBILE_ROIS, MOBILE_TRAIN, mobilenet_v2_step, resnet50_fpn_step
 
 CLASSES = 20
 GIVEN = ["proposals=file", "proposals.train=none", "proposals.test=none"]
 PEER_ROIS = 512  # RoIs per image, torchvision's default
 WHOLE, RPN_STEP, DETERMINISTIC = "training step", "training step with an RPN", "training step, deterministic"
 BARE = ("bare backbone", "bare tail", "bare optimizer")
+PEER, MOBILE_PEER = "torchvision", "torchvision on MobileNetV2"
+MOBILE_SIZE = (480, 640)  # pixels of the images of both detectors on MobileNetV2
 REST = ("to the network's input", "matching and sampling", "RoI pooling", "losses")
 
 
 class Bench:
     """One detector with its optimizer, on a batch of noise."""
 
-    def __init__(self, overrides: list[str], options: argparse.Namespace, num_proposals: int | None = 2000) -> None:
+    def __init__(
+        self,
+        overrides: list[str],
+        options: argparse.Namespace,
+        num_proposals: int | None = 2000,
+        precision: str = "fp32",
+    ) -> None:
         torch.manual_seed(0)
         self.device = torch.device(options.device)
+        self.precision = precision
         size = [f"input.short_sides=[{options.height}]", f"input.max_side={options.width}"]
         self.config: Config = load_config([*overrides, *size])
         self.detector: Detector = build_detector(self.config, CLASSES).to(self.device).train()
@@ -60,7 +69,7 @@ class Bench:
             micro_batches=1,
             scaler=self.scaler,
             device=self.device,
-            precision="fp32",
+            precision=self.precision,
         )
         self.optimizer.step()
 
@@ -149,35 +158,6 @@ def noise(options: argparse.Namespace, num_proposals: int | None) -> Batch:
     )
 
 
-def torchvision_step(options: argparse.Namespace) -> Callable[[], object]:
-    """A step of torchvision's FasterRCNN ResNet-50-FPN on the same images, as in its reference training."""
-    torch.manual_seed(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = torchvision.models.detection.fasterrcnn_resnet50_fpn(
-            weights=None,
-            weights_backbone=None,
-            num_classes=CLASSES + 1,
-            trainable_backbone_layers=3,
-            min_size=options.height,
-            max_size=options.width,
-        )
-    for name, parameter in model.backbone.body.named_parameters():  # torchvision freezes no layers without weights
-        parameter.requires_grad_(name.startswith(("layer2", "layer3", "layer4")))
-    model.to(options.device).train()
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4, momentum=0.9)
-    batch = noise(options, None).to(options.device)
-    images = [image.float() / 255 for image in batch.images]
-    targets = [{"boxes": item.boxes, "labels": item.labels} for item in batch.instances]
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        sum(model(images, targets).values()).backward()
-        optimizer.step()
-
-    return step
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print and write the results. Return the exit code."""
     options = _options(arguments)
@@ -199,18 +179,21 @@ def main(arguments: list[str] | None = None) -> int:
     rest = [sum(values) for values in zip(*(times[name] for name in REST), strict=True)]
     del given, learned, contestants  # frees memory: a later network has 100 million parameters
     peer_times = {} if options.no_peer else interleaved(_beside_torchvision(options, base), options.rounds, device)
+    mobile_times = {} if options.no_peer else interleaved(_beside_torchvision_mobile(options), options.rounds, device)
     ratios: list[tuple[str, float, str]] = [
         ("training step / bare parts", ratio(times[WHOLE], bare), "at most 1.10"),
         ("the rest, piece by piece / bare parts", ratio(rest, bare), ""),
         ("step with an RPN / step", ratio(times[RPN_STEP], times[WHOLE]), ""),
         ("deterministic step / step", ratio(times[DETERMINISTIC], times[WHOLE]), ""),
         *(
-            (f"torchvision / {name}", ratio(peer_times["torchvision"], values), "at least 1.5")
-            for name, values in peer_times.items()
-            if name != "torchvision"
+            (f"{peer} / {name}", ratio(of[peer], values), goal)
+            for peer, of, goal in ((PEER, peer_times, "at least 1.5"), (MOBILE_PEER, mobile_times, "at least 3"))
+            for name, values in of.items()
+            if name != peer
         ),
     ]
     size = f"{options.batch} x {options.height}x{options.width}"
+    every = {**times, **peer_times, **mobile_times}
     report = {
         "size": size,
         "settings": options.set,
@@ -218,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
         "threads": torch.get_num_threads(),
         "kernels": kernels(device),
         "versions": versions(),
-        "milliseconds": {name: round(milliseconds(v), 2) for name, v in {**times, **peer_times}.items()},
+        "milliseconds": {name: round(milliseconds(values), 2) for name, values in every.items()},
         "ratios": {name: {"measured": round(value, 3), "goal": goal} for name, value, goal in ratios},
     }
     lines = [
@@ -240,6 +223,14 @@ def main(arguments: list[str] | None = None) -> int:
         "|---|---|",
         *(f"| {name} | {milliseconds(values):.1f} |" for name, values in peer_times.items()),
         "",
+        f"One network on MobileNetV2's map of stride 16, torchvision's and ours: {options.batch} images of "
+        f"{MOBILE_SIZE[0]}x{MOBILE_SIZE[1]}, {MOBILE_ROIS} RoIs an image, 15 anchors a cell, "
+        f"{MOBILE_TRAIN[0]} proposals before NMS and {MOBILE_TRAIN[1]} after it, all layers trained.",
+        "",
+        "| part | ms |",
+        "|---|---|",
+        *(f"| {name} | {milliseconds(values):.1f} |" for name, values in mobile_times.items()),
+        "",
         "| ratio | measured | goal |",
         "|---|---|---|",
         *(f"| {name} | {value:.3f} | {goal} |" for name, value, goal in ratios),
@@ -252,17 +243,37 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _beside_torchvision(options: argparse.Namespace, base: list[str]) -> dict[str, Callable[[], object]]:
-    """Steps of torchvision's model and of ours with the same image size and number of RoIs."""
+    """Steps of torchvision's ResNet-50 model and of ours with the same image size and number of RoIs."""
     common = [*base, "proposals=rpn", f"sampling.rois_per_image={PEER_ROIS}"]
     tail = ["head=fast_rcnn_align", "backbone.tail=fc", "backbone.tail_channels=1024"]
+    torch.manual_seed(0)
     return {
-        "torchvision": torchvision_step(options),
+        PEER: resnet50_fpn_step(noise(options, None).to(torch.device(options.device)), CLASSES),
         "ours, res4 and two layers": Bench([*common, *tail], options, None).step,
         "ours, res4 reduced to 256 channels and two layers": Bench(
             [*common, *tail, "head.channels=256"], options, None
         ).step,
         "ours, dilated res5 and two layers": Bench([*common, *tail, "backbone.dilated_c5=true"], options, None).step,
         "ours, R-FCN on dilated res5": Bench([*common, "head=rfcn"], options, None).step,
+    }
+
+
+def _beside_torchvision_mobile(options: argparse.Namespace) -> dict[str, Callable[[], object]]:
+    """Steps of one network on MobileNetV2, torchvision's and ours: same images, map, layers, anchors and RoIs."""
+    options = argparse.Namespace(**{**vars(options), "height": MOBILE_SIZE[0], "width": MOBILE_SIZE[1]})
+    device = torch.device(options.device)
+    network = [
+        *("backbone=mobilenet_v2", "backbone.node=features.13", "head=fast_rcnn_align", "proposals=rpn"),
+        *("backbone.tail=fc", "backbone.tail_channels=1024", f"sampling.rois_per_image={MOBILE_ROIS}"),
+        *("proposals.channels=96", "proposals.scales=[2,4,8,16,32]", "proposals.aspects=[0.5,1,2]"),
+        *(f"proposals.pre_nms_train={MOBILE_TRAIN[0]}", f"proposals.top_k_train={MOBILE_TRAIN[1]}"),
+        "sampling.background_iou_low=0.0",
+    ]
+    precisions = ["fp32"] if decided(device, "auto") == "fp32" else ["fp32", "bf16"]
+    torch.manual_seed(0)
+    return {
+        MOBILE_PEER: mobilenet_v2_step(noise(options, None).to(device), CLASSES),
+        **{f"ours on MobileNetV2, {name}": Bench(network, options, None, name).step for name in precisions},
     }
 
 
