@@ -51,12 +51,14 @@ SCHEMAS: tuple[str, ...] = (
     " float offset_scale, int sampling_ratio) -> Tensor",
     "deform_ps_roi_pool_offset_grad(Tensor grad, Tensor score_maps, Tensor rois, Tensor offsets, float spatial_scale,"
     " float offset_scale, int sampling_ratio) -> Tensor",
-    "depthwise(Tensor x, Tensor kernel, Tensor bias, int dilation, int padding) -> Tensor",
-    "depthwise_weight_grad(Tensor grad, Tensor x, int k, int dilation, int padding) -> Tensor",
+    "depthwise(Tensor x, Tensor kernel, Tensor bias, int stride, int dilation, int padding) -> Tensor",
+    "depthwise_input_grad(Tensor grad, Tensor kernel, SymInt[] size, int stride, int dilation, int padding) -> Tensor",
+    "depthwise_weight_grad(Tensor grad, Tensor x, int k, int stride, int dilation, int padding) -> Tensor",
     "nms(Tensor boxes, Tensor scores, Tensor? labels, float iou_threshold, int? max_output) -> Tensor",
 )
 
-CPU_ONLY = ("depthwise", "depthwise_weight_grad")  # on a GPU PyTorch's own convolution is fast
+# On a GPU PyTorch's own convolution is fast.
+CPU_ONLY = ("depthwise", "depthwise_input_grad", "depthwise_weight_grad")
 
 LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 for _schema in SCHEMAS:

@@ -56,27 +56,29 @@ def _strides(network: nn.Module) -> list[tuple[nn.Conv2d, int]]:
 def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, conv: nn.Conv2d) -> Tensor:
     """Apply `conv` to x [N, C, H, W] with another kernel and bias.
 
-    In training on a CPU, a dilated depthwise convolution uses the project's operator: in the library, its gradient
-    takes 3 (float32) to 30 (bfloat16) times as long as without dilation. Exported and evaluated models do not use it.
+    In training on a CPU, a depthwise convolution with a stride, a dilation or a kernel above 3x3 uses the project's
+    operator: the library's gradient takes up to 30 times as long (docs/benchmarks). Exported and evaluated models do
+    not use it.
     """
-    if x.device.type == "cpu" and torch.is_grad_enabled() and _is_dilated_depthwise(conv):
+    if x.device.type == "cpu" and torch.is_grad_enabled() and _is_slow_depthwise(conv):
         if torch.is_autocast_enabled("cpu"):
             x = x.to(torch.get_autocast_dtype("cpu"))
         assert not isinstance(conv.padding, str)
-        return depthwise_conv(x, kernel, bias, dilation=conv.dilation[0], padding=conv.padding[0])
+        stride, dilation, padding = conv.stride[0], conv.dilation[0], conv.padding[0]
+        return depthwise_conv(x, kernel, bias, stride=stride, dilation=dilation, padding=padding)
     return F.conv2d(x, kernel, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
-def _is_dilated_depthwise(conv: nn.Conv2d) -> bool:
-    """Whether `conv` is depthwise and dilated, with stride 1, and equal in both directions."""
-    side, rate = conv.kernel_size[0], conv.dilation[0]
+def _is_slow_depthwise(conv: nn.Conv2d) -> bool:
+    """Whether `conv` is depthwise and not a plain 3x3, and equal in both directions."""
+    side, rate, stride = conv.kernel_size[0], conv.dilation[0], conv.stride[0]
     return (
-        rate > 1
-        and conv.groups == conv.in_channels == conv.out_channels
+        conv.groups == conv.in_channels == conv.out_channels > 1
+        and (rate > 1 or stride > 1 or side > 3)
         and side % 2 == 1
         and side <= LARGEST_KERNEL
         and conv.kernel_size == (side, side)
-        and conv.stride == (1, 1)
+        and conv.stride == (stride, stride)
         and conv.dilation == (rate, rate)
         and conv.padding_mode == "zeros"
         and not isinstance(conv.padding, str)

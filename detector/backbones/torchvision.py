@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph
 
+from detector.backbones.activations import without_copies
 from detector.backbones.dilation import limit_stride
 from detector.backbones.dry_run import dry_run
 from detector.backbones.norms import (
@@ -80,6 +81,7 @@ class TorchvisionBackbone(nn.Module):
         self.frozen: list[str] = []  # paths in body
         if frozen_nodes is not None:
             self._freeze_up_to(name, frozen_nodes)
+        without_copies(self.body)
         self._fold_frozen_norms()
         self.channels_last = self._with_channels_last(name)
         self._own_keys = frozenset(self.state_dict())

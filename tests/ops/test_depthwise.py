@@ -1,4 +1,4 @@
-"""Dilated depthwise convolution: the values and gradients of `F.conv2d`, for any map, dilation and padding."""
+"""Depthwise convolution: the values and gradients of `F.conv2d`, for any map, stride, dilation and padding."""
 
 import itertools
 
@@ -24,15 +24,17 @@ def tensors_of(
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("k", [1, 3, 5, 7])
 def test_values_and_gradients_equal_those_of_torch(k: int, layout: torch.memory_format) -> None:
-    for shape, dilation, dtype in itertools.product(SHAPES, (1, 2, 4), (torch.float64, torch.float32)):
+    dtypes = torch.float64, torch.float32
+    for shape, stride, dilation, dtype in itertools.product(SHAPES, (1, 2, 3), (1, 2, 4), dtypes):
         reach = dilation * (k - 1)
         for padding in {reach // 2, reach, reach // 3}:
             if min(shape[2:]) + 2 * padding <= reach:
                 continue
             parts = tensors_of(shape, k, dtype, layout)
-            ours = depthwise_conv(*parts, dilation=dilation, padding=padding)
-            expected = F.conv2d(*parts, padding=padding, dilation=dilation, groups=shape[1])
+            ours = depthwise_conv(*parts, stride=stride, dilation=dilation, padding=padding)
+            expected = F.conv2d(*parts, stride, padding, dilation, shape[1])
             torch.testing.assert_close(ours, expected)
+            assert ours.is_contiguous(memory_format=torch.channels_last)
             slope = torch.randn_like(expected)
             for mine, theirs in zip(
                 torch.autograd.grad(ours, parts, slope), torch.autograd.grad(expected, parts, slope), strict=True
@@ -40,11 +42,12 @@ def test_values_and_gradients_equal_those_of_torch(k: int, layout: torch.memory_
                 torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 2), (2, 1)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_results_are_rounded_once(dtype: torch.dtype) -> None:
+def test_half_precision_results_are_rounded_once(dtype: torch.dtype, stride: int, dilation: int) -> None:
     x, kernel, bias = tensors_of((2, 40, 9, 6), 3, dtype, torch.channels_last)
-    ours = depthwise_conv(x, kernel, bias, dilation=2, padding=2)
-    exact = F.conv2d(x.double(), kernel.double(), bias.double(), padding=2, dilation=2, groups=40)
+    ours = depthwise_conv(x, kernel, bias, stride=stride, dilation=dilation, padding=dilation)
+    exact = F.conv2d(x.double(), kernel.double(), bias.double(), stride, dilation, dilation, 40)
     step = torch.finfo(dtype).eps
     assert ours.dtype == dtype
     torch.testing.assert_close(ours.double(), exact, rtol=0.51 * step, atol=1e-5)
@@ -67,18 +70,29 @@ def test_nan_and_infinity_reach_only_cells_that_read_them() -> None:
     assert torch.equal(out.isinf()[0, 3], reached)
 
 
-def test_second_derivatives_are_correct() -> None:
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 2), (2, 1), (2, 2)])
+def test_second_derivatives_are_correct(stride: int, dilation: int) -> None:
     parts = tensors_of((1, 3, 4, 5), 3, torch.float64, torch.channels_last)
-    assert torch.autograd.gradgradcheck(lambda *args: depthwise_conv(*args, dilation=2, padding=1), parts)
+    assert torch.autograd.gradgradcheck(
+        lambda *args: depthwise_conv(*args, stride=stride, dilation=dilation, padding=1), parts
+    )
 
 
 def test_the_operators_keep_the_dispatcher_contract() -> None:
-    x, kernel, bias = tensors_of((1, 3, 6, 5), 3, torch.float32, torch.contiguous_format)
-    args = (x.detach().permute(0, 2, 3, 1), kernel.detach()[:, 0].permute(1, 2, 0), bias.detach(), 2, 2)
+    x, kernel, bias = tensors_of((1, 3, 7, 5), 3, torch.float32, torch.channels_last)
+    x, taps = x.detach().requires_grad_(), kernel.detach()[:, 0].permute(1, 2, 0).contiguous().requires_grad_()
+    grad = torch.randn(1, 3, 4, 3).to(memory_format=torch.channels_last).requires_grad_()
     quick = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(torch.ops.fast_rfcn.depthwise.default, args, test_utils=quick)
-    grads = (torch.randn(1, 6, 5, 3), torch.randn(1, 6, 5, 3), 3, 2, 2)
-    torch.library.opcheck(torch.ops.fast_rfcn.depthwise_weight_grad.default, grads, test_utils=quick)
+    operators = torch.ops.fast_rfcn
+    torch.library.opcheck(operators.depthwise.default, (x, taps, bias, 2, 1, 1), test_utils=quick)
+    torch.library.opcheck(operators.depthwise_input_grad.default, (grad, taps, [1, 3, 7, 5], 2, 1, 1), test_utils=quick)
+    torch.library.opcheck(operators.depthwise_weight_grad.default, (grad, x, 3, 2, 1, 1), test_utils=quick)
+
+
+def test_an_output_can_be_changed_in_place_without_further_copies() -> None:
+    parts = tensors_of((1, 3, 7, 5), 3, torch.float32, torch.channels_last)
+    out = depthwise_conv(*parts, stride=2, padding=1)
+    assert not out._is_view(), "autograd copies a view several times if it is changed in place"
 
 
 def test_results_have_the_same_bits_on_any_number_of_threads() -> None:
@@ -88,7 +102,7 @@ def test_results_have_the_same_bits_on_any_number_of_threads() -> None:
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            out = depthwise_conv(*parts, dilation=2, padding=2)
+            out = depthwise_conv(*parts, stride=2, dilation=2, padding=2)
             found.append((out.detach(), *torch.autograd.grad(out, parts[:2], torch.ones_like(out))))
     finally:
         torch.set_num_threads(threads)
@@ -102,5 +116,7 @@ def test_mistakes_are_named() -> None:
         depthwise_conv(x, torch.zeros(2, 1, 2, 2), None, dilation=1, padding=0)
     with pytest.raises(ValueError, match="padding of 0 to 4"):
         depthwise_conv(x, torch.zeros(2, 1, 3, 3), None, dilation=2, padding=5)
+    with pytest.raises(ValueError, match="got stride 0"):
+        depthwise_conv(x, torch.zeros(2, 1, 3, 3), None, stride=0)
     with pytest.raises(ValueError, match="at least one cell"):
         depthwise_conv(x, torch.zeros(2, 1, 3, 3), None, dilation=3, padding=0)

@@ -1,5 +1,5 @@
-// Dilated depthwise convolution on the CPU, for channels-last maps. Other libraries compute the gradient of a dilated
-// depthwise convolution many times slower than without dilation; here both use the same loops.
+// Depthwise convolution with strides and dilation on the CPU, for channels-last maps. Other libraries compute its
+// gradient many times slower than without strides and dilation; here all use the same loops.
 #pragma once
 
 #include "tensors.h"
@@ -10,16 +10,22 @@ namespace fast_rfcn {
 constexpr int64_t kLargestKernel = 7;
 
 struct DepthwisePlan {
-  const void* x;       // [N, H, W, C]
+  const void* x;       // [N, H, W, C] in memory
   const void* kernel;  // [k, k, C], in the type of the sums; for the weight gradient: `grad`
   const void* bias;    // [C], in the type of the sums
   void* output;        // [N, OH, OW, C]; weight gradient: [k, k, C], in the type of the sums
   ScalarType dtype;    // of x, and of the output or its gradient
   int64_t images, height, width, channels, out_height, out_width;
-  int64_t k, dilation, padding;
+  int64_t k, stride, dilation, padding;
+  bool transposed = false;  // whether `x` is the gradient of a convolution's output, and `output` that of its maps
 
-  // The row or column of x that tap `tap` of output `out` reads; it may be outside x.
-  int64_t met(int64_t out, int64_t tap) const { return out - padding + tap * dilation; }
+  // The row or column of x that tap `tap` of output `out` reads; it may be outside x. A negative number is for none.
+  int64_t met(int64_t out, int64_t tap) const {
+    if (!transposed) return out * stride - padding + tap * dilation;
+    const int64_t strided = out + padding - tap * dilation;
+    if (stride == 1) return strided;
+    return strided < 0 || strided % stride != 0 ? -1 : strided / stride;
+  }
 };
 
 }  // namespace fast_rfcn

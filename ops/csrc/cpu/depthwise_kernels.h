@@ -68,17 +68,25 @@ static void convolve_row(const DepthwisePlan& plan, int64_t task) {
   const T* kernel = static_cast<const T*>(plan.kernel);
   const T* bias = static_cast<const T*>(plan.bias);
   S* output = static_cast<S*>(plan.output) + task * plan.out_width * channels;
+  TapAt<S, T> rows[kLargestKernel];
+  int num_rows = 0;
+  for (int64_t i = 0; i < plan.k; ++i) {
+    const int64_t y = plan.met(row, i);
+    if (y < 0 || y >= plan.height) continue;
+    rows[num_rows++] = {x + y * plan.width * channels, kernel + i * plan.k * channels};
+  }
   for (int64_t column = 0; column < plan.out_width; ++column, output += channels) {
+    int64_t cells[kLargestKernel], weights[kLargestKernel];  // offsets in a row of x and of the kernel
+    int num_columns = 0;
+    for (int64_t j = 0; j < plan.k; ++j) {
+      const int64_t at = plan.met(column, j);
+      if (at < 0 || at >= plan.width) continue;
+      cells[num_columns] = at * channels, weights[num_columns++] = j * channels;
+    }
     TapAt<S, T> taps[kLargestKernel * kLargestKernel];
     int count = 0;
-    for (int64_t i = 0; i < plan.k; ++i) {
-      const int64_t y = plan.met(row, i);
-      if (y < 0 || y >= plan.height) continue;
-      for (int64_t j = 0; j < plan.k; ++j) {
-        const int64_t at = plan.met(column, j);
-        if (at < 0 || at >= plan.width) continue;
-        taps[count++] = {x + (y * plan.width + at) * channels, kernel + (i * plan.k + j) * channels};
-      }
+    for (int i = 0; i < num_rows; ++i) {
+      for (int j = 0; j < num_columns; ++j) taps[count++] = {rows[i].x + cells[j], rows[i].weight + weights[j]};
     }
     constexpr int lanes = kLanes<T>;
     int64_t channel = 0;
@@ -101,7 +109,7 @@ static void convolve_row(const DepthwisePlan& plan, int64_t task) {
 }
 
 // Calls f(tap, first output cell, first cell of x, number of cells) for every row of outputs and every tap that reads
-// inside x there.
+// inside x there. The cells of x are `stride` apart.
 template <typename F>
 FAST_RFCN_INLINE void for_each_run(const DepthwisePlan& plan, const F& f) {
   for (int64_t image = 0; image < plan.images; ++image) {
@@ -110,8 +118,9 @@ FAST_RFCN_INLINE void for_each_run(const DepthwisePlan& plan, const F& f) {
         const int64_t y = plan.met(row, i);
         if (y < 0 || y >= plan.height) continue;
         for (int64_t j = 0; j < plan.k; ++j) {
-          const int64_t first = larger<int64_t>(0, -plan.met(0, j));
-          const int64_t end = smaller(plan.out_width, plan.width - plan.met(0, j));
+          const int64_t start = plan.met(0, j);  // in x, of the first output
+          const int64_t first = start < 0 ? (-start + plan.stride - 1) / plan.stride : 0;
+          const int64_t end = smaller(plan.out_width, (plan.width - start + plan.stride - 1) / plan.stride);
           if (first >= end) continue;
           const int64_t grad = (image * plan.out_height + row) * plan.out_width + first;
           const int64_t x = (image * plan.height + y) * plan.width + plan.met(first, j);
@@ -126,7 +135,7 @@ FAST_RFCN_INLINE void for_each_run(const DepthwisePlan& plan, const F& f) {
 template <typename S, typename T, int N>
 static void weigh_vectors(const DepthwisePlan& plan, int64_t channel) {
   constexpr int lanes = kLanes<T>;
-  const int64_t channels = plan.channels;
+  const int64_t channels = plan.channels, step = plan.stride * channels;
   const S* grads = static_cast<const S*>(plan.kernel) + channel;
   const S* xs = static_cast<const S*>(plan.x) + channel;
   Vector<T> total[kLargestKernel * kLargestKernel][N] = {};
@@ -134,7 +143,7 @@ static void weigh_vectors(const DepthwisePlan& plan, int64_t channel) {
     const S* grad = grads + grad_cell * channels;
     const S* x = xs + x_cell * channels;
     Vector<T> sum[N] = {};
-    for (int64_t cell = 0; cell < length; ++cell, grad += channels, x += channels) {
+    for (int64_t cell = 0; cell < length; ++cell, grad += channels, x += step) {
       for (int n = 0; n < N; ++n) sum[n] += loaded<T>(grad + n * lanes) * loaded<T>(x + n * lanes);
     }
     for (int n = 0; n < N; ++n) total[tap][n] += sum[n];
@@ -147,14 +156,14 @@ static void weigh_vectors(const DepthwisePlan& plan, int64_t channel) {
 
 template <typename S, typename T>
 static void weigh_channel(const DepthwisePlan& plan, int64_t channel) {
-  const int64_t channels = plan.channels;
+  const int64_t channels = plan.channels, step = plan.stride * channels;
   const S* grads = static_cast<const S*>(plan.kernel) + channel;
   const S* xs = static_cast<const S*>(plan.x) + channel;
   T total[kLargestKernel * kLargestKernel] = {};
   for_each_run(plan, [&](int64_t tap, int64_t grad_cell, int64_t x_cell, int64_t length) {
     T sum = 0;
     for (int64_t cell = 0; cell < length; ++cell) {
-      sum += number(grads[(grad_cell + cell) * channels]) * number(xs[(x_cell + cell) * channels]);
+      sum += number(grads[(grad_cell + cell) * channels]) * number(xs[x_cell * channels + cell * step]);
     }
     total[tap] += sum;
   });

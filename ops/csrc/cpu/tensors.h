@@ -87,10 +87,9 @@ inline Tensor dense(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
-// A new tensor like `like`. The first access to new memory costs a page fault for each 4 KiB, more than the pooling, so
-// large outputs use 2 MiB pages.
-inline Tensor new_output(const Tensor& like, const std::vector<int64_t>& size, ScalarType dtype) {
-  Tensor output = torch::stable::new_empty(like, size, dtype);
+// Puts large outputs into 2 MiB pages: the first access to new memory costs a page fault for each 4 KiB, more than the
+// pooling.
+inline Tensor with_large_pages(Tensor output) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t kHuge = 2 << 20;
   const uintptr_t begin = reinterpret_cast<uintptr_t>(output.data_ptr());
@@ -99,6 +98,11 @@ inline Tensor new_output(const Tensor& like, const std::vector<int64_t>& size, S
   if (to > from + kHuge) madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
 #endif
   return output;
+}
+
+// A new tensor like `like`.
+inline Tensor new_output(const Tensor& like, const std::vector<int64_t>& size, ScalarType dtype) {
+  return with_large_pages(torch::stable::new_empty(like, size, dtype));
 }
 
 // Indices of the RoIs of each image. A RoI with a wrong image index counts for image 0; its bins are empty.

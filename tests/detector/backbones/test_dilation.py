@@ -48,11 +48,14 @@ def test_mistakes_are_named() -> None:
         limit_stride(models.get_model("vit_b_32", weights=None), 16)
 
 
-@pytest.mark.parametrize("side", [3, 5])
+@pytest.mark.parametrize(("side", "stride", "dilation"), [(3, 1, 3), (3, 2, 1), (5, 1, 1), (5, 2, 2)])
 @pytest.mark.parametrize("size", [(12, 18), (7, 11), (1, 2)])
-def test_a_dilated_depthwise_convolution_equals_torch_and_trains(side: int, size: tuple[int, int]) -> None:
+def test_a_depthwise_convolution_equals_torch_and_trains(
+    side: int, stride: int, dilation: int, size: tuple[int, int]
+) -> None:
     torch.manual_seed(0)
-    conv = nn.Conv2d(5, 5, side, padding=side // 2 * 3, dilation=3, groups=5).double()
+    padding = side // 2 * dilation
+    conv = nn.Conv2d(5, 5, side, stride=stride, padding=padding, dilation=dilation, groups=5).double()
     x = torch.randn(2, 5, *size, dtype=torch.float64, requires_grad=True)
     assert conv.bias is not None
     ours = convolve(x, conv.weight, conv.bias, conv)
@@ -60,6 +63,12 @@ def test_a_dilated_depthwise_convolution_equals_torch_and_trains(side: int, size
     torch.testing.assert_close(ours, conv(x))
     with torch.no_grad():
         assert torch.equal(convolve(x, conv.weight, conv.bias, conv), conv(x))
+
+
+def test_a_plain_convolution_stays_in_the_library() -> None:
+    for conv in (nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.Conv2d(4, 4, 3, stride=2), nn.Conv2d(1, 1, 3, stride=2)):
+        x = torch.randn(1, conv.in_channels, 6, 6, requires_grad=True)
+        assert "ConvolutionBackward" in str(convolve(x, conv.weight, conv.bias, conv).grad_fn)
 
 
 def test_a_dilated_depthwise_convolution_in_bf16_keeps_its_weights_in_float32() -> None:
