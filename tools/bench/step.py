@@ -20,6 +20,7 @@ import torch
 from detector.build import build_detector, build_optimizer
 from detector.configs.compose import load_config
 from detector.configs.schema import Config
+from detector.engine.allocator import keep_freed_memory
 from detector.engine.gradients import accumulate_gradients
 from detector.engine.precision import decided
 from detector.model import Detector
@@ -161,6 +162,7 @@ def noise(options: argparse.Namespace, num_proposals: int | None) -> Batch:
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print and write the results. Return the exit code."""
     options = _options(arguments)
+    keep_freed_memory()  # as in training
     if options.threads:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)

@@ -88,10 +88,13 @@ static void convolve_row(const DepthwisePlan& plan, int64_t task) {
     for (int i = 0; i < num_rows; ++i) {
       for (int j = 0; j < num_columns; ++j) taps[count++] = {rows[i].x + cells[j], rows[i].weight + weights[j]};
     }
-    constexpr int lanes = kLanes<T>;
+    constexpr int lanes = kLanes<T>, many = 6, few = 2;  // vectors; each sum waits for its last addition
     int64_t channel = 0;
-    for (; channel + kVectors * lanes <= channels; channel += kVectors * lanes) {
-      convolve_vectors<S, T, kVectors>(taps, count, bias, channel, output);
+    for (; channel + many * lanes <= channels; channel += many * lanes) {
+      convolve_vectors<S, T, many>(taps, count, bias, channel, output);
+    }
+    for (; channel + few * lanes <= channels; channel += few * lanes) {
+      convolve_vectors<S, T, few>(taps, count, bias, channel, output);
     }
     for (; channel + lanes <= channels; channel += lanes) {
       convolve_vectors<S, T, 1>(taps, count, bias, channel, output);
@@ -142,11 +145,20 @@ static void weigh_vectors(const DepthwisePlan& plan, int64_t channel) {
   for_each_run(plan, [&](int64_t tap, int64_t grad_cell, int64_t x_cell, int64_t length) {
     const S* grad = grads + grad_cell * channels;
     const S* x = xs + x_cell * channels;
-    Vector<T> sum[N] = {};
-    for (int64_t cell = 0; cell < length; ++cell, grad += channels, x += step) {
-      for (int n = 0; n < N; ++n) sum[n] += loaded<T>(grad + n * lanes) * loaded<T>(x + n * lanes);
+    constexpr int ahead = 4;  // cells with a sum each, because a sum waits for its last addition
+    Vector<T> sum[ahead][N] = {};
+    int64_t cell = 0;
+    for (; cell + ahead <= length; cell += ahead, grad += ahead * channels, x += ahead * step) {
+      for (int i = 0; i < ahead; ++i) {
+        for (int n = 0; n < N; ++n) {
+          sum[i][n] += loaded<T>(grad + i * channels + n * lanes) * loaded<T>(x + i * step + n * lanes);
+        }
+      }
     }
-    for (int n = 0; n < N; ++n) total[tap][n] += sum[n];
+    for (; cell < length; ++cell, grad += channels, x += step) {
+      for (int n = 0; n < N; ++n) sum[0][n] += loaded<T>(grad + n * lanes) * loaded<T>(x + n * lanes);
+    }
+    for (int n = 0; n < N; ++n) total[tap][n] += (sum[0][n] + sum[1][n]) + (sum[2][n] + sum[3][n]);
   });
   T* output = static_cast<T*>(plan.output) + channel;
   for (int64_t tap = 0; tap < plan.k * plan.k; ++tap) {
