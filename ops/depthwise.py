@@ -97,7 +97,7 @@ def _backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 def _input_reference(grad: Tensor, kernel: Tensor, size: list[int], stride: int, dilation: int, padding: int) -> Tensor:
     """The gradient of the maps, of `size` [N, C, H, W], from the output's gradient [N, C, H', W'] and the kernel."""
-    maps = conv2d_input(size, _weight(kernel, grad.dtype), grad, stride, padding, dilation, size[1])
+    maps: Tensor = conv2d_input(size, _weight(kernel, grad.dtype), grad, stride, padding, dilation, size[1])
     return maps.contiguous(memory_format=torch.channels_last)
 
 

@@ -46,7 +46,7 @@ class _ClampInPlace(torch.autograd.Function):
         return x
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (result,) = ctx.saved_tensors
         slope: Tensor = torch.ops.aten.hardtanh_backward(grad, result, 0.0, TOP)
         return slope
