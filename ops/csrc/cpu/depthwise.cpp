@@ -41,10 +41,10 @@ static std::vector<int64_t> size_of(const Tensor& maps) {
 }
 
 static void check_steps(const Steps& steps) {
-  STD_TORCH_CHECK(steps.k > 0 && steps.k <= kLargestKernel && steps.stride > 0 && steps.dilation > 0 &&
-                      steps.padding >= 0,
-                  "expected a kernel of 1 to 7 cells a side, a stride and a dilation of 1 or more and a padding of 0 or "
-                  "more");
+  STD_TORCH_CHECK(steps.k % 2 == 1 && steps.k > 0 && steps.k <= kLargestKernel && steps.stride > 0 &&
+                      steps.dilation > 0 && steps.padding >= 0,
+                  "expected a kernel of 1, 3, 5 or 7 cells a side, a stride and a dilation of 1 or more and a padding "
+                  "of 0 or more");
 }
 
 static void check_grad(const Tensor& grad, const std::vector<int64_t>& maps, const Steps& steps) {

@@ -111,86 +111,104 @@ static void convolve_row(const DepthwisePlan& plan, int64_t task) {
   }
 }
 
-// Calls f(tap, first output cell, first cell of x, number of cells) for every row of outputs and every tap that reads
-// inside x there. The cells of x are `stride` apart.
+// Outputs of a row whose tap j reads inside x.
+struct Span {
+  int64_t first, end;
+};
+
+FAST_RFCN_INLINE Span span_of(const DepthwisePlan& plan, int64_t j) {
+  const int64_t start = plan.met(0, j);  // column of x that the first output reads
+  const int64_t first = start < 0 ? (-start + plan.stride - 1) / plan.stride : 0;
+  const int64_t end = smaller(plan.out_width, (plan.width - start + plan.stride - 1) / plan.stride);
+  return {smaller(first, end), end};
+}
+
+// Calls f(i, first cell of the row of outputs, first cell of the row of x) for every row of outputs and every row i of
+// the kernel that reads inside x there.
 template <typename F>
-FAST_RFCN_INLINE void for_each_run(const DepthwisePlan& plan, const F& f) {
+FAST_RFCN_INLINE void for_each_row(const DepthwisePlan& plan, const F& f) {
   for (int64_t image = 0; image < plan.images; ++image) {
     for (int64_t row = 0; row < plan.out_height; ++row) {
       for (int64_t i = 0; i < plan.k; ++i) {
         const int64_t y = plan.met(row, i);
         if (y < 0 || y >= plan.height) continue;
-        for (int64_t j = 0; j < plan.k; ++j) {
-          const int64_t start = plan.met(0, j);  // in x, of the first output
-          const int64_t first = start < 0 ? (-start + plan.stride - 1) / plan.stride : 0;
-          const int64_t end = smaller(plan.out_width, (plan.width - start + plan.stride - 1) / plan.stride);
-          if (first >= end) continue;
-          const int64_t grad = (image * plan.out_height + row) * plan.out_width + first;
-          const int64_t x = (image * plan.height + y) * plan.width + plan.met(first, j);
-          f(i * plan.k + j, grad, x, end - first);
-        }
+        f(i, (image * plan.out_height + row) * plan.out_width, (image * plan.height + y) * plan.width);
       }
     }
   }
 }
 
-// The gradient of all taps for N vectors of channels. Each row has its own sum, so that small addends are not lost.
-template <typename S, typename T, int N>
+// The gradient of all taps of a K x K kernel for N vectors of channels. Each row has its own sum, so that small addends
+// are not lost. Outputs whose taps all read inside x load their gradient once.
+template <typename S, typename T, int K, int N>
 static void weigh_vectors(const DepthwisePlan& plan, int64_t channel) {
   constexpr int lanes = kLanes<T>;
-  const int64_t channels = plan.channels, step = plan.stride * channels;
+  const int64_t channels = plan.channels, step = plan.stride * channels, apart = plan.dilation * channels;
   const S* grads = static_cast<const S*>(plan.kernel) + channel;
   const S* xs = static_cast<const S*>(plan.x) + channel;
-  Vector<T> total[kLargestKernel * kLargestKernel][N] = {};
-  for_each_run(plan, [&](int64_t tap, int64_t grad_cell, int64_t x_cell, int64_t length) {
-    const S* grad = grads + grad_cell * channels;
-    const S* x = xs + x_cell * channels;
-    constexpr int ahead = 4;  // cells with a sum each, because a sum waits for its last addition
-    Vector<T> sum[ahead][N] = {};
-    int64_t cell = 0;
-    for (; cell + ahead <= length; cell += ahead, grad += ahead * channels, x += ahead * step) {
-      for (int i = 0; i < ahead; ++i) {
-        for (int n = 0; n < N; ++n) {
-          sum[i][n] += loaded<T>(grad + i * channels + n * lanes) * loaded<T>(x + i * step + n * lanes);
+  Span spans[K];
+  for (int j = 0; j < K; ++j) spans[j] = span_of(plan, j);
+  const int64_t first = smaller(spans[0].first, spans[K - 1].end), end = larger(first, spans[K - 1].end);
+  Vector<T> total[K][K][N] = {};
+  for_each_row(plan, [&](int64_t i, int64_t grad_row, int64_t x_row) {
+    Vector<T> sum[K][N] = {};
+    const auto add = [&](int64_t begin, int64_t cells, int from, int to) __attribute__((always_inline)) {
+      const S* grad = grads + (grad_row + begin) * channels;
+      const S* x = xs + (x_row + plan.met(begin, 0)) * channels;
+      for (int64_t cell = 0; cell < cells; ++cell, grad += channels, x += step) {
+        Vector<T> slope[N];
+        for (int n = 0; n < N; ++n) slope[n] = loaded<T>(grad + n * lanes);
+        for (int j = from; j < to; ++j) {
+          for (int n = 0; n < N; ++n) sum[j][n] += slope[n] * loaded<T>(x + j * apart + n * lanes);
         }
       }
+    };
+    for (int j = 0; j < K; ++j) {
+      add(spans[j].first, smaller(first, spans[j].end) - spans[j].first, j, j + 1);
     }
-    for (; cell < length; ++cell, grad += channels, x += step) {
-      for (int n = 0; n < N; ++n) sum[0][n] += loaded<T>(grad + n * lanes) * loaded<T>(x + n * lanes);
+    add(first, end - first, 0, K);
+    for (int j = 0; j < K; ++j) {
+      const int64_t begin = larger(end, spans[j].first);
+      add(begin, spans[j].end - begin, j, j + 1);
     }
-    for (int n = 0; n < N; ++n) total[tap][n] += (sum[0][n] + sum[1][n]) + (sum[2][n] + sum[3][n]);
+    for (int j = 0; j < K; ++j) {
+      for (int n = 0; n < N; ++n) total[i][j][n] += sum[j][n];
+    }
   });
   T* output = static_cast<T*>(plan.output) + channel;
-  for (int64_t tap = 0; tap < plan.k * plan.k; ++tap) {
-    for (int n = 0; n < N; ++n) put<T>(total[tap][n], output + tap * channels + n * lanes);
+  for (int tap = 0; tap < K * K; ++tap) {
+    for (int n = 0; n < N; ++n) put<T>(total[tap / K][tap % K][n], output + tap * channels + n * lanes);
   }
 }
 
-template <typename S, typename T>
+template <typename S, typename T, int K>
 static void weigh_channel(const DepthwisePlan& plan, int64_t channel) {
-  const int64_t channels = plan.channels, step = plan.stride * channels;
+  const int64_t channels = plan.channels;
   const S* grads = static_cast<const S*>(plan.kernel) + channel;
   const S* xs = static_cast<const S*>(plan.x) + channel;
-  T total[kLargestKernel * kLargestKernel] = {};
-  for_each_run(plan, [&](int64_t tap, int64_t grad_cell, int64_t x_cell, int64_t length) {
-    T sum = 0;
-    for (int64_t cell = 0; cell < length; ++cell) {
-      sum += number(grads[(grad_cell + cell) * channels]) * number(xs[x_cell * channels + cell * step]);
+  T total[K][K] = {};
+  for_each_row(plan, [&](int64_t i, int64_t grad_row, int64_t x_row) {
+    for (int j = 0; j < K; ++j) {
+      T sum = 0;
+      const Span span = span_of(plan, j);
+      for (int64_t cell = span.first; cell < span.end; ++cell) {
+        sum += number(grads[(grad_row + cell) * channels]) * number(xs[(x_row + plan.met(cell, j)) * channels]);
+      }
+      total[i][j] += sum;
     }
-    total[tap] += sum;
   });
   T* output = static_cast<T*>(plan.output) + channel;
-  for (int64_t tap = 0; tap < plan.k * plan.k; ++tap) output[tap * channels] = total[tap];
+  for (int tap = 0; tap < K * K; ++tap) output[tap * channels] = total[tap / K][tap % K];
 }
 
-template <typename S, typename T>
+template <typename S, typename T, int K>
 static void weigh_block(const DepthwisePlan& plan, int64_t task) {
-  constexpr int lanes = kLanes<T>;
+  constexpr int lanes = kLanes<T>, few = 2;  // vectors
   int64_t channel = task * kChannels<T>;
   const int64_t end = smaller(channel + kChannels<T>, plan.channels);
-  if (end - channel == kChannels<T>) return weigh_vectors<S, T, kVectors>(plan, channel);
-  for (; channel + lanes <= end; channel += lanes) weigh_vectors<S, T, 1>(plan, channel);
-  for (; channel < end; ++channel) weigh_channel<S, T>(plan, channel);
+  for (; channel + few * lanes <= end; channel += few * lanes) weigh_vectors<S, T, K, few>(plan, channel);
+  for (; channel + lanes <= end; channel += lanes) weigh_vectors<S, T, K, 1>(plan, channel);
+  for (; channel < end; ++channel) weigh_channel<S, T, K>(plan, channel);
 }
 
 template <typename F>
@@ -213,6 +231,18 @@ static void depthwise_row(const DepthwisePlan& plan, int64_t task) {
 }
 
 static void depthwise_weights(const DepthwisePlan& plan, int64_t task) {
-  depthwise_typed(plan.dtype,
-                  [&](auto storage, auto sum) { weigh_block<decltype(storage), decltype(sum)>(plan, task); });
+  depthwise_typed(plan.dtype, [&](auto storage, auto sum) {
+    using S = decltype(storage);
+    using T = decltype(sum);
+    switch (plan.k) {
+      case 1:
+        return weigh_block<S, T, 1>(plan, task);
+      case 3:
+        return weigh_block<S, T, 3>(plan, task);
+      case 5:
+        return weigh_block<S, T, 5>(plan, task);
+      default:
+        return weigh_block<S, T, kLargestKernel>(plan, task);
+    }
+  });
 }
