@@ -81,8 +81,8 @@ class AdaptiveMatching:
         distances = torch.where(inside, torch.cdist(_centres(gt_boxes), centres), torch.inf)
         near, start = [], 0
         for size in sizes:
-            most = min(NEAREST * self.anchors_per_cell, size)
-            near.append(start + distances[:, start : start + size].topk(most, dim=1, largest=False).indices)
+            count = min(NEAREST * self.anchors_per_cell, size)
+            near.append(start + distances[:, start : start + size].topk(count, dim=1, largest=False).indices)
             start += size
         index = torch.cat(near, dim=1)  # [G, K]
         valid, found = inside[index], overlaps.gather(1, index)
