@@ -36,7 +36,6 @@ from detector.postprocess import Postprocess
 from detector.preprocess import Preprocess
 from detector.proposals.anchors import base_anchors, corner_anchors
 from detector.proposals.given import GivenProposals, ProposalModule
-from detector.proposals.matching import AdaptiveMatching, AnchorMatching, IoUMatching
 from detector.proposals.rpn import RPN, KeepCounts
 from detector.sampling import HardExampleMining, RandomSampling, Sampler
 from detector.targets import BoxCoder, Matcher
@@ -164,7 +163,8 @@ def build_proposals(config: schema.ProposalConfig, backbone: Backbone, use_diffi
                 test_keep=KeepCounts(config.pre_nms_test, config.top_k_test),
                 nms_iou=config.nms_iou,
                 min_size=config.min_size,
-                matching=build_matching(config),
+                positive_iou=config.positive_iou,
+                negative_iou=config.negative_iou,
                 anchors_per_image=config.anchors_per_image,
                 positive_fraction=config.positive_fraction,
                 overlap_loss=overlap_loss(config.box_loss),
@@ -172,13 +172,6 @@ def build_proposals(config: schema.ProposalConfig, backbone: Backbone, use_diffi
                 use_difficult=use_difficult,
             )
     raise ConfigError(f"proposals.kind {config.kind!r} has no builder")
-
-
-def build_matching(config: schema.RPNConfig) -> AnchorMatching:
-    """Build the rule that says which anchors are objects."""
-    if config.matching is schema.Matching.atss:
-        return AdaptiveMatching(len(config.scales) * len(config.aspects))
-    return IoUMatching(config.positive_iou, config.negative_iou)
 
 
 def build_head(config: schema.HeadConfig, backbone: Backbone, num_classes: int) -> Head:

@@ -64,13 +64,6 @@ class Anchors(Enum):
     corner = "corner"  # centred on the cell's upper left corner; half sides are rounded (torchvision)
 
 
-class Matching(Enum):
-    """The rule that says which anchors are objects."""
-
-    iou = "iou"  # by positive_iou and negative_iou (Faster R-CNN)
-    atss = "atss"  # by the anchors near each object (ATSS)
-
-
 @dataclass
 class RPNConfig(ProposalConfig):
     """Learned proposals (Faster R-CNN, section 3)."""
@@ -87,9 +80,8 @@ class RPNConfig(ProposalConfig):
     top_k_test: int = 300
     nms_iou: float = 0.7  # NMS drops a proposal if its IoU with a better proposal is above this
     min_size: float = 16.0  # drop proposals with a side below this x the image's scale, in pixels of the input
-    matching: Matching = Matching.iou  # which anchors are objects: by fixed IoUs, or by the anchors near each object
-    positive_iou: float = 0.7  # with matching=iou: an anchor with at least this IoU is an object
-    negative_iou: float = 0.3  # with matching=iou: an anchor below this is background; between the two it is ignored
+    positive_iou: float = 0.7  # an anchor with at least this IoU is an object
+    negative_iou: float = 0.3  # an anchor below this IoU is background; anchors between the two are ignored
     anchors_per_image: int = 256  # number of anchors of each image in the loss
     positive_fraction: float = 0.5  # largest fraction of objects among these anchors
     box_loss: BoxLoss = BoxLoss.smooth_l1  # the loss of a predicted box; its weight is 1 for every kind

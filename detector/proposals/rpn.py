@@ -27,7 +27,6 @@ from detector.ops import nms
 from detector.preprocess import Frame, Inputs
 from detector.proposals.anchors import anchor_grid
 from detector.proposals.given import ProposalOutput
-from detector.proposals.matching import AnchorMatching
 from detector.sampling import RandomSampling
 from detector.separable import conv3x3
 from detector.structures import Instances, Mean, Proposals
@@ -73,7 +72,8 @@ class RPN(nn.Module):
         test_keep: KeepCounts,
         nms_iou: float,
         min_size: float,
-        matching: AnchorMatching,
+        positive_iou: float,
+        negative_iou: float,
         anchors_per_image: int,
         positive_fraction: float,
         overlap_loss: OverlapLoss | None,
@@ -90,7 +90,7 @@ class RPN(nn.Module):
         self.train_keep, self.test_keep = train_keep, test_keep
         self.nms_iou = nms_iou
         self.min_size = min_size
-        self.matching = matching
+        self.positive_iou, self.negative_iou = positive_iou, negative_iou
         self.sampling = RandomSampling(rois_per_image=anchors_per_image, foreground_fraction=positive_fraction)
         self.overlap_loss = overlap_loss
         self.sigma = sigma
@@ -127,8 +127,7 @@ class RPN(nn.Module):
             return ProposalOutput(proposals, {})
         anchors = torch.cat([level.anchors for level in levels])
         scores, deltas = (torch.cat([level[kind] for level in levels], dim=1) for kind in (1, 2))
-        sizes = [len(level.anchors) for level in levels]
-        return ProposalOutput(proposals, self._losses(anchors, scores, deltas, inputs, sizes))
+        return ProposalOutput(proposals, self._losses(anchors, scores, deltas, inputs))
 
     def _level(self, features: Tensor, base: Tensor, stride: int) -> Level:
         """Apply the layers to one map [N, C, H, W]."""
@@ -155,14 +154,12 @@ class RPN(nn.Module):
         kept = order[nms(boxes[order], objectness[order], self.nms_iou, max_output=keep.after_nms)]
         return Proposals(boxes[kept], objectness[kept].sigmoid())
 
-    def _losses(
-        self, anchors: Tensor, scores: Tensor, deltas: Tensor, inputs: Inputs, sizes: Sequence[int]
-    ) -> dict[str, Mean]:
+    def _losses(self, anchors: Tensor, scores: Tensor, deltas: Tensor, inputs: Inputs) -> dict[str, Mean]:
         """Return cross-entropy and box loss over the sampled anchors, both divided by the number of these anchors."""
         with torch.no_grad():
             labels, matched = [], []
             for frame, instances, seed in zip(inputs.frames, inputs.instances, inputs.seeds, strict=True):
-                label, gt_boxes = self.assign(anchors, instances, frame, sizes)
+                label, gt_boxes = self.assign(anchors, instances, frame)
                 sampled = self.sampling.priority(label, seed + 1) > 0  # not the seed of the head's sampler
                 labels.append(torch.where(sampled, label, -1))
                 matched.append(gt_boxes)
@@ -177,22 +174,24 @@ class RPN(nn.Module):
         box = torch.where(label > 0, box, 0.0).sum()
         return {"loss_rpn_cls": Mean(classification, count), "loss_rpn_box": Mean(box, count)}
 
-    def assign(
-        self, anchors: Tensor, instances: Instances, frame: Frame, sizes: Sequence[int] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return labels [P] (1 object, 0 background, -1 ignored) and the ground-truth boxes [P, 4] of the anchors.
+    def assign(self, anchors: Tensor, instances: Instances, frame: Frame) -> tuple[Tensor, Tensor]:
+        """Return labels [P] (1 object, 0 background, -1 ignored) and best ground-truth boxes [P, 4] of the anchors.
 
-        `anchors` [P, 4] are those of all maps in turn, with `sizes` anchors each; None: they are of one map. Only
-        anchors inside the image count (Faster R-CNN, section 3.3). `matching` labels them.
+        Only anchors inside the image count. An anchor is an object if its IoU is at least `positive_iou`, or if no
+        anchor has a larger IoU with some ground-truth box (ties count). Others are background below `negative_iou`.
+        IoUs are computed in tiles, so memory is bounded. Source: py-faster-rcnn `lib/rpn/anchor_target_layer.py`.
         """
         if not self.use_difficult:
             instances = instances[~instances.difficult]
         x1, y1, x2, y2 = anchors.unbind(1)
         inside = (x1 >= 0) & (y1 >= 0) & (x2 <= frame.width) & (y2 <= frame.height)
+        labels = torch.full_like(inside, -1, dtype=torch.int64)
         if len(instances) == 0:
-            return torch.where(inside, 0, -1), anchors
-        labels, index = self.matching(anchors, instances.boxes, inside, sizes or [len(anchors)])
-        return torch.where(inside, labels, -1), instances.boxes[index]
+            return torch.where(inside, 0, labels), anchors
+        overlaps, best, is_best = match_anchors(anchors, instances.boxes, inside)
+        labels = torch.where(overlaps < self.negative_iou, 0, labels)
+        labels = torch.where(is_best | (overlaps >= self.positive_iou), 1, labels)
+        return torch.where(inside, labels, -1), instances.boxes[best]
 
 
 def best_of(proposals: Sequence[Proposals], count: int) -> Proposals:
@@ -200,3 +199,28 @@ def best_of(proposals: Sequence[Proposals], count: int) -> Proposals:
     boxes, scores = torch.cat([item.boxes for item in proposals]), torch.cat([item.scores for item in proposals])
     best, order = scores.topk(torch.sym_min(count, scores.shape[0]))
     return Proposals(boxes[order], best)
+
+
+def match_anchors(anchors: Tensor, gt_boxes: Tensor, among: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Match anchors [P, 4] with gt_boxes [G, 4].
+
+    Returns for each anchor its largest IoU, the index of that ground-truth box, and whether the anchor is the best for
+    some ground-truth box: no anchor in mask `among` [P] has a larger IoU with the box, and the IoU is above 0. Ties
+    count. py-faster-rcnn lacks the condition above 0: there a ground-truth box that overlaps no anchor makes every
+    anchor an object. Boxes are processed in tiles, so memory is bounded for any P x G. The first ground-truth box wins
+    a tie, as with `argmax`.
+    """
+    rows = max(1, box_ops.TILE_BYTES // (4 * anchors.element_size() * max(1, len(anchors))))
+    largest, index = anchors.new_full((len(anchors),), -1.0), torch.zeros_like(among, dtype=torch.int64)
+    is_best = torch.zeros_like(among)
+    if len(anchors) == 0:
+        return largest, index, is_best
+    for start in range(0, len(gt_boxes), rows):
+        overlaps = box_ops.iou(gt_boxes[start : start + rows], anchors)  # [tile, P]: fastest with the long side last
+        of_anchor = overlaps.max(dim=0)
+        closer = of_anchor.values > largest
+        largest = torch.where(closer, of_anchor.values, largest)
+        index = torch.where(closer, of_anchor.indices + start, index)
+        of_gt_box = torch.where(among, overlaps, 0.0).amax(dim=1, keepdim=True)
+        is_best |= (among & (overlaps == of_gt_box) & (of_gt_box > 0)).any(dim=0)
+    return largest, index, is_best

@@ -16,7 +16,6 @@ from detector.ops import boxes as box_ops
 from detector.preprocess import Frame, Inputs
 from detector.proposals.anchors import anchor_grid, base_anchors, corner_anchors
 from detector.proposals.given import GivenProposals
-from detector.proposals.matching import IoUMatching
 from detector.proposals.rpn import RPN, KeepCounts
 from detector.structures import Instances, Mean, Proposals
 from tests.peak_memory import peak_growth_kb
@@ -33,7 +32,8 @@ PUBLISHED: dict[str, Any] = {
     "test_keep": KeepCounts(100, 20),
     "nms_iou": 0.7,
     "min_size": 16.0,
-    "matching": IoUMatching(0.7, 0.3),
+    "positive_iou": 0.7,
+    "negative_iou": 0.3,
     "anchors_per_image": 256,
     "positive_fraction": 0.5,
     "overlap_loss": None,
