@@ -18,10 +18,11 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from detector.datasets.tar_shards import File
+from detector.datasets.unreadable import reason_of
 
 log = logging.getLogger("detector")
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jfif", ".ppm", ".pgm")
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 JPEG_END = b"\xff\xd9"
 ORIENTATION = 0x0112  # the EXIF tag
@@ -63,7 +64,7 @@ def read_image(
         raise ValueError(f"{path}: no such image; restore it or remove its id from the image list") from error
     except UNREADABLE as error:
         raise ValueError(
-            f"{path}: cannot decode this image ({error}); replace it or remove it from the image list"
+            f"{path}: cannot decode this image ({reason_of(path, error)}); replace it or remove it from the image list"
         ) from error
     except MemoryError as error:
         raise MemoryError(
@@ -131,7 +132,18 @@ def read_size(path: File) -> tuple[int, int]:
         with open_picture(path) as picture:
             return picture.size
     except UNREADABLE as error:
-        raise ValueError(f"{path}: cannot read this image's size ({error}); replace it") from error
+        raise ValueError(f"{path}: cannot read this image's size ({reason_of(path, error)}); replace it") from error
+
+
+def read_upright_size(path: File) -> tuple[int, int]:
+    """Return width and height of the picture as viewers show it: turned as EXIF says. Raises the same errors."""
+    try:
+        with open_picture(path) as picture:
+            # Other formats have EXIF too, but reading it decodes a PNG, and cameras write JPEG.
+            is_turned = picture.format in ("JPEG", "MPO") and picture.getexif().get(ORIENTATION) in ROTATED
+            return picture.size[::-1] if is_turned else picture.size
+    except UNREADABLE as error:
+        raise ValueError(f"{path}: cannot read this image's size ({reason_of(path, error)}); replace it") from error
 
 
 def read_maximum(path: File) -> float | None:
