@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from detector.datasets.faults import FaultyDataError
 from detector.datasets.folder import Folder
 from detector.datasets.sample import Annotation
 from detector.datasets.writers.coco import write_coco
@@ -19,6 +20,7 @@ from detector.datasets.writers.sides import Side
 from detector.datasets.writers.voc import write_voc
 from detector.datasets.writers.yolo import write_yolo
 from detector.tools import cli
+from detector.tools.commands.dataset import run_dataset
 
 Writer = Callable[[Path, Sequence[Side], Sequence[str]], list[str]]
 WRITERS: dict[str, Writer] = {"voc": write_voc, "coco": write_coco, "yolo": write_yolo, "shards": write_shards}
@@ -119,3 +121,14 @@ def test_the_dataset_command_converts_and_refuses(tmp_path: Path, capsys: pytest
     assert cli.run([*words, "format=voc"]) == 1
     assert "already exists" in capsys.readouterr().err
     assert cli.run(["dataset", "--help"]) == 0
+
+
+def test_a_picture_of_another_size_is_not_converted(tmp_path: Path) -> None:
+    """Its boxes would become wrong fractions."""
+    write_voc(tmp_path / "voc", make(tmp_path / "source"), ("cat", "dog"))
+    first = next(iter(sorted((tmp_path / "voc/JPEGImages").iterdir())))
+    Image.new("RGB", (99, 7)).save(first)
+    with pytest.raises(FaultyDataError, match=r"the image is 99x7, its annotation says"):
+        run_dataset(tmp_path / "voc", tmp_path / "yolo", "yolo", [])
+    run_dataset(tmp_path / "voc", tmp_path / "yolo", "yolo", ["dataset.on_unreadable=skip"])
+    assert len(list((tmp_path / "yolo/images").rglob("*.png"))) == 7
