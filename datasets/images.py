@@ -135,15 +135,23 @@ def read_size(path: File) -> tuple[int, int]:
         raise ValueError(f"{path}: cannot read this image's size ({reason_of(path, error)}); replace it") from error
 
 
-def read_upright_size(path: File) -> tuple[int, int]:
-    """Return width and height of the picture as viewers show it: turned as EXIF says. Raises the same errors."""
+def read_turn(path: File) -> tuple[tuple[int, int], int]:
+    """Return width and height from the picture's header, and the EXIF orientation of a JPEG; 1 for other pictures.
+
+    Cameras write JPEG, and reading the EXIF of a PNG decodes it. Raises ValueError if the picture cannot be read.
+    """
     try:
         with open_picture(path) as picture:
-            # Other formats have EXIF too, but reading it decodes a PNG, and cameras write JPEG.
-            is_turned = picture.format in ("JPEG", "MPO") and picture.getexif().get(ORIENTATION) in ROTATED
-            return picture.size[::-1] if is_turned else picture.size
-    except UNREADABLE as error:
+            turn = picture.getexif().get(ORIENTATION) if picture.format in ("JPEG", "MPO") else 1
+            return picture.size, turn if isinstance(turn, int) else 1
+    except (*UNREADABLE, TypeError, KeyError, IndexError, OverflowError) as error:  # damaged EXIF raises the others
         raise ValueError(f"{path}: cannot read this image's size ({reason_of(path, error)}); replace it") from error
+
+
+def read_upright_size(path: File) -> tuple[int, int]:
+    """Return width and height of the picture as viewers show it: turned as EXIF says. Raises the same errors."""
+    size, turn = read_turn(path)
+    return size[::-1] if turn in ROTATED else size
 
 
 def read_maximum(path: File) -> float | None:

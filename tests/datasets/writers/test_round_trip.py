@@ -132,3 +132,26 @@ def test_a_picture_of_another_size_is_not_converted(tmp_path: Path) -> None:
         run_dataset(tmp_path / "voc", tmp_path / "yolo", "yolo", [])
     run_dataset(tmp_path / "voc", tmp_path / "yolo", "yolo", ["dataset.on_unreadable=skip"])
     assert len(list((tmp_path / "yolo/images").rglob("*.png"))) == 7
+
+
+@pytest.mark.parametrize("turn", [1, 5, 6, 7, 8])
+def test_yolo_boxes_are_of_the_picture_that_viewers_show(tmp_path: Path, turn: int) -> None:
+    """The boxes are of the pictures as stored, which VOC states by their size."""
+    exif, none = Image.Exif(), torch.zeros(1, dtype=torch.bool)
+    exif[0x0112] = turn
+    sides = []
+    for number, name in enumerate(("train", "test")):
+        pixels = np.zeros((48, 80, 3), np.uint8)
+        pixels[8:24, 40 + 8 * number : 72] = 255
+        Image.fromarray(pixels).save(tmp_path / f"{name}.jpg", exif=exif)
+        box, label = torch.tensor([[40.0 + 8 * number, 8, 72, 24]]), torch.ones(1, dtype=torch.int64)
+        sides.append(Side(name, [Annotation(name, 80, 48, box, label, none, none, none)], [tmp_path / f"{name}.jpg"]))
+    write_yolo(tmp_path / "yolo", sides, ("bright",))
+    folder = Folder(tmp_path / "yolo")
+    for side in (folder.train, folder.test):
+        x1, y1, x2, y2 = side.annotations[0].boxes[0].round().int().tolist()
+        image = side.image(0).float()
+        assert image.shape == ((3, 48, 80) if turn == 1 else (3, 80, 48))
+        inside = image[:, y1:y2, x1:x2]
+        assert inside.min() > 150
+        assert image.sum() - inside.sum() < 0.05 * inside.sum()
