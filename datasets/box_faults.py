@@ -26,6 +26,11 @@ def box_problem(item: MarkedObject, width: int, height: int) -> str | None:
     x1, y1, x2, y2 = item.box
     if not all(map(math.isfinite, item.box)):
         return f"{item.where} has a box that is not finite, {item.box_text}; correct or remove it"
+    if max(map(abs, item.box)) <= 1 < max(width, height):
+        return (
+            f"{item.where} is inside the first pixel, {item.box_text}; expected pixels in this format: if these are "
+            "fractions, multiply them by the size of the picture"
+        )
     # If corners are pixel numbers, a side of one pixel is valid in principle. But the published files have no such box,
     # and broken files do.
     least = 0 if item.pixel_base is None else 1

@@ -99,7 +99,15 @@ def readable_dataset(config: schema.DatasetConfig, role: str) -> Dataset:
     Raises ValueError for missing or faulty data, and FaultyDataError for pictures that cannot be read; with
     dataset.on_unreadable=skip, these are left out.
     """
-    return _readable(config, build_dataset(config, role), role, keep_indices=False)
+    return readable_part(config, build_dataset(config, role), role)
+
+
+def readable_part(config: schema.DatasetConfig, dataset: Dataset, where: str) -> Dataset:
+    """Return a dataset after the check of its pictures, without unreadable ones if dataset.on_unreadable=skip.
+
+    Raises FaultyDataError for pictures that cannot be read.
+    """
+    return _readable(config, dataset, where, keep_indices=False)
 
 
 def _readable(config: schema.DatasetConfig, dataset: Dataset, role: str, *, keep_indices: bool) -> Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 BACKGROUND = ("background", "__background__", "_background_", "bg", "none", "__ignore__", "_background")
@@ -13,8 +14,9 @@ def odd_classes(counts: Mapping[str, int]) -> list[str]:
     """Return one line for each suspicious class name. `counts` are the objects of each class."""
     found = []
     most = max(counts.values(), default=0)
+    alike = _alike(list(counts))
     for name, count in sorted(counts.items(), key=lambda item: (item[1], item[0])):
-        near = nearest(name, [other for other in counts if other != name and counts[other] >= count])
+        near = nearest(name, [other for other in alike[name] if counts[other] >= count])
         if name.strip().lower() in BACKGROUND:
             found.append(
                 f"class {name!r} ({count}): background needs no boxes, it is label 0; rename it or leave it out"
@@ -24,6 +26,24 @@ def odd_classes(counts: Mapping[str, int]) -> list[str]:
         elif count and count * RARE <= most:
             found.append(f"class {name!r} has {count} objects of {sum(counts.values())}: a mistake?")
     return found
+
+
+def _alike(names: Sequence[str]) -> dict[str, list[str]]:
+    """Return the other names that `nearest` may choose for each name, in order.
+
+    Two such names are equal after at most one letter of each is removed. So 1,200 classes need no million comparisons.
+    """
+    having: dict[str, list[int]] = defaultdict(list)
+    keys = []
+    for number, name in enumerate(names):
+        plain = _plain(name)
+        keys.append({plain, *(plain[:place] + plain[place + 1 :] for place in range(len(plain)))} if plain else set())
+        for key in keys[-1]:
+            having[key].append(number)
+    return {
+        name: [names[other] for other in sorted({other for key in keys[number] for other in having[key]} - {number})]
+        for number, name in enumerate(names)
+    }
 
 
 def nearest(name: str, others: Sequence[str]) -> str | None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from detector.datasets.annotate import annotate, read_annotated
 from detector.datasets.bit_depth import common_depth
 from detector.datasets.class_names import odd_classes
-from detector.datasets.coco_json import read_coco
+from detector.datasets.coco_json import notes_of, read_coco
 from detector.datasets.faults import Fault, raise_faults
 from detector.datasets.records import Record
 from detector.datasets.sample import Annotation
@@ -79,8 +79,8 @@ class COCODataset:
         raise_faults(str(path), faults)
         for line in odd_classes(Counter(item.name for record in records for item in record.objects)):
             log.warning("%s: %s", path, line)
-        if found.num_empty:
-            log.warning("%s: %d boxes without area are left out", path, found.num_empty)
+        for line in notes_of([found]):
+            log.warning("%s: %s", path, line)
 
     def image(self, index: int) -> Tensor:
         """Return the decoded image [3, H, W] uint8. Raises ValueError if it is unreadable or of a wrong size."""

@@ -6,6 +6,7 @@ files -> readers/ (records) -> classes -> splits.py -> annotate.py (boxes, label
 from __future__ import annotations
 
 import logging
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ from detector.datasets.tar_shards import File
 from detector.datasets.voc import VOC_CLASSES, is_voc
 
 log = logging.getLogger("detector")
+
+CLASSES_SHOWN = 100  # number of classes in a line
 
 
 class FolderDataset:
@@ -106,10 +109,17 @@ class Folder:
         ]
         reading = join_readings(readings) if also else readings[0]
         faults = list(reading.faults)
-        records = [_renamed(record, rename or {}) for record in reading.records]
+        rename = {_composed(name): _composed(new) for name, new in (rename or {}).items()}
+        classes = None if classes is None else [_composed(name) for name in classes]
+        records = [_renamed(record, rename) for record in reading.records]
         if reading.classes is not None:
-            reading.classes = tuple(dict.fromkeys((rename or {}).get(name, name) for name in reading.classes))
-        names, left_out = _classes(records, classes, reading, (root, *also))
+            named = map(_composed, reading.classes)
+            reading.classes = tuple(dict.fromkeys(rename.get(name, name) for name in named))
+        try:
+            names, left_out = _classes(records, classes, reading, (root, *also))
+        except ValueError:
+            raise_faults(str(root), faults)  # they may be the cause
+            raise
         faults += fraction_faults(records)
         if left_out and strict:
             faults += [
@@ -196,17 +206,27 @@ def _in_both(split: Split) -> list[str]:
 
 
 def _not_scored(split: Split) -> list[str]:
-    """Return a line if the test split has objects, but all of them are difficult ones, which no score counts."""
+    """Return a line if no score counts an object of the test split: it has none, or all are difficult ones."""
     objects = [item for record in split.test for item in record.objects]
-    if not objects or not all(item.difficult for item in objects):
+    if not objects:
+        return [f"no object in any of the {len(split.test)} pictures to test on: there is no score"]
+    if not all(item.difficult for item in objects):
         return []
     return [f"all {len(objects)} objects to test on are marked as difficult or as crowds: no score counts them"]
 
 
+def _composed(name: str) -> str:
+    """Return a class name with composed accents. Some programs store letter and accent separately."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _renamed(record: Record, rename: Mapping[str, str]) -> Record:
-    if not rename:
+    if not rename and all(item.name.isascii() for item in record.objects):
         return record
-    objects = tuple(item._replace(name=rename.get(item.name, item.name)) for item in record.objects)
+    named = [_composed(item.name) for item in record.objects]
+    objects = tuple(
+        item._replace(name=rename.get(name, name)) for item, name in zip(record.objects, named, strict=True)
+    )
     return Record(record.image_id, record.file, record.source, record.size, objects, record.splits)
 
 
@@ -242,4 +262,6 @@ def _count(records: Sequence[Record]) -> Counter[str]:
 
 
 def _counted(counts: Mapping[str, int], names: Sequence[str] | None = None) -> str:
-    return ", ".join(f"{name} ({counts.get(name, 0)})" for name in names or sorted(counts))
+    names = names or sorted(counts)
+    more = f" ... and {len(names) - CLASSES_SHOWN} more" if len(names) > CLASSES_SHOWN else ""
+    return ", ".join(f"{name} ({counts.get(name, 0)})" for name in names[:CLASSES_SHOWN]) + more

@@ -38,7 +38,9 @@ def read_list(path: File, known: Set[str]) -> list[str]:
 def _known_id(text: str, known: Set[str]) -> str:
     if text in known:
         return text
+    path = text.strip('"').replace("\\", "/")
+    path = path[: -len(PurePosixPath(path).suffix)] if path.lower().endswith((*SUFFIXES, ".xml")) else path
     name = text.replace("\\", "/").rpartition("/")[2]
-    stem = PurePosixPath(name).stem if name.lower().endswith((*SUFFIXES, ".xml")) else name
-    forms = [item if form is None else normalize(form, item) for form in FORMS for item in (text, name, stem)]
+    stem = path.rpartition("/")[2]
+    forms = [item if form is None else normalize(form, item) for form in FORMS for item in (text, path, name, stem)]
     return next((item for item in forms if item in known), text)

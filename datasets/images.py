@@ -18,10 +18,11 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from detector.datasets.tar_shards import File
+from detector.datasets.unreadable import reason_of
 
 log = logging.getLogger("detector")
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jfif", ".ppm", ".pgm")
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 JPEG_END = b"\xff\xd9"
 ORIENTATION = 0x0112  # the EXIF tag
@@ -63,7 +64,7 @@ def read_image(
         raise ValueError(f"{path}: no such image; restore it or remove its id from the image list") from error
     except UNREADABLE as error:
         raise ValueError(
-            f"{path}: cannot decode this image ({error}); replace it or remove it from the image list"
+            f"{path}: cannot decode this image ({reason_of(path, error)}); replace it or remove it from the image list"
         ) from error
     except MemoryError as error:
         raise MemoryError(
@@ -131,7 +132,26 @@ def read_size(path: File) -> tuple[int, int]:
         with open_picture(path) as picture:
             return picture.size
     except UNREADABLE as error:
-        raise ValueError(f"{path}: cannot read this image's size ({error}); replace it") from error
+        raise ValueError(f"{path}: cannot read this image's size ({reason_of(path, error)}); replace it") from error
+
+
+def read_turn(path: File) -> tuple[tuple[int, int], int]:
+    """Return width and height from the picture's header, and the EXIF orientation of a JPEG; 1 for other pictures.
+
+    Cameras write JPEG, and reading the EXIF of a PNG decodes it. Raises ValueError if the picture cannot be read.
+    """
+    try:
+        with open_picture(path) as picture:
+            turn = picture.getexif().get(ORIENTATION) if picture.format in ("JPEG", "MPO") else 1
+            return picture.size, turn if isinstance(turn, int) else 1
+    except (*UNREADABLE, TypeError, KeyError, IndexError, OverflowError) as error:  # damaged EXIF raises the others
+        raise ValueError(f"{path}: cannot read this image's size ({reason_of(path, error)}); replace it") from error
+
+
+def read_upright_size(path: File) -> tuple[int, int]:
+    """Return width and height of the picture as viewers show it: turned as EXIF says. Raises the same errors."""
+    size, turn = read_turn(path)
+    return size[::-1] if turn in ROTATED else size
 
 
 def read_maximum(path: File) -> float | None:

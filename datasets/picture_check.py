@@ -18,6 +18,7 @@ from tqdm import tqdm
 from detector.datasets.check_cache import cached_results
 from detector.datasets.images import ORIENTATION, UNREADABLE, open_picture, to_pixels
 from detector.datasets.tar_shards import File
+from detector.datasets.unreadable import reason_of
 
 TAIL = 4096  # number of last bytes that must contain the end mark; cameras write notes after it
 MANY = 500  # lowest number of pictures for a progress bar
@@ -97,9 +98,7 @@ def decode_picture(path: File) -> PictureFacts:
 def _problem(path: File, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return f"{path}: no such image; restore it or remove it from the dataset"
-    empty = path.is_file() and not path.stat().st_size
-    reason = "it is empty" if empty else str(error) or type(error).__name__
-    return f"{path}: cannot be read ({reason}); replace it or remove it from the dataset"
+    return f"{path}: cannot be read ({reason_of(path, error)}); replace it or remove it from the dataset"
 
 
 def _tail(file: BinaryIO) -> bytes:

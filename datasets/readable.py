@@ -74,6 +74,17 @@ def require_readable(
     rotated = sum(is_rotated(item, fact) for item, fact in zip(dataset.annotations, facts, strict=True))
     if rotated:
         log.info("%s: %d pictures are rotated by EXIF, since their annotation fits only then", where, rotated)
+    ignored = [
+        item.image_id
+        for item, fact in zip(dataset.annotations, facts, strict=True)
+        if fact.orientation not in (0, 1) and not is_rotated(item, fact) and not fact.problem
+    ]
+    if ignored:
+        log.warning(
+            "%s: %d pictures have an EXIF rotation, but their annotation fits without it; viewers show them turned: do "
+            "their boxes fit? (first: %s)",
+            where, len(ignored), ignored[0],
+        )  # fmt: skip
     if not faults:
         return dataset
     if not skip:

@@ -42,6 +42,7 @@ def read_annotation(path: File) -> RawAnnotation:
     if raw.size is None:
         raw.absent.add("size")
     for number, item in enumerate(root.findall("object")):
+        _require_flat(item, f"{path}: object {number}")
         boxes = item.findall("bndbox")
         if len(boxes) > 1:
             raise ValueError(f"{path}: object {number} has {len(boxes)} <bndbox>; give each box its own <object>")
@@ -76,6 +77,15 @@ def _require_known(root: ET.Element, path: File) -> None:
             raise ValueError(
                 f"{path}: unknown element <{child.tag}>{held}; expected <object> directly below <annotation>; "
                 "rename the element"
+            )
+
+
+def _require_flat(item: ET.Element, where: str) -> None:
+    """Raise ValueError for an object inside of another, whose box would be ignored. Parts of persons may have boxes."""
+    for child in item:
+        if len(child) and child.tag not in ("bndbox", "part") and child.find(".//bndbox") is not None:
+            raise ValueError(
+                f"{where} has a <{child.tag}> with a box in it; expected one <object> for each box; move it"
             )
 
 

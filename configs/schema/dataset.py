@@ -77,6 +77,7 @@ class FolderFormat(Enum):
     label_studio = "label_studio"
     csv = "csv"
     open_images = "open_images"
+    via = "via"  # JSON or CSV of the VGG Image Annotator
 
 
 @dataclass

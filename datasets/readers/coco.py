@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from detector.datasets.coco_json import read_coco
+from detector.datasets.coco_json import notes_of, read_coco
 from detector.datasets.readers.collect import Collection, find_picture
 from detector.datasets.readers.json_kinds import json_files
 from detector.datasets.readers.tree import Tree, split_of, split_of_list
@@ -38,11 +38,9 @@ def read(tree: Tree, files: list[str]) -> Reading:
                 f"{content.path}: its categories are not those of {largest.path}: {', '.join(sorted(other))} not "
                 f"in {', '.join(classes)}; use the same categories in all files"
             )
-    num_empty = 0
     for path, content in contents.items():
         split = split_of_list(path)
         found.faults += content.faults
-        num_empty += content.num_empty
         for image in content.images:
             try:
                 picture = find_picture(tree, image.file_name, path, split)
@@ -50,8 +48,7 @@ def read(tree: Tree, files: list[str]) -> Reading:
                 found.fault(image.image_id, error)
             else:
                 found.add(picture, content.path, image.size, image.objects, split or split_of(picture))
-    if num_empty:
-        found.notes.append(f"{num_empty} boxes without area are left out")
+    found.notes += notes_of(list(contents.values()))
     found.note_left_out("are in no annotation file")
     names = ", ".join(files[:4]) + (" ..." if len(files) > 4 else "")
     return found.reading(f"COCO JSON: {len(found)} pictures, {names}", classes)

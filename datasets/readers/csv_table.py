@@ -6,37 +6,42 @@ picture without objects.
 
 from __future__ import annotations
 
-import math
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from detector.datasets.images import read_size
+from detector.datasets.images import SUFFIXES
 from detector.datasets.readers import open_images
 from detector.datasets.readers.collect import Collection, find_picture
+from detector.datasets.readers.csv_boxes import TablePicture, scale_fractions, settle_corners, state_picture_sizes
+from detector.datasets.readers.same_objects import are_same
 from detector.datasets.readers.tables import columns_of, first_lines, read_table
 from detector.datasets.readers.tree import SPLITS, Tree, split_of, split_of_list
 from detector.datasets.records import MarkedObject, Reading
 
-NAMES = {
-    "picture": ("filename", "file_name", "image", "image_path", "imagepath", "image_name", "img", "path", "file",
-                "image_id", "imageid", "img_path", "img_file", "images"),
-    "class": ("class", "label", "class_name", "classname", "category", "name", "labels", "category_name", "object"),
-    "x1": ("xmin", "x1", "x_min", "left", "bbox_x1", "x0", "xtl", "x_1"),
-    "y1": ("ymin", "y1", "y_min", "top", "bbox_y1", "y0", "ytl", "y_1"),
-    "x2": ("xmax", "x2", "x_max", "right", "bbox_x2", "xbr", "x_2"),
-    "y2": ("ymax", "y2", "y_max", "bottom", "bbox_y2", "ybr", "y_2"),
-    "x": ("x", "bbox_x", "box_x"),
-    "y": ("y", "bbox_y", "box_y"),
-    "w": ("w", "bbox_w", "bbox_width", "box_w", "box_width"),
-    "h": ("h", "bbox_h", "bbox_height", "box_h", "box_height"),
-    "box": ("bbox", "box", "bounding_box"),
-    "width": ("width", "image_width", "img_width"),
-    "height": ("height", "image_height", "img_height"),
+NAMES = {  # in small letters, without blanks and punctuation: X_Min and "x min" are xmin
+    "picture": ("filename", "image", "imagepath", "imagename", "img", "path", "file", "imageid", "imgpath", "imgfile",
+                "images", "imagefile", "imagefilename", "filepath", "imgname", "imgid"),
+    "class": ("class", "label", "classname", "category", "name", "labels", "categoryname", "object", "labelname",
+              "classlabel", "classid", "categoryid", "labelid"),
+    "x1": ("xmin", "x1", "left", "bboxx1", "roix1", "x0", "xtl", "bboxxmin", "boxxmin"),
+    "y1": ("ymin", "y1", "top", "bboxy1", "roiy1", "y0", "ytl", "bboxymin", "boxymin"),
+    "x2": ("xmax", "x2", "right", "bboxx2", "roix2", "xbr", "bboxxmax", "boxxmax"),
+    "y2": ("ymax", "y2", "bottom", "bboxy2", "roiy2", "ybr", "bboxymax", "boxymax"),
+    "x": ("x", "bboxx", "boxx"),
+    "y": ("y", "bboxy", "boxy"),
+    "cx": ("xcenter", "centerx", "xcentre", "centrex", "cx", "xc"),
+    "cy": ("ycenter", "centery", "ycentre", "centrey", "cy", "yc"),
+    "w": ("w", "bboxw", "bboxwidth", "boxw", "boxwidth"),
+    "h": ("h", "bboxh", "bboxheight", "boxh", "boxheight"),
+    "box": ("bbox", "box", "boundingbox"),
+    "width": ("width", "imagewidth", "imgwidth"),
+    "height": ("height", "imageheight", "imgheight"),
     "split": ("split", "subset", "set", "usage"),
 }  # fmt: skip
 HEADLESS = ("picture", "x1", "y1", "x2", "y2", "class")
+PLACES = (("x1", "y1", "x2", "y2"), ("cx", "cy", "w", "h"), ("x", "y", "w", "h"))  # how columns give a box
 
 
 class _Layout(NamedTuple):
@@ -50,19 +55,10 @@ class _Layout(NamedTuple):
         return "" if index is None or index >= len(cells) else cells[index]
 
 
-@dataclass(slots=True)
-class _Picture:
-    """The lines about one picture."""
-
-    path: str  # the table
-    objects: list[MarkedObject] = field(default_factory=list)
-    splits: set[str] = field(default_factory=set)
-    sizes: set[tuple[int, int]] = field(default_factory=set)  # width and height in the table
-
-
 def find(tree: Tree, columns: Mapping[str, str]) -> list[str]:
     """Return the tables that have columns for a picture and for a box, with empty files, which are faults."""
     files = [path for path in tree.having(".csv", ".tsv") if _usable(tree, path, columns)]
+    files += [path for path in tree.having(".txt") if _is_list_of_objects(tree, path)]
     return [*files, *tree.blank(".csv", ".tsv")] if files else []
 
 
@@ -70,18 +66,28 @@ def _usable(tree: Tree, path: str, columns: Mapping[str, str]) -> bool:
     head = columns_of(tree.head(path))
     if open_images.is_boxes(head):
         return False
-    if _is_headless(tree.head(path)):
-        return True
+    return _has_names(head, columns) or _is_headless(tree.head(path), columns)
+
+
+def _has_names(head: Sequence[str], columns: Mapping[str, str]) -> bool:
+    """Return True if a line names the columns of a picture and a box."""
     parts = _layout_of(head, columns).of
-    return "picture" in parts and any(
-        set(group) <= parts.keys() for group in (("x1", "y1", "x2", "y2"), "xywh", ("box",))
-    )
+    return "picture" in parts and any(set(group) <= parts.keys() for group in (*PLACES, ("box",)))
 
 
-def _is_headless(head: bytes) -> bool:
+def _is_list_of_objects(tree: Tree, path: str) -> bool:
+    """Return True for a text file with rows that begin with the name of a picture, such as the gt.txt of GTSDB."""
+    if tree.matches_picture(path):
+        return False
+    cells = columns_of(tree.head(path))
+    return _is_row(cells) and cells[0].strip().lower().endswith(SUFFIXES)
+
+
+def _is_headless(head: bytes, columns: Mapping[str, str]) -> bool:
     """Return True if the first line is a row, or if most of the first lines are: the first row may be faulty."""
-    rows = [_is_row(cells) for cells in first_lines(head, 10)]
-    return bool(rows) and (rows[0] or 2 * sum(rows) > len(rows))
+    lines = first_lines(head, 10)
+    rows = list(map(_is_row, lines))
+    return bool(rows) and (rows[0] or (2 * sum(rows) > len(rows) and not _has_names(lines[0], columns)))
 
 
 def _is_row(cells: Sequence[str]) -> bool:
@@ -98,10 +104,13 @@ def _is_number(cell: str) -> bool:
 
 def _layout_of(head: Sequence[str], columns: Mapping[str, str]) -> _Layout:
     """Return the columns by dataset.columns, else by the names that tools use."""
-    by_name = {cell.strip().lower(): index for index, cell in reversed(list(enumerate(head)))}
-    layout = {part: by_name[name] for part, names in NAMES.items() for name in names[::-1] if name in by_name}
+    cells = list(enumerate(head))[::-1]
+    by_name = {cell.strip().lower(): index for index, cell in cells}
+    by_plain = {re.sub("[^a-z0-9]", "", cell.lower()): index for index, cell in cells}
+    layout = {part: by_plain[name] for part, names in NAMES.items() for name in names[::-1] if name in by_plain}
     layout |= {part: by_name[name.strip().lower()] for part, name in columns.items() if name.strip().lower() in by_name}
-    if "x1" not in layout and {"x", "y", "width", "height"} <= layout.keys() and "w" not in layout:
+    has_size = {"width", "height"} <= layout.keys() and not {"x1", "w"} & layout.keys()
+    if has_size and ({"x", "y"} <= layout.keys() or {"cx", "cy"} <= layout.keys()):
         layout |= {"w": layout.pop("width"), "h": layout.pop("height")}
     return _Layout(layout)
 
@@ -112,28 +121,34 @@ def read(tree: Tree, files: list[str], columns: Mapping[str, str]) -> Reading:
     if unknown:
         raise ValueError(f"dataset.columns has the key {unknown[0]!r}; expected keys from {', '.join(NAMES)}")
     found = Collection(tree)
-    pictures: dict[str, _Picture] = {}
-    for path in files:
-        _read_one(tree, path, columns, found, pictures)
-    are_fractions = _scale_fractions(tree, pictures, found)
-    are_stated = not are_fractions and _state_picture_sizes(pictures.values())
-    for name, item in pictures.items():
-        size = next(iter(item.sizes)) if are_stated and item.sizes else None
-        split = frozenset(item.splits) or split_of_list(item.path) or split_of(name)
-        found.add(name, tree.full(item.path), size, item.objects, split)
+    tables = {path: _read_one(tree, path, columns, found) for path in files}
+    rows = [(name, item) for pictures in tables.values() for name, item in pictures.items()]
+    settle_corners(tree, [(name, item) for name, item in rows if item.in_one_cell], found)
+    are_fractions = scale_fractions(tree, rows, found)
+    are_stated = not are_fractions and state_picture_sizes([item for _, item in rows])
+    for name in dict.fromkeys(name for name, _ in rows):
+        of_tables = [pictures[name] for pictures in tables.values() if name in pictures]
+        first = of_tables[0]
+        if not all(are_same(first.objects, item.objects) for item in of_tables[1:]):  # a table for each class
+            first.objects = [marked for item in of_tables for marked in item.objects]
+            first.splits = {split for item in of_tables for split in _splits(item, name)}
+            of_tables = [first]
+        size = next(iter(first.sizes)) if are_stated and first.sizes else None
+        for item in of_tables:
+            found.add(name, tree.full(item.path), size, item.objects, _splits(item, name))
     found.note_left_out("are in no table")
     return found.reading(f"CSV: {len(found)} pictures, {', '.join(files[:4])}")
 
 
-def _read_one(
-    tree: Tree,
-    path: str,
-    columns: Mapping[str, str],
-    found: Collection,
-    pictures: dict[str, _Picture],
-) -> None:
+def _splits(item: TablePicture, name: str) -> frozenset[str]:
+    return frozenset(item.splits) or split_of_list(item.path) or split_of(name)
+
+
+def _read_one(tree: Tree, path: str, columns: Mapping[str, str], found: Collection) -> dict[str, TablePicture]:
+    """Return the pictures of a table by their names in the tree. Raises ValueError for a missing column."""
+    pictures: dict[str, TablePicture] = {}
     full = tree.full(path)
-    headless = _is_headless(tree.head(path))
+    headless = _is_headless(tree.head(path), columns)
     table = read_table(full, has_head=not headless)
     layout = _Layout({part: at for at, part in enumerate(HEADLESS)}) if headless else _layout_of(table.columns, columns)
     layout = layout._replace(comma=table.delimiter != ",")
@@ -146,8 +161,9 @@ def _read_one(
     if "class" not in layout.of:
         raise ValueError(
             f"{full}: no class column; it has {', '.join(table.columns)}; name the class column with "
-            "dataset.columns.class=NAME"
+            "dataset.columns.class=NAME, or add one"
         )
+    in_one_cell = not any(set(group) <= layout.of.keys() for group in PLACES)
     split = split_of_list(path)
     known: dict[str, str] = {}
     unknown: Counter[str] = Counter()  # unknown names of splits
@@ -159,7 +175,7 @@ def _read_one(
                 raise ValueError(f"{where} has {len(cells)} cells; expected {width}; quote cells that hold a comma")
             if name not in known:
                 known[name] = find_picture(tree, name, path, split, where=where)
-            picture = pictures.setdefault(known[name], _Picture(path))
+            picture = pictures.setdefault(known[name], TablePicture(path, in_one_cell=in_one_cell))
             named = layout.cell(cells, "split")
             if named:
                 picture.splits |= split_of(f"{named}/x")
@@ -173,6 +189,7 @@ def _read_one(
     if +unknown:
         names = ", ".join(f"{name!r} ({count})" for name, count in (+unknown).items())
         found.notes.append(f"{full}: lines with the unknown split {names} have no split; known: {', '.join(SPLITS)}")
+    return pictures
 
 
 def _stated_size(layout: _Layout, cells: Sequence[str]) -> set[tuple[int, int]]:
@@ -184,29 +201,13 @@ def _stated_size(layout: _Layout, cells: Sequence[str]) -> set[tuple[int, int]]:
         return set()
 
 
-def _state_picture_sizes(pictures: Iterable[_Picture]) -> bool:
-    """Return True if the columns width and height are those of pictures: the same in all lines of a picture.
-
-    In some tables they are the sizes of the boxes.
-    """
-    stated = [item for item in pictures if item.sizes]
-    of_boxes = [
-        (round(x2 - x1), round(y2 - y1)) in item.sizes
-        for item in stated
-        for x1, y1, x2, y2 in (marked.box for marked in item.objects)
-        if all(map(math.isfinite, (x1, y1, x2, y2)))
-    ]
-    return all(len(item.sizes) == 1 for item in stated) and not all(of_boxes)
-
-
 def _object(layout: _Layout, cells: Sequence[str], where: str) -> MarkedObject | None:
     """Return the object of a line; None if the line only names a picture."""
-    parts = next(
-        (parts for parts in (("x1", "y1", "x2", "y2"), ("x", "y", "w", "h")) if set(parts) <= layout.of.keys()), None
-    )
-    texts = (
-        [layout.cell(cells, part) for part in parts] if parts else layout.cell(cells, "box").strip("[](){}").split(",")
-    )
+    parts = next((parts for parts in PLACES if set(parts) <= layout.of.keys()), None)
+    if parts:
+        texts = [layout.cell(cells, part) for part in parts]
+    else:  # [8, 8, 32, 24], and 8 8 32 24
+        texts = re.split(r"\s*[,;]\s*|\s+", layout.cell(cells, "box").strip("[](){} "))
     name = layout.cell(cells, "class")
     if not any(text.strip() for text in texts):
         return None
@@ -216,24 +217,12 @@ def _object(layout: _Layout, cells: Sequence[str], where: str) -> MarkedObject |
         raise ValueError(f"{where} has the box {texts}; expected four numbers; correct or remove the line") from error
     if not name:
         raise ValueError(f"{where} has a box but no class; add the class or remove the line")
-    corners = parts == ("x1", "y1", "x2", "y2")
     box_text = f"({', '.join(parts or ('x', 'y', 'w', 'h'))}) = ({a:g}, {b:g}, {c:g}, {d:g})"
-    return MarkedObject(name, (a, b, c, d) if corners else (a, b, a + c, b + d), where, box_text)
+    box = (a, b, c, d) if parts == PLACES[0] else (a, b, a + c, b + d)
+    if parts == PLACES[1]:
+        box = (a - c / 2, b - d / 2, a + c / 2, b + d / 2)
+    return MarkedObject(name, box, where, box_text)
 
 
 def _with_point(text: str) -> str:
     return text.replace(",", ".") if text.count(",") == 1 and "." not in text else text
-
-
-def _scale_fractions(tree: Tree, pictures: Mapping[str, _Picture], found: Collection) -> bool:
-    """Scale the boxes to pixels if they are fractions: if no number is above 1. Return True if they are."""
-    boxes = [item.box for picture in pictures.values() for item in picture.objects]
-    if not boxes or max(max(box) for box in boxes) > 1.001:
-        return False
-    for name, picture in pictures.items():
-        width, height = read_size(tree.full(name))
-        for at, item in enumerate(picture.objects):
-            x1, y1, x2, y2 = item.box
-            picture.objects[at] = item._replace(box=(x1 * width, y1 * height, x2 * width, y2 * height))
-    found.notes.append("boxes are read as fractions of their pictures, since no number is above 1")
-    return True

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlparse
 
 from detector.datasets.images import SUFFIXES, read_size
-from detector.datasets.json_files import number, numbers, positive_int, read_json, text
+from detector.datasets.json_files import id_text, number, numbers, positive_int, read_json
 from detector.datasets.readers.collect import Collection
 from detector.datasets.readers.json_kinds import json_files
 from detector.datasets.readers.shapes import Box, bounding_box, rotated_box
@@ -134,11 +134,17 @@ def _objects(found: Collection, results: list[dict[str, Any]], size: tuple[int, 
                 found.skipped_shapes[kind] += 1
             continue
         here = f"{where}, shape {place}"
-        name = text(value[key][0] if isinstance(value[key], list) else value[key], f"{here}: its label")
+        turned = number(item.get("image_rotation", value.get("image_rotation")))
+        if turned:
+            raise ValueError(
+                f"{here} was drawn on the picture turned by {turned:g} degrees (image_rotation); expected 0; turn the "
+                "picture back in Label Studio, or save a turned copy, and draw the box again"
+            )
+        name = id_text(value[key][0] if isinstance(value[key], list) else value[key], f"{here}: its label")
         box = _box(value, KINDS[key], size, here)
         box_text = "(x1, y1, x2, y2) = ({:g}, {:g}, {:g}, {:g})".format(*box)
         is_around = KINDS[key] == "ellipse" or bool(number(value.get("rotation")))
-        objects.append(MarkedObject(name.strip(), box, here, box_text, is_around=is_around))
+        objects.append(MarkedObject(name, box, here, box_text, is_around=is_around))
     return objects
 
 

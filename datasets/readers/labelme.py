@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from typing import Any
 
-from detector.datasets.json_files import numbers, positive_int, read_json, rows, text
+from detector.datasets.json_files import id_text, numbers, positive_int, read_json, rows
 from detector.datasets.readers.collect import Collection
 from detector.datasets.readers.json_kinds import json_files
 from detector.datasets.readers.shapes import Box, bounding_box
@@ -71,7 +71,7 @@ def _add(found: Collection, tree: Tree, path: str) -> None:
 
 
 def _object(shape: dict[str, Any], kind: str, where: str) -> MarkedObject:
-    name = text(shape.get("label"), f"{where}: its label")
+    name = id_text(shape.get("label"), f"{where}: its label")
     points = shape.get("points")
     if not isinstance(points, list) or len(points) < 2:
         raise ValueError(f"{where} has no list of points; expected two or more; correct or remove it")
@@ -80,9 +80,7 @@ def _object(shape: dict[str, Any], kind: str, where: str) -> MarkedObject:
     flags = shape.get("flags") if isinstance(shape.get("flags"), dict) else {}
     assert isinstance(flags, dict)
     difficult = bool(shape.get("difficult") or flags.get("difficult"))
-    return MarkedObject(
-        name.strip(), _box(kind, corners), where, box_text, difficult=difficult, is_around=kind in AROUND
-    )
+    return MarkedObject(name, _box(kind, corners), where, box_text, difficult=difficult, is_around=kind in AROUND)
 
 
 def _box(kind: str, corners: list[tuple[float, ...]]) -> Box:

@@ -19,6 +19,11 @@ def is_boxes(columns: Sequence[str]) -> bool:
     return {"ImageID", "LabelName", *CORNERS} <= {column.strip() for column in columns}
 
 
+def is_machine_name(name: str) -> bool:
+    """Return True for the identifier of a class, such as /m/01yrx."""
+    return name.startswith(("/m/", "/g/"))
+
+
 def find(tree: Tree) -> list[str]:
     """Return the tables of boxes, with empty files, which are faults."""
     files = [path for path in tree.having(".csv") if is_boxes(columns_of(tree.head(path)))]
@@ -30,6 +35,7 @@ def read(tree: Tree, files: list[str]) -> Reading:
     found = Collection(tree)
     named = _class_names(tree)
     absent: set[str] = set()
+    labels: set[str] = set()  # of the pictures in the folder
     for path in files:
         full = tree.full(path)
         table = read_table(full)
@@ -54,7 +60,14 @@ def read(tree: Tree, files: list[str]) -> Reading:
             except ValueError as error:
                 found.fault(image_id, error)
             else:
+                labels |= {cells[at["LabelName"]] for _, cells in lines}
                 found.add(picture, full, (width, height), objects, split or split_of(picture))
+    unnamed = sorted(name for name in labels - named.keys() if is_machine_name(name))
+    if unnamed:
+        found.notes.append(
+            f"no class-descriptions file names the classes {', '.join(unnamed[:5])}; put it into the folder, or name "
+            "them with dataset.rename"
+        )
     if absent:
         found.notes.append(f"{len(absent)} pictures of the tables are not in the folder and are left out")
     found.note_left_out("are in no table")
@@ -62,10 +75,12 @@ def read(tree: Tree, files: list[str]) -> Reading:
 
 
 def _class_names(tree: Tree) -> dict[str, str]:
-    """Return machine name -> display name, from class-descriptions*.csv; empty if there is no such file."""
+    """Return machine name -> display name, from class-descriptions*.csv or FiftyOne's classes.csv."""
     names: dict[str, str] = {}
     for path in tree.having(".csv"):
-        if "class-descriptions" in path:
+        if "class-descriptions" in path or (
+            len(first := columns_of(tree.head(path))) == 2 and is_machine_name(first[0])
+        ):
             names |= {
                 cells[0]: cells[1] for _, cells in read_table(tree.full(path), has_head=False).rows if len(cells) > 1
             }

@@ -11,6 +11,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from detector.datasets.faults import Fault, raise_faults
 from detector.datasets.images import SUFFIXES
@@ -18,7 +19,7 @@ from detector.datasets.tar_shards import File, TarMember, index_shard
 
 NO_DATA = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")  # folders of systems
 ARCHIVES = (".zip", ".gz", ".tgz", ".xz", ".bz2", ".7z", ".rar")
-OTHER_PICTURES = (".heic", ".heif", ".avif", ".gif", ".jp2", ".jfif", ".jxl", ".svg", ".dng", ".cr2", ".nef", ".arw")
+OTHER_PICTURES = (".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".svg", ".dng", ".cr2", ".nef", ".arw")
 SPLITS = {
     "train": "train", "training": "train", "trainval": "trainval", "test": "test", "testing": "test",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
@@ -64,10 +65,10 @@ class Tree:
         self._by_name: dict[str, list[str]] = defaultdict(list)
         self._by_stem: dict[str, list[str]] = defaultdict(list)
         for path in self.pictures:
-            name = _plain(path.rpartition("/")[2])
+            name = plain_name(path.rpartition("/")[2])
             self._by_name[name].append(path)
             self._by_stem[name.rpartition(".")[0]].append(path)
-        self._of_other_kind = {_plain(PurePosixPath(path).stem): path for path in self.having(*OTHER_PICTURES)}
+        self._of_other_kind = {plain_name(PurePosixPath(path).stem): path for path in self.having(*OTHER_PICTURES)}
 
     def having(self, *suffixes: str) -> list[str]:
         """Return the files with one of these suffixes."""
@@ -113,11 +114,15 @@ class Tree:
             exact = os.path.normpath(f"{folder}/{name}" if folder else name).replace("\\", "/")
             if exact in self._known:
                 return exact
-        base = _plain(name.rpartition("/")[2])
+        base = plain_name(name.rpartition("/")[2])
         found: Sequence[str] = self._by_name.get(base) or (
             [] if base.endswith(SUFFIXES) else self._by_stem.get(base, [])
         )
         found = self._partners(found, near) if is_pair else found
+        if not found:
+            # A web address: https://x.org/my%20cat.jpg?size=2
+            path = unquote(re.split(r"[?#]", name)[0] if "://" in name else name)
+            return self.picture_named(path, near, split, is_pair=is_pair) if path != name else None
         return self._nearest([path for path in found if split and split_of(path) == split] or found, name, near)
 
     def picture_with_stem(self, path: str) -> str | None:
@@ -126,15 +131,19 @@ class Tree:
         Raises ValueError if several pictures match equally well.
         """
         stem = path.rpartition("/")[2].rpartition(".")[0]
-        return self._nearest(self._partners(self._by_stem.get(_plain(stem), []), path), stem, path)
+        return self._nearest(self._partners(self._with_stem(stem), path), stem, path)
 
     def matches_picture(self, path: str) -> bool:
         """Return True if a picture has the name of this file, except for the suffix."""
-        return _plain(PurePosixPath(path).stem) in self._by_stem
+        return bool(self._with_stem(PurePosixPath(path).stem))
+
+    def _with_stem(self, stem: str) -> Sequence[str]:
+        """Return the pictures called `stem`, without suffix or with it: a.txt and a.jpg.txt belong to a.jpg."""
+        return self._by_stem.get(plain_name(stem)) or self._by_name.get(plain_name(stem), [])
 
     def of_other_kind(self, name: str) -> str:
         """Return a remark if a picture of this name exists in a format that is not read; empty if there is none."""
-        path = self._of_other_kind.get(_plain(PurePosixPath(name.replace("\\", "/")).stem))
+        path = self._of_other_kind.get(plain_name(PurePosixPath(name.replace("\\", "/")).stem))
         return "" if path is None else f" ({path} is there, but this format is not read; convert it to .jpg or .png)"
 
     def _remedy(self) -> str:
@@ -142,6 +151,8 @@ class Tree:
         others, archives = self.having(*OTHER_PICTURES), self.having(*ARCHIVES)
         if others:
             return f"; convert the {len(others)} pictures like {others[0]} to .jpg or .png"
+        if any(b'"imageData"' in self.head(path) + self.tail(path) for path in self.having(".json")[:1]):
+            return "; LabelMe's files contain the pictures: save these beside them"
         return f"; unpack {archives[0]}" if archives else ""
 
     def _nearest(self, found: Sequence[str], name: str, near: str) -> str | None:
@@ -176,7 +187,7 @@ def _members(root: Path, files: Iterable[str], setting: str) -> dict[str, TarMem
     return found
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """Return a name in small letters, with composed accents: macOS stores letter and accent separately."""
     return unicodedata.normalize("NFC", name).lower()
 
@@ -186,14 +197,15 @@ def _nearness(path: str, name: str, near: str) -> tuple[int, int, int, int]:
     folders, named, around = (PurePosixPath(item).parts[:-1] for item in (path, name, near))
     # images/train/a.jpg belongs to labels/train/a.txt, so folders after the different one count too.
     return (
-        _agreeing(reversed(folders), reversed(named)),
-        _agreeing(folders, around) + _agreeing(reversed(folders), reversed(around)),
+        agreeing(reversed(folders), reversed(named)),
+        agreeing(folders, around) + agreeing(reversed(folders), reversed(around)),
         path.rpartition("/")[2].startswith(name.rpartition("/")[2]),
         -SUFFIXES.index(PurePosixPath(path).suffix.lower()),
     )
 
 
-def _agreeing(a: Iterable[str], b: Iterable[str]) -> int:
+def agreeing(a: Iterable[str], b: Iterable[str]) -> int:
+    """Return the number of equal items before the first difference."""
     count = 0
     for one, other in zip(a, b, strict=False):
         if one != other:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from detector.datasets.readers.collect import Collection
 from detector.datasets.readers.cvat import looks_like_cvat
-from detector.datasets.readers.tree import Tree, split_of
+from detector.datasets.readers.tree import Tree, plain_name, split_of
 from detector.datasets.records import Reading
 from detector.datasets.voc_xml import RawAnnotation, absent_tags, decide_base, read_annotation, to_objects
 
@@ -50,11 +51,14 @@ def read(tree: Tree, files: list[str], *, box_base: str) -> Reading:
 def collect_files(tree: Tree, entries: Sequence[AnnotationFile], *, box_base: str) -> Collection:
     """Return the records of VOC files. `box_base` is auto, one or zero."""
     found = Collection(tree)
+    others: list[str] = []
     kept: list[tuple[str, AnnotationFile, RawAnnotation]] = []
     for entry in entries:
         try:
             raw = read_annotation(tree.full(entry.source))
             picture = entry.picture or tree.picture_with_stem(entry.source)
+            if picture is not None and _names_other(tree, entry.source, raw.filename, picture):
+                others.append(f"{entry.source}: {raw.filename}")
             if picture is None and raw.filename:
                 picture = tree.picture_named(raw.filename, entry.source, is_pair=True)
             if picture is None:
@@ -67,13 +71,26 @@ def collect_files(tree: Tree, entries: Sequence[AnnotationFile], *, box_base: st
             found.fault(entry.source, error)
         else:
             kept.append((picture, entry, raw))
+    if others:
+        found.notes.append(
+            f"{len(others)} files are named like one picture and name another in <filename>; the first is used "
+            f"(first: {others[0]})"
+        )
     raws = [raw for _, _, raw in kept]
     base = {"one": 1, "zero": 0}.get(box_base)
     if base is None:
         base, reason = decide_base(raws)
         found.notes += [reason] if reason else []
     for picture, entry, raw in kept:
-        found.add(picture, raw.path, raw.size, to_objects(raw, base), entry.splits)
+        found.add(picture, raw.path, raw.size, to_objects(raw, base), entry.splits or split_of(picture))
     absent = absent_tags(raws)
     found.notes += [absent] if absent else []
     return found
+
+
+def _names_other(tree: Tree, source: str, filename: str, picture: str) -> bool:
+    """Return True if <filename> is the name of another picture in the folder."""
+    stem = plain_name(PurePosixPath(filename.replace("\\", "/")).stem)
+    if stem in ("", plain_name(PurePosixPath(picture).stem)):
+        return False
+    return tree.picture_named(filename, source, is_pair=True) is not None

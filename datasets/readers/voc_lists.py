@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import PurePosixPath
 
 from detector.datasets.faults import Fault
 from detector.datasets.image_lists import read_list
-from detector.datasets.readers.tree import SPLITS, Tree
+from detector.datasets.readers.tree import SPLITS, Tree, split_of
 from detector.datasets.readers.voc_files import AnnotationFile, collect_files
 from detector.datasets.records import Reading
 
@@ -18,30 +18,24 @@ OF_CLASS = re.compile(r".+_(train|val|trainval|test)")  # dog_train.txt lists th
 
 def find(tree: Tree) -> list[str]:
     """Return the image lists that have annotations beside them."""
-    lists = [path for path in tree.having(".txt") if re.search(r"(^|/)ImageSets(/Main)?/[^/]+\.(?i:txt)$", path)]
-    annotated = {path.rpartition("/")[0] for path in tree.having(".xml")}
+    lists = [path for path in tree.having(".txt") if re.search(r"(?i)(^|/)ImageSets(/Main)?/[^/]+\.txt$", path)]
+    annotated = _by_folder(tree.having(".xml"), "annotations").keys()
     return [
         path
         for path in lists
-        if not OF_CLASS.fullmatch(PurePosixPath(path).stem) and _beside(path, "Annotations") in annotated
+        if not OF_CLASS.fullmatch(PurePosixPath(path).stem) and _beside(path, "Annotations").lower() in annotated
     ]
 
 
 def read(tree: Tree, files: list[str], *, box_base: str) -> Reading:
     """Return the records of the images in all lists. The splits of an image are the names of its lists."""
-    annotations: dict[str, dict[str, str]] = defaultdict(dict)
-    for path in tree.having(".xml"):
-        folder, _, name = path.rpartition("/")
-        annotations[folder][name[: -len(".xml")]] = path
-    pictures: dict[str, dict[str, str]] = defaultdict(dict)
-    for path in reversed(tree.pictures):
-        folder, _, name = path.rpartition("/")
-        pictures[folder][name.rpartition(".")[0]] = path
+    annotations = _by_folder(tree.having(".xml"), "annotations")
+    pictures = _by_folder(reversed(tree.pictures), "jpegimages")
     found: dict[str, AnnotationFile] = {}
     faults = []
     stems = {PurePosixPath(path).stem for path in files}
     for path in files:
-        split, own = _split_name(PurePosixPath(path).stem, stems), annotations[_beside(path, "Annotations")]
+        split, own = _split_name(path, stems), annotations[_beside(path, "Annotations").lower()]
         for image_id in read_list(tree.full(path), own.keys()):
             source = own.get(image_id)
             if source is None:
@@ -53,7 +47,7 @@ def read(tree: Tree, files: list[str], *, box_base: str) -> Reading:
                 )
                 continue
             if source not in found:
-                beside = pictures[_beside(path, "JPEGImages")].get(image_id)
+                beside = pictures[_beside(path, "JPEGImages").lower()].get(image_id)
                 found[source] = AnnotationFile(source, beside, frozenset())
             found[source] = found[source]._replace(splits=found[source].splits | {split})
     collected = collect_files(tree, list(found.values()), box_base=box_base)
@@ -63,13 +57,31 @@ def read(tree: Tree, files: list[str], *, box_base: str) -> Reading:
     return collected.reading(f"VOC tree: {len(collected)} pictures, image lists {names}")
 
 
-def _split_name(stem: str, stems: Collection[str]) -> str:
-    """Return the split of a list: valid.txt and Val.txt are val, unless there is a val.txt too."""
-    usual = SPLITS.get(stem.lower(), stem)
+def _split_name(path: str, stems: Collection[str]) -> str:
+    """Return the split of a list: valid.txt and Val.txt are val, unless there is a val.txt too.
+
+    A list of another name, such as CVAT's default.txt, has the split of its folder.
+    """
+    stem = PurePosixPath(path).stem
+    usual = SPLITS.get(stem.lower()) or next(iter(split_of(path)), stem)
     return stem if usual in stems else usual
+
+
+def _by_folder(paths: Iterable[str], name: str) -> dict[str, dict[str, str]]:
+    """Return the files below folders called `name`, in any case: folder in small letters -> id -> path.
+
+    An id is the rest of the path without suffix. CVAT keeps the folders of its pictures: subfolder/picture.
+    """
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for path in paths:
+        parts = path.split("/")
+        for place in range(len(parts) - 1):
+            if parts[place].lower() == name:
+                found["/".join(parts[: place + 1]).lower()]["/".join(parts[place + 1 :]).rpartition(".")[0]] = path
+    return found
 
 
 def _beside(path: str, name: str) -> str:
     """Return the folder `name` beside the ImageSets folder of a list."""
-    base = re.split(r"(?:^|/)ImageSets/", path)[0]
+    base = re.split(r"(?i)(?:^|/)ImageSets/", path)[0]
     return f"{base}/{name}" if base else name

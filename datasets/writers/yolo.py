@@ -7,8 +7,10 @@ from pathlib import Path
 
 import yaml  # type: ignore[import-untyped]
 
+from detector.datasets.images import read_turn
 from detector.datasets.writers.sides import Side, copy_pictures, file_stem, new_folder, plain
 
+Fractions = tuple[float, float, float, float]  # centre and size
 FOLDERS = {"train": "train", "test": "val"}  # YOLO's programs call the test split val
 
 
@@ -23,10 +25,13 @@ def write_yolo(folder: Path, sides: Sequence[Side], classes: Sequence[str]) -> l
     for side in sides:
         labels = folder / "labels" / FOLDERS[side.name]
         labels.mkdir(parents=True)
-        for item in side.annotations:
+        for item, file in zip(side.annotations, side.files, strict=True):
             flagged += int(item.difficult.sum())
+            # YOLO's programs turn pictures as EXIF says. These boxes are of the picture as stored.
+            size, turn = read_turn(file)
+            turn = turn if size == (item.width, item.height) and item.width != item.height else 1
             lines = [
-                f"{label - 1} {_fractions(box, item.width, item.height)}\n"
+                f"{label - 1} {_text(_turned(_fractions(box, item.width, item.height), turn))}\n"
                 for box, label in zip(item.boxes.tolist(), item.labels.tolist(), strict=True)
             ]
             (labels / f"{file_stem(item)}.txt").write_text("".join(lines), encoding="utf-8")
@@ -36,7 +41,25 @@ def write_yolo(folder: Path, sides: Sequence[Side], classes: Sequence[str]) -> l
     return [f"{flagged} difficult objects become ordinary objects: YOLO has no flags"] if flagged else []
 
 
-def _fractions(box: Sequence[float], width: int, height: int) -> str:
+def _text(box: Fractions) -> str:
+    return " ".join(map(plain, box))
+
+
+def _fractions(box: Sequence[float], width: int, height: int) -> Fractions:
     x1, y1, x2, y2 = box
-    middle_and_size = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
-    return " ".join(map(plain, middle_and_size))
+    return (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height
+
+
+def _turned(box: Fractions, turn: int) -> Fractions:
+    """Return a box in the picture turned as the EXIF orientation `turn` says."""
+    x, y, width, height = box
+    match turn:
+        case 5:
+            return y, x, height, width
+        case 6:
+            return 1 - y, x, height, width
+        case 7:
+            return 1 - y, 1 - x, height, width
+        case 8:
+            return y, 1 - x, height, width
+    return box

@@ -1,7 +1,8 @@
 """Standard file formats of detections: VOC's comp4 text files and COCO's result JSON.
 
 A VOC file `comp4_det_test_<class>.txt` has one detection a line: image, score, x1 y1 x2 y2 in 1-based inclusive
-pixels. A COCO file is a list of {"image_id", "category_id", "bbox": [x, y, width, height], "score"}, 0-based.
+pixels. A / in the name of a class is %2F in that of its file. A COCO file is a list of {"image_id", "category_id",
+"bbox": [x, y, width, height], "score"}, 0-based.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +32,11 @@ def read_voc_results(
     Raises ValueError with file and line for a malformed line or an unknown image, and if no class has a file.
     """
     folder = Path(folder)
-    paths = {name: folder / f"{prefix}{name}.txt" for name in classes}
+    paths = {name: folder / _file_name(prefix, name) for name in classes}
     found = [name for name in classes if paths[name].is_file()]
     if not found:
         raise ValueError(
-            f"expected result files such as {folder / f'{prefix}{classes[0]}.txt'}, found none for any of "
+            f"expected result files such as {paths[classes[0]]}, found none for any of "
             f"{len(classes)} classes; check the folder, and compare the dataset's classes with the file names"
         )
     index = {image_id.encode(): row for row, image_id in enumerate(image_ids)}
@@ -71,7 +72,12 @@ def write_voc_results(detections: DetectionTable, folder: str | Path, prefix: st
                 detections.image_index[rows].tolist(), numbers.tolist(), strict=True
             )
         )
-        (folder / f"{prefix}{name}.txt").write_text("".join(lines))
+        (folder / _file_name(prefix, name)).write_text("".join(lines), encoding="utf-8")
+
+
+def _file_name(prefix: str, class_name: str) -> str:
+    """Return the name of the file of a class. A file name has no / and no zero byte."""
+    return f"{prefix}{class_name.replace('/', '%2F').replace(chr(0), '%00')}.txt"
 
 
 def read_coco_results(
@@ -154,7 +160,8 @@ def _bare(image_id: str) -> str:
 def _read_voc_file(path: Path, image_index: Mapping[bytes, int]) -> tuple[IntArray, FloatArray, FloatArray]:
     """Return image rows [D], scores [D] and boxes [D, 4] of one file, parsed in whole columns."""
     data = path.read_bytes()
-    tokens = data.split()
+    spaced = any(b" " in image_id for image_id in image_index)
+    tokens = [token for line in data.splitlines() for token in _tokens(line)] if spaced else data.split()
     try:
         images = np.array([image_index[token] for token in tokens[::6]], np.int64)
         columns = [np.array(list(map(float, tokens[column::6]))) for column in range(1, 6)]
@@ -163,7 +170,7 @@ def _read_voc_file(path: Path, image_index: Mapping[bytes, int]) -> tuple[IntArr
     except (KeyError, ValueError):
         valid = False
     if not valid:
-        raise _fault(path, data, image_index)
+        raise _fault(path, data, image_index, _tokens if spaced else bytes.split)
     scores, boxes = numbers[:, 0], numbers[:, 1:] - (1.0, 1.0, 0.0, 0.0)
     if inverted := int(((boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1])).sum()):
         _log.warning("%s: %d boxes have x2 < x1 or y2 < y1; each counts as a false positive", path, inverted)
@@ -171,10 +178,17 @@ def _read_voc_file(path: Path, image_index: Mapping[bytes, int]) -> tuple[IntArr
     return images, scores, boxes
 
 
-def _fault(path: Path, data: bytes, image_index: Mapping[bytes, int]) -> ValueError:
+def _tokens(line: bytes) -> list[bytes]:
+    """Return the parts of a line whose image id may have blanks."""
+    return line.strip().rsplit(maxsplit=5)
+
+
+def _fault(
+    path: Path, data: bytes, image_index: Mapping[bytes, int], parts_of: Callable[[bytes], list[bytes]]
+) -> ValueError:
     """Return the error of the first bad line of a file that could not be parsed as a whole."""
     for number, line in enumerate(data.splitlines(), 1):
-        tokens = line.split()
+        tokens = parts_of(line)
         if not tokens:
             return ValueError(f"{path}, line {number}: expected `image score x1 y1 x2 y2`, got an empty line")
         try:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from detector.datasets.augment import EvaluationView
 from detector.datasets.sample import Dataset
+from detector.datasets.writers.sides import file_stem
 from detector.draw import draw_detections, to_tensor
 from detector.engine.distributed import collected, dealt, world_size
 from detector.engine.evaluate import detect_all
@@ -98,7 +99,7 @@ def save_pictures(run: RunFolder, dataset: Dataset, found: Sequence[Detections],
     run.pictures.mkdir(exist_ok=True)
     for index in range(min(count, len(found))):
         picture = draw_dataset_image(dataset, index, found[index], threshold=CONFIDENT)
-        picture.save(run.pictures / f"{dataset.annotations[index].image_id}.jpg", quality=92)
+        picture.save(run.pictures / f"{file_stem(dataset.annotations[index])}.jpg", quality=92)
 
 
 def draw_dataset_image(dataset: Dataset, index: int, detections: Detections, threshold: float) -> Image.Image:

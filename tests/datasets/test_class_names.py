@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from detector.datasets.class_names import nearest, odd_classes, unshared_classes
@@ -40,6 +42,23 @@ def test_each_suspicious_name_has_one_line_with_its_count() -> None:
         "class '__background__' (7): background needs no boxes, it is label 0; rename it or leave it out",
         "class 'Dog' (4000) is nearly 'dog' (4000): the same class, misspelt?",
     ]
+
+
+def test_near_names_are_found_among_many() -> None:
+    """The search by common keys finds the same names as a comparison of all pairs."""
+    rng = random.Random(1)
+    names = sorted(
+        {"".join(rng.choice("abC1 ") for _ in range(rng.randrange(1, 7))).strip() or "x" for _ in range(200)}
+    )
+    near = {name: nearest(name, [other for other in names if other != name]) for name in names}
+    lines = odd_classes(dict.fromkeys(names, 5))
+    expected = [f"class {name!r} (5) is nearly {other!r}" for name, other in near.items() if other and other > name]
+    assert expected
+    assert [line.partition(" (5):")[0] for line in lines] == [line.removesuffix(" (5)") for line in expected]
+
+
+def test_names_without_letters_are_not_similar() -> None:
+    assert odd_classes({"+": 5, "-": 5, "?": 5}) == []
 
 
 def test_voc_classes_are_not_suspicious() -> None:

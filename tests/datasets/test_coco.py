@@ -126,7 +126,10 @@ def test_an_image_of_another_size_is_refused(tmp_path: Path) -> None:
             r"two categories have the id 7 \(a, b\)",
         ),
         (content(categories=[{"id": 7, "name": "a"}, {"id": 8, "name": "a"}]), "categories 7 and 8 are both named 'a'"),
-        (content(categories=[{"id": 7, "name": None}]), "category 7: its name is None; expected text"),
+        (
+            content(categories=[{"id": 7, "name": None}]),
+            "category 7: its name is None; expected a whole number or text",
+        ),
         (
             content(images=[{"id": 1, "file_name": "a.png"}, {"id": 1, "file_name": "b.png"}]),
             r"image 1: two images have this id \(a.png, b.png\)",

@@ -90,7 +90,9 @@ def test_bytes_after_the_end_of_a_jpeg_are_ignored(tmp_path: Path) -> None:
     assert check_picture(path).problem is None
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"", "it is empty"), (b"no picture" * 9, "cannot identify")])
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", "it is empty"), (b"no picture" * 9, "no picture of a known format")]
+)
 def test_files_that_are_not_pictures_are_found(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "a.jpg").write_bytes(content)
     found = check_pictures([tmp_path / "a.jpg", tmp_path / "gone.jpg"])
@@ -203,4 +205,15 @@ def test_pictures_rotated_by_exif_are_reported(voc: Any, caplog: pytest.LogCaptu
     with caplog.at_level(logging.INFO, "detector"):
         train, _ = build_datasets(config)
     assert "1 pictures are rotated by EXIF" in caplog.text
+    assert "their annotation fits without it" not in caplog.text
     assert train.image(0).shape == (3, 30, 40)
+
+
+def test_an_exif_rotation_that_is_ignored_gives_a_warning(voc: Any, caplog: pytest.LogCaptureFixture) -> None:
+    config = broken(voc, where=())
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    save(voc.folder / "JPEGImages/train_a.jpg", size=(40, 30), exif=exif)
+    build_datasets(config)
+    assert "1 pictures have an EXIF rotation, but their annotation fits without it; " in caplog.text
+    assert "do their boxes fit? (first: train_a)" in caplog.text

@@ -9,7 +9,9 @@ from pathlib import Path
 from detector.configs import schema
 from detector.configs.compose import load_config
 from detector.configs.errors import ConfigError
-from detector.datasets.build import open_folder
+from detector.datasets.build import open_folder, readable_part
+from detector.datasets.folder import FolderDataset
+from detector.datasets.readable import Subset
 from detector.datasets.writers.coco import write_coco
 from detector.datasets.writers.shards import write_shards
 from detector.datasets.writers.sides import Side
@@ -50,10 +52,14 @@ def run_dataset(source: Path, output: Path, format_: str, overrides: Sequence[st
         raise ConfigError("detector dataset finds the format itself; remove dataset=...")
     config.root = str(source)
     folder = open_folder(config)
-    sides = [
-        Side("train", folder.train.annotations, folder.train.files),
-        Side("test", folder.test.annotations, folder.test.files),
-    ]
+    sides = [_readable_side(config, "train", folder.train), _readable_side(config, "test", folder.test)]
     for line in WRITERS[format_](output, sides, folder.train.classes):
         log.warning("%s: %s", output, line)
     log.info("%s: %d pictures written as %s", output, sum(len(side.files) for side in sides), format_)
+
+
+def _readable_side(config: schema.AutoDatasetConfig, name: str, split: FolderDataset) -> Side:
+    """Return a split after the check of its pictures: boxes of a picture of another size would be wrong in YOLO."""
+    kept = readable_part(config, split, name)
+    files = [split.files[index] for index in kept.indices] if isinstance(kept, Subset) else split.files
+    return Side(name, kept.annotations, files)

@@ -164,6 +164,27 @@ def box_sizes(root: Path) -> None:
         file.write_text("\n".join([head, *rows]))
 
 
+def boxes_in_columns(head: str, box: str) -> Change:
+    """Replace the corners in the tables by other columns."""
+
+    def change(root: Path) -> None:
+        for file in root.glob("*.csv"):
+            rows = [row.split(",") for row in file.read_text(encoding="utf-16").splitlines()[1:]]
+            lines = [f"filename,{head},class"]
+            for name, _, _, label, *corners in rows:
+                x1, y1, x2, y2 = map(int, corners)
+                values = {"x1": x1, "y1": y1, "x2": x2, "y2": y2, "w": x2 - x1, "h": y2 - y1}
+                lines.append(f"{name},{box.format(**values, cx=(x1 + x2) / 2, cy=(y1 + y2) / 2)},{label}")
+            _write(file, "\n".join(lines))
+
+    return change
+
+
+def boxes_in_a_cell(box: str) -> Change:
+    """Put the four numbers of a box into one cell."""
+    return boxes_in_columns("bbox", f'"{box}"')
+
+
 def _first(key: str, **values: Any) -> Callable[[Any], None]:
     """Change the first entry of a list in a JSON object. None removes a key."""
 
@@ -176,8 +197,21 @@ def _first(key: str, **values: Any) -> Callable[[Any], None]:
     return change
 
 
+def _names_as_addresses(content: Any) -> None:
+    for item in content["images"]:
+        name = item["file_name"].replace("b c", "b%20d")
+        item["file_name"] = f"https://host.org/x/{name}?size=2" if name == "a.jpg" else name
+
+
+def flat_label(file: str, content: str | None = None) -> Change:
+    """Write one more text file for the picture train/a.jpg of a YOLO folder: a copy, or other content."""
+    return lambda root: _write(root / file, content or (root / "labels/train/a.txt").read_bytes())
+
+
 TRAIN_COCO = "train/_annotations.coco.json"
 RLE = {"size": [30, 40], "counts": "abc"}
+FOLDERS = ("Annotations", "JPEGImages", "ImageSets")
+FILES = (("Annotations", "xml"), ("JPEGImages", "jpg"))
 POLYGON = [[10, 6, 30, 6, 30, 24, 10, 24]]
 
 VOC = [
@@ -302,6 +336,103 @@ VOC = [
         r"1 pictures are in no image list and are left out .first: JPEGImages/x\.jpg",
     ),
     Fault(
+        formats.voc,
+        "folders in small letters",
+        both(
+            *(move(folder, f"x{folder.lower()}") for folder in FOLDERS),
+            *(move(f"x{folder.lower()}", folder.lower()) for folder in FOLDERS),
+        ),
+        r"VOC tree: 3 pictures.*2 pictures to train on .train., 1 to test on .test.",
+    ),
+    Fault(
+        formats.voc,
+        "folders below Annotations, as in CVAT",
+        both(
+            *(move(f"{folder}/a.{suffix}", f"{folder}/x/a.{suffix}") for folder, suffix in FILES),
+            *(move(f"{folder}/d.{suffix}", f"{folder}/y/a.{suffix}") for folder, suffix in FILES),
+            put("ImageSets/Main/train.txt", 'x/a\n"b c"\n'),
+            put("ImageSets/Main/test.txt", "y/a\n"),
+        ),
+        r"2 pictures to train on .train., 1 to test on .test.",
+    ),
+    Fault(
+        formats.voc,
+        "lists for segmentation only, masks under the same names",
+        both(
+            move("ImageSets/Main/train.txt", "ImageSets/Segmentation/train.txt"),
+            move("ImageSets/Main/test.txt", "ImageSets/Segmentation/val.txt"),
+            picture("SegmentationClass/a.png", "PNG"),
+        ),
+        r"train\.txt lists 2 pictures of the split train.*2 pictures to train on .train., 1 to test on .val.",
+    ),
+    Fault(
+        formats.voc,
+        "pictures and annotations in the lists",
+        both(
+            move("ImageSets/Main/train.txt", "train.txt"),
+            move("ImageSets/Main/test.txt", "valid.txt"),
+            put("train.txt", "JPEGImages/a.jpg Annotations/a.xml\r\n./JPEGImages/b c.jpg\r\nJPEGImages/gone.jpg x.xml"),
+            put("valid.txt", "JPEGImages\\d.jpg Annotations\\d.xml"),
+        ),
+        r"train\.txt lists 2 pictures of the split train; 1 of its lines name no annotated picture .first: JPEGImages"
+        r".*2 pictures to train on .train., 1 to test on .val.",
+    ),
+    Fault(
+        formats.labelimg,
+        "accents of a class in two forms",
+        both(
+            edit("train/a.xml", "<name>cat<", f"<name>{unicodedata.normalize('NFD', 'café')}<"),
+            edit("train/b c.xml", "<name>cat<", "<name>café<"),
+        ),
+        r"classes: café .2., dog .2.",
+    ),
+    Fault(
+        formats.labelimg,
+        "another picture in <filename>",
+        both(edit("train/a.xml", "x.jpg", "b c.jpg"), edit("train/b c.xml", "x.jpg", "a.jpg")),
+        r"2 files are named like one picture and name another in <filename>; .*first: train/a\.xml: b c\.jpg",
+    ),
+    Fault(
+        formats.labelimg,
+        "splits of the pictures only",
+        both(*(move(f"{name}.xml", f"xml/{name.split('/')[1]}.xml") for name in formats.TRUTH)),
+        r"2 pictures to train on .train., 1 to test on .test.",
+    ),
+    Fault(
+        formats.voc,
+        "an export of CVAT for each split",
+        both(
+            *(
+                move(f"{folder}/{stem}.{suffix}", f"{split}/{folder}/{stem}.{suffix}")
+                for folder, suffix in FILES
+                for split, stem in (name.split("/") for name in formats.TRUTH)
+            ),
+            *(
+                move(f"ImageSets/Main/{split}.txt", f"{split}/ImageSets/Main/default.txt")
+                for split in ("train", "test")
+            ),
+        ),
+        r"VOC tree: 3 pictures, image lists default.*2 pictures to train on .train., 1 to test on .test.",
+    ),
+    Fault(
+        formats.labelimg,
+        "an object in another",
+        edit("train/a.xml", "<object>", "<object><object><bndbox/></object>"),
+        r"train/a\.xml: object 0 has a <object> with a box in it",
+    ),
+    Fault(
+        formats.labelimg,
+        "parts of a person",
+        edit("train/a.xml", "<object>", "<object><part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>"),
+        None,
+    ),
+    Fault(
+        formats.labelimg,
+        "no objects to test on",
+        edit("test/d.xml", "<object>.*</object>", ""),
+        "no object in any of the 1 pictures to test on: there is no score",
+    ),
+    Fault(
         formats.labelimg,
         "turned boxes of roLabelImg",
         edit("train/a.xml", "<bndbox>.*?</bndbox>", "<robndbox><cx>9</cx><cy>9</cy></robndbox>"),
@@ -344,6 +475,25 @@ PICTURES = [
         r"train/a\.jpg: cannot be read",
     ),
     Fault(formats.labelimg, "picture cut off", cut("train/a.jpg", 0.7), r"train/a\.jpg: cannot be read"),
+    Fault(
+        formats.labelimg,
+        "picture of a phone under another name",
+        put("train/a.jpg", b"\0\0\0 ftypheic" + b"\0" * 90),
+        r"train/a\.jpg: cannot be read .it is a HEIC file under another name: save it as JPEG or PNG",
+    ),
+    Fault(
+        formats.labelimg,
+        "Git LFS pointer in place of a picture",
+        put("train/a.jpg", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+        r"train/a\.jpg: cannot be read .it is a pointer of Git LFS",
+    ),
+    Fault(
+        formats.labelimg,
+        "pictures inside of the annotations only",
+        both(*(remove(f"{name}.jpg") for name in formats.TRUTH), put("x.json", '{"shapes": [], "imageData": "aa"}')),
+        "no pictures .*; LabelMe's files contain the pictures: save these beside them",
+    ),
+    Fault(formats.labelimg, "JPEG named .jfif", move("train/a.jpg", "train/a.jfif"), None),
     Fault(formats.labelimg, "GIF named .jpg", picture("train/a.jpg", "GIF"), None),
     Fault(formats.labelimg, "CMYK JPEG", picture("train/a.jpg", "JPEG", mode="CMYK"), None),
     Fault(formats.labelimg, "animated PNG named .jpg", picture("train/a.jpg", "PNG"), None),
@@ -372,7 +522,55 @@ COCO = [
         formats.roboflow_coco,
         "polygon without bbox",
         as_json(TRAIN_COCO, _first("annotations", bbox=None, segmentation=POLYGON)),
-        r"annotation 0 has .*bbox",
+        "1 objects have no bbox: their box is around their polygons",
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "NaN in a polygon without bbox",
+        as_json(TRAIN_COCO, _first("annotations", bbox=None, segmentation=[[1, 2, float("nan"), 4, 5, 6]])),
+        "annotation 0 has a box that is not finite",
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "text in a polygon without bbox",
+        as_json(TRAIN_COCO, _first("annotations", bbox=None, segmentation=["abcd"])),
+        "annotation 0: a polygon is 'abcd'",
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "file_name written as in a web address",
+        both(move("train/b c.jpg", "train/b d.jpg"), as_json(TRAIN_COCO, _names_as_addresses)),
+        None,
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "one box in fractions",
+        as_json(TRAIN_COCO, _first("annotations", bbox=[0.1, 0.1, 0.5, 0.5])),
+        "annotation 0 is inside the first pixel",
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "a copy of all annotations beside the splits",
+        lambda root: _write(root / "copy/all.json", (root / TRAIN_COCO).read_bytes()),
+        r"2 annotations repeat those of another file .first: train/a\.jpg in .*_annotations\.coco\.json",
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "a copy of the annotations in the other split",
+        lambda root: _write(root / "val_copy.json", (root / TRAIN_COCO).read_bytes()),
+        r"annotates train/a\.jpg, as",
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "a list of categories beside the annotations",
+        put("notes.json", '{"categories": [{"id": 5, "name": "cat"}], "info": {"version": "1"}}'),
+        None,
+    ),
+    Fault(
+        formats.roboflow_coco,
+        "blanks around the names of categories",
+        both(*(edit(f"{split}/_annotations.coco.json", '"cat"', '" cat "', 0) for split in ("train", "test"))),
+        None,
     ),
     Fault(
         formats.roboflow_coco,
@@ -577,6 +775,65 @@ YOLO = [
     Fault(
         formats.yolo_data, "YAML with a tab", edit("data.yaml", "names: .*", "names:\n\t- cat\n\t- dog"), r"data\.yaml"
     ),
+    Fault(
+        formats.yolo_data,
+        "YAML without an end",
+        edit("data.yaml", "names: .*", "names: [cat, dog"),
+        r"data\.yaml: not readable as YAML near line \d",
+    ),
+    Fault(formats.yolo_data, "keys as text", edit("data.yaml", "{0: cat, 1: dog}", '{"0": cat, "1": dog}'), None),
+    Fault(formats.yolo_data, "null for a split", edit("data.yaml", "names", "test: null\nnames"), None),
+    Fault(
+        formats.yolo_data,
+        "folders of another order",
+        both(edit("data.yaml", "images/train", "train/images"), edit("data.yaml", "images/test", "valid/images")),
+        r"2 pictures to train on .train., 1 to test on .test.",
+    ),
+    Fault(
+        formats.yolo_data,
+        "masks and results of a training",
+        both(
+            *(picture(f"{folder}/a.png", "PNG") for folder in ("masks/train", "runs/detect/train")),
+            flat_label("old/labels/a.txt", "0 0.5 0.5 0.2 0.2 0.9\n"),
+        ),
+        r"1 text files are left out, since labels/.*2 pictures are in no folder or list that data\.yaml names",
+    ),
+    Fault(
+        formats.yolo_darknet,
+        "masks beside the pictures",
+        picture("masks/a.png", "PNG"),
+        r"1 pictures have the name of an annotated picture and no text file, like masks, .*masks/a\.png",
+    ),
+    Fault(
+        formats.yolo_darknet,
+        "older text files of other content",
+        put("train/old/a.txt", "0 0.5 0.5 0.2 0.2\n"),
+        r"old/a\.txt: annotates train/a\.jpg, as train/a\.txt does, but differs|train/a\.txt: annotates train/a\.jpg",
+    ),
+    Fault(
+        formats.yolo_darknet,
+        "older text files of the same content",
+        lambda root: _write(root / "train/old/a.txt", (root / "train/a.txt").read_bytes()),
+        None,
+    ),
+    Fault(
+        formats.yolo_darknet,
+        "many empty text files first",
+        both(*(both(picture(f"train/0{number}.jpg", "JPEG"), put(f"train/0{number}.txt", "")) for number in range(60))),
+        None,
+    ),
+    Fault(
+        formats.yolo_darknet,
+        "all text files empty",
+        both(*(put(f"{name}.txt", "") for name in formats.TRUTH)),
+        r"all 3 text files with the names of pictures are empty .first: test/d\.txt",
+    ),
+    Fault(
+        formats.yolo_darknet,
+        "text files of KITTI",
+        both(*(put(f"{name}.txt", "Car 0.00 0 -1.58 8 8 40 32 1 1 3 -0.65 1 46 -1\n") for name in formats.TRUTH)),
+        r"test/d\.txt begins with 'Car 0\.00 .*: expected a class number and four fractions",
+    ),
     Fault(formats.yolo_data, "no names", edit("data.yaml", "names: .*", "nc: 2"), "data.yaml or classes.txt"),
     Fault(formats.yolo_data, "empty names", edit("data.yaml", "names: .*", "names: []"), r"data\.yaml: names is"),
     Fault(
@@ -586,6 +843,18 @@ YOLO = [
         r"data\.yaml: names is",
     ),
     Fault(formats.yolo_data, "keypoints after the boxes", keypoints("[2, 2]", "0.1 0.9 0.2 0.9"), None),
+    Fault(
+        formats.yolo_data,
+        "keypoints without their number",
+        both(keypoints("x", "0.5 0.5 2 0.4 0.5 1 0 0 0"), edit("data.yaml", "kpt_shape: x\n", "")),
+        None,
+    ),
+    Fault(
+        formats.yolo_data,
+        "text files with two suffixes",
+        both(*(move(f"labels/{name}.txt", f"labels/{name}.jpg.txt") for name in formats.TRUTH)),
+        None,
+    ),
     Fault(
         formats.yolo_data,
         "keypoints of another number",
@@ -638,6 +907,17 @@ JSON_AND_XML = [
         "null for a label",
         as_json("train/a.json", lambda content: content["shapes"][0].update(label=None)),
         r"train/a\.json: shape 0",
+    ),
+    Fault(
+        formats.labelme,
+        "a number for a label",
+        both(
+            *(
+                as_json(f"{name}.json", lambda content: [item.update(label=7) for item in content["shapes"]] and None)
+                for name in formats.TRUTH
+            )
+        ),
+        r"classes: 7 .4.",
     ),
     Fault(
         formats.labelme,
@@ -773,6 +1053,12 @@ JSON_AND_XML = [
     ),
     Fault(
         formats.label_studio,
+        "picture turned in the program",
+        as_json("project-1.json", lambda tasks: tasks[0]["annotations"][1]["result"][0].update(image_rotation=90)),
+        r"project-1\.json: task 0, shape 0 was drawn on the picture turned by 90 degrees",
+    ),
+    Fault(
+        formats.label_studio,
         "several labels",
         as_json(
             "project-1.json",
@@ -788,6 +1074,52 @@ JSON_AND_XML = [
 
 TABLES = [
     Fault(formats.csv, "size of the boxes", box_sizes, None),
+    Fault(
+        formats.csv,
+        "headers of another style",
+        lambda root: [
+            _write(
+                file,
+                file.read_text(encoding="utf-16")
+                .replace("filename,", "Image-Name,")
+                .replace("class,xmin,ymin,xmax,ymax", "Class Name,X Min,Y_MIN,x-max,Y.Max"),
+            )
+            for file in root.glob("*.csv")
+        ],
+        None,
+    ),
+    Fault(
+        formats.csv,
+        "one table of all, and one for each split",
+        lambda root: _write(
+            root / "all.csv",
+            (root / "train_labels.csv").read_text(encoding="utf-16")
+            + "\n"
+            + (root / "test_labels.csv").read_text(encoding="utf-16").split("\n", 1)[1],
+        ),
+        r"3 annotations repeat those of another file.*2 pictures to train on .train., 1 to test on .test.",
+    ),
+    Fault(formats.csv, "six columns with names", boxes_in_columns("xmin,ymin,xmax,ymax", "{x1},{y1},{x2},{y2}"), None),
+    Fault(
+        formats.csv,
+        "all rows with a fault",
+        boxes_in_columns("xmin,ymin,xmax,ymax", '"{x1},5","{y1},5","{x2},5","{y2},5"'),
+        r"4 faults in .*_labels\.csv: line 2 has the box",
+    ),
+    Fault(formats.csv, "four numbers in one cell", boxes_in_a_cell("[{x1}, {y1}, {w}, {h}]"), None),
+    Fault(formats.csv, "four numbers with blanks between", boxes_in_a_cell("{x1} {y1} {w} {h}"), None),
+    Fault(
+        formats.csv,
+        "corners in one cell",
+        boxes_in_a_cell("({x1}, {y1}, {x2}, {y2})"),
+        None,
+    ),
+    Fault(
+        formats.csv,
+        "centres",
+        boxes_in_columns("x_center,y_center,width,height", "{cx},{cy},{w},{h}"),
+        None,
+    ),
     Fault(
         formats.csv,
         "size of larger pictures",
@@ -881,7 +1213,18 @@ TABLES = [
         edit("train-annotations-bbox.csv", "0.25", ""),
         r"train-annotations-bbox\.csv: line 2",
     ),
-    Fault(formats.open_images, "no names for the classes", remove("class-descriptions-boxable.csv"), "/m/01"),
+    Fault(
+        formats.open_images,
+        "no names for the classes",
+        remove("class-descriptions-boxable.csv"),
+        "no class-descriptions file names the classes /m/01, /m/02",
+    ),
+    Fault(
+        formats.open_images,
+        "names for the classes as FiftyOne writes them",
+        move("class-descriptions-boxable.csv", "metadata/classes.csv"),
+        r"classes: cat .2., dog .3.",
+    ),
     Fault(
         formats.open_images,
         "pixels in place of fractions",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from csv import writer as csv_writer
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,48 @@ def open_images(root: Path) -> str:
     return "Open Images CSV: 3 pictures, test-annotations-bbox.csv, train-annotations-bbox.csv"
 
 
+def via_regions(name: str) -> list[dict[str, Any]]:
+    """Return the objects of a picture as a polygon and a rectangle, and a point."""
+    regions = []
+    for place, (label, (x1, y1, x2, y2)) in enumerate(TRUTH[name]):
+        shape: dict[str, Any] = {"name": "rect", "x": x1, "y": y1, "width": x2 - x1, "height": y2 - y1}
+        if place:
+            shape = {"name": "polygon", "all_points_x": [x1, x2, x2], "all_points_y": [y1, y1, y2]}
+        regions.append({"shape_attributes": shape, "region_attributes": {"kind": label}})
+    return [*regions, {"shape_attributes": {"name": "point", "cx": 1, "cy": 1}, "region_attributes": {}}]
+
+
+def via(root: Path) -> str:
+    """A project of VIA 2 for one split, regions as VIA 1 writes them for the other."""
+    pictures(root)
+    for split in ("train", "test"):
+        content = {}
+        for name in TRUTH:
+            if name.startswith(split):
+                regions: Any = via_regions(name)
+                if split == "test":
+                    regions = {str(place): region for place, region in enumerate(regions)}
+                file = f"{name.split('/')[1]}.jpg"
+                content[f"{file}99"] = {"filename": file, "size": 99, "regions": regions, "file_attributes": {}}
+        project = {"_via_settings": {}, "_via_img_metadata": content} if split == "train" else content
+        (root / f"via_{split}.json").write_text(json.dumps(project))
+    return "VIA: 3 pictures, via_test.json, via_train.json, class from 'kind'"
+
+
+def via_csv(root: Path) -> str:
+    pictures(root)
+    for split in ("train", "test"):
+        with (root / f"via_{split}.csv").open("w", newline="") as file:
+            head = "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes"
+            table = csv_writer(file)
+            table.writerow(head.split(","))
+            for name in TRUTH:
+                for place, item in enumerate(via_regions(name) if name.startswith(split) else ()):
+                    shape, attributes = json.dumps(item["shape_attributes"]), json.dumps(item["region_attributes"])
+                    table.writerow([f"{name.split('/')[1]}.jpg", 99, "{}", 9, place, shape, attributes])
+    return "VIA: 3 pictures, via_test.csv, via_train.csv, class from 'kind'"
+
+
 def labelimg(root: Path) -> str:
     """VOC's XML beside the pictures; corners count from 1 and are inclusive."""
     pictures(root)
@@ -263,5 +306,5 @@ def voc(root: Path) -> str:
 
 FORMATS: list[Callable[[Path], str]] = [
     labelimg, voc, roboflow_coco, published_coco, yolo_data, yolo_roboflow, yolo_darknet, labelme, cvat, label_studio,
-    label_studio_min, csv, csv_without_head, csv_of_sizes, open_images,
+    label_studio_min, csv, csv_without_head, csv_of_sizes, open_images, via, via_csv,
 ]  # fmt: skip

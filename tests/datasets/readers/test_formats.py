@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -25,6 +26,7 @@ from tests.datasets.readers.formats import (
     pictures,
     roboflow_coco,
     studio_tasks,
+    via,
     yolo_darknet,
     yolo_data,
 )
@@ -97,9 +99,23 @@ def test_of_several_annotations_of_a_task_the_first_is_used(tmp_path: Path) -> N
 def test_several_formats_are_refused_with_their_names(tmp_path: Path) -> None:
     labelme(tmp_path)
     csv(tmp_path)
-    with pytest.raises(ValueError, match=r"several formats: labelme \(.*and 2 more\); csv \(.*dataset.format=labelme"):
+    content = (tmp_path / "train/a.json").read_text()
+    (tmp_path / "train/a.json").write_text(content.replace('"label": "dog"', '"label": "cow"'))
+    message = r"several formats: labelme \(.*and 2 more\); csv \(.*a.jpg has other boxes or classes in .*format=labelme"
+    with pytest.raises(ValueError, match=message):
         Folder(tmp_path)
     assert Folder(tmp_path, format_="csv").summary[0].startswith("CSV: 3 pictures")
+
+
+@pytest.mark.parametrize("other", [roboflow_coco, cvat, csv, label_studio])
+def test_of_several_formats_with_the_same_objects_one_is_read(tmp_path: Path, other: Callable[[Path], str]) -> None:
+    labelme(tmp_path)
+    other(tmp_path)
+    for file in tmp_path.rglob("images/**/*.jpg"):
+        file.unlink()  # cvat writes its own copies
+    folder = Folder(tmp_path)
+    assert any("not read, since they have the same objects: " in line for line in folder.summary)
+    assert (len(folder.train.files), len(folder.test.files)) == (2, 1)
 
 
 def test_a_missing_format_is_refused(tmp_path: Path) -> None:
@@ -207,17 +223,33 @@ def test_label_studio_percents_are_of_the_present_picture(tmp_path: Path) -> Non
     assert boxes.tolist() == [[5, 3, 15, 12], [0, 0, 10, 7.5]]
 
 
+def turn_by_exif(root: Path) -> None:
+    """Let viewers turn all pictures by 90 degrees."""
+    for name in TRUTH:
+        path = next(root.rglob(f"{name}.jpg"))
+        with Image.open(path) as picture:
+            exif = picture.getexif()
+            exif[0x0112] = 6
+            picture.save(path, exif=exif)
+
+
+def test_yolo_fractions_are_of_pictures_turned_as_exif_says(tmp_path: Path) -> None:
+    yolo_data(tmp_path)
+    turn_by_exif(tmp_path)
+    folder = Folder(tmp_path)
+    first = folder.train.annotations[0]
+    assert (first.width, first.height) == (30, 40)
+    assert first.boxes[0].tolist() == pytest.approx([10 * 3 / 4, 6 * 4 / 3, 30 * 3 / 4, 24 * 4 / 3], abs=1e-3)
+    assert folder.train.image(0).shape == (3, 40, 30)
+
+
 def test_label_studio_turns_pictures_as_exif_says(tmp_path: Path) -> None:
     """Label Studio shows and measures the turned picture. The file has 40x30 pixels, the boxes are of 30x40."""
     label_studio(tmp_path)
     text = (tmp_path / "project-1.json").read_text()
     text = text.replace('"original_width": 40, "original_height": 30', '"original_width": 30, "original_height": 40')
     (tmp_path / "project-1.json").write_text(text)
-    for name in TRUTH:
-        with Image.open(tmp_path / f"{name}.jpg") as picture:
-            exif = picture.getexif()
-            exif[0x0112] = 6
-            picture.save(tmp_path / f"{name}.jpg", exif=exif)
+    turn_by_exif(tmp_path)
     folder = Folder(tmp_path)
     assert {(item.width, item.height) for item in folder.train.annotations} == {(30, 40)}
     assert folder.train.image(0).shape == (3, 40, 30)
@@ -225,6 +257,62 @@ def test_label_studio_turns_pictures_as_exif_says(tmp_path: Path) -> None:
 
 def test_a_picture_annotated_by_two_files_is_refused(tmp_path: Path) -> None:
     roboflow_coco(tmp_path)
-    (tmp_path / "train/again.json").write_text((tmp_path / "train/_annotations.coco.json").read_text())
+    content = (tmp_path / "train/_annotations.coco.json").read_text()
+    (tmp_path / "train/again.json").write_text(content.replace('"bbox": [10', '"bbox": [16'))
     with pytest.raises(FaultyDataError, match=r"annotates train/a.jpg, as .*_annotations.coco.json does"):
         Folder(tmp_path)
+
+
+@pytest.mark.parametrize("names", ["[010, yes]", "\n  0: 010\n  1: yes", "{'0': '010', '1': 'yes'}", "\n- 010\n- yes"])
+def test_class_names_in_yaml_are_text(tmp_path: Path, names: str) -> None:
+    """YAML's own types would turn them into 8 and True."""
+    yolo_data(tmp_path)
+    (tmp_path / "data.yaml").write_text(f"train: images/train\nval: images/test\nnc: 2\nnames: {names}\n")
+    assert Folder(tmp_path).train.classes == ("010", "yes")
+
+
+def test_the_attribute_of_via_that_names_the_class_can_be_chosen(tmp_path: Path) -> None:
+    via(tmp_path)
+    for file in tmp_path.glob("*.json"):
+        text = file.read_text()
+        file.write_text(text.replace('"region_attributes": {"kind"', '"region_attributes": {"sex": "f", "kind"'))
+    with pytest.raises(ValueError, match=r"attributes sex \(4\), kind \(4\); choose .* dataset.columns.class=sex"):
+        Folder(tmp_path)
+    assert Folder(tmp_path, columns={"class": "kind"}).train.classes == ("cat", "dog")
+    with pytest.raises(ValueError, match="region 0: its age is None; expected one class name"):
+        Folder(tmp_path, columns={"class": "age"})
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "message"),
+    [
+        ('"kind"', '"class"', None),
+        ('"cat"', '{"cat": true, "dog": false}', None),
+        ('"cat"', '{"cat": true, "dog": true}', "expected one class name"),
+        ('"region_attributes": {"kind": "cat"}', '"region_attributes": {}', "its kind is None"),
+        ('"x": 10', '"x": "10"', "its x, y, width, height is"),
+        ('"all_points_x": [0, 20, 20]', '"all_points_x": [0, 20]', "its points is"),
+        ('"name": "rect"', '"name": "cube"', "unknown shape 'cube'"),
+        ('"regions": [', '"regions": 7, "x": [', "expected a filename and a list of regions"),
+    ],
+)
+def test_via_is_read_or_refused(tmp_path: Path, was: str, now: str, message: str | None) -> None:
+    via(tmp_path)
+    for file in tmp_path.glob("*.json"):
+        file.write_text(file.read_text().replace(was, now))
+    if message is None:
+        assert Folder(tmp_path).train.classes == ("cat", "dog")
+    else:
+        with pytest.raises(ValueError, match=rf"(?s)via_t.*.json.*{message}"):
+            Folder(tmp_path)
+
+
+def test_round_shapes_of_via_have_the_box_around_them(tmp_path: Path) -> None:
+    via(tmp_path)
+    shapes: list[dict[str, Any]] = [{"name": "circle", "cx": 20, "cy": 15, "r": 5}]
+    shapes.append({"name": "ellipse", "cx": 20, "cy": 15, "rx": 10, "ry": 4, "theta": 1.5707963})
+    regions = [{"shape_attributes": shape, "region_attributes": {"kind": "cat"}} for shape in shapes]
+    (tmp_path / "via_test.json").write_text(json.dumps({"d": {"filename": "d.jpg", "regions": regions}}))
+    boxes = Folder(tmp_path).test.annotations[0].boxes
+    assert boxes[0].tolist() == [15, 10, 25, 20]
+    assert boxes[1].tolist() == pytest.approx([16, 5, 24, 25], abs=1e-3)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from detector.datasets.faults import FaultyDataError
 from detector.datasets.folder import Folder
 from detector.datasets.sample import Annotation
 from detector.datasets.writers.coco import write_coco
@@ -19,6 +20,7 @@ from detector.datasets.writers.sides import Side
 from detector.datasets.writers.voc import write_voc
 from detector.datasets.writers.yolo import write_yolo
 from detector.tools import cli
+from detector.tools.commands.dataset import run_dataset
 
 Writer = Callable[[Path, Sequence[Side], Sequence[str]], list[str]]
 WRITERS: dict[str, Writer] = {"voc": write_voc, "coco": write_coco, "yolo": write_yolo, "shards": write_shards}
@@ -119,3 +121,37 @@ def test_the_dataset_command_converts_and_refuses(tmp_path: Path, capsys: pytest
     assert cli.run([*words, "format=voc"]) == 1
     assert "already exists" in capsys.readouterr().err
     assert cli.run(["dataset", "--help"]) == 0
+
+
+def test_a_picture_of_another_size_is_not_converted(tmp_path: Path) -> None:
+    """Its boxes would become wrong fractions."""
+    write_voc(tmp_path / "voc", make(tmp_path / "source"), ("cat", "dog"))
+    first = next(iter(sorted((tmp_path / "voc/JPEGImages").iterdir())))
+    Image.new("RGB", (99, 7)).save(first)
+    with pytest.raises(FaultyDataError, match=r"the image is 99x7, its annotation says"):
+        run_dataset(tmp_path / "voc", tmp_path / "yolo", "yolo", [])
+    run_dataset(tmp_path / "voc", tmp_path / "yolo", "yolo", ["dataset.on_unreadable=skip"])
+    assert len(list((tmp_path / "yolo/images").rglob("*.png"))) == 7
+
+
+@pytest.mark.parametrize("turn", [1, 5, 6, 7, 8])
+def test_yolo_boxes_are_of_the_picture_that_viewers_show(tmp_path: Path, turn: int) -> None:
+    """The boxes are of the pictures as stored, which VOC states by their size."""
+    exif, none = Image.Exif(), torch.zeros(1, dtype=torch.bool)
+    exif[0x0112] = turn
+    sides = []
+    for number, name in enumerate(("train", "test")):
+        pixels = np.zeros((48, 80, 3), np.uint8)
+        pixels[8:24, 40 + 8 * number : 72] = 255
+        Image.fromarray(pixels).save(tmp_path / f"{name}.jpg", exif=exif)
+        box, label = torch.tensor([[40.0 + 8 * number, 8, 72, 24]]), torch.ones(1, dtype=torch.int64)
+        sides.append(Side(name, [Annotation(name, 80, 48, box, label, none, none, none)], [tmp_path / f"{name}.jpg"]))
+    write_yolo(tmp_path / "yolo", sides, ("bright",))
+    folder = Folder(tmp_path / "yolo")
+    for side in (folder.train, folder.test):
+        x1, y1, x2, y2 = side.annotations[0].boxes[0].round().int().tolist()
+        image = side.image(0).float()
+        assert image.shape == ((3, 48, 80) if turn == 1 else (3, 80, 48))
+        inside = image[:, y1:y2, x1:x2]
+        assert inside.min() > 150
+        assert image.sum() - inside.sum() < 0.05 * inside.sum()

@@ -37,6 +37,25 @@ def test_a_voc_line_is_one_based_and_inclusive(tmp_path: Path) -> None:
     assert (table.image_index.tolist(), table.unsearched) == ([0, 1], ("dog",))
 
 
+def test_any_class_name_and_ids_with_blanks_are_written_and_read_back(tmp_path: Path) -> None:
+    images, classes = ("photo (1)", " x y"[1:]), ("car/truck", "../up", "Käfer")
+    table = DetectionTable(
+        image_ids=images,
+        classes=classes,
+        image_index=np.array([0, 1, 1]),
+        boxes=np.array([[0.0, 0, 4, 5], [1, 2, 3, 4], [2, 2, 8, 9]]),
+        scores=np.array([0.5, 0.25, 0.75]),
+        labels=np.array([1, 2, 3]),
+    )
+    write_voc_results(table, tmp_path / "out")
+    names = {"comp4_det_test_car%2Ftruck.txt", "comp4_det_test_..%2Fup.txt", "comp4_det_test_Käfer.txt"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == names
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+    again = read_voc_results(tmp_path / "out", images, classes)
+    assert (again.image_index.tolist(), again.labels.tolist()) == ([0, 1, 1], [1, 2, 3])
+    assert again.boxes.tolist() == table.boxes.tolist()
+
+
 @pytest.mark.parametrize("text", ["", "\n", GOOD.rstrip()])
 def test_an_empty_file_and_a_missing_last_newline_are_accepted(tmp_path: Path, text: str) -> None:
     assert len(read_voc_results(written(tmp_path, text), IMAGES, CLASSES)) == text.count("0.5")
