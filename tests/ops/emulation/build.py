@@ -130,7 +130,7 @@ def build(texts: Mapping[str, str], folder: Path = CACHE, jobs: int | None = Non
     torch = Path(spec.origin).parent
     includes = ["-isystem", str(torch / "include"), "-isystem", str(torch / "include/torch/csrc/api/include")]
     version = (torch / "version.py").read_text()
-    own = {path.name: path.read_text() for path in (*HERE.glob("*.h"), *HERE.glob("*.cpp"), *HERE.glob("include/*"))}
+    own = [path.read_text() for path in sorted((*HERE.glob("*.h"), *HERE.glob("include/*")))]
 
     translated = {name: translate(text, name) for name, text in texts.items()}
     headers = [text for name, text in translated.items() if not name.endswith(".cu")]
@@ -140,12 +140,12 @@ def build(texts: Mapping[str, str], folder: Path = CACHE, jobs: int | None = Non
     commands: dict[Path, list[str]] = {}
     for name in DEVICE:
         flags = [*COMMON, "-O2", "-fvisibility=hidden", "-DUSE_CUDA", f"-I{HERE}/include", *includes]
-        target = folder / f"{_hash([version, *flags, name, *own.values()])}.o"
+        target = folder / f"{_hash([version, *flags, (HERE / name).read_text(), *own])}.o"
         commands[target] = [compiler, *flags, "-c", str(HERE / name), "-o", str(target)]
     for name, text in translated.items():
         if name.endswith(".cu"):
             flags = [*COMMON, *STABLE_ABI, *WATCHED, f"-I{HERE}/include", *includes]
-            target = folder / f"{_hash([version, *flags, name, text, *headers, *own.values()])}.o"
+            target = folder / f"{_hash([version, *flags, name, text, *headers, *own])}.o"
             commands[target] = [compiler, *flags, "-x", "c++", "-c", str(tree / name), "-o", str(target)]
     with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
         list(pool.map(_run, [command for target, command in commands.items() if not target.exists()]))

@@ -11,8 +11,11 @@
 namespace emulation {
 
 static void access(const void* pointer, size_t size, Access kind, void* place, size_t align = 1) {
-  if (!in_kernel()) return;
   const auto address = reinterpret_cast<uintptr_t>(pointer);
+  if (!in_kernel()) {
+    if (memory.in_tensor(address)) host_fault("the host reads or writes memory of the device");
+    return;
+  }
   if (is_own(address)) return;
   step();
   if (traffic.on()) {

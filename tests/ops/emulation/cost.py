@@ -36,7 +36,9 @@ from build import CSRC, ROOT, build, sources, with_one_dtype, write_sources
 
 FOLDER = ROOT / "docs" / "benchmarks"
 ARCHITECTURE = "9.0"  # of an H100
+BANDWIDTH = 3.35  # TB/s, of an H100's memory
 SAMPLE = 16  # blocks of a launch
+WHOLE = b"tabulate sort_boxes mask_rows settle_rows"  # run whole: their results decide what the next kernel reads
 LARGE = re.compile(r"\[1, 392,|\[1, 1029.*2000 RoIs|backward.*2000|^batched")  # sizes that add nothing new
 FIELDS = ("blocks", "all_blocks", "barriers", "accesses_global", "accesses_shared")
 FIELDS += ("read", "written", "sectors_read", "sectors_written")
@@ -63,8 +65,12 @@ class Row:
 
 
 def tracked(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a copy with the same strides. The emulated device only counts memory that is allocated after its start."""
-    storage = tensor.untyped_storage().clone()
+    """Return a copy with the same strides. The emulated device only counts memory of its own allocator.
+
+    That one allocates tensors made after its start, but no storages made without a tensor.
+    """
+    storage = torch.empty(tensor.untyped_storage().nbytes(), dtype=torch.uint8).untyped_storage()
+    storage.copy_(tensor.untyped_storage())
     return tensor.new_empty(0).set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())
 
 
@@ -122,13 +128,13 @@ def main() -> int:
 def count(
     library: ctypes.CDLL, case: Case, work: Work, blocks: int, known: dict[str, tuple[int, int]]
 ) -> Iterator[Row]:
-    """Yield the kernels of a case. Kernels of nms depend on each other's results, so all their blocks run."""
+    """Yield the kernels of a case."""
     library.emulation_begin(ctypes.c_uint64(0))
-    library.emulation_count(ctypes.c_uint64(1 << 40 if case.name.startswith("nms") else blocks))
+    library.emulation_count(ctypes.c_uint64(blocks), WHOLE)
     with Moved() as moved:
         work.ours()
     lines = library.emulation_counted().decode().splitlines()
-    library.emulation_count(ctypes.c_uint64(0))
+    library.emulation_count(ctypes.c_uint64(0), b"")
     for kernel, *texts in (line.split("\t") for line in lines):
         values = dict(zip(FIELDS, map(int, texts), strict=True))
         scale = values["all_blocks"] / values["blocks"] / 1e6
@@ -202,34 +208,70 @@ def line(row: Row) -> str:
 
 
 def as_markdown(rows: list[Row]) -> str:
-    """Return the rows as a table."""
-    columns = ("case", "kernel", "blocks", "floor", "requested", "sectors", "shared", "turns")
-    columns += ("global accesses", "shared accesses", "barriers")
-    lines = [
-        "# What the CUDA kernels ask of a GPU: emulated, not run",
-        "",
-        f"Made by `make emulate-cost` for an H100 (compute capability {ARCHITECTURE}).",
-        "",
-        "- Floor: MB of the operator's inputs and outputs, once.",
-        "- Requested: MB of global memory that threads load and store. Sectors: MB of the 32-byte parts that loads and",
-        "  stores of warps touch, before any cache.",
-        "- Shared: MB of shared memory that threads load and store. Turns: of its banks, for each that there would be",
-        "  without conflicts.",
-        "- Accesses: loads and stores of warps, of global and of shared memory, in thousands.",
-        "- Barriers: those that a block waits at, on average.",
-        "",
-        f"Counted on {SAMPLE} blocks of each launch (nms: on all), multiplied up.",
-        "",
-        f"| {' | '.join((*columns, 'registers', 'spilled bytes'))} |",
-        "|---" * (len(columns) + 2) + "|",
-    ]
+    """Return the rows as a page of two tables."""
+    traffic, inside = [], []
     for row in rows:
-        known = ["not known" if value is None else value for value in (row.registers, row.spilled)]
-        counts = [f"{value:.1f}" for value in (row.floor_mb, row.requested_mb, row.sectors_mb, row.shared_mb)]
-        counts += [f"{row.turns:.2f}", f"{row.global_accesses:.0f}", f"{row.shared_accesses:.0f}"]
-        cells = [row.case, f"`{row.kernel}`", row.blocks, *counts, f"{row.barriers:.0f}", *known]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
+        name = [row.case, f"`{row.kernel.partition('<')[0]}`"]
+        ratio = sum(each.sectors_mb for each in rows if each.case == row.case) / row.floor_mb
+        sizes = (row.floor_mb, row.floor_mb / BANDWIDTH, row.requested_mb, row.sectors_mb, ratio)
+        traffic.append([*name, *(f"{value:.1f}" for value in sizes), f"{row.global_accesses:.0f}"])
+        known = ["not known" if value is None else str(value) for value in (row.registers, row.spilled)]
+        counts = [f"{row.shared_mb:.1f}", f"{row.turns:.2f}", f"{row.shared_accesses:.0f}", f"{row.barriers:.0f}"]
+        inside.append([*name, str(row.blocks), *counts, *known])
+    over = {row[0]: float(row[6]) for row in traffic if float(row[6]) > 2 and not row[0].startswith("nms")}
+    lines = [
+        "# The memory traffic of the CUDA kernels: emulated, not run on a GPU",
+        "",
+        "`make emulate-cost` runs the kernels on an emulated H100 (`tests/ops/emulation`), with the inputs of",
+        "`make bench`. It counts what they read and write, and measures no time. Features are contiguous float32.",
+        f"{SAMPLE} random blocks of each launch run, and their counts are multiplied up: estimates. Some kernels run",
+        f"whole, because the next kernel depends on them: {', '.join(WHOLE.decode().split())}.",
+        "",
+        "## Global memory",
+        "",
+        "- Floor: the size of the operator's inputs and outputs, which it must read and write once. In us: the time",
+        f"  that an H100's memory needs for that, at {BANDWIDTH} TB/s.",
+        "- Requested: what the threads load and store.",
+        "- Sectors: what the hardware moves for that. It moves sectors of 32 bytes, so a warp that reads scattered",
+        "  numbers moves more than it requests. Reads that the L1 or L2 cache (50 MB) would serve are included.",
+        "- Sectors / floor: for all kernels of the case together.",
+        "- Accesses: load and store instructions of warps, in thousands.",
+        "",
+        *_table(
+            "case|kernel|floor, MB|floor, us|requested, MB|sectors, MB|sectors / floor|accesses, thousands",
+            traffic,
+        ),
+        "",
+        "## Cases with more than twice the floor",
+        "",
+        *(f"- {case}: {ratio:.1f} times" for case, ratio in over.items()),
+        "",
+        "Gradients of means: a block owns 8 x 32 cells and a group of channels, and reads all RoIs that touch these",
+        "cells, so a RoI is read several times. To find them, it reads three numbers of each RoI, each in its own",
+        "sector. Position-sensitive pooling: a warp stores 32 numbers of one bin, each in its own sector. The caches",
+        "serve most of these reads and merge most of these stores, which is not counted.",
+        "",
+        "nms has no such bound: it compares all pairs of boxes and stores a bit for each. That mask is its traffic.",
+        "",
+        "## Shared memory, barriers and registers",
+        "",
+        "- Shared: what the threads load and store in shared memory.",
+        "- Turns: an access takes more turns if several threads need the same memory bank. The turns of all accesses,",
+        "  divided by the turns without such conflicts; 1.00 is the best.",
+        "- Barriers: how often a block waits for all its threads, on average.",
+        f"- Registers per thread and spilled bytes per thread: reported by nvcc for compute capability {ARCHITECTURE}.",
+        "  A spilled byte is a register's content that went to memory.",
+        "",
+        *_table("case|kernel|blocks|shared, MB|turns|accesses, thousands|barriers|registers|spilled bytes", inside),
+    ]
     return "\n".join(lines) + "\n"
+
+
+def _table(columns: str, rows: list[list[str]]) -> Iterator[str]:
+    names = columns.split("|")
+    yield f"| {' | '.join(names)} |"
+    yield "|---" * len(names) + "|"
+    yield from (f"| {' | '.join(row)} |" for row in rows)
 
 
 if __name__ == "__main__":

@@ -81,6 +81,8 @@ int error = 0;
 std::string text;
 char stream_of_torch;     // its address is the current stream
 bool has_device = false;  // this operator has called cudaSetDevice
+bool guarded = false;     // the device will be what it was before
+std::string of_host;      // the first fault of this operator's host code
 bool asked = true;        // for the error of the latest launch
 
 // A copy to the host that has not happened: the host does not wait.
@@ -92,7 +94,7 @@ std::vector<Pending> pending;
 
 // The error of a call on this stream.
 int checked(const void* stream) {
-  if (stream != &stream_of_torch) return text = "a call that is not on the current stream", 1;
+  if (stream != &stream_of_torch) return host_fault("a call that is not on the current stream");
   return std::exchange(error, 0);
 }
 
@@ -369,7 +371,7 @@ void run(Kernel kernel, dim3 grid, dim3 block, size_t shared_bytes, const void* 
     run_block(shared_bytes);
     if (traffic.on()) {
       traffic.end_block(name, num_threads);
-      if (++counted == traffic.most_blocks) break;
+      if (++counted == traffic.blocks_of(name)) break;
     }
     static_bytes = std::max(static_bytes, memory.static_bytes());
     if (stopped) break;
@@ -386,7 +388,19 @@ void run(Kernel kernel, dim3 grid, dim3 block, size_t shared_bytes, const void* 
   error = 1;
 }
 
-int attribute(int name) {
+int host_fault(const std::string& what) {
+  if (of_host.empty()) of_host = what;
+  text = what;
+  return 1;
+}
+
+static void expect_device(const char* what, int device) {
+  if (device == kDevice) return;
+  host_fault(std::string(what) + " device " + std::to_string(device) + ", the tensors are on another");
+}
+
+int attribute(int name, int device) {
+  expect_device("an attribute of", device);
   const int values[] = {profile.processors, profile.block_shared, profile.processor_shared};
   return values[name];
 }
@@ -400,8 +414,23 @@ int allow_shared(Kernel kernel, int bytes) {
   return 0;
 }
 
-void* current_stream() { return &stream_of_torch; }
-void use_device(int) { has_device = true; }
+void* current_stream(int device) {
+  expect_device("the stream of", device);
+  return &stream_of_torch;
+}
+
+void guard_device(int device) {
+  expect_device("a guard of", device);
+  guarded = true;
+}
+
+void release_device() { guarded = false; }
+
+void use_device(int device) {
+  expect_device("cudaSetDevice of", device);
+  if (!guarded) host_fault("cudaSetDevice without a guard, which sets the caller's device again");
+  has_device = true;
+}
 
 int take_error() {
   asked = true;
@@ -409,13 +438,25 @@ int take_error() {
 }
 const char* error_text() { return text.c_str(); }
 
+// A fill or copy of memory of the device: "" or its fault.
+static std::string astray(const void* address, size_t bytes, Access kind) {
+  return bytes == 0 ? "" : memory.astray(reinterpret_cast<uintptr_t>(address), bytes, kind);
+}
+
 int fill(void* address, int byte, size_t bytes, const void* stream) {
+  if (const std::string wrong = astray(address, bytes, Access::write); !wrong.empty()) return host_fault(wrong);
   memory.host_writes(address, bytes);
   std::memset(address, byte, bytes);
   return checked(stream);
 }
 
 int copy(void* to, const void* from, size_t bytes, bool from_device, bool to_host, const void* stream) {
+  if (const std::string wrong = from_device ? astray(from, bytes, Access::read) : ""; !wrong.empty()) {
+    return host_fault(wrong);
+  }
+  if (const std::string wrong = to_host ? "" : astray(to, bytes, Access::write); !wrong.empty()) {
+    return host_fault(wrong);
+  }
   if (from_device && !traffic.on() && memory.unwritten(from, bytes) > 0) text = "a copy of what nobody wrote", error = 1;
   if (const int wrong = checked(stream); wrong != 0) return wrong;
   if (to_host) {
@@ -448,7 +489,8 @@ FOR_PYTHON void emulation_profile(int processors, int block_shared, int processo
 FOR_PYTHON void emulation_begin(uint64_t seed) {
   emulation::chance.seed(seed);
   emulation::memory.seal();
-  emulation::has_device = false, emulation::asked = true;
+  emulation::has_device = emulation::guarded = false, emulation::asked = true;
+  emulation::of_host.clear();
   emulation::pending.clear();
   emulation::Memory::poison = seed % 2 == 0 ? 0x7f : 0xfb;
 }
@@ -457,8 +499,9 @@ FOR_PYTHON int64_t emulation_unwritten(const void* data, size_t bytes) {
   return emulation::memory.unwritten(data, bytes);
 }
 
-// What the operator has left undone, or "".
+// The fault of the operator's host code, or what it has left undone, or "".
 FOR_PYTHON const char* emulation_left() {
+  if (!emulation::of_host.empty()) return emulation::of_host.c_str();
   if (!emulation::pending.empty()) return "the host did not wait for a copy";
   return emulation::asked ? "" : "nobody asked for the error of the last launch";
 }
@@ -471,9 +514,11 @@ FOR_PYTHON const char* emulation_launched() {
   return lines.c_str();
 }
 
-// From now on accesses are counted, not checked, and at most `most_blocks` blocks of a launch run. 0 switches this off.
-FOR_PYTHON void emulation_count(uint64_t most_blocks) {
+// From now on accesses are counted, not checked, and at most `most_blocks` blocks of a launch run, of the kernels in
+// `whole` all. 0 switches this off.
+FOR_PYTHON void emulation_count(uint64_t most_blocks, const char* whole) {
   emulation::traffic.most_blocks = most_blocks;
+  emulation::traffic.whole = whole;
   emulation::traffic.counts.clear();
 }
 

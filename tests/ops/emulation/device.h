@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <string>
 #include <tuple>
 #include <type_traits>
 
@@ -43,16 +44,21 @@ void run(Kernel kernel, dim3 grid, dim3 block, size_t shared_bytes, const void* 
          size_t arguments_size);
 void within(int most_threads, int blocks = 1);  // the launch bounds of the running kernel
 
-// For the runtime. Functions that return an int return an error.
-void* current_stream();
-void use_device(int index);
-int attribute(int name);
+// For the runtime. Functions that return an int return an error. All tensors are on one device, and at the start of an
+// operator another one is current, as in a program that uses two GPUs.
+constexpr int kDevice = 1;
+void* current_stream(int device);
+void guard_device(int device);  // until release_device
+void release_device();
+void use_device(int device);
+int attribute(int name, int device);
 int allow_shared(Kernel kernel, int bytes);
 int take_error();
 const char* error_text();
 int fill(void* address, int byte, size_t bytes, const void* stream);
 int copy(void* to, const void* from, size_t bytes, bool from_device, bool to_host, const void* stream);
 int synchronize(const void* stream);
+int host_fault(const std::string& what);  // of the operator's host code; returns an error
 
 // `kernel<<<grid, block, ...>>>(arguments)` is translated to `Launch(kernel, grid, block, ...)(arguments)`.
 template <typename... Parameters>

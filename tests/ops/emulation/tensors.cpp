@@ -8,6 +8,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <string>
 
 #include "device.h"
 #include "memory.h"
@@ -42,6 +43,14 @@ class Tracked final : public c10::Allocator {
 Tracked tracked;
 [[maybe_unused]] const bool installed = (c10::SetAllocator(c10::DeviceType::CPU, &tracked, 255), true);
 
+// Whether equal values keep their order. Without that, a GPU may order them in any way; a CPU keeps them by chance.
+bool keeps_ties(const std::string& name, const std::string& overload, const StableIValue* arguments) {
+  if (name != "aten::sort" && name != "aten::argsort" && name != "aten::topk") return true;
+  if (name != "aten::sort" || overload != "stable") return false;
+  const auto* stable = reinterpret_cast<const bool*>(arguments[1]);  // null if it is left out
+  return stable != nullptr && *stable;
+}
+
 template <typename F>
 F* libtorchs(F*, const char* name) {
   return reinterpret_cast<F*>(dlsym(RTLD_NEXT, name));
@@ -54,10 +63,17 @@ extern "C" {
 
 int32_t aoti_torch_device_type_cuda() { return aoti_torch_device_type_cpu(); }
 
-AOTITorchError aoti_torch_create_device_guard(int32_t, DeviceGuardHandle* guard) { return *guard = nullptr, 0; }
+AOTITorchError aoti_torch_get_device_index(AtenTensorHandle, int32_t* index) { return *index = emulation::kDevice, 0; }
 
-AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** stream) {
-  return *stream = emulation::current_stream(), 0;
+AOTITorchError aoti_torch_create_device_guard(int32_t device, DeviceGuardHandle* guard) {
+  emulation::guard_device(device);
+  return *guard = reinterpret_cast<DeviceGuardHandle>(&emulation::tracked), 0;  // not null, so that it is deleted
+}
+
+AOTITorchError aoti_torch_delete_device_guard(DeviceGuardHandle) { return emulation::release_device(), 0; }
+
+AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream) {
+  return *stream = emulation::current_stream(device), 0;
 }
 
 AOTITorchError aoti_torch_library_init_impl(const char* space, const char*, const char* file, uint32_t line,
@@ -69,6 +85,7 @@ AOTITorchError aoti_torch_library_init_impl(const char* space, const char*, cons
 // Tensors that the operator makes belong to the device and are not yet written.
 AOTITorchError torch_call_dispatcher(const char* name, const char* overload, StableIValue* stack, uint64_t version) {
   static const auto next = emulation::libtorchs(&torch_call_dispatcher, "torch_call_dispatcher");
+  if (!emulation::keeps_ties(name, overload, stack)) emulation::host_fault("a sort that does not keep the order of ties");
   const AOTITorchError error = next(name, overload, stack, version);
   if (error == 0 && std::strcmp(name, "aten::new_empty") == 0) {
     AtenTensorHandle made;

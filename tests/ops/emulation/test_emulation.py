@@ -24,7 +24,7 @@ def check(library: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_sample_of_all_operators_agrees_with_the_pytorch_kernels() -> None:
-    result = check(build(sources(), jobs=1), "--cases", "30")
+    result = check(build(sources(), jobs=1), "--cases", "60")
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.splitlines()[-1].endswith("0 cases failed")
 
@@ -52,6 +52,15 @@ def test_the_code_for_gpus_without_reductions_of_a_warp(step: str, code: int) ->
     result = check(library, "--only", "nms", "--cases", "10", "--stop", "1", "--dtype", "float32")
     library.unlink()
     assert result.returncode == code, result.stdout + result.stderr
+
+
+@pytest.mark.slow
+def test_the_cost_of_an_operator_includes_its_inputs() -> None:
+    command = [sys.executable, str(HERE / "cost.py"), "--only", "roi_pool [2", "--blocks", "4", "--no-registers"]
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    found = re.search(r"floor +([\d.]+) MB, requested +([\d.]+)", result.stdout)
+    assert found, result.stdout + result.stderr
+    assert float(found[2]) > 0.95 * float(found[1])
 
 
 @pytest.mark.parametrize("space", [" ", "\n    "])

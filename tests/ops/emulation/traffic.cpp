@@ -16,6 +16,11 @@ size_t distinct(std::vector<uintptr_t>& values) {
 
 }  // namespace
 
+uint64_t Traffic::blocks_of(const std::string& kernel) const {
+  const std::string name = " " + kernel.substr(0, kernel.find('<')) + " ";
+  return (" " + whole + " ").find(name) != std::string::npos ? ~uint64_t{0} : most_blocks;
+}
+
 void Traffic::note(int thread, uintptr_t address, size_t size, Access kind, bool shared, const void* place) {
   noted_[thread].push_back({reinterpret_cast<uintptr_t>(place), address, static_cast<uint8_t>(size),
                             kind != Access::read, shared});

@@ -30,7 +30,10 @@ class Traffic {
  public:
   uint64_t most_blocks = 0;  // that run in a launch; 0: counting is off
 
+  std::string whole;         // names of kernels that run whole, separated by spaces
+
   bool on() const { return most_blocks > 0; }
+  uint64_t blocks_of(const std::string& kernel) const;  // that run in a launch
   void note(int thread, uintptr_t address, size_t size, Access kind, bool shared, const void* place);
   void end_block(const std::string& kernel, int num_threads);
   std::map<std::string, Counts> counts;

@@ -106,8 +106,8 @@ inline cudaError_t cudaSetDevice(int index) {
   return cudaSuccess;
 }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return ::emulation::synchronize(stream); }
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr name, int) {
-  *value = ::emulation::attribute(name);
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr name, int device) {
+  *value = ::emulation::attribute(name, device);
   return cudaSuccess;
 }
 template <typename K>
