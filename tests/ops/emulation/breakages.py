@@ -126,7 +126,7 @@ BREAKAGES = (
         "if (shared_bytes > 32 * 1024)",
         "if (shared_bytes > 128 * 1024)",
         *ROI_POOL,
-        "more shared memory than it asked for",
+        "more shared memory than it asked for|static bytes of shared memory, more than",
     ),
     Breakage(
         "lanes do not wait for their turn",
