@@ -19,6 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
 from detector.engine.distributed import is_main, summed, world_size
+from detector.engine.progress import is_watched
 from detector.engine.watch import Watch
 from detector.structures import Losses
 
@@ -45,7 +46,7 @@ class Monitor:
             unit="step",
             dynamic_ncols=True,
             file=sys.stderr,
-            mininterval=0.5 if sys.stderr.isatty() else 30,  # few lines in a log file
+            mininterval=0.5 if is_watched() else 30,  # few lines in a log file
         )
         self.log_every = log_every
         self._sums: dict[str, Tensor] = {}
