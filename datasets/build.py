@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -19,7 +20,7 @@ from detector.datasets.folder import Folder
 from detector.datasets.partial_proposals import PartialProposals
 from detector.datasets.proposal_files import filter_all_proposals, filter_proposals, load_proposals
 from detector.datasets.proposal_grid import GridProposals, grid_boxes
-from detector.datasets.readable import PartlyReadable, require_readable
+from detector.datasets.readable import PartlyReadable, Subset, require_readable
 from detector.datasets.sample import Dataset
 from detector.datasets.selective_search import Search, cached_search, selective_search
 from detector.datasets.synthetic import SyntheticDataset
@@ -121,6 +122,13 @@ def _readable(config: schema.DatasetConfig, dataset: Dataset, role: str, *, keep
         keep_indices=keep_indices,
         where=role,
     )
+
+
+def with_bit_depth(config: schema.DatasetConfig, dataset: Dataset) -> schema.DatasetConfig:
+    """Return the config with the bit depth of the dataset's pictures, so that a model reads other pictures the same."""
+    whole = dataset.dataset if isinstance(dataset, (PartlyReadable, Subset)) else dataset
+    found: int | None = getattr(whole, "bit_depth", None)
+    return replace(config, bit_depth=found) if isinstance(config, schema.FilesDatasetConfig) and found else config
 
 
 def skips_unreadable(config: schema.DatasetConfig) -> bool:
