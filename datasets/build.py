@@ -29,15 +29,16 @@ from detector.datasets.voc import VOCDataset
 log = logging.getLogger("detector")
 
 
-def build_dataset(config: schema.DatasetConfig, role: str, *, need_images: bool = True) -> Dataset:
+def build_dataset(config: schema.DatasetConfig, role: str, *, need_images: bool = True, quiet: bool = False) -> Dataset:
     """Return the dataset of a role, train or test. Raises ValueError for missing or faulty data.
 
-    Without `need_images`, the pictures may be missing: scoring a result file needs the annotations only.
+    Without `need_images`, the pictures may be missing: scoring a result file needs the annotations only. With `quiet`,
+    the summary of a folder is not logged.
     """
     split, sibling = (config.train, config.test) if role == "train" else (config.test, config.train)
     match config:
         case schema.AutoDatasetConfig():
-            folder = open_folder(config)
+            folder = open_folder(config, quiet=quiet)
             return folder.train if role == "train" else folder.test
         case schema.VOCDatasetConfig():
             return VOCDataset(

@@ -54,6 +54,17 @@ class Monitor:
         self._waited = 0.0
         self._since = time.perf_counter()
 
+    def set_total(self, steps: int) -> None:
+        """Show a new number of steps. Only `reset` changes the widget of a notebook, so it is called for every bar."""
+        bar = self.bar
+        if bar.disable or steps == bar.total:
+            return
+        done, started = bar.n, bar.start_t
+        bar.reset(steps)
+        bar.n = bar.last_print_n = done
+        bar.start_t = started
+        bar.refresh()
+
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
         """Yield the batches and add up the time spent waiting for them."""
         iterator = iter(batches)

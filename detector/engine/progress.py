@@ -7,4 +7,4 @@ import sys
 
 def is_watched() -> bool:
     """Return True if someone sees the bars move: on a terminal or in a notebook, but not in a log file."""
-    return sys.stderr.isatty() or "ipykernel" in sys.modules  # a notebook's kernel, whose stderr is no terminal
+    return sys.stderr.isatty() or sys.modules.get("ipykernel") is not None  # a notebook's stderr is no terminal

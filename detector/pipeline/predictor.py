@@ -53,6 +53,9 @@ class Predictor:
         self._config = config
         self._device = device
 
+    def __repr__(self) -> str:
+        return f"Predictor(classes={self.classes}, device={str(self._device)!r})"
+
     @overload
     def __call__(
         self,
@@ -153,11 +156,18 @@ def to_image(picture: Picture, bit_depth: int | None = None) -> Tensor:
     `bit_depth` is that of pictures with more than 8 bits, see `datasets.images.to_pixels`.
     """
     if isinstance(picture, (str, Path)):
-        return read_image(Path(picture), upright=True, bit_depth=bit_depth)
+        path = Path(picture).expanduser()
+        if path.is_dir():
+            raise ValueError(f"{path}: is a folder; give its pictures, for example Path({str(path)!r}).glob('*.jpg')")
+        if not path.exists():
+            raise ValueError(f"{path}: no such picture")
+        return read_image(path, upright=True, bit_depth=bit_depth)
     if isinstance(picture, Image.Image):
         return to_pixels(picture, upright=True, bit_depth=bit_depth)
     shape: tuple[int, ...] = tuple(getattr(picture, "shape", ()))
     ndim = len(shape)
+    if 0 in shape:
+        raise ValueError(f"expected a picture with pixels, got {type(picture).__name__} of shape {shape}")
     grey = ndim == 2 or shape[2:] == (1,)
     if isinstance(picture, np.ndarray) and (
         (picture.dtype == np.uint8 and (grey or shape[2:] in ((3,), (4,)))) or (picture.dtype == np.uint16 and grey)

@@ -1,23 +1,21 @@
-"""Training from Python: the same plan, loop and run folder as `detector train data=FOLDER`."""
+"""Training from Python: the same plan, loop, run folder and report as `detector train data=FOLDER`."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import TYPE_CHECKING, Any
 
 from detector.configs.written import written
-from detector.engine.checkpoint import load_checkpoint
-from detector.engine.trainer import Outcome
-from detector.pipeline.planned_training import run_planned_training
-from detector.pipeline.predictor import Predictor, load_detector
-from detector.pipeline.resume import find_start
-from detector.pipeline.run_folder import all_processes, logged_run
-from detector.pipeline.training import run_training
+
+if TYPE_CHECKING:
+    from detector.pipeline.predictor import Predictor
+    from detector.pipeline.resume import Start
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,8 @@ class Run:
     @cached_property
     def model(self) -> Predictor:
         """The trained detector, ready to predict."""
+        from detector.pipeline.predictor import load_detector
+
         return load_detector(self.path)
 
 
@@ -46,31 +46,48 @@ def train(
     minutes: float | None = None,
     output_dir: str | Path | None = None,
     resume: str | Path | None = None,
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | Sequence[str] | None = None,
 ) -> Run:
     """Train a detector on the photographs in `folder`, or resume the run in the folder `resume`.
 
-    Without `minutes` the plan chooses the number of epochs. The plan does not change the keys in `settings`, for
-    example {"head": "rfcn", "trainer.seed": 7}. Ctrl-C saves and returns a run that is not finished.
+    With a folder, an `output_dir` and resume="auto", the same call starts a run or resumes it.
 
-    Raises ConfigError for invalid settings, ValueError for invalid data.
+    Without `minutes` the plan chooses the number of epochs. The plan does not change the keys in `settings`, for
+    example {"head": "rfcn", "trainer.seed": 7} or ["head=rfcn", "trainer.seed=7"]. Ctrl-C saves and returns a run that
+    is not finished. A finished run has a report in `path`, analysis.html, and the portable model model.safetensors.
+
+    Raises ConfigError for invalid settings, ValueError for invalid data, TypeError for a folder that is not a path.
     """
-    words = [f"{key}={written(value)}" for key, value in (settings or {}).items()]
-    if minutes is not None:
-        words.append(f"trainer.max_minutes={minutes}")
-    if (folder is None) == (resume is None):
+    started = time.monotonic()
+    if (folder is None) == (resume is None) and resume != "auto":
         given = "neither" if folder is None else "both"
         raise ValueError(f"expected a folder of photographs or resume=FOLDER of a run, got {given}; give one of them")
-    if resume is not None:
-        return _resume([f"resume={resume}", *words])
+    if not isinstance(folder, (str, Path, NoneType)):
+        raise TypeError(f"expected the path of a folder of photographs, got {type(folder).__name__}")
+    words = _words(settings or {})
+    if minutes is not None:
+        words.append(f"trainer.max_minutes={minutes}")
     if output_dir is not None:
         words.append(f"output_dir={output_dir}")
-    outcome, run = run_planned_training(str(folder), words, started=time.monotonic())
+    from detector.engine.trainer import Outcome
+    from detector.pipeline.planned_training import run_planned_training
+    from detector.pipeline.resume import find_planned_start, find_start
+    from detector.tools.commands.train import finish_run, resume_run
+
+    start: Start | None = None
+    if folder is None:
+        start = find_start([f"resume={resume}", *words])
+    elif resume is not None:
+        start = find_planned_start(str(folder), words)
+    if start is not None:
+        outcome, run = resume_run(start)
+    else:
+        outcome, run = run_planned_training(str(folder), words, started=started, finish=finish_run)
     return Run(run.path, outcome is Outcome.done)
 
 
-def _resume(words: list[str]) -> Run:
-    start = find_start(words)
-    with all_processes(start.config.trainer), logged_run(start.config.output_dir, "train") as run:
-        outcome = run_training(start.config, run, start.checkpoint or load_checkpoint(run.path))
-    return Run(run.path, outcome is Outcome.done)
+def _words(settings: Mapping[str, Any] | Sequence[str]) -> list[str]:
+    """Return the settings as on a command line."""
+    if isinstance(settings, Mapping):
+        return [f"{key}={written(value)}" for key, value in settings.items()]
+    return [settings] if isinstance(settings, str) else list(settings)

@@ -139,6 +139,19 @@ def test_values_that_are_not_pictures_are_refused(detect: Predictor, picture: ob
     assert message in str(error.value)
 
 
+def test_paths_without_a_picture_and_empty_arrays_are_refused(detect: Predictor, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is a folder; give its pictures, for example Path\('.*'\).glob\('\*.jpg'\)"):
+        detect(tmp_path)
+    with pytest.raises(ValueError, match="none.jpg: no such picture"):
+        detect(tmp_path / "none.jpg")
+    with pytest.raises(ValueError, match=r"expected a picture with pixels, got ndarray of shape \(0, 5, 3\)"):
+        detect(np.zeros((0, 5, 3), np.uint8))
+
+
+def test_a_detector_shows_its_classes(detect: Predictor) -> None:
+    assert repr(detect) == "Predictor(classes=('cat', 'dog', 'cow'), device='cpu')"
+
+
 def test_given_proposals_are_used_and_counted(detect: Predictor, photo: Path) -> None:
     assert len(detect(photo, proposals=[torch.zeros(0, 4)])) == 0
     assert len(detect(photo, proposals=[torch.tensor([[0.0, 0, 30, 30]])])) >= 1
