@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -19,7 +20,7 @@ from detector.datasets.folder import Folder
 from detector.datasets.partial_proposals import PartialProposals
 from detector.datasets.proposal_files import filter_all_proposals, filter_proposals, load_proposals
 from detector.datasets.proposal_grid import GridProposals, grid_boxes
-from detector.datasets.readable import PartlyReadable, require_readable
+from detector.datasets.readable import PartlyReadable, Subset, require_readable
 from detector.datasets.sample import Dataset
 from detector.datasets.selective_search import Search, cached_search, selective_search
 from detector.datasets.synthetic import SyntheticDataset
@@ -28,15 +29,16 @@ from detector.datasets.voc import VOCDataset
 log = logging.getLogger("detector")
 
 
-def build_dataset(config: schema.DatasetConfig, role: str, *, need_images: bool = True) -> Dataset:
+def build_dataset(config: schema.DatasetConfig, role: str, *, need_images: bool = True, quiet: bool = False) -> Dataset:
     """Return the dataset of a role, train or test. Raises ValueError for missing or faulty data.
 
-    Without `need_images`, the pictures may be missing: scoring a result file needs the annotations only.
+    Without `need_images`, the pictures may be missing: scoring a result file needs the annotations only. With `quiet`,
+    the summary of a folder is not logged.
     """
     split, sibling = (config.train, config.test) if role == "train" else (config.test, config.train)
     match config:
         case schema.AutoDatasetConfig():
-            folder = open_folder(config)
+            folder = open_folder(config, quiet=quiet)
             return folder.train if role == "train" else folder.test
         case schema.VOCDatasetConfig():
             return VOCDataset(
@@ -121,6 +123,13 @@ def _readable(config: schema.DatasetConfig, dataset: Dataset, role: str, *, keep
         keep_indices=keep_indices,
         where=role,
     )
+
+
+def with_bit_depth(config: schema.DatasetConfig, dataset: Dataset) -> schema.DatasetConfig:
+    """Return the config with the bit depth of the dataset's pictures, so that a model reads other pictures the same."""
+    whole = dataset.dataset if isinstance(dataset, (PartlyReadable, Subset)) else dataset
+    found: int | None = getattr(whole, "bit_depth", None)
+    return replace(config, bit_depth=found) if isinstance(config, schema.FilesDatasetConfig) and found else config
 
 
 def skips_unreadable(config: schema.DatasetConfig) -> bool:

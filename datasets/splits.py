@@ -153,7 +153,10 @@ def read_split_file(path: Path, records: Sequence[Record]) -> Split:
         content = json.loads(path.read_bytes())
         sides = [[str(item) for item in content[side]] for side in ("train", "test")]
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f"dataset.split_file={path}: cannot be read as a split ({error!r}); leave it out") from error
+        raise ValueError(
+            f"dataset.split_file={path}: cannot be read as a split ({error!r}); give another file, or "
+            "dataset.split_file=null for a split by content"
+        ) from error
     by_id = {record.image_id: record for record in records}
     missing = [item for side in sides for item in side if item not in by_id]
     if missing:

@@ -15,16 +15,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from detector.pipeline.api import Run, train
     from detector.pipeline.predictor import Prediction, Predictor, load_detector
+    from detector.tools.entry_points.python import Run, train
 
-# Public name -> its module in detector.pipeline.
+# Public name -> its module.
 _MODULES = {
-    "Prediction": "predictor",
-    "Predictor": "predictor",
-    "Run": "api",
-    "load_detector": "predictor",
-    "train": "api",
+    "Prediction": "pipeline.predictor",
+    "Predictor": "pipeline.predictor",
+    "Run": "tools.entry_points.python",
+    "load_detector": "pipeline.predictor",
+    "train": "tools.entry_points.python",
 }
 
 __all__ = ["Prediction", "Predictor", "Run", "load_detector", "train"]
@@ -33,7 +33,7 @@ __all__ = ["Prediction", "Predictor", "Run", "load_detector", "train"]
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'detector' has no attribute {name!r}")
-    return getattr(import_module(f"detector.pipeline.{_MODULES[name]}"), name)
+    return getattr(import_module(f"detector.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

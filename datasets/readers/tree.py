@@ -41,7 +41,8 @@ class Tree:
         self.setting = f"{setting}={root}"
         if not root.is_dir():
             what = "is a file" if root.exists() else "does not exist"
-            raise ValueError(f"{self.setting}: {what}; expected a folder of pictures and annotations")
+            packed = "; unpack it" if root.name.lower().endswith(ARCHIVES) else ""
+            raise ValueError(f"{self.setting}: {what}; expected a folder of pictures and annotations{packed}")
         self.root = root
         self.files = sorted(_walk(str(root), "", set()))
         self._members: dict[str, TarMember] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import pickle
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from detector.backbones.deformable import DeformableConv2d
+from detector.backbones.recognise import recognise
 from detector.backbones.torchvision_library import models
 from detector.configs.zoo import zoo_entry, zoo_names
 from detector.export.safetensors import looks_like_safetensors, read_safetensors
@@ -62,10 +64,11 @@ def load_classifier(backbone: nn.Module, state: dict[str, Tensor], source: str, 
             for problem, keys in (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
             if keys
         ]
-        raise ValueError(
-            f"{source} does not fit {architecture}: {', '.join(problems)}; "
-            "check backbone.width and backbone.norm (gn has no batch norm weights), or set backbone.weights=null"
-        )
+        name = recognise(state)
+        remedy = "check backbone.width and backbone.norm (gn has no batch norm weights), or set backbone.weights=null"
+        if name not in (None, architecture):
+            remedy = f"the weights are of {name}: set backbone=torchvision backbone.name={name}"
+        raise ValueError(f"{source} does not fit {architecture}: {', '.join(problems)}; {remedy}")
     backbone.load_state_dict(renamed, strict=False)
     log.info(
         "backbone %s: %d tensors from %s; skipped tensors: %d; new layers: %s",
@@ -86,23 +89,35 @@ def _new_layers(backbone: nn.Module) -> set[str]:
     return {key for key in backbone.state_dict() if key.startswith((*first, *offsets))}
 
 
+def require_source(weights: str) -> None:
+    """Raise ValueError if `weights` is neither imagenet, a URL, a file, nor a name in `configs/zoo.yaml`."""
+    if weights == "imagenet" or _is_url(weights) or Path(weights).expanduser().is_file():
+        return
+    if zoo_entry(weights, "classifier") is None:
+        raise ValueError(
+            f"backbone.weights={weights}: no such file; give a path, a URL, imagenet, null, or one of the names "
+            f"{', '.join(zoo_names('classifier'))}"
+        )
+
+
+def _is_url(weights: str) -> bool:
+    return urlparse(weights).scheme in ("http", "https", "file")
+
+
 def _fetch(weights: str, architecture: str, sha256: str | None) -> tuple[dict[str, Tensor], str]:
     """Return the state dict and the name of its source."""
+    require_source(weights)
     if weights == "imagenet":
         entry = next(iter(models.get_model_weights(architecture)))  # the first entry has the original training recipe
         return _cached(entry.url, sha256 or _hash_in_name(entry.url)), f"torchvision's {entry}"
-    if urlparse(weights).scheme in ("http", "https", "file"):
+    if _is_url(weights):
         return _cached(weights, sha256), weights
     path = Path(weights).expanduser()
     if path.is_file():
         require_sha256(path, sha256)
         return read_classifier(path), str(path)
     named = zoo_entry(weights, "classifier")
-    if named is None:
-        raise ValueError(
-            f"backbone.weights={weights}: no such file; give a path, a URL, imagenet, null, or one of the names "
-            f"{', '.join(zoo_names('classifier'))}"
-        )
+    assert named is not None
     return _cached(named.url, sha256 or named.sha256), f"{weights} ({named.url})"
 
 
@@ -130,9 +145,12 @@ def read_classifier(path: Path) -> dict[str, Tensor]:
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load can raise anything for damaged bytes
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # Do not show torch's message here: it advises to load the file without this protection.
+        unsafe = isinstance(error, pickle.UnpicklingError)
+        reason = "not only tensors" if unsafe else str(error).split("\n")[0] or type(error).__name__
         raise ValueError(
-            f"{path} is damaged or not a state dict ({reason}); delete the file and download it again"
+            f"{path} is damaged or not a state dict ({reason}); give another file, or delete a download to fetch it "
+            "again"
         ) from error
     if isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values()):
         return state

@@ -79,7 +79,8 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         write_atomically(path, write)
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
-        raise OSError(f"cannot write the checkpoint {path}: {reason}; the previous checkpoint is intact") from error
+        older = "; the previous checkpoint is intact" if any(path.parent.glob("*.pt")) else ""
+        raise OSError(f"cannot write the checkpoint {path}: {reason}{older}") from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -100,6 +101,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         reason = "not only tensors and plain values" if unsafe else str(error).split("\n")[0] or type(error).__name__
         raise ValueError(f"{path} is damaged or not a checkpoint ({reason}); use another checkpoint") from error
     found = content.get("format") if isinstance(content, dict) else type(content).__name__
+    if found is None:
+        raise ValueError(
+            f"{path} is not a checkpoint of a run; give a run's folder, or backbone.weights={path} for a classifier"
+        )
     if found not in (FORMAT, WITHOUT_CHECKSUM):
         raise ValueError(f"{path}: expected a checkpoint of format {FORMAT}, found {found!r}")
     if not summed and found != WITHOUT_CHECKSUM:

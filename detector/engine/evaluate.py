@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 
 import torch
@@ -10,6 +9,7 @@ from tqdm.auto import tqdm
 
 from detector.engine.distributed import is_main
 from detector.engine.precision import autocast
+from detector.engine.progress import is_watched
 from detector.engine.watchdog import heartbeat
 from detector.model import Detector
 from detector.structures import Batch, Detections
@@ -27,7 +27,7 @@ def detect_all(
         unit="image",
         desc="detecting",
         leave=False,
-        disable=not (is_main() and sys.stderr.isatty()),
+        disable=not (is_main() and is_watched()),
         dynamic_ncols=True,
     ) as bar:
         for batch in batches:

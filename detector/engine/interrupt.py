@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType, TracebackType
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 class Interrupt:
-    """Context in which SIGINT, SIGTERM and SIGUSR1 set `requested` instead of ending the process."""
+    """Context in which SIGINT, SIGTERM and SIGUSR1 set `requested` instead of ending the process.
+
+    In a thread other than the main one it changes nothing, because Python delivers signals to the main thread only.
+    """
 
     def __init__(self) -> None:
         self.requested: str | None = None  # name of the signal
 
     def __enter__(self) -> Interrupt:
-        self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        handled = SIGNALS if threading.current_thread() is threading.main_thread() else ()
+        self._before = {number: signal.signal(number, self._handle) for number in handled}
         return self
 
     def __exit__(

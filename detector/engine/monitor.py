@@ -19,6 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
 from detector.engine.distributed import is_main, summed, world_size
+from detector.engine.progress import is_watched
 from detector.engine.watch import Watch
 from detector.structures import Losses
 
@@ -45,13 +46,24 @@ class Monitor:
             unit="step",
             dynamic_ncols=True,
             file=sys.stderr,
-            mininterval=0.5 if sys.stderr.isatty() else 30,  # few lines in a log file
+            mininterval=0.5 if is_watched() else 30,  # few lines in a log file
         )
         self.log_every = log_every
         self._sums: dict[str, Tensor] = {}
         self._steps = self._images = 0
         self._waited = 0.0
         self._since = time.perf_counter()
+
+    def set_total(self, steps: int) -> None:
+        """Show a new number of steps. Only `reset` changes the widget of a notebook, so it is called for every bar."""
+        bar = self.bar
+        if bar.disable or steps == bar.total:
+            return
+        done, started = bar.n, bar.start_t
+        bar.reset(steps)
+        bar.n = bar.last_print_n = done
+        bar.start_t = started
+        bar.refresh()
 
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
         """Yield the batches and add up the time spent waiting for them."""

@@ -127,13 +127,26 @@ class TrainingState:
         load_weights(self.detector, content["model"], source)
         if self.average is not None:
             load_weights(self.average.detector, evaluated_weights(content), source)
-        self.optimizer.load_state_dict(content["optimizer"])
+        self._load_optimizer(content["optimizer"], source)
         match_layouts(self.optimizer)
         self.schedule.load_state_dict(content["schedule"])
         if content["scaler"]:  # empty if the run did not use fp16
             self.scaler.load_state_dict(content["scaler"])
         self.step, self.best, self.stale = content["step"], content["best"], content.get("stale", 0)
         self.evaluated_step = content.get("evaluated", self.step)
+
+    def _load_optimizer(self, saved: dict[str, Any], source: str) -> None:
+        """Restore the optimizer. Raises ValueError if it is of another kind or has other parameter groups."""
+        is_adam = ["betas" in optimizer["param_groups"][0] for optimizer in (saved, self.optimizer.state_dict())]
+        try:
+            if is_adam[0] != is_adam[1]:
+                raise ValueError("it is of another kind")
+            self.optimizer.load_state_dict(saved)
+        except ValueError as error:
+            raise ValueError(
+                f"resume={source}: the run's optimizer does not fit ({error}); keep the run's settings of optimizer "
+                f"and trainer.trained, or start a new run with weights={source}"
+            ) from error
 
     def roll_back(self, path: Path) -> None:
         """Load weights and optimizer state from the checkpoint `path`. Step and schedule keep their values."""
@@ -203,7 +216,8 @@ def train(
             state.advance()
             monitor.step(state.step, losses, lr, len(batch), state.scaler)
             if pace is not None:
-                max_steps = monitor.bar.total = pace(state, max_steps)
+                max_steps = pace(state, max_steps)
+                monitor.set_total(max_steps)
 
             signalled, late = any_of(interrupt.requested is not None, time.monotonic() >= deadline)
             finished = state.step >= max_steps or late

@@ -37,7 +37,8 @@ def open_data(config: schema.Config, resume: dict[str, Any] | None) -> Data:
             "set dataset.classes to one list for both"
         )
     log.info("train %d images | test %d images", len(train_set.annotations), len(test_set.annotations))
-    log.info("%d classes: %s", len(train_set.classes), ", ".join(train_set.classes))
+    count = len(train_set.classes)
+    log.info("%d class%s: %s", count, "es" * (count != 1), ", ".join(train_set.classes))
     if resume is not None:
         require_same_classes(resume, train_set.classes, str(config.resume))
     with main_first():

@@ -20,6 +20,7 @@ from detector.datasets.coco_json import read_coco
 from detector.metrics.dump import Dump, read_dump
 from detector.metrics.result_files import PREFIX, read_coco_results, read_voc_results
 from detector.metrics.tables import DetectionTable, TruthTable
+from detector.pipeline.resume import with_own_split
 
 DUMP = "detections.npz"  # name of the dump in a run's folder
 
@@ -60,7 +61,8 @@ def saved_config(path: Path) -> dict[str, Any] | None:
 
     The settings of that one run (output_dir, resume, ...) are None, so that the config can score the dump.
     """
-    file = (path if path.is_dir() else path.parent) / "config.yaml"
+    folder = path if path.is_dir() else path.parent
+    file = folder / "config.yaml"
     if not file.is_file():
         return None
     try:
@@ -69,7 +71,7 @@ def saved_config(path: Path) -> dict[str, Any] | None:
         raise ConfigError(f"{file}: not a run's config: {str(error).splitlines()[0]}") from error
     if not isinstance(plain, dict):
         raise ConfigError(f"{file}: expected a run's config, got a {type(plain).__name__}")
-    kept = {str(key): value for key, value in plain.items()}
+    kept = with_own_split({str(key): value for key, value in plain.items()}, folder)
     return {**kept, "output_dir": None, "resume": None, "weights": None, "detections": None, "images": None}
 
 

@@ -20,6 +20,7 @@ from detector.export.portable import read_config, read_portable
 from detector.export.safetensors import looks_like_safetensors
 from detector.fetch import cached
 from detector.model import Detector
+from detector.pipeline.resume import with_own_split
 
 RUN_SETTINGS = ("output_dir", "resume", "weights", "detections", "images")  # settings of a run, not of the model
 
@@ -71,11 +72,14 @@ def read_model(path: Path, *, average: bool | None = None) -> SavedModel:
 
 
 def read_model_config(path: Path) -> dict[str, Any]:
-    """Return the same config as `read_model`. Only the header of a portable file is read."""
+    """Return the config of `read_model` with the split beside the model. Of a portable file only the header is read."""
     path = resolve_path(path)
     if path.is_file() and looks_like_safetensors(path):
-        return _without_run_settings(read_config(path))
-    return _without_run_settings(load_checkpoint(path)["config"])
+        return with_own_split(_without_run_settings(read_config(path)), path.parent)
+    config = _without_run_settings(load_checkpoint(path)["config"])
+    if path.is_dir():
+        return with_own_split(config, path)
+    return with_own_split(config, path.parent.parent) if path.parent.name == "checkpoints" else config
 
 
 def read_prediction_config(path: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, overload
@@ -24,7 +24,8 @@ from detector.pipeline.run_folder import pick_device
 from detector.pipeline.tiles import detect_in_tiles
 from detector.structures import Batch, Detections, Instances, Proposals
 
-# A file's path; a PIL picture; RGB pixels [H, W, 3] or grey ones [H, W], uint8; a tensor [3, H, W] or [1, H, W], uint8.
+# A file's path; a PIL picture; RGB pixels [H, W, 3] uint8 or grey ones [H, W], uint8 or uint16; a tensor [3, H, W],
+# [1, H, W] or [H, W], uint8.
 Picture: TypeAlias = "str | Path | Image.Image | npt.NDArray[np.uint8] | Tensor"
 
 
@@ -48,19 +49,29 @@ class Predictor:
         self.detector = model.detector
         fold_norms(self.detector)  # this detector is not trained any more
         self.classes = model.classes
+        self.bit_depth: int | None = getattr(config.dataset, "bit_depth", None)  # of the pictures of the training
         self._config = config
         self._device = device
 
+    def __repr__(self) -> str:
+        return f"Predictor(classes={self.classes}, device={str(self._device)!r})"
+
     @overload
     def __call__(
-        self, pictures: Sequence[Picture], *, proposals: Sequence[Tensor] | None = None, batch_size: int = 1
+        self,
+        pictures: Sequence[Picture] | Iterator[Picture],
+        *,
+        proposals: Sequence[Tensor] | None = None,
+        batch_size: int = 1,
     ) -> list[Prediction]: ...
     @overload
     def __call__(self, pictures: Picture, *, proposals: Sequence[Tensor] | None = None, batch_size: int = 1) -> Any: ...
     def __call__(
         self, pictures: Any, *, proposals: Sequence[Tensor] | None = None, batch_size: int = 1
     ) -> Prediction | list[Prediction]:
-        """Return the detections of a picture, or a list for several (a sequence, or a 4-dimensional array or tensor).
+        """Return the detections of a picture, or a list for several.
+
+        Several pictures are a sequence or an iterator, or an array or tensor with four dimensions.
 
         `proposals` are boxes [P, 4] xyxy for each picture, in its pixels. Without them, proposals are computed if the
         model needs them. `batch_size` pictures go through the network together.
@@ -69,14 +80,14 @@ class Predictor:
             ValueError: a file cannot be read, an array or tensor is not a uint8 picture, or `proposals` are given to a
                 model with an RPN.
         """
-        many = isinstance(pictures, (list, tuple)) or getattr(pictures, "ndim", 0) == 4
+        many = isinstance(pictures, (list, tuple, Iterator)) or getattr(pictures, "ndim", 0) == 4
         items: list[Any] = list(pictures) if many else [pictures]
         if proposals is not None and len(proposals) != len(items):
             raise ValueError(f"expected proposals for each of {len(items)} pictures, got {len(proposals)}")
         found = []
         for start in range(0, len(items), max(1, batch_size)):
             part = slice(start, start + max(1, batch_size))
-            images = [to_image(item) for item in items[part]]
+            images = [to_image(item, self.bit_depth) for item in items[part]]
             for item in self.detect(images, None if proposals is None else proposals[part]):
                 names = [self.classes[label - 1] for label in item.labels.tolist()]
                 found.append(Prediction(item.boxes, item.scores, item.labels, names))
@@ -125,37 +136,66 @@ def load_detector(weights: str | Path, *overrides: str, device: str = "auto") ->
     The model computes in fp32, whatever the precision of its training. The override "trainer.precision=bf16" selects
     bf16, "trainer.precision=auto" selects bf16 if the device is fast in it.
 
-    `overrides` are settings as on the command line: load_detector("m.safetensors", "postprocess.score_threshold=0.5").
+    `weights` is also a run's folder or a checkpoint. `overrides` are settings as on the command line:
+    load_detector("m.safetensors", "postprocess.score_threshold=0.5").
     `device` is auto (CUDA if available), cpu or cuda:N.
 
     Raises:
         ValueError: the file is missing, damaged, in another format or of a newer version.
         ConfigError: a setting is invalid (also a ValueError).
     """
-    config = override_config(read_prediction_config(Path(weights)), overrides)
+    path = Path(weights).expanduser()
+    config = override_config(read_prediction_config(path), overrides)
     chosen = pick_device(device)
-    return Predictor(load_model(Path(weights), config, chosen), config, chosen)
+    return Predictor(load_model(path, config, chosen), config, chosen)
 
 
-def to_image(picture: Picture) -> Tensor:
-    """Return a picture of any kind as [3, H, W] uint8 RGB. Raises ValueError for other objects."""
+def to_image(picture: Picture, bit_depth: int | None = None) -> Tensor:
+    """Return a picture of any kind as [3, H, W] uint8 RGB. Raises ValueError for other objects.
+
+    `bit_depth` is that of pictures with more than 8 bits, see `datasets.images.to_pixels`.
+    """
     if isinstance(picture, (str, Path)):
-        return read_image(Path(picture), upright=True)
+        path = Path(picture).expanduser()
+        if path.is_dir():
+            raise ValueError(f"{path}: is a folder; give its pictures, for example Path({str(path)!r}).glob('*.jpg')")
+        if not path.exists():
+            raise ValueError(f"{path}: no such picture")
+        return read_image(path, upright=True, bit_depth=bit_depth)
     if isinstance(picture, Image.Image):
-        return to_pixels(picture, upright=True)
+        return to_pixels(picture, upright=True, bit_depth=bit_depth)
     shape: tuple[int, ...] = tuple(getattr(picture, "shape", ()))
     ndim = len(shape)
-    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and (ndim == 2 or shape[2:] in ((1,), (3,), (4,))):
-        return to_pixels(Image.fromarray(picture[:, :, 0] if shape[2:] == (1,) else picture))
-    if isinstance(picture, Tensor) and picture.dtype == torch.uint8 and ndim == 3 and len(picture) in (1, 3):
+    if 0 in shape:
+        raise ValueError(f"expected a picture with pixels, got {type(picture).__name__} of shape {shape}")
+    grey = ndim == 2 or shape[2:] == (1,)
+    if isinstance(picture, np.ndarray) and (
+        (picture.dtype == np.uint8 and (grey or shape[2:] in ((3,), (4,)))) or (picture.dtype == np.uint16 and grey)
+    ):
+        return to_pixels(Image.fromarray(picture.reshape(shape[:2]) if grey else picture), bit_depth=bit_depth)
+    if isinstance(picture, Tensor) and picture.dtype == torch.uint8 and (ndim == 2 or shape[:-2] in ((1,), (3,))):
         return picture.expand(3, -1, -1).cpu()
     kind = type(picture).__name__
     if hasattr(picture, "dtype"):
         kind += f" of {picture.dtype} and shape {shape}"
     raise ValueError(
         "expected a path, a PIL picture, an array [H, W, 3] or [H, W] or a tensor [3, H, W], both uint8 RGB, got "
-        f"{kind}; for values in [0, 1] multiply by 255, round and convert to uint8"
+        f"{kind}{_remedy(picture, shape)}"
     )
+
+
+def _remedy(picture: object, shape: tuple[int, ...]) -> str:
+    """Return the end of the message about an array or tensor that is not a picture: what to do."""
+    dtype = str(getattr(picture, "dtype", "")).removeprefix("torch.")
+    if dtype.startswith(("float", "bfloat")):
+        return "; for values in [0, 1] multiply by 255, round and convert to uint8"
+    if dtype and dtype != "uint8":
+        return "; convert it to uint8, values from 0 to 255"
+    if isinstance(picture, np.ndarray) and shape[:-2] in ((1,), (3,)):
+        return "; its channels come last: picture.transpose(1, 2, 0)"
+    if isinstance(picture, Tensor) and shape[2:] in ((1,), (3,)):
+        return "; its channels come first: picture.permute(2, 0, 1)"
+    return ""
 
 
 def make_batch(images: Sequence[Tensor], boxes: Sequence[Tensor | None], short_side: int) -> Batch:

@@ -5,6 +5,7 @@ torch is imported only to read a checkpoint, so that the error for a wrong setti
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from typing import Any
 from detector.configs.compose import load_config, override_config, read_config
 from detector.configs.errors import ConfigError
 from detector.configs.paths import plain_text
-from detector.configs.schema import AutoDatasetConfig, Config
+from detector.configs.schema import Config
 
 log = logging.getLogger("detector")
 
@@ -62,6 +63,29 @@ def find_start(words: Sequence[str], search: Sequence[str] = ()) -> Start:
         return Start(override_config(saved, overrides, search), None, saved, overrides)
     overrides = with_dataset(overrides)
     return Start(load_config(overrides, search), None, None, overrides)
+
+
+def find_planned_start(folder: str, words: Sequence[str]) -> Start | None:
+    """Return the start that resumes the planned run in `output_dir`; None if it has no checkpoint yet.
+
+    `folder` holds the photographs, and `words` are the settings of the command line, without `resume=auto`. Those that
+    the run began with change nothing. So the same command starts and resumes a run.
+
+    Raises ConfigError if `words` have no output_dir, or the run was trained on another folder.
+    """
+    run = value_of("output_dir", words)
+    if run is None:
+        raise ConfigError("resume=auto with data= needs output_dir=FOLDER, the folder of the run")
+    if not any(Path(run).glob("checkpoints/*.pt")):
+        log.warning("resume=auto: no checkpoint in %s, starting a new run", run)
+        return None
+    plan = Path(run) / "plan.json"
+    known = json.loads(plan.read_text()).get("words", []) if plan.is_file() else []
+    start = _start_from_newest([f"output_dir={run}", *(word for word in words if word not in known)], ())
+    trained = getattr(start.config.dataset, "root", None)
+    if trained is None or Path(trained).resolve() != Path(plain_text(folder)).resolve():
+        raise ConfigError(f"data={folder}: the run in {run} was trained on {trained}; give another output_dir")
+    return start
 
 
 def with_dataset(overrides: Sequence[str]) -> list[str]:
@@ -111,12 +135,18 @@ def _resume(folder: Path, content: dict[str, Any], overrides: list[str], search:
     """Return a start that resumes a run with its saved settings. If the overrides have an experiment, use only them."""
     rest = [word for word in overrides if not word.startswith("output_dir=")]
     has_experiment = any(word.startswith("experiment=") for word in rest)
-    config = load_config(rest, search) if has_experiment else override_config(content["config"], rest, search)
+    saved = with_own_split(content["config"], folder)
+    config = load_config(rest, search) if has_experiment else override_config(saved, rest, search)
     resumed = replace(config, output_dir=str(folder), resume=str(folder))
-    split = folder / "split.json"  # in the run's folder, which may have moved
-    if isinstance(config.dataset, AutoDatasetConfig) and split.is_file():
-        resumed = replace(resumed, dataset=replace(config.dataset, split_file=str(split)))
-    return Start(resumed, content, None if has_experiment else content["config"], rest)
+    return Start(resumed, content, None if has_experiment else saved, rest)
+
+
+def with_own_split(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the saved config of the run in `folder` with its split.json. The run may have moved since it was saved."""
+    split, dataset = folder / "split.json", config.get("dataset")
+    if not isinstance(dataset, dict) or dataset.get("split_file") is None or not split.is_file():
+        return config
+    return {**config, "dataset": {**dataset, "split_file": str(split)}}
 
 
 def _restarted() -> bool:

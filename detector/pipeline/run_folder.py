@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -31,6 +32,7 @@ from detector.pipeline.versions import versions
 log = logging.getLogger("detector")
 
 SPLIT = "split.json"  # training and test pictures of a run, if the run split them itself
+PLAN = "plan.json"  # the plan of a run, with the reasons of its settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,12 @@ class RunFolder:
 def open_run(output_dir: str | None, command: str) -> RunFolder:
     """Create and return a run's folder, by default named by date and time. Raises OSError if it is not writable."""
     folder = Path(from_main(output_dir or f"runs/{command}_{datetime.now():%Y%m%d_%H%M%S}"))
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        reason = "it is a file" if folder.is_file() else error.strerror
+        raise OSError(f"cannot write to the run's folder {folder} ({reason}); set another output_dir") from error
     return RunFolder(folder)
 
 

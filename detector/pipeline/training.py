@@ -15,6 +15,7 @@ import torch
 from detector.backbones.timm import pretrained_normalisation
 from detector.configs import schema
 from detector.configs.compose import load_config
+from detector.datasets.build import with_bit_depth
 from detector.engine.allocator import keep_freed_memory
 from detector.engine.checkpoint import remove_leftovers
 from detector.engine.compile import compile_parts
@@ -63,6 +64,7 @@ def run_training(
     if config.trainer.precision == "auto":
         log.info("trainer.precision=auto: %s on this %s", decided(device, "auto"), device.type.upper())
     data = open_data(config, resume)
+    config = replace(config, dataset=with_bit_depth(config.dataset, data.train_set))
     pace: PaceControl | None = None
     if plan_steps is not None and resume is None:
         config, pace = plan_steps(config, data, device)

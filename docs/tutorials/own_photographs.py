@@ -34,11 +34,7 @@ for name, value in run.metrics["voc07_11point"]["AP"].items():
     print(f"{name:<20}{value:.3f}")
 
 # %% [markdown]
-# This command writes a page with curves, errors and the worst pictures, `runs/mine/analysis.html`:
-#
-# ```bash
-# detector analyze detections=runs/mine output_dir=runs/mine
-# ```
+# The page `runs/mine/analysis.html` has the curves, the errors and the worst pictures.
 #
 # ## Detect
 #

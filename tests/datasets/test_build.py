@@ -10,8 +10,10 @@ import torch
 
 from detector.configs import schema
 from detector.configs.errors import ConfigError
-from detector.datasets.build import build_dataset, build_proposals, propose
+from detector.datasets.build import build_dataset, build_proposals, propose, with_bit_depth
+from detector.datasets.folder import FolderDataset
 from detector.datasets.proposal_files import from_boxes, save_proposals
+from detector.datasets.readable import Subset
 
 SYNTHETIC = schema.SyntheticDatasetConfig(train="3", test="2", height=48, width=64)
 COARSE = schema.GridProposalsConfig(scales=[0.4], aspects=[1.0], overlap=0.5)
@@ -30,6 +32,15 @@ def test_synthetic_splits_are_given_as_counts() -> None:
     assert [len(build_dataset(SYNTHETIC, role).annotations) for role in ("train", "test")] == [3, 2]
     with pytest.raises(ConfigError, match=r"dataset.test is 'many'"):
         build_dataset(schema.SyntheticDatasetConfig(test="many"), "test")
+
+
+def test_the_bit_depth_of_a_dataset_goes_into_its_settings() -> None:
+    config = schema.AutoDatasetConfig(root="photos")
+    deep, shallow = (FolderDataset(("a",), [], [], bit_depth) for bit_depth in (12, None))
+    assert with_bit_depth(config, deep).bit_depth == 12
+    assert with_bit_depth(config, Subset(deep, [], ("a",), [])).bit_depth == 12
+    assert with_bit_depth(config, shallow) == config
+    assert with_bit_depth(SYNTHETIC, build_dataset(SYNTHETIC, "train")) == SYNTHETIC
 
 
 def test_the_grid_of_a_dataset_equals_the_grid_of_its_picture() -> None:

@@ -31,15 +31,18 @@ from detector.tools.report.training_record import read_training
 log = logging.getLogger("detector")
 
 
-def run_analysis(config: schema.Config, run: RunFolder) -> None:
-    """Write analysis.html and analysis.json (and tensorboard/, if set) into `run`."""
+def run_analysis(config: schema.Config, run: RunFolder, *, quiet: bool = False) -> None:
+    """Write analysis.html and analysis.json (and tensorboard/, if set) into `run`.
+
+    With `quiet`, nothing is logged of the data set, for a run that has logged it.
+    """
     check_settings(config.evaluation)
     if config.detections is None:
         raise ConfigError("analyze needs detections=PATH: a run's folder, a dump, comp4 files or COCO results")
-    dataset = build_dataset(config.dataset, "test", need_images=False)
+    dataset = build_dataset(config.dataset, "test", need_images=False, quiet=quiet)
     truths = truth_table(dataset)
     analysis = analyze(read_detections(Path(config.detections), truths, config), truths, config.evaluation)
-    log.info("%s", analysis.split.table())
+    log.info("errors, and the average precision that each kind costs (dAP)\n%s", analysis.split.table())
     run.write_json("analysis.json", analysis.to_json())
     page = run.path / "analysis.html"
     record = read_training(Path(config.detections))

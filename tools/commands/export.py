@@ -44,7 +44,7 @@ def run_export(config: schema.Config) -> None:
             export_onnx(_graph(detector, config), output, metadata(detector, config, saved))
         case schema.ExportFormat.program:
             save_program(_graph(detector, config), output, standard=config.export.standard)
-    log.info("%s: %s, %.1f MB, %d classes", output, config.export.format.value, _megabytes(output), len(saved.classes))
+    log.info("%s: %s, %.1f MB, classes: %d", output, config.export.format.value, _megabytes(output), len(saved.classes))
 
 
 def portable_model(detector: Detector, config: schema.Config, saved: SavedModel) -> PortableModel:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from detector.pipeline.data import open_data
-from detector.pipeline.planned_training import log_duration
+from detector.pipeline.planned_training import log_duration, log_small_objects
 from detector.pipeline.planning.planner import fit_steps, plan_run
 from detector.pipeline.run_folder import logging_to
 from detector.pipeline.training import prepare_device
@@ -21,4 +21,5 @@ def print_plan(folder: str, words: Sequence[str]) -> None:
         data = open_data(config, None)
         config, plan = fit_steps(plan, config, words, data, device, time.monotonic() - started)
         print(f"plan for {folder} on {plan.machine}\n{plan.table()}")
+        log_small_objects(plan, config)
         log_duration(plan, config)

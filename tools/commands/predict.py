@@ -98,7 +98,7 @@ def predict_pictures(
     def read(item: tuple[str, Path]) -> tuple[str, Tensor | None]:
         name, path = item
         try:
-            return name, read_image(path, upright=True)
+            return name, read_image(path, upright=True, bit_depth=predictor.bit_depth)
         except ValueError as error:
             log.warning("skipped: %s", error)
             unreadable[str(path)] = str(error)

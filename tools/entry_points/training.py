@@ -41,8 +41,8 @@ def run_train(words: list[str]) -> int:
 
 def _is_planned(words: list[str]) -> bool:
     """Return True if the words ask for a plan: they name a folder of photographs, but no recipe and no saved run."""
-    keys = {word.partition("=")[0] for word in words}
-    return "data" in keys and not keys & {"experiment", "resume", "config"}
+    given = {key: value for key, _, value in (word.partition("=") for word in words)}
+    return "data" in given and not given.keys() & {"experiment", "config"} and given.get("resume", "auto") == "auto"
 
 
 def _with_data_settings(words: list[str]) -> list[str]:
@@ -60,7 +60,7 @@ def _train_planned(line: CommandLine) -> int:
     started = time.monotonic()
     if line.multirun:
         raise ConfigError("data= makes one plan, without --multirun; to sweep over it, give config=RUN/config.yaml")
-    rest, own = split_words(line.overrides, ("data",))
+    rest, own = split_words(line.overrides, ("data", "resume"))
     if not own["data"]:
         raise ConfigError("data= is empty; give a folder of annotated photographs")
     unread = [*line.options, *line.hydra, *([] if line.config_dir is None else ["--config-dir"])]
@@ -70,11 +70,17 @@ def _train_planned(line: CommandLine) -> int:
             f"{option}: data= makes a plan and does not read Hydra's options and settings; leave it out; "
             "`detector plan data=FOLDER` prints the settings"
         )
+    from detector.pipeline.resume import find_planned_start
+
+    start = find_planned_start(own["data"], rest) if own["resume"] else None
     from detector.engine.trainer import Outcome
     from detector.pipeline.planned_training import run_planned_training
-    from detector.tools.commands.train import finish_run
+    from detector.tools.commands.train import finish_run, resume_run
 
-    outcome, _ = run_planned_training(own["data"], rest, started=started, finish=finish_run)
+    if start is not None:
+        outcome, _ = resume_run(start)
+    else:
+        outcome, _ = run_planned_training(own["data"], rest, started=started, finish=finish_run)
     return INTERRUPTED if outcome is Outcome.interrupted else DONE
 
 

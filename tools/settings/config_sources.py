@@ -62,19 +62,24 @@ def _files(overrides: Sequence[str], saved: Path | None) -> list[tuple[str, Dict
     return [(str(saved), OmegaConf.create(kept)), *chosen]
 
 
-def _planned(saved: Path) -> dict[str, str]:
-    """Return the reason for each planned setting, from the plan.json beside a run's config.yaml."""
+def _planned(saved: Path) -> dict[str, Source]:
+    """Return the value and the reason of each planned setting, from the plan.json beside a run's config.yaml."""
     path = (saved if saved.is_dir() else saved.parent) / "plan.json"
     if not path.is_file():
         return {}
-    return {choice["key"]: choice["reason"] for choice in json.loads(path.read_text())["choices"]}
+    choices = json.loads(path.read_text())["choices"]
+    return {choice["key"]: Source(choice["value"], f"planned: {choice['reason']}") for choice in choices}
 
 
-def _with_reasons(key: str, sources: list[Source], saved: Path | None, planned: dict[str, str]) -> list[Source]:
-    """Return the sources. For a planned value, replace the saved file by the plan's reason."""
+def _with_reasons(key: str, sources: list[Source], saved: Path | None, planned: dict[str, Source]) -> list[Source]:
+    """Return the sources. For a planned value, replace the saved file by the plan's reason.
+
+    A setting that was changed when the run was resumed has another value than the plan.
+    """
     if key not in planned:
         return sources
-    return [Source(o.value, f"planned: {planned[key]}") if o.source == str(saved) else o for o in sources]
+    choice = planned[key]
+    return [choice if item.source == str(saved) and item.value == choice.value else item for item in sources]
 
 
 def _sources(

@@ -25,6 +25,6 @@ def print_error(error: BaseException) -> None:
     message = str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         file = f"{error.filename}: " if error.filename else ""
-        message = f"{file}{error.strerror}; the previous checkpoint is intact: free disk space, then give resume=FOLDER"
+        message = f"{file}{error.strerror}; free disk space, then continue from the last checkpoint with resume=FOLDER"
     process = f"process {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
     print(f"{process}error: {message}", file=sys.stderr)

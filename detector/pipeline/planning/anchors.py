@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import product
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from detector.proposals.anchors import base_anchors
 MIN_IOU = 0.6  # IoU of shapes at which an anchor fits an object
 ENOUGH = 0.95  # share of the objects that must have a fitting anchor
 MOST = {"scales": 6, "aspects": 4}
+PLACES = 4  # places of a centre in a cell, in each direction
 LEVEL_SCALES = ((4.0,), (5.66,), (8.0,), (4.0, 5.66), (5.66, 8.0))  # of each level of a pyramid
 
 
@@ -79,6 +81,27 @@ def shape_recall(widths: np.ndarray, heights: np.ndarray, anchors: np.ndarray) -
     shared = np.minimum(widths[:, None], anchor_widths) * np.minimum(heights[:, None], anchor_heights)
     union = (widths * heights)[:, None] + anchor_widths * anchor_heights - shared
     return float(((shared / union).max(axis=1) >= MIN_IOU).mean())
+
+
+def placed_recall(widths: np.ndarray, heights: np.ndarray, strides: Sequence[int], shapes: AnchorShapes) -> float:
+    """Return the mean share of boxes [G] with an anchor of IoU MIN_IOU or more, over places of their centres in a cell.
+
+    Anchors have the distance of the stride. A box smaller than the stride lies between them in most places.
+    """
+    shares = []
+    for x, y in product((np.arange(PLACES) + 0.5) / PLACES - 0.5, repeat=2):
+        fits = np.zeros(len(widths), dtype=bool)
+        for stride in strides:
+            anchors = _anchors([stride], shapes.scales, shapes.aspects)
+            sides = anchors[:, 2] - anchors[:, 0], anchors[:, 3] - anchors[:, 1]
+            shared = np.ones((len(widths), len(anchors)))
+            for length, side, offset in ((widths, sides[0], x * stride), (heights, sides[1], y * stride)):
+                apart = (length[:, None] + side) / 2 - abs(offset)
+                shared *= np.clip(np.minimum(apart, np.minimum(length[:, None], side)), 0, None)
+            union = (widths * heights)[:, None] + sides[0] * sides[1] - shared
+            fits |= (shared / union).max(axis=1) >= MIN_IOU
+        shares.append(fits.mean())
+    return float(np.mean(shares))
 
 
 def _centres(values: np.ndarray, count: int) -> np.ndarray:

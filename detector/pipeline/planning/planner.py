@@ -14,13 +14,16 @@ from typing import Any
 import torch
 
 from detector.backbones.recognise import recognise
-from detector.backbones.weights import read_classifier
+from detector.backbones.weights import read_classifier, require_source
 from detector.build import build_backbone, known_nodes
 from detector.configs import schema
 from detector.configs.compose import load_config, override_config
 from detector.configs.errors import ConfigError
 from detector.configs.groups import to_plain
-from detector.datasets.build import build_dataset
+from detector.configs.paths import plain_text
+from detector.datasets.build import build_dataset, open_folder
+from detector.datasets.sample import Dataset
+from detector.datasets.splits import Split
 from detector.pipeline.data import Data
 from detector.pipeline.planning.fingerprint import Fingerprint, take_fingerprint
 from detector.pipeline.planning.machine import Machine, inspect_machine
@@ -48,6 +51,8 @@ class Plan:
     choices: tuple[Choice, ...]  # the planned settings
     set_by_user: tuple[str, ...]  # keys of rules that the command line overrides
     parts_by_user: tuple[str, ...] = ()  # parts that the command line chooses, as "head=rfcn"
+    words: tuple[str, ...] = ()  # the settings of the command line
+    split: Split | None = None  # of a folder of photographs; None for a data set whose splits have names
     trial: Trial | None = None
     timetable: Timetable | None = None
 
@@ -87,6 +92,7 @@ class Plan:
             "machine": asdict(self.machine),
             "choices": [asdict(choice) for choice in self.choices],
             "set_by_user": list(self.set_by_user),
+            "words": list(self.words),
             "trial": None if self.trial is None else asdict(self.trial),
             "timetable": None if self.timetable is None else asdict(self.timetable),
         }
@@ -110,7 +116,7 @@ def plan_run(folder: str, words: Sequence[str]) -> tuple[schema.Config, Plan]:
     chosen += _backbone(given)
     base = [*source, *chosen, *words]
     config = load_config(base)
-    train_set = build_dataset(config.dataset, "train")
+    train_set, split = _training_set(config.dataset)
     data = take_fingerprint(train_set.annotations, train_set.classes)
     machine = inspect_machine(pick_device(config.trainer.device), config.trainer.threads)
     parts = Parts(
@@ -126,7 +132,7 @@ def plan_run(folder: str, words: Sequence[str]) -> tuple[schema.Config, Plan]:
     set_by_user = tuple(choice.key for choice in planned if _set_by(choice.key, given))
     config = load_config([*source, *chosen, *(choice.override for choice in kept), *words])
     parts_by_user = tuple(f"{group}={given[group]}" for group in (*GROUPS, "backbone", "neck") if group in given)
-    return config, Plan(data, machine, parts, kept, set_by_user, parts_by_user)
+    return config, Plan(data, machine, parts, kept, set_by_user, parts_by_user, tuple(words), split)
 
 
 def fit_steps(
@@ -167,6 +173,14 @@ def fit_steps(
     )
 
 
+def _training_set(config: schema.DatasetConfig) -> tuple[Dataset, Split | None]:
+    """Return the training split, and both splits of a folder. Nothing is logged, because training logs it again."""
+    if isinstance(config, schema.AutoDatasetConfig):
+        folder = open_folder(config, quiet=True)
+        return folder.train, folder.split
+    return build_dataset(config, "train"), None
+
+
 def _given(config: schema.Config, given: dict[str, str]) -> Given:
     """Return the values that the words `given` fix in `config`, or that its backbone fixes."""
     settings = config.input
@@ -191,12 +205,14 @@ def _fixed_stride(config: schema.Config, given: dict[str, str]) -> int | None:
 def _backbone(given: dict[str, str]) -> list[str]:
     """Return words for the backbone and its weights, if the command line does not set them."""
     weights = given.get("backbone.weights")
+    if weights not in (None, "null"):
+        require_source(plain_text(weights))
     if "backbone" in given:
         return [] if weights is not None else ["backbone.weights=imagenet"]
-    if weights is not None and weights != "null" and Path(weights).expanduser().is_file():
+    if weights is not None and weights != "null" and Path(plain_text(weights)).is_file():
         if "backbone.name" in given:
             return ["backbone=torchvision"]
-        name = recognise(read_classifier(Path(weights).expanduser()))
+        name = recognise(read_classifier(Path(plain_text(weights))))
         if name is None:
             raise ConfigError(
                 f"backbone.weights={weights}: expected the tensors of a torchvision classifier, got others; name the "

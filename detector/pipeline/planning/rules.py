@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from detector.configs.written import written
-from detector.pipeline.planning.anchors import MIN_IOU, fit_anchors, fit_pyramid_anchors
+from detector.pipeline.planning.anchors import MIN_IOU, fit_anchors, fit_pyramid_anchors, placed_recall
 from detector.pipeline.planning.fingerprint import Fingerprint
 from detector.pipeline.planning.machine import Machine
 
@@ -27,6 +27,7 @@ LARGE = 3.0  # million pixels per image: from here on, decoding gets its own pro
 MOSAICS = 0.5  # part of the training images
 MANY_EPOCHS = 12  # with 15 epochs or more mosaics win, with 7 they do not (docs/plan.md)
 VOTING_IOU = 0.75  # similar boxes; 0.65 to 0.8 are as good (docs/plan.md)
+SAMPLED = 20_000  # objects to which anchors are fitted, of a large data set; more would give the same anchors
 NEW_FACTOR = 4.0  # learning rate of the RPN and of NEW_HEADS / rate of the other layers
 NEW_HEADS = ("light_head", "rfcn", "deformable_rfcn")  # heads with convolutions, which start random
 
@@ -181,9 +182,15 @@ def trained_layers(parts: Parts) -> list[Choice]:
 def anchor_rules(data: Fingerprint, size: InputSize, levels: Sequence[int] = ()) -> list[Choice]:
     """Return anchors that fit the boxes at all training sizes. `levels` are the strides of a feature pyramid's maps."""
     grown = np.asarray(size.train_sides)[:, None]
-    widths, heights = (grown * data.widths).ravel(), (grown * data.heights).ravel()
+    count = len(data.widths)
+    sample = np.linspace(0, count - 1, min(count, SAMPLED)).astype(int)
+    widths, heights = (grown * data.widths[sample]).ravel(), (grown * data.heights[sample]).ravel()
     shapes = fit_pyramid_anchors(widths, heights, levels) if levels else fit_anchors(widths, heights, size.stride)
-    why = f"clustered; {shapes.recall:.0%} of the objects have an anchor with IoU {MIN_IOU} or more"
+    placed = placed_recall(widths, heights, levels or [size.stride], shapes)
+    why = (
+        f"clustered; {shapes.recall:.0%} of the objects fit an anchor (IoU {MIN_IOU} or more) that is centred on them, "
+        f"{placed:.0%} one at its place in the map"
+    )
     return [
         Choice("proposals.scales", list(shapes.scales), why),
         Choice("proposals.aspects", list(shapes.aspects), "height / width, clustered like the scales"),
@@ -224,7 +231,7 @@ def proposal_rules(data: Fingerprint, machine: Machine, parts: Parts, size: Inpu
         Choice("proposals.min_size", min(2.0, round(data.thinnest / 2, 2)), "a larger limit would lose small objects"),
         *before_nms,
         Choice("proposals.top_k_train", 2 * many, "enough background to sample from"),
-        Choice("proposals.top_k_test", many, f"at most {data.most_objects} objects are in one image"),
+        Choice("proposals.top_k_test", many, f"objects in one image: at most {data.most_objects}"),
     ]
 
 
@@ -273,7 +280,7 @@ def postprocess_rules(data: Fingerprint) -> list[Choice]:
         ),
         Choice("postprocess.box_voting", VOTING_IOU, "the mean of similar boxes of an object fits its edges better"),
         Choice("postprocess.score_threshold", 0.001, "average precision counts every rank; for pictures use 0.5"),
-        Choice("postprocess.max_per_image", most, f"at most {data.most_objects} objects are in one image"),
+        Choice("postprocess.max_per_image", most, f"objects in one image: at most {data.most_objects}"),
     ]
 
 

@@ -69,11 +69,12 @@ def time_rules(timetable: Timetable, epochs: float) -> list[Choice]:
     """Return the settings that depend on the number of steps. `epochs` is how often they show each image."""
     steps = timetable.steps
     horizon = max(10, steps // 8)
+    share = ", an eighth of all" if horizon == steps // 8 else ""
     every = -(-steps // timetable.evaluations) if timetable.evaluations > 1 else 0
     return [
         Choice("trainer.max_steps", steps, f"{epochs:.1f} epochs in about {timetable.total / 60:.1f} minutes"),
         Choice("schedule.warmup_steps", max(1, min(200, steps // 10)), "a tenth of the steps, at most 200"),
-        Choice("trainer.ema_decay", round(1 - 1 / horizon, 5), f"averages the last {horizon} steps, an eighth of all"),
+        Choice("trainer.ema_decay", round(1 - 1 / horizon, 5), f"averages the last {horizon} steps{share}"),
         Choice("trainer.eval_every", every, "evaluations during training may take 4 % of the time"),
         Choice("trainer.checkpoint_every", max(10, min(500, steps // 10)), "a crash loses at most a tenth of the run"),
         Choice("trainer.log_every", max(1, min(20, steps // 50)), "at least fifty points on the curves"),

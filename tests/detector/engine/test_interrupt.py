@@ -2,6 +2,7 @@
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -38,3 +39,15 @@ def test_handlers_are_restored_even_after_an_error() -> None:
         assert signal.getsignal(signal.SIGTERM) != before[signal.SIGTERM]
         raise RuntimeError
     assert {name: signal.getsignal(name) for name in before} == before
+
+
+def test_a_thread_changes_no_handler() -> None:
+    """Only the main thread may set one. A program with windows trains in another thread."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def enter() -> bool:
+        with Interrupt() as interrupt:
+            return interrupt.requested is None and signal.getsignal(signal.SIGTERM) is before
+
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(enter).result()

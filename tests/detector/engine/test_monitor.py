@@ -1,8 +1,10 @@
 """The values that a run shows, read back from TensorBoard's files."""
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -92,3 +94,24 @@ def test_the_progress_bar_starts_at_the_resumed_step(tmp_path: Path, capsys: pyt
     assert (monitor.bar.n, monitor.bar.total) == (3, 6)
     monitor.close()
     assert "3/6" in capsys.readouterr().err
+
+
+def test_a_bar_moves_often_in_a_notebook_and_seldom_in_a_log_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kernel, seconds in ((None, 30), (ModuleType("ipykernel"), 0.5)):
+        monkeypatch.setitem(sys.modules, "ipykernel", kernel)
+        monitor = Monitor(tmp_path, first_step=0, max_steps=6, log_every=1)
+        monitor.close()
+        assert monitor.bar.mininterval == seconds
+
+
+def test_a_new_number_of_steps_keeps_the_count_and_the_time(tmp_path: Path) -> None:
+    monitor = Monitor(tmp_path, first_step=2, max_steps=6, log_every=100)
+    monitor.step(3, losses(1.0), lr=0.1, num_images=1)
+    started = monitor.bar.start_t
+    monitor.set_total(9)
+    assert (monitor.bar.n, monitor.bar.total, monitor.bar.initial, monitor.bar.start_t) == (3, 9, 2, started)
+    monitor.step(4, losses(1.0), lr=0.1, num_images=1)
+    assert monitor.bar.n == 4
+    monitor.close()

@@ -225,6 +225,16 @@ def test_state_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         make_state().load(content, "runs/x")
 
 
+def test_another_optimizer_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, make_state())
+    adam, parts = make_state(), make_state()
+    adam.optimizer = torch.optim.AdamW(adam.detector.parameters())
+    parts.optimizer.add_param_group({"params": [torch.zeros(1, requires_grad=True)]})
+    for state, reason in ((adam, "it is of another kind"), (parts, "different number of parameter groups")):
+        with pytest.raises(ValueError, match=f"resume=runs/x: the run's optimizer does not fit .*{reason}"):
+            state.load(load_checkpoint(tmp_path), "runs/x")
+
+
 def test_the_log_holds_the_means_since_the_last_logging_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger="detector"):
         run(tmp_path, make_state())

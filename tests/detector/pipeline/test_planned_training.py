@@ -1,6 +1,7 @@
 """From a folder of pictures to a finished run with a plan, from Python and from the command line."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from detector.build import build_backbone
 from detector.configs import schema
 from detector.engine.checkpoint import load_checkpoint
 from detector.pipeline.data import Data
+from detector.pipeline.models import RUN_SETTINGS, read_model
+from detector.pipeline.planned_training import log_small_objects
 from detector.pipeline.planning.planner import plan_run
 from detector.pipeline.training import training_batches
 from detector.tools.cli import run as run_command
@@ -36,9 +39,24 @@ def test_training_and_resuming_from_python(folder: Path, tmp_path: Path) -> None
     assert run.finished
     assert run.metrics["step"] == 3
     assert run.model(folder / "JPEGImages" / "6.jpg").boxes.shape[1] == 4
+    assert_finished(run.path, steps=3)
     again = train(resume=run.path, settings={"trainer.max_steps": 4})
     assert again.finished
     assert again.metrics["step"] == 4
+    assert_finished(run.path, steps=4)
+
+
+def assert_finished(run: Path, *, steps: int) -> None:
+    """The run has the report and the portable model of a training of so many steps, with its settings."""
+    assert f"{steps} steps" in (run / "analysis.html").read_text()
+    model = read_model(run / "model.safetensors")
+    assert model.provenance["step"] == steps
+    trained = yaml.safe_load((run / "config.yaml").read_text())
+    saved, kept = (
+        {key: value for key, value in config.items() if key not in (*RUN_SETTINGS, "export", "compress")}
+        for config in (model.config, trained)
+    )
+    assert saved == kept
 
 
 def test_the_plan_is_saved_and_every_planned_value_is_a_setting(folder: Path, tmp_path: Path) -> None:
@@ -96,14 +114,49 @@ def test_a_plan_chooses_the_outputs_of_a_network_of_timm(folder: Path) -> None:
 def test_the_command_writes_a_report_and_a_portable_model(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "run"
+    out = tmp_path / "my run"
     assert run_command(["train", f"data={folder}", f"output_dir={out}", *words(SMALL)]) == 0
     assert "<html" in (out / "analysis.html").read_text()
     assert (out / "model.safetensors").stat().st_size > 1000
     assert list((out / "pictures").glob("*.jpg"))
     output = capfd.readouterr().err
     assert "about" in output
-    assert f"detector predict weights={out / 'model.safetensors'} images=FOLDER" in output
+    assert f"detector predict 'weights={out / 'model.safetensors'}' images=FOLDER" in output, "a shell needs the quotes"
+    assert output.count("train 5 images | test 3 images") == 1
+
+
+def test_one_command_starts_and_resumes_a_planned_run(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The words of the first start, such as the head, must not undo the plan. A changed word counts."""
+    chosen = {**SMALL, "head": "light_head", "trainer.max_steps": 1}
+    line = ["train", f"data={folder}", f"output_dir={tmp_path / 'run'}", "resume=auto"]
+    assert run_command([*line, *words(chosen)]) == 0
+    assert_finished(tmp_path / "run", steps=1)
+    capfd.readouterr()
+    assert run_command([*line, *words({**chosen, "trainer.max_steps": 2})]) == 0
+    assert "resuming from step 1" in capfd.readouterr().err
+    assert_finished(tmp_path / "run", steps=2)
+    again = train(folder, output_dir=tmp_path / "run", resume="auto", settings=chosen)
+    assert again.metrics["step"] == 2
+    assert run_command(["train", f"data={tmp_path}", *line[2:], *words(chosen)]) == 2
+    assert f"was trained on {folder}" in capfd.readouterr().err
+
+
+def test_a_stop_during_the_report_is_explained_and_can_be_finished(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("detector.tools.commands.train.run_export", stopped)
+        assert run_command(["train", f"data={folder}", f"output_dir={tmp_path}", *words(SMALL)]) == 1
+    assert f"complete, but not its report and its portable model; to write them: detector train resume={tmp_path}" in (
+        capfd.readouterr().err
+    )
+    assert run_command(["train", f"resume={tmp_path}"]) == 0
+    assert_finished(tmp_path, steps=3)
 
 
 @pytest.mark.slow  # takes 0.6 minutes
@@ -139,6 +192,7 @@ def test_the_plan_command_trains_nothing(
     [
         (["plan"], "plan needs data=FOLDER"),
         (["train", "data=photos", "resume=runs/one"], "a saved run has its own data"),
+        (["train", "data=photos", "resume=auto"], "resume=auto with data= needs output_dir=FOLDER"),
         (["train", "data=photos", "--multirun"], "data= makes one plan, without --multirun"),
         (["train", "data=photos", "trainer.max_step=3"], "did you mean trainer.max_steps?"),
     ],
@@ -155,6 +209,57 @@ def test_a_missing_folder_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[
     output = capfd.readouterr().err
     assert str(tmp_path / "none") in output
     assert "Traceback" not in output
+
+
+def test_objects_that_are_too_small_are_reported_with_a_size_that_helps(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The objects have 20 of 64 pixels, so 20 pixels need a size of 64, and 8 pixels one of 25.6."""
+    log = logging.getLogger("detector")
+    for size, expected in ((32, []), (16, ["input.test_short_side=32 gives them 8 pixels"])):
+        config, plan = plan_run(str(folder), [*PLANNED, f"input.test_short_side={size}"])
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger=log.name):
+            log_small_objects(plan, config)
+        assert len(caplog.messages) == len(expected)
+        assert all(text in message for text, message in zip(expected, caplog.messages, strict=True))
+
+
+def test_missing_weights_are_refused_before_the_pictures_are_read(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["train", f"data={folder}", "backbone.weights=none.pth"]) == 1
+    output = capfd.readouterr().err
+    assert output.startswith("error: backbone.weights=none.pth: no such file; give a path, a URL, imagenet, null")
+    assert output.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_steps_that_do_not_fit_into_the_minutes_are_reported(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = {**SMALL, "trainer.max_steps": 100000, "trainer.max_minutes": 0.01}
+    run = train(folder, output_dir=tmp_path, settings=settings)
+    assert run.metrics["step"] < 100000
+    assert "trainer.max_steps=100000 takes longer than trainer.max_minutes=0.01" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "expected"),
+    [
+        ({"folder": {"root": "photos"}}, TypeError, "expected the path of a folder of photographs, got dict"),
+        ({"folder": "photos.zip"}, ValueError, "photos.zip: is a file; expected a folder .*; unpack it"),
+        ({"folder": "photos.zip", "settings": ["head.kk=3"]}, ValueError, "did you mean head.k"),
+    ],
+)
+def test_wrong_arguments_are_named(
+    arguments: dict[str, Any], error: type[Exception], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos.zip").write_bytes(b"")
+    with pytest.raises(error, match=expected):
+        train(**{"settings": {"backbone.weights": None}, **arguments})
 
 
 @pytest.mark.parametrize("source", ["grid", "selective_search"])

@@ -74,7 +74,7 @@ def test_several_pictures_give_the_results_of_each(detect: Predictor, photo: Pat
     pixels = np.array(Image.open(photo))
     one = detect(pixels)
     assert detect([]) == []
-    for pictures in ([photo, pixels], (pixels, photo), np.stack([pixels] * 2)):
+    for pictures in ([photo, pixels], (pixels, photo), np.stack([pixels] * 2), iter([photo, pixels])):
         assert [same(item, one) for item in detect(pictures)] == [True, True]
     for item in detect([photo, pixels, photo], batch_size=2):  # convolutions of two images sum in another order
         assert item.names == one.names
@@ -88,11 +88,26 @@ def test_grey_transparent_and_16_bit_pictures_are_converted(detect: Predictor, t
     assert same(detect(grey), wanted)
     assert same(detect(grey[:, :, None]), wanted)
     assert same(detect(torch.from_numpy(grey)[None]), wanted)
-    Image.fromarray(grey.astype(np.uint16) << 8 | 77).save(tmp_path / "deep.png")
+    assert same(detect(torch.from_numpy(grey)), wanted)
+    deep = grey.astype(np.uint16) << 8 | 77
+    assert same(detect(deep), wanted)
+    assert same(detect(deep[:, :, None]), wanted)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
     assert same(detect(tmp_path / "deep.png"), wanted), "of 16 bits the upper 8 are used"
     rgba = np.dstack([grey, grey, grey, 255 - grey])
     Image.fromarray(rgba).save(tmp_path / "clear.png")
     assert same(detect(tmp_path / "clear.png"), wanted)
+
+
+def test_the_bit_depth_of_the_training_pictures_is_kept(model: Path, tmp_path: Path) -> None:
+    """A dark 16-bit picture stays dark: its own maximum does not decide."""
+    grey = np.random.default_rng(1).integers(0, 256, (40, 60), np.uint16)
+    Image.fromarray(grey * 4).save(tmp_path / "dark.png")
+    words = ("dataset=auto", "dataset.root=none", "postprocess.score_threshold=0")
+    trained_on_16_bits = load_detector(model, *words, "dataset.bit_depth=16", device="cpu")
+    wanted = load_detector(model, *words, device="cpu")((grey // 64).astype(np.uint8))
+    for picture in (tmp_path / "dark.png", Image.open(tmp_path / "dark.png"), grey * 4):
+        assert same(trained_on_16_bits(picture), wanted)
 
 
 def test_exif_rotates_files_and_pil_pictures(detect: Predictor, photo: Path, tmp_path: Path) -> None:
@@ -110,9 +125,10 @@ def test_exif_rotates_files_and_pil_pictures(detect: Predictor, photo: Path, tmp
     ("picture", "message"),
     [
         (np.zeros((4, 4, 3)), "ndarray of float64 and shape (4, 4, 3)"),
-        (np.zeros((3, 4, 5), np.uint8), "shape (3, 4, 5)"),
-        (torch.zeros(3, 4, 4), "Tensor of torch.float32"),
-        (torch.zeros(4, 4, 3, dtype=torch.uint8), "shape (4, 4, 3)"),
+        (np.zeros((3, 4, 5), np.uint8), "shape (3, 4, 5); its channels come last: picture.transpose(1, 2, 0)"),
+        (np.zeros((4, 5, 3), np.uint16), "uint16 and shape (4, 5, 3); convert it to uint8"),
+        (torch.zeros(3, 4, 4), "Tensor of torch.float32 and shape (3, 4, 4); for values in [0, 1] multiply by 255"),
+        (torch.zeros(4, 4, 3, dtype=torch.uint8), "shape (4, 4, 3); its channels come first: picture.permute(2, 0, 1)"),
         (3, "got int"),
         (None, "got NoneType"),
     ],
@@ -121,6 +137,19 @@ def test_values_that_are_not_pictures_are_refused(detect: Predictor, picture: ob
     with pytest.raises(ValueError, match="expected a path, a PIL picture, an array") as error:
         detect(picture)
     assert message in str(error.value)
+
+
+def test_paths_without_a_picture_and_empty_arrays_are_refused(detect: Predictor, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is a folder; give its pictures, for example Path\('.*'\).glob\('\*.jpg'\)"):
+        detect(tmp_path)
+    with pytest.raises(ValueError, match="none.jpg: no such picture"):
+        detect(tmp_path / "none.jpg")
+    with pytest.raises(ValueError, match=r"expected a picture with pixels, got ndarray of shape \(0, 5, 3\)"):
+        detect(np.zeros((0, 5, 3), np.uint8))
+
+
+def test_a_detector_shows_its_classes(detect: Predictor) -> None:
+    assert repr(detect) == "Predictor(classes=('cat', 'dog', 'cow'), device='cpu')"
 
 
 def test_given_proposals_are_used_and_counted(detect: Predictor, photo: Path) -> None:

@@ -1,6 +1,7 @@
 """The start of a `detector train` line: a new run, a saved config, a run, or the newest intact checkpoint."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,7 +9,7 @@ from detector.configs.compose import load_config
 from detector.configs.errors import ConfigError
 from detector.configs.groups import to_plain
 from detector.engine.checkpoint import save_checkpoint
-from detector.pipeline.resume import find_start
+from detector.pipeline.resume import find_start, with_own_split
 from detector.pipeline.run_folder import RunFolder
 
 DEMO = ["experiment=demo", "trainer.max_steps=77"]
@@ -111,3 +112,12 @@ def test_resume_and_config_together_are_refused(tmp_path: Path) -> None:
     RunFolder(tmp_path).write_config(load_config(DEMO))
     with pytest.raises(ConfigError, match="experiment=demo: a saved run already has settings"):
         find_start([f"config={tmp_path}", "experiment=demo"])
+
+
+def test_the_split_of_a_moved_run_is_found(tmp_path: Path) -> None:
+    saved: dict[str, Any] = {"dataset": {"split_file": "runs/before/split.json"}}
+    assert with_own_split(saved, tmp_path) == saved
+    (tmp_path / "split.json").write_text("{}")
+    assert with_own_split(saved, tmp_path) == {"dataset": {"split_file": str(tmp_path / "split.json")}}
+    for other in ({"dataset": {"split_file": None}}, {"dataset": {}}):
+        assert with_own_split(other, tmp_path) == other

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from detector.pipeline.planning.anchors import ENOUGH, fit_anchors, fit_pyramid_anchors, shape_recall
+from detector.pipeline.planning.anchors import (
+    ENOUGH,
+    AnchorShapes,
+    fit_anchors,
+    fit_pyramid_anchors,
+    placed_recall,
+    shape_recall,
+)
 from detector.proposals.anchors import base_anchors
 
 
@@ -31,6 +38,21 @@ def test_recall_counts_boxes_with_a_near_shape() -> None:
     """IoU of 10x10 and 10x5 is 0.5, of 10x10 and 10x8 is 0.8."""
     recall = shape_recall(np.array([10.0, 10.0]), np.array([5.0, 8.0]), np.array([[0.0, 0.0, 10.0, 10.0]]))
     assert recall == 0.5
+
+
+@pytest.mark.parametrize(
+    ("side", "scale", "share"),
+    [
+        (160.0, 10.0, 1.0),  # the worst place is half a cell away in both directions: IoU 0.8
+        (4.0, 0.25, 0.0),  # places are 2 or 6 pixels away: IoU at most 4 / 28
+        # 2 or 6 pixels away in each direction. IoU 196 / (512 - 196) = 0.62, 140 / (512 - 140) = 0.38
+        (16.0, 1.0, 0.25),
+    ],
+)
+def test_anchors_at_their_places_fit_fewer_boxes(side: float, scale: float, share: float) -> None:
+    sides, shapes = np.full(3, side), AnchorShapes((scale,), (1.0,), 1.0)
+    assert placed_recall(sides, sides, [16], shapes) == share
+    assert placed_recall(sides, sides, [16, 64], shapes) == share, "another level does no harm"
 
 
 def test_boxes_of_any_shape_get_the_largest_grid() -> None:

@@ -1,12 +1,16 @@
 """Each rule of the plan, on a small data set that triggers it."""
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from detector.configs.compose import load_config
 from detector.datasets.sample import Annotation
+from detector.pipeline.planning import rules
+from detector.pipeline.planning.anchors import AnchorShapes, fit_anchors
 from detector.pipeline.planning.fingerprint import Fingerprint, take_fingerprint
 from detector.pipeline.planning.machine import Machine
 from detector.pipeline.planning.rules import Given, Parts, mosaic_rules, plan_settings
@@ -52,6 +56,20 @@ def plan(data: Fingerprint, machine: Machine = CPU, given: Given = NOTHING, **pa
 
 def squares(side: float, *, count: int = 1) -> list[tuple[float, float, float, float]]:
     return [(20.0 * k, 10.0, 20.0 * k + side, 10.0 + side) for k in range(count)]
+
+
+def test_anchors_of_a_large_data_set_are_fitted_to_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, fitted = np.random.default_rng(0), []
+
+    def spy(widths: np.ndarray, heights: np.ndarray, stride: int) -> AnchorShapes:
+        fitted.append(len(widths))
+        return fit_anchors(widths, heights, stride)
+
+    monkeypatch.setattr(rules, "fit_anchors", spy)
+    sides = rng.choice([0.2, 0.4], 100_000)
+    scales = plan(replace(data_of(squares(300)), widths=sides, heights=sides))["proposals.scales"]
+    assert fitted == [5 * rules.SAMPLED], "five training sizes"
+    assert len(scales) == 2
 
 
 def test_large_objects_need_small_images_and_a_coarse_map() -> None:
