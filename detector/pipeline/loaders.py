@@ -8,8 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch.utils.data import DataLoader, Sampler, get_worker_info
 
+from detector.configs import schema
 from detector.datasets.augment import EvaluationView, TrainingView
-from detector.datasets.sample import Sample
+from detector.datasets.sample import Annotation, Sample
 from detector.engine.seed import derive
 from detector.pipeline.loader_workers import LoaderWorkers
 from detector.pipeline.loading_errors import loading_errors
@@ -82,6 +83,28 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
         """Split the indices into full batches. Drop the rest."""
         size = self.batch_size
         return [indices[start : start + size] for start in range(0, len(indices) - size + 1, size)]
+
+
+def training_order(
+    settings: schema.TrainerConfig,
+    annotations: Sequence[Annotation],
+    *,
+    first_step: int,
+    last_step: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> TrainingOrder:
+    """Return the order in which a training of these settings sees the images of `annotations`."""
+    return TrainingOrder(
+        len(annotations),
+        settings.images_per_step,
+        seed=settings.seed,
+        first_step=first_step,
+        last_step=last_step,
+        rank=rank,
+        world_size=world_size,
+        is_tall=[item.height > item.width for item in annotations] if settings.group_by_aspect else None,
+    )
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -29,7 +29,7 @@ from detector.engine.trainer import LoopSettings, Outcome, PaceControl, Training
 from detector.engine.watch import warn_of_learning_rate
 from detector.engine.watchdog import watchdog
 from detector.pipeline.data import Data, open_data, training_view
-from detector.pipeline.loaders import TrainingOrder, training_loader
+from detector.pipeline.loaders import training_loader, training_order
 from detector.pipeline.periodic_evaluation import PeriodicEvaluation
 from detector.pipeline.run_folder import RunFolder, kernels, pick_device
 from detector.pipeline.state import initialise, new_state
@@ -157,15 +157,13 @@ def training_batches(
     The batches end at `trainer.max_steps`, unless `endless` is True.
     """
     settings, annotations = config.trainer, data.train_set.annotations
-    order = TrainingOrder(
-        len(annotations),
-        settings.images_per_step,
-        seed=settings.seed,
+    order = training_order(
+        settings,
+        annotations,
         first_step=first_step,
         last_step=sys.maxsize if endless else settings.max_steps,
         rank=rank(),
         world_size=world_size(),
-        is_tall=[item.height > item.width for item in annotations] if settings.group_by_aspect else None,
     )
     return training_loader(
         data.train_view, order, workers=settings.workers, pin_memory=device.type == "cuda", prefetch=settings.prefetch

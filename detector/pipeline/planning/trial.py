@@ -18,7 +18,7 @@ from detector.configs import schema
 from detector.engine.evaluate import detect_all
 from detector.engine.gradients import accumulate_gradients
 from detector.pipeline.data import Data
-from detector.pipeline.loaders import collate
+from detector.pipeline.loaders import collate, training_order
 from detector.pipeline.state import initialise, new_state
 from detector.preprocess import resized_size
 from detector.structures import Batch
@@ -40,7 +40,8 @@ class Trial:
 def measure(config: schema.Config, data: Data, device: torch.device, *, most_seconds: float) -> Trial:
     """Train a detector of the config for a few steps and discard it. Return the times.
 
-    The steps end early after `most_seconds`, but at least one step is measured.
+    The images come in the order of the training, because the first ones of a list are often alike. The steps end early
+    after `most_seconds`, but at least one step is measured.
     """
     started = time.monotonic()
     state = new_state(config, data, device)
@@ -56,12 +57,12 @@ def measure(config: schema.Config, data: Data, device: torch.device, *, most_sec
         precision=settings.precision,
     )
     state.detector.train()
-    size, count = settings.images_per_step, len(data.train_view)
+    order = training_order(settings, data.train_set.annotations, first_step=0, last_step=WARM_UP + STEPS)
     seconds: list[float] = []
     sizes: list[float] = []
-    for number in range(WARM_UP + STEPS):
+    for number, places in enumerate(order):
         begun = time.perf_counter()
-        batch = collate([data.train_view[0, (number * size + place) % count] for place in range(size)]).to(device)
+        batch = collate([data.train_view[place] for place in places]).to(device)
         state.optimizer.zero_grad(set_to_none=True)
         step(batch)
         state.scaler.step(state.optimizer)
