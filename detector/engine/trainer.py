@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -17,10 +19,10 @@ import torch
 from torch import nn
 
 from detector.engine.checkpoint import load_checkpoint, load_weights, prune_checkpoints, save_checkpoint
-from detector.engine.distributed import any_of, from_main, is_main, rank
+from detector.engine.distributed import any_of, from_main, is_main, rank, world_size
 from detector.engine.ema import Average, evaluated_weights
 from detector.engine.gradients import accumulate_gradients, over_processes
-from detector.engine.interrupt import Interrupt
+from detector.engine.interrupt import Interrupt, Stopped
 from detector.engine.memory import explaining_out_of_memory
 from detector.engine.monitor import Monitor
 from detector.engine.nonfinite import FiniteLoss
@@ -192,9 +194,10 @@ def train(
     deadline = time.monotonic() + 60 * settings.max_minutes if settings.max_minutes else math.inf
     max_steps = settings.max_steps
     state.detector.train()
-    if _finish_step(state, settings, evaluate, checkpoints):
-        return Outcome.done
     with Interrupt() as interrupt:
+        outcome = _finish_step(state, settings, evaluate, checkpoints, interrupt)
+        if outcome is not None:
+            return outcome
         for batch in monitor.waiting(batches):
             heartbeat()
             batch = batch.to(device, non_blocking=True)
@@ -221,33 +224,36 @@ def train(
 
             signalled, late = any_of(interrupt.requested is not None, time.monotonic() >= deadline)
             finished = state.step >= max_steps or late
-            if finished or _due(state.step, settings.eval_every):
-                _evaluate(state, evaluate, checkpoints)
+            to_evaluate = finished or _due(state.step, settings.eval_every)
+            if to_evaluate and not signalled:
+                signalled = _evaluate(state, evaluate, checkpoints, interrupt)
                 finished |= _exhausted(state, settings)
                 monitor.resume_clock()
             elif signalled or _due(state.step, settings.checkpoint_every):
                 state.save(checkpoints / "last.pt")
             _keep(state, settings, checkpoints)
             if signalled:
-                name = interrupt.requested or "a signal to another process"
-                log.info("%s: saved step %d to %s", name, state.step, checkpoints / "last.pt")
-                return Outcome.interrupted
+                return _interrupted(state, checkpoints, interrupt, in_evaluation=to_evaluate)
             if finished:
                 break
     return Outcome.done
 
 
-def _finish_step(state: TrainingState, settings: LoopSettings, evaluate: Evaluate, checkpoints: Path) -> bool:
+def _finish_step(
+    state: TrainingState, settings: LoopSettings, evaluate: Evaluate, checkpoints: Path, interrupt: Interrupt
+) -> Outcome | None:
     """Complete the last step of a resumed run: a kill may have stopped its evaluation or its numbered checkpoint.
 
-    Returns whether training is finished.
+    Returns the outcome if training ends with it.
     """
-    finished = state.step >= settings.max_steps or _exhausted(state, settings)
+    finished, signalled = state.step >= settings.max_steps or _exhausted(state, settings), False
     if finished or (_due(state.step, settings.eval_every) and state.evaluated_step < state.step):
-        _evaluate(state, evaluate, checkpoints)
+        signalled = _evaluate(state, evaluate, checkpoints, interrupt)
         finished = finished or _exhausted(state, settings)
     _keep(state, settings, checkpoints)
-    return finished
+    if signalled:
+        return _interrupted(state, checkpoints, interrupt, in_evaluation=True)
+    return Outcome.done if finished else None
 
 
 def _keep(state: TrainingState, settings: LoopSettings, checkpoints: Path) -> None:
@@ -258,10 +264,26 @@ def _keep(state: TrainingState, settings: LoopSettings, checkpoints: Path) -> No
             prune_checkpoints(checkpoints, settings.keep_newest)
 
 
-def _evaluate(state: TrainingState, evaluate: Evaluate, checkpoints: Path) -> None:
-    """Evaluates. Saves `last` before, so that a failed evaluation loses no steps, and again with the figure."""
+def _interrupted(state: TrainingState, checkpoints: Path, interrupt: Interrupt, *, in_evaluation: bool) -> Outcome:
+    """Log what is saved and how to go on after a signal."""
+    name = interrupt.requested or "a signal to another process"
+    last, again = checkpoints / "last.pt", shlex.join(["detector", "train", f"resume={checkpoints.parent}"])
+    how = f"; for its scores, and the report of a planned run: {again}" if in_evaluation else ""
+    log.info("%s: saved step %d to %s%s", name, state.step, last, how)
+    return Outcome.interrupted
+
+
+def _evaluate(state: TrainingState, evaluate: Evaluate, checkpoints: Path, interrupt: Interrupt) -> bool:
+    """Evaluate. Save `last` before, so that a failed evaluation loses no steps, and again with the figure.
+
+    Returns True after a signal. It stops the evaluation, unless there are several processes: the others wait for it.
+    """
     state.save(checkpoints / "last.pt")
-    figure = from_main(evaluate(state.step))
+    try:
+        with interrupt.at_once() if world_size() == 1 else nullcontext():
+            figure = from_main(evaluate(state.step))
+    except Stopped:
+        return True
     again, state.evaluated_step = state.evaluated_step == state.step, state.step
     if figure <= state.best:
         state.stale += not again
@@ -270,6 +292,7 @@ def _evaluate(state: TrainingState, evaluate: Evaluate, checkpoints: Path) -> No
         state.best = figure
         state.save(checkpoints / "best.pt")
     state.save(checkpoints / "last.pt")
+    return any_of(interrupt.requested is not None)[0]
 
 
 def _exhausted(state: TrainingState, settings: LoopSettings) -> bool:

@@ -147,6 +147,11 @@ def signalled(*names: str) -> Callable[[Run], None]:
     return strike
 
 
+def interrupted_while_it_waits(run: Run) -> None:
+    run.until(run.waits)
+    os.killpg(run.process.pid, signal.SIGINT)
+
+
 def interrupted_twice(run: Run) -> None:
     run.until(run.waits)
     for _ in range(2):
@@ -219,7 +224,10 @@ ENDINGS = {
     "Ctrl-C": Ending(3, "SIGINT" + SAVED, words=ENDLESS, strike=signalled("SIGINT")),
     "SIGTERM": Ending(3, "SIGTERM" + SAVED, words=ENDLESS, strike=signalled("SIGTERM")),
     "Ctrl-C twice in training": Ending(1, "stopped", strike=interrupted_twice, program=WAITS_IN_TRAINING),
-    "Ctrl-C twice in evaluation": Ending(1, "stopped", strike=interrupted_twice, program=WAITS_IN_EVALUATION),
+    "Ctrl-C in evaluation": Ending(
+        3, "SIGINT: saved step 2 to .*last.pt; for its scores, .*: detector train resume=.*",
+        strike=interrupted_while_it_waits, program=WAITS_IN_EVALUATION,
+    ),
     "SIGKILL in training": Ending(-9, "", words=ENDLESS, strike=killed),
     "SIGKILL while training waits": Ending(-9, "", strike=killed_while_it_waits, program=WAITS_IN_TRAINING),
     "SIGKILL in evaluation": Ending(-9, "", strike=killed_while_it_waits, program=WAITS_IN_EVALUATION),
@@ -231,6 +239,7 @@ ENDINGS = {
 QUICK = {
     ("training picture damaged", 1),
     ("test picture damaged", 2),
+    ("Ctrl-C in evaluation", 1),
     ("SIGKILL in evaluation", 1),
 }
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from detector.engine.interrupt import Interrupt
+from detector.engine.interrupt import Interrupt, Stopped
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
@@ -31,6 +31,24 @@ def test_a_second_sigterm_is_only_recorded() -> None:
         os.kill(os.getpid(), signal.SIGUSR1)
         os.kill(os.getpid(), signal.SIGTERM)
         assert interrupt.requested == "SIGTERM"
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+def test_a_block_can_be_stopped_at_once(name: str) -> None:
+    """Further signals of a scheduler do not disturb the end of the block."""
+    with Interrupt() as interrupt:
+        with pytest.raises(Stopped), interrupt.at_once():  # noqa: PT012
+            try:
+                os.kill(os.getpid(), getattr(signal, name))
+            finally:
+                os.kill(os.getpid(), signal.SIGUSR1)
+        assert interrupt.requested == "SIGUSR1"
+        os.kill(os.getpid(), signal.SIGTERM)
+    with Interrupt() as interrupt:
+        with interrupt.at_once():
+            pass
+        os.kill(os.getpid(), getattr(signal, name))
+        assert interrupt.requested == name
 
 
 def test_handlers_are_restored_even_after_an_error() -> None:

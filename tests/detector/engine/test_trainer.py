@@ -179,6 +179,52 @@ def test_a_signal_saves_at_the_next_step(tmp_path: Path, name: str) -> None:
     assert saved(tmp_path) == {"last.pt"}
 
 
+@pytest.mark.parametrize(("name", "at", "eval_every"), [("SIGINT", 6, 0), ("SIGTERM", 6, 2), ("SIGINT", 4, 2)])
+def test_a_signal_stops_an_evaluation_at_once_and_resuming_repeats_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, at: int, eval_every: int
+) -> None:
+    completed = []
+
+    def stopped(step: int) -> float:
+        if step == at:
+            os.kill(os.getpid(), getattr(signal, name))
+        completed.append(step)
+        return 0.5
+
+    with caplog.at_level(logging.INFO, logger="detector"):
+        assert run(tmp_path, make_state(), stopped, eval_every=eval_every) is Outcome.interrupted
+    before = [step for step in (2, 4) if eval_every and step < at]
+    assert completed == before
+    assert caplog.messages[-1] == (
+        f"{name}: saved step {at} to {tmp_path / 'checkpoints' / 'last.pt'}; for its scores, and the report of a "
+        f"planned run: detector train resume={tmp_path}"
+    )
+    state = make_state()
+    state.load(load_checkpoint(tmp_path), "here")
+    assert run(tmp_path, state, lambda step: completed.append(step) or 0.5, eval_every=eval_every) is Outcome.done  # type: ignore[func-returns-value]
+    assert completed == ([2, 4, 6] if eval_every else [6])
+
+
+def test_a_signal_in_the_repeated_evaluation_ends_it_too(tmp_path: Path) -> None:
+    state = make_state()
+    state.step = 6
+    assert run(tmp_path, state, lambda step: os.kill(os.getpid(), signal.SIGINT) or 0.5) is Outcome.interrupted  # type: ignore[func-returns-value]
+    assert saved(tmp_path) == {"last.pt"}
+
+
+def test_a_signal_in_the_last_step_leaves_the_evaluation_to_the_resumed_run(tmp_path: Path) -> None:
+    def with_signal(source: Iterator[Batch]) -> Iterator[Batch]:
+        for index, batch in enumerate(source):
+            if index == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield batch
+
+    evaluated: list[int] = []
+    outcome = run(tmp_path, make_state(), lambda step: evaluated.append(step) or 0.5, with_signal(batches()))  # type: ignore[func-returns-value]
+    assert (outcome, evaluated) == (Outcome.interrupted, [])
+    assert load_checkpoint(tmp_path)["step"] == 6
+
+
 def test_a_resumed_run_equals_a_whole_run_bit_for_bit(tmp_path: Path) -> None:
     whole, first, second = make_state(), make_state(), make_state()
     run(tmp_path / "whole", whole)

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +157,22 @@ def test_a_stop_during_the_report_is_explained_and_can_be_finished(
     assert f"complete, but not its report and its portable model; to write them: detector train resume={tmp_path}" in (
         capfd.readouterr().err
     )
+    assert run_command(["train", f"resume={tmp_path}"]) == 0
+    assert_finished(tmp_path, steps=3)
+
+
+def test_a_stop_during_the_last_evaluation_can_be_finished(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("detector.pipeline.periodic_evaluation.show_learned_proposals", stopped)
+        assert run_command(["train", f"data={folder}", f"output_dir={tmp_path}", *words(SMALL)]) == 3
+    assert f"the report of a planned run: detector train resume={tmp_path}" in capfd.readouterr().err
+    assert not (tmp_path / "metrics.json").exists()
+    assert not (tmp_path / "analysis.html").exists()
     assert run_command(["train", f"resume={tmp_path}"]) == 0
     assert_finished(tmp_path, steps=3)
 
