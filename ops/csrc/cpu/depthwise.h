@@ -20,11 +20,16 @@ struct DepthwisePlan {
   bool transposed = false;  // whether `x` is the gradient of a convolution's output, and `output` that of its maps
 
   // The row or column of x that tap `tap` of output `out` reads; it may be outside x. A negative number is for none.
+  // Stride is that of the plan; 0: any.
+  template <int Stride = 0>
   int64_t met(int64_t out, int64_t tap) const {
-    if (!transposed) return out * stride - padding + tap * dilation;
+    const int64_t apart = Stride > 0 ? Stride : stride;
+    if (!transposed) return out * apart - padding + tap * dilation;
     const int64_t strided = out + padding - tap * dilation;
-    if (stride == 1) return strided;
-    return strided < 0 || strided % stride != 0 ? -1 : strided / stride;
+    if (apart == 1) return strided;
+    if (strided < 0) return -1;
+    const uint64_t place = static_cast<uint64_t>(strided);  // a known stride is then a shift
+    return place % apart != 0 ? -1 : static_cast<int64_t>(place / apart);
   }
 };
 

@@ -61,35 +61,32 @@ FAST_RFCN_INLINE void convolve_vectors(const TapAt<S, T>* taps, int count, const
   for (int n = 0; n < N; ++n) put<T>(sum[n], output + channel + n * lanes);
 }
 
+// The rows of x and of the kernel that an output row reads.
 template <typename S, typename T>
-static void convolve_row(const DepthwisePlan& plan, int64_t task) {
-  const int64_t image = task / plan.out_height, row = task % plan.out_height, channels = plan.channels;
-  const S* x = static_cast<const S*>(plan.x) + image * plan.height * plan.width * channels;
-  const T* kernel = static_cast<const T*>(plan.kernel);
+struct Rows {
+  TapAt<S, T> at[kLargestKernel];
+  int count = 0;
+};
+
+// Computes outputs of a row for all channels from `from` on. Each sum runs over the columns of x from left to right, and
+// in each column over the rows from top to bottom. A known Stride needs no division.
+template <typename S, typename T, int Stride>
+static void convolve_outputs(const DepthwisePlan& plan, const Rows<S, T>& rows, int64_t from, S* output) {
+  constexpr int lanes = kLanes<T>, many = 6, few = 2;  // vectors; each sum waits for its last addition
+  const int64_t channels = plan.channels;
   const T* bias = static_cast<const T*>(plan.bias);
-  S* output = static_cast<S*>(plan.output) + task * plan.out_width * channels;
-  TapAt<S, T> rows[kLargestKernel];
-  int num_rows = 0;
-  for (int64_t i = 0; i < plan.k; ++i) {
-    const int64_t y = plan.met(row, i);
-    if (y < 0 || y >= plan.height) continue;
-    rows[num_rows++] = {x + y * plan.width * channels, kernel + i * plan.k * channels};
-  }
   for (int64_t column = 0; column < plan.out_width; ++column, output += channels) {
-    int64_t cells[kLargestKernel], weights[kLargestKernel];  // offsets in a row of x and of the kernel
-    int num_columns = 0;
-    for (int64_t j = 0; j < plan.k; ++j) {
-      const int64_t at = plan.met(column, j);
-      if (at < 0 || at >= plan.width) continue;
-      cells[num_columns] = at * channels, weights[num_columns++] = j * channels;
-    }
     TapAt<S, T> taps[kLargestKernel * kLargestKernel];
     int count = 0;
-    for (int i = 0; i < num_rows; ++i) {
-      for (int j = 0; j < num_columns; ++j) taps[count++] = {rows[i].x + cells[j], rows[i].weight + weights[j]};
+    for (int64_t step = 0; step < plan.k; ++step) {
+      const int64_t j = plan.transposed ? plan.k - 1 - step : step;  // from left to right
+      const int64_t at = plan.met<Stride>(column, j);
+      if (at < 0 || at >= plan.width) continue;
+      for (int i = 0; i < rows.count; ++i) {
+        taps[count++] = {rows.at[i].x + at * channels, rows.at[i].weight + j * channels};
+      }
     }
-    constexpr int lanes = kLanes<T>, many = 6, few = 2;  // vectors; each sum waits for its last addition
-    int64_t channel = 0;
+    int64_t channel = from;
     for (; channel + many * lanes <= channels; channel += many * lanes) {
       convolve_vectors<S, T, many>(taps, count, bias, channel, output);
     }
@@ -109,6 +106,82 @@ static void convolve_row(const DepthwisePlan& plan, int64_t task) {
       }
     }
   }
+}
+
+// A row of outputs of a 3x3 kernel with stride 1 for N vectors of channels: each cell of x is read once for three
+// outputs, which are `dilation` columns apart. The order of the sums is that of convolve_outputs.
+template <typename S, typename T, int R, int N>
+static void slide(const DepthwisePlan& plan, const Rows<S, T>& rows, int64_t channel, S* output) {
+  constexpr int lanes = kLanes<T>;
+  const int64_t channels = plan.channels, rate = plan.dilation;
+  const int64_t left = plan.transposed ? plan.padding - 2 * rate : -plan.padding;  // first column that output 0 reads
+  Vector<T> weight[3][R][N], start[N];
+  for (int n = 0; n < N; ++n) start[n] = loaded<T>(static_cast<const T*>(plan.bias) + channel + n * lanes);
+  for (int step = 0; step < 3; ++step) {
+    for (int i = 0; i < R; ++i) {
+      const T* from = rows.at[i].weight + (plan.transposed ? 2 - step : step) * channels + channel;
+      for (int n = 0; n < N; ++n) weight[step][i][n] = loaded<T>(from + n * lanes);
+    }
+  }
+  for (int64_t first = 0; first < smaller(rate, plan.out_width); ++first) {
+    Vector<T> before[N], last[N];  // sums of the outputs that have two and one more columns to read
+    for (int n = 0; n < N; ++n) before[n] = start[n], last[n] = start[n];
+    for (int64_t column = first - 2 * rate; column < plan.out_width; column += rate) {
+      const int64_t at = column + 2 * rate + left;  // the last column of x that output `column` reads
+      Vector<T> next[N];
+      for (int n = 0; n < N; ++n) next[n] = start[n];
+      if (at >= 0 && at < plan.width) {
+        for (int i = 0; i < R; ++i) {
+          const S* x = rows.at[i].x + at * channels + channel;
+          for (int n = 0; n < N; ++n) {
+            const Vector<T> value = loaded<T>(x + n * lanes);
+            next[n] += weight[0][i][n] * value;
+            last[n] += weight[1][i][n] * value;
+            before[n] += weight[2][i][n] * value;
+          }
+        }
+      }
+      if (column >= 0) {
+        for (int n = 0; n < N; ++n) put<T>(before[n], output + column * channels + channel + n * lanes);
+      }
+      for (int n = 0; n < N; ++n) before[n] = last[n], last[n] = next[n];
+    }
+  }
+}
+
+// Computes as many channels as fill vectors. Returns their number.
+template <typename S, typename T, int R>
+static int64_t slide_row(const DepthwisePlan& plan, const Rows<S, T>& rows, S* output) {
+  constexpr int lanes = kLanes<T>, two = kVectorBytes == 64 ? 2 : 1;  // as many as the registers hold
+  int64_t channel = 0;
+  for (; channel + two * lanes <= plan.channels; channel += two * lanes) {
+    slide<S, T, R, two>(plan, rows, channel, output);
+  }
+  for (; channel + lanes <= plan.channels; channel += lanes) slide<S, T, R, 1>(plan, rows, channel, output);
+  return channel;
+}
+
+template <typename S, typename T>
+static void convolve_row(const DepthwisePlan& plan, int64_t task) {
+  const int64_t image = task / plan.out_height, row = task % plan.out_height, channels = plan.channels;
+  const S* x = static_cast<const S*>(plan.x) + image * plan.height * plan.width * channels;
+  const T* kernel = static_cast<const T*>(plan.kernel);
+  S* output = static_cast<S*>(plan.output) + task * plan.out_width * channels;
+  Rows<S, T> rows;
+  for (int64_t i = 0; i < plan.k; ++i) {
+    const int64_t y = plan.met(row, i);
+    if (y < 0 || y >= plan.height) continue;
+    rows.at[rows.count++] = {x + y * plan.width * channels, kernel + i * plan.k * channels};
+  }
+  if (plan.stride > 1) {
+    return plan.stride == 2 ? convolve_outputs<S, T, 2>(plan, rows, 0, output)
+                            : convolve_outputs<S, T, 0>(plan, rows, 0, output);
+  }
+  int64_t done = 0;
+  if (plan.k == 3 && rows.count == 1) done = slide_row<S, T, 1>(plan, rows, output);
+  if (plan.k == 3 && rows.count == 2) done = slide_row<S, T, 2>(plan, rows, output);
+  if (plan.k == 3 && rows.count == 3) done = slide_row<S, T, 3>(plan, rows, output);
+  if (done < channels) convolve_outputs<S, T, 1>(plan, rows, done, output);
 }
 
 // Outputs of a row whose tap j reads inside x.
@@ -181,6 +254,78 @@ static void weigh_vectors(const DepthwisePlan& plan, int64_t channel) {
   }
 }
 
+// Adds the sums of one row of outputs with stride 1, for N vectors of channels and R rows of x, to `total` [R][3]. Each
+// cell of x is read once for the three outputs that read it, which are `dilation` columns apart.
+template <typename S, typename T, int R, int N>
+static void weigh_row(const DepthwisePlan& plan, const S* grad, const S* const* xs, Vector<T> (*total)[3][N]) {
+  constexpr int lanes = kLanes<T>;
+  const int64_t channels = plan.channels, rate = plan.dilation;
+  Vector<T> sum[R][3][N] = {};
+  for (int64_t start = 0; start < smaller(rate, plan.out_width); ++start) {
+    Vector<T> slope[3][N] = {};  // of the outputs that read the cell with tap 0, 1, 2
+    for (int64_t column = start; column < plan.out_width + 2 * rate; column += rate) {
+      for (int n = 0; n < N; ++n) slope[2][n] = slope[1][n], slope[1][n] = slope[0][n];
+      const bool reads[3] = {column < plan.out_width, column >= rate && column - rate < plan.out_width,
+                             column >= 2 * rate};
+      if (reads[0]) {
+        for (int n = 0; n < N; ++n) slope[0][n] = loaded<T>(grad + column * channels + n * lanes);
+      }
+      const int64_t at = column - plan.padding;
+      if (at < 0 || at >= plan.width) continue;
+      if (reads[0] && reads[1] && reads[2]) {
+        for (int i = 0; i < R; ++i) {
+          for (int n = 0; n < N; ++n) {
+            const Vector<T> x = loaded<T>(xs[i] + at * channels + n * lanes);
+            for (int j = 0; j < 3; ++j) sum[i][j][n] += slope[j][n] * x;
+          }
+        }
+        continue;
+      }
+      for (int i = 0; i < R; ++i) {
+        for (int n = 0; n < N; ++n) {
+          const Vector<T> x = loaded<T>(xs[i] + at * channels + n * lanes);
+          if (reads[0]) sum[i][0][n] += slope[0][n] * x;
+          if (reads[1]) sum[i][1][n] += slope[1][n] * x;
+          if (reads[2]) sum[i][2][n] += slope[2][n] * x;
+        }
+      }
+    }
+  }
+  for (int i = 0; i < R; ++i) {
+    for (int j = 0; j < 3; ++j) {
+      for (int n = 0; n < N; ++n) total[i][j][n] += sum[i][j][n];
+    }
+  }
+}
+
+// The gradient of a 3x3 kernel with stride 1 for N vectors of channels.
+template <typename S, typename T, int N>
+static void weigh_sliding(const DepthwisePlan& plan, int64_t channel) {
+  constexpr int lanes = kLanes<T>;
+  const int64_t channels = plan.channels;
+  Vector<T> total[3][3][N] = {};
+  for (int64_t task = 0; task < plan.images * plan.out_height; ++task) {
+    const int64_t image = task / plan.out_height, row = task % plan.out_height;
+    const S* grad = static_cast<const S*>(plan.kernel) + task * plan.out_width * channels + channel;
+    const S* xs[3];
+    int64_t first = 3;  // rows of the kernel that read inside x are neighbours
+    int count = 0;
+    for (int64_t i = 0; i < 3; ++i) {
+      const int64_t y = plan.met(row, i);
+      if (y < 0 || y >= plan.height) continue;
+      first = smaller(first, i);
+      xs[count++] = static_cast<const S*>(plan.x) + (image * plan.height + y) * plan.width * channels + channel;
+    }
+    if (count == 1) weigh_row<S, T, 1, N>(plan, grad, xs, total + first);
+    if (count == 2) weigh_row<S, T, 2, N>(plan, grad, xs, total + first);
+    if (count == 3) weigh_row<S, T, 3, N>(plan, grad, xs, total + first);
+  }
+  T* output = static_cast<T*>(plan.output) + channel;
+  for (int tap = 0; tap < 9; ++tap) {
+    for (int n = 0; n < N; ++n) put<T>(total[tap / 3][tap % 3][n], output + tap * channels + n * lanes);
+  }
+}
+
 template <typename S, typename T, int K>
 static void weigh_channel(const DepthwisePlan& plan, int64_t channel) {
   const int64_t channels = plan.channels;
@@ -191,8 +336,12 @@ static void weigh_channel(const DepthwisePlan& plan, int64_t channel) {
     for (int j = 0; j < K; ++j) {
       T sum = 0;
       const Span span = span_of(plan, j);
-      for (int64_t cell = span.first; cell < span.end; ++cell) {
-        sum += number(grads[(grad_row + cell) * channels]) * number(xs[(x_row + plan.met(cell, j)) * channels]);
+      const int64_t rate = K == 3 && plan.stride == 1 ? plan.dilation : 1;  // the order of weigh_row
+      for (int64_t start = 0; start < rate; ++start) {
+        for (int64_t cell = start; cell < span.end; cell += rate) {
+          if (cell < span.first) continue;
+          sum += number(grads[(grad_row + cell) * channels]) * number(xs[(x_row + plan.met(cell, j)) * channels]);
+        }
       }
       total[i][j] += sum;
     }
@@ -206,6 +355,13 @@ static void weigh_block(const DepthwisePlan& plan, int64_t task) {
   constexpr int lanes = kLanes<T>, few = 2;  // vectors
   int64_t channel = task * kChannels<T>;
   const int64_t end = smaller(channel + kChannels<T>, plan.channels);
+  if constexpr (K == 3) {
+    constexpr int two = kVectorBytes == 64 ? 2 : 1;  // as many as the registers hold
+    if (plan.stride == 1) {
+      for (; channel + two * lanes <= end; channel += two * lanes) weigh_sliding<S, T, two>(plan, channel);
+      for (; channel + lanes <= end; channel += lanes) weigh_sliding<S, T, 1>(plan, channel);
+    }
+  }
   for (; channel + few * lanes <= end; channel += few * lanes) weigh_vectors<S, T, K, few>(plan, channel);
   for (; channel + lanes <= end; channel += lanes) weigh_vectors<S, T, K, 1>(plan, channel);
   for (; channel < end; ++channel) weigh_channel<S, T, K>(plan, channel);
