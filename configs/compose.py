@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from detector.configs.keys import check_words, hydra_word, nearest
 from detector.configs.schema import Config
 
 
+@cache
 def register_schemas() -> None:
     """Register the schema of every kind with Hydra."""
     store = ConfigStore.instance()
