@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from detector.datasets.augment import EvaluationView
 from detector.datasets.proposal_files import from_boxes, save_proposals
@@ -17,6 +17,9 @@ from detector.metrics.tables import TruthTable
 from detector.model import Detector
 from detector.pipeline.loaders import evaluation_loader, in_batches
 from detector.structures import Detections, Instances
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter  # only training needs TensorBoard
 
 RECALL_IMAGES = 100  # images for the recall; each needs one more pass through the backbone
 RECALL_COUNT = 300  # proposals per image

@@ -25,6 +25,7 @@ from detector.datasets.build import build_dataset, open_folder
 from detector.datasets.sample import Dataset
 from detector.datasets.splits import Split
 from detector.pipeline.data import Data
+from detector.pipeline.learned_proposals import RECALL_IMAGES
 from detector.pipeline.planning.fingerprint import Fingerprint, take_fingerprint
 from detector.pipeline.planning.machine import Machine, inspect_machine
 from detector.pipeline.planning.rules import Choice, Given, Parts, mosaic_rules, plan_settings
@@ -154,6 +155,7 @@ def fit_steps(
         elapsed=elapsed + trial.spent,
         train_images=len(data.train_view),
         test_images=len(data.test_view),
+        recall_images=min(RECALL_IMAGES, len(data.test_view)) if plan.parts.proposals == "rpn" else 0,
         images_per_step=settings.images_per_step,
         steps=settings.max_steps if "trainer.max_steps" in given else None,
     )

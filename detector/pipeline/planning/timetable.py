@@ -43,11 +43,15 @@ def make_timetable(
     elapsed: float,
     train_images: int,
     test_images: int,
+    recall_images: int,
     images_per_step: int,
     steps: int | None,
 ) -> Timetable:
-    """Return the timetable of `steps`, or of the steps that fit into `budget` seconds, of which `elapsed` are used."""
-    step, evaluation = trial.step * OVERHEAD, trial.image * test_images
+    """Return the timetable of `steps`, or of the steps that fit into `budget` seconds, of which `elapsed` are used.
+
+    An evaluation runs the network on the test images, and again on `recall_images` of them for the RPN's recall.
+    """
+    step, evaluation = trial.step * OVERHEAD, trial.image * (test_images + recall_images)
     report = REPORT + REPORT_IMAGE * test_images
     fitted = steps is None and budget is not None
     if steps is None and budget is not None:

@@ -6,7 +6,7 @@ from detector.pipeline.planning.timetable import LEAST_STEPS, MOST_IMAGES, make_
 from detector.pipeline.planning.trial import Trial
 
 TRIAL = Trial(step=0.5, image=0.05, spent=10.0)
-SPLITS = {"train_images": 100, "test_images": 40, "images_per_step": 2}
+SPLITS = {"train_images": 100, "test_images": 40, "recall_images": 20, "images_per_step": 2}
 
 
 @pytest.mark.parametrize("budget", [120.0, 600.0, 3600.0])
@@ -19,7 +19,8 @@ def test_the_budget_is_used_but_not_exceeded(budget: float) -> None:
 def test_the_total_includes_all_evaluations() -> None:
     table = make_timetable(TRIAL, budget=3600.0, elapsed=0.0, steps=None, **SPLITS)
     assert table.evaluations == 5
-    assert table.evaluating >= 5 * 40 * 0.05
+    assert table.evaluating_each == pytest.approx((40 + 20) * 0.05), "the RPN's recall runs the network again"
+    assert table.evaluating >= 5 * table.evaluating_each
 
 
 def test_expensive_evaluations_run_once() -> None:
