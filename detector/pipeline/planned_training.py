@@ -16,6 +16,7 @@ from detector.configs.groups import to_plain
 from detector.datasets.splits import Split, write_split
 from detector.engine.distributed import is_main, world_size
 from detector.engine.trainer import Outcome, PaceControl, TrainingState
+from detector.model import Detector
 from detector.pipeline.data import Data
 from detector.pipeline.planning.pace import Pace
 from detector.pipeline.planning.planner import Plan, fit_steps, plan_run, table_of
@@ -47,9 +48,9 @@ def run_planned_training(
         config = keep_split(config, plan.split, run)
 
         def plan_steps(
-            config: schema.Config, data: Data, device: torch.device
+            config: schema.Config, data: Data, detector: Detector, device: torch.device
         ) -> tuple[schema.Config, PaceControl | None]:
-            config, final = fit_steps(plan, config, words, data, device, time.monotonic() - started)
+            config, final = fit_steps(plan, config, words, data, detector, device, time.monotonic() - started)
             log_duration(final, config)
             log.info("the settings for so many steps\n%s", table_of(final.choices[len(plan.choices) :]))
             if is_main():

@@ -28,8 +28,8 @@ from detector.targets import measure_statistics
 log = logging.getLogger("detector")
 
 
-def new_state(config: schema.Config, data: Data, device: torch.device) -> TrainingState:
-    """Return a detector with random weights on `device`, with optimizer and schedule, at step 0."""
+def new_detector(config: schema.Config, data: Data, device: torch.device) -> Detector:
+    """Return a detector with random weights on `device`, with the parts frozen that are not trained."""
     settings = config.trainer
     seed_step(settings.seed, -1, 0)  # initial weights
     weights = class_weights(config, data)
@@ -45,12 +45,17 @@ def new_state(config: schema.Config, data: Data, device: torch.device) -> Traini
                 "use a ResNet or VGG16"
             )
         detector.backbone.checkpointing = True  # pyright: ignore[reportAttributeAccessIssue]
+    return detector
+
+
+def new_state(config: schema.Config, data: Data, detector: Detector, device: torch.device) -> TrainingState:
+    """Return the detector with its optimizer and schedule, at step 0."""
     optimizer = build_optimizer(config, detector)
     return TrainingState(
         detector=detector,
         optimizer=optimizer,
         schedule=build_schedule(config, optimizer),
-        scaler=torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16"),
+        scaler=torch.amp.GradScaler(device.type, enabled=config.trainer.precision == "fp16"),
         about={"config": to_plain(config), "classes": list(data.train_set.classes), "versions": versions()},
     )
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from detector.backbones.timm import pretrained_normalisation
+from detector.build import build_loss
 from detector.configs import schema
 from detector.configs.compose import load_config
 from detector.datasets.build import with_bit_depth
@@ -28,19 +29,21 @@ from detector.engine.seed import make_deterministic
 from detector.engine.trainer import LoopSettings, Outcome, PaceControl, TrainingState, train
 from detector.engine.watch import warn_of_learning_rate
 from detector.engine.watchdog import watchdog
+from detector.model import Detector
 from detector.pipeline.data import Data, open_data, training_view
 from detector.pipeline.loaders import training_loader, training_order
 from detector.pipeline.periodic_evaluation import PeriodicEvaluation
 from detector.pipeline.run_folder import RunFolder, kernels, pick_device
-from detector.pipeline.state import initialise, new_state
+from detector.pipeline.state import class_weights, initialise, new_detector, new_state
 from detector.structures import Batch
 
 log = logging.getLogger("detector")
 
 
-# Plans the settings that depend on the time of a step: config, data, device -> the config to train with, and the
-# control that changes the number of steps during training (None: the number is fixed).
-PlanSteps = Callable[[schema.Config, Data, torch.device], tuple[schema.Config, PaceControl | None]]
+# Plans the settings that depend on the time of a step: config, data, initial detector, device -> the config to train
+# with, and the control that changes the number of steps during training (None: the number is fixed). It does not change
+# the detector.
+PlanSteps = Callable[[schema.Config, Data, Detector, torch.device], tuple[schema.Config, PaceControl | None]]
 
 
 def run_training(
@@ -53,7 +56,8 @@ def run_training(
 ) -> Outcome:
     """Train and write to `run`. `resume` is the checkpoint to resume from; None starts a new training.
 
-    `plan_steps` may change the config after the data are read, also how images are augmented; None keeps it.
+    `plan_steps` may change the config after the data are read: how images are augmented, the loss, and the settings of
+    the loop. None keeps it.
     `started` is `time.monotonic()` at the start of the command, from which `trainer.max_minutes` counts; None: now.
     """
     started = time.monotonic() if started is None else started
@@ -66,12 +70,14 @@ def run_training(
     data = open_data(config, resume)
     config = replace(config, dataset=with_bit_depth(config.dataset, data.train_set))
     pace: PaceControl | None = None
-    if plan_steps is not None and resume is None:
-        config, pace = plan_steps(config, data, device)
-        data = replace(data, train_view=training_view(config, data.train_set, data.train_view.proposals))
-    state = new_state(config, data, device)
+    detector = new_detector(config, data, device)
     if resume is None:
-        initialise(state.detector, config, data)
+        initialise(detector, config, data)
+        if plan_steps is not None:
+            config, pace = plan_steps(config, data, detector, device)
+            detector.loss = build_loss(config.loss, class_weights(config, data)).to(device)
+            data = replace(data, train_view=training_view(config, data.train_set, data.train_view.proposals))
+    state = new_state(config, data, detector, device)
     if config.trainer.ema_decay is not None:
         state.average = Average(state.detector, config.trainer.ema_decay)
     if resume is not None:

@@ -37,7 +37,7 @@ from detector.engine.gradients import accumulate_gradients
 from detector.engine.monitor import Monitor
 from detector.engine.trainer import TrainingState, train
 from detector.pipeline.data import Data, open_data
-from detector.pipeline.state import initialise, new_state
+from detector.pipeline.state import initialise, new_detector, new_state
 from detector.pipeline.training import loop_settings, prepare_device, training_batches
 from detector.structures import Batch
 from detector.tools.bench.interleaved import interleaved, milliseconds, ratio
@@ -77,7 +77,8 @@ class Run:
         self.config = load_config([*_settings(options), *overrides])
         self.device = prepare_device(self.config.trainer)
         self.data: Data = open_data(self.config, None)
-        self.state: TrainingState = new_state(self.config, self.data, self.device)
+        detector = new_detector(self.config, self.data, self.device)
+        self.state: TrainingState = new_state(self.config, self.data, detector, self.device)
         if step is None:
             initialise(self.state.detector, self.config, self.data)
         else:

@@ -24,6 +24,7 @@ from detector.configs.paths import plain_text
 from detector.datasets.build import build_dataset, open_folder
 from detector.datasets.sample import Dataset
 from detector.datasets.splits import Split
+from detector.model import Detector
 from detector.pipeline.data import Data
 from detector.pipeline.learned_proposals import RECALL_IMAGES
 from detector.pipeline.planning.fingerprint import Fingerprint, take_fingerprint
@@ -131,24 +132,30 @@ def plan_run(folder: str, words: Sequence[str]) -> tuple[schema.Config, Plan]:
     planned = plan_settings(data, machine, parts, _given(config, given))
     kept = tuple(choice for choice in planned if not _set_by(choice.key, given))
     set_by_user = tuple(choice.key for choice in planned if _set_by(choice.key, given))
-    config = load_config([*source, *chosen, *(choice.override for choice in kept), *words])
+    config = override_config(to_plain(config), [choice.override for choice in kept])
     parts_by_user = tuple(f"{group}={given[group]}" for group in (*GROUPS, "backbone", "neck") if group in given)
     return config, Plan(data, machine, parts, kept, set_by_user, parts_by_user, tuple(words), split)
 
 
 def fit_steps(
-    plan: Plan, config: schema.Config, words: Sequence[str], data: Data, device: torch.device, elapsed: float
+    plan: Plan,
+    config: schema.Config,
+    words: Sequence[str],
+    data: Data,
+    detector: Detector,
+    device: torch.device,
+    elapsed: float,
 ) -> tuple[schema.Config, Plan]:
     """Time a real step. Return the config with the number of steps that fits into the minutes, and the full plan.
 
-    The number of epochs follows, and with it how images are augmented.
+    A copy of the initial `detector` is timed. The number of epochs follows, and with it how images are augmented.
 
     `elapsed` is the time since the start of the command, in seconds.
     """
     given = {key: value for key, _, value in (word.partition("=") for word in words)}
     settings = config.trainer
     budget = None if settings.max_minutes is None else 60 * settings.max_minutes
-    trial = measure(config, data, device, most_seconds=30 if budget is None else min(30, 0.05 * budget))
+    trial = measure(config, data, detector, device, most_seconds=30 if budget is None else min(30, 0.05 * budget))
     timetable = make_timetable(
         trial,
         budget=budget,

@@ -2,51 +2,53 @@
 
 from __future__ import annotations
 
-import logging
-import math
+import copy
+import random
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 import torch
-from torch import Tensor
 
 from detector.configs import schema
+from detector.datasets.sample import Annotation
 from detector.engine.evaluate import detect_all
 from detector.engine.gradients import accumulate_gradients
+from detector.model import Detector
 from detector.pipeline.data import Data
 from detector.pipeline.loaders import collate, training_order
-from detector.pipeline.state import initialise, new_state
+from detector.pipeline.state import new_state
 from detector.preprocess import resized_size
-from detector.structures import Batch
 
-WARM_UP = 2  # steps before the measurement, in which kernels choose their algorithms
-STEPS = 8  # steps that are measured
-IMAGES = 4  # of the test split
+STEPS = 3  # steps that are measured, after one that allocates memory
+IMAGES = 2  # of the test split, measured after another one
+MEAN_OF = 500  # batches for the mean number of pixels
+FIXED = 0.3  # share of a mean step's time that does not depend on its pixels, such as RoIs and optimizer
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Seconds: the mean of the steps, the median of the test images."""
+    """Seconds: the means of steps and test images."""
 
     step: float  # decoding, forward, backward and update of one batch of mean size
     image: float  # one test image, decoding included
     spent: float  # by the trial itself
 
 
-def measure(config: schema.Config, data: Data, device: torch.device, *, most_seconds: float) -> Trial:
-    """Train a detector of the config for a few steps and discard it. Return the times.
+def measure(
+    config: schema.Config, data: Data, detector: Detector, device: torch.device, *, most_seconds: float
+) -> Trial:
+    """Train a copy of the initial detector for a few steps and discard it. Return the times.
 
-    The images come in the order of the training, because the first ones of a list are often alike. The steps end early
-    after `most_seconds`, but at least one step is measured.
+    The images come in the order of the training, because the first ones of a list are often alike. The largest of the
+    first batches comes before the others: it allocates the memory. The steps end early after `most_seconds`, but at
+    least one step is measured.
     """
     started = time.monotonic()
-    state = new_state(config, data, device)
-    with _silent():
-        initialise(state.detector, config, data)
+    state = new_state(config, data, copy.deepcopy(detector), device)
     settings = config.trainer
     step = partial(
         accumulate_gradients,
@@ -57,56 +59,68 @@ def measure(config: schema.Config, data: Data, device: torch.device, *, most_sec
         precision=settings.precision,
     )
     state.detector.train()
-    order = training_order(settings, data.train_set.annotations, first_step=0, last_step=WARM_UP + STEPS)
+    annotations = data.train_set.annotations
+    order = training_order(settings, annotations, first_step=0, last_step=MEAN_OF)
+    mean = mean_canvas(([annotations[index] for _, index in keys] for keys in order), config.input)
     seconds: list[float] = []
-    sizes: list[float] = []
-    for number, places in enumerate(order):
+    relative: list[float] = []  # expected times in units of the mean step's
+    for keys in _largest_first([*islice(order, STEPS + 1)], annotations, config.input):
         begun = time.perf_counter()
-        batch = collate([data.train_view[place] for place in places]).to(device)
+        batch = collate([data.train_view[key] for key in keys]).to(device)
         state.optimizer.zero_grad(set_to_none=True)
         step(batch)
         state.scaler.step(state.optimizer)
         _wait(device)
         seconds.append(time.perf_counter() - begun)
-        sizes.append(relative_size(batch, config.input))
-        if number >= WARM_UP and time.monotonic() - started > most_seconds:
+        pixels = canvas([(item.shape[1], item.shape[2]) for item in batch.images], batch.short_sides, config.input)
+        relative.append(FIXED + (1 - FIXED) * pixels / mean)
+        if len(seconds) > 1 and time.monotonic() - started > most_seconds:
             break
-    mean = sum(seconds[WARM_UP:]) / sum(sizes[WARM_UP:])
-    images = [_timed_detection(state.detector, data, device, index, settings.precision) for index in range(IMAGES + 1)]
-    return Trial(mean, statistics.median(images[1:]), time.monotonic() - started)
+    each = sum(seconds[1:]) / sum(relative[1:])
+    apart = max(1, len(data.test_view) // IMAGES)
+    places = [number * apart for number in range(IMAGES + 1)]
+    images = [_timed_detection(state.detector, data, device, place, settings.precision) for place in places]
+    return Trial(each, statistics.mean(images[1:]), time.monotonic() - started)
 
 
-def relative_size(batch: Batch, config: schema.InputConfig) -> float:
-    """Return the pixels of the batch as the network sees it, divided by their mean over all sizes of training.
+def canvas(sizes: Sequence[tuple[int, int]], short_sides: Sequence[int], config: schema.InputConfig) -> int:
+    """Return the pixels of a batch as the network sees it, with the padding, for images of `sizes` (height, width)."""
+    resized = [resized_size(*size, side, config.max_side) for size, side in zip(sizes, short_sides, strict=True)]
+    heights, widths = zip(*resized, strict=True)
+    return len(resized) * int(max(heights)) * int(max(widths))
 
-    The sizes are drawn at random, and the time of a step grows with its pixels. So 8 steps with this correction predict
-    the mean step as well as 12 without.
+
+def mean_canvas(batches: Iterable[Sequence[Annotation]], config: schema.InputConfig) -> float:
+    """Return the mean pixels of the batches, with a random training size for each image.
+
+    The time of a step grows with its pixels, and a wide image beside a tall one doubles them. Corrected for this, 3
+    steps predict the mean step as well as 8 that are corrected for the size of each image only.
     """
-
-    def pixels(image: Tensor, short_side: int) -> int:
-        return math.prod(resized_size(image.shape[1], image.shape[2], short_side, config.max_side))
-
-    drawn = sum(map(pixels, batch.images, batch.short_sides))
-    means = (statistics.mean(pixels(image, side) for side in config.short_sides) for image in batch.images)
-    return drawn / sum(means)
+    draw = random.Random(0)
+    return statistics.mean(
+        canvas([(item.height, item.width) for item in batch], draw.choices(config.short_sides, k=len(batch)), config)
+        for batch in batches
+    )
 
 
-def _timed_detection(detector: torch.nn.Module, data: Data, device: torch.device, index: int, precision: str) -> float:
+def _largest_first(
+    batches: Sequence[list[tuple[int, int]]], annotations: Sequence[Annotation], config: schema.InputConfig
+) -> list[list[tuple[int, int]]]:
+    """Return the batches of (epoch, index) with the largest one first, for images of one training size."""
+
+    def pixels(batch: list[tuple[int, int]]) -> int:
+        sizes = [(annotations[index].height, annotations[index].width) for _, index in batch]
+        return canvas(sizes, config.short_sides[:1] * len(sizes), config)
+
+    first = max(range(len(batches)), key=lambda number: pixels(batches[number]))
+    return [batches[first], *batches[:first], *batches[first + 1 :]]
+
+
+def _timed_detection(detector: Detector, data: Data, device: torch.device, index: int, precision: str) -> float:
     begun = time.perf_counter()
     batch = collate([data.test_view[index % len(data.test_view)]])
-    detect_all(detector, [batch], num_images=1, device=device, precision=precision)  # type: ignore[arg-type]
+    detect_all(detector, [batch], num_images=1, device=device, precision=precision)
     return time.perf_counter() - begun
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Context without log messages of the trial: the training that follows logs the same messages."""
-    before = logging.root.manager.disable
-    logging.disable(logging.INFO)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def _wait(device: torch.device) -> None:

@@ -7,7 +7,7 @@ from detector.class_losses import class_balanced_weights
 from detector.configs import schema
 from detector.configs.compose import load_config
 from detector.pipeline.data import Data, open_data
-from detector.pipeline.state import class_weights, new_state
+from detector.pipeline.state import class_weights, new_detector
 
 BALANCED = "loss.class_balance_beta=0.9"
 
@@ -33,11 +33,11 @@ def test_class_weights_count_the_objects_that_training_uses(use_difficult: bool)
 
 def test_every_start_of_a_run_has_the_weights_and_no_checkpoint_does() -> None:
     config, data = open_demo(BALANCED)
-    first, again = (new_state(config, data, torch.device("cpu")).detector.loss.class_weights for _ in range(2))
+    first, again = (new_detector(config, data, torch.device("cpu")).loss.class_weights for _ in range(2))
     assert first is not None
     assert again is not None
     assert torch.equal(first, again)
-    balanced = new_state(config, data, torch.device("cpu")).detector.state_dict().keys()
+    balanced = new_detector(config, data, torch.device("cpu")).state_dict().keys()
     plain, _ = open_demo()
     assert class_weights(plain, data) is None
-    assert new_state(plain, data, torch.device("cpu")).detector.state_dict().keys() == balanced
+    assert new_detector(plain, data, torch.device("cpu")).state_dict().keys() == balanced

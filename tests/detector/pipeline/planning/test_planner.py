@@ -50,10 +50,11 @@ def test_without_mosaics_the_box_loss_is_smooth_l1(folder: Path, monkeypatch: py
     """The plan sets GIoU only with mosaics."""
     monkeypatch.setattr("detector.pipeline.planning.planner.measure", lambda *_, **__: Trial(0.1, 0.1, 0.0))
     data: Any = SimpleNamespace(train_view=range(5), test_view=range(3))
+    detector: Any = None
     chosen = []
     for words in ((), ("input.mosaic=0",)):
         config, plan = planned(folder, *words)
-        chosen.append(fit_steps(plan, config, words, data, torch.device("cpu"), 0.0)[0].loss.box)
+        chosen.append(fit_steps(plan, config, words, data, detector, torch.device("cpu"), 0.0)[0].loss.box)
     assert chosen == [schema.BoxLoss.giou, schema.BoxLoss.smooth_l1]
 
 
