@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from detector.ops._library import LIBRARY
 from detector.ops.boxes import to_rois
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -46,7 +47,7 @@ def checked_rois(op: str, features: Tensor, rois: Tensor | Sequence[Tensor]) -> 
     dtype = edge_dtype(features)
     if isinstance(rois, Tensor):
         _check_rois(op, rois, features, 5, "rois [R, 5] (image index, x1, y1, x2, y2)")
-        joined = rois.to(dtype)
+        joined = rois if rois.dtype == dtype else rois.to(dtype)
     else:
         if len(rois) != features.shape[0]:
             raise ValueError(
@@ -57,7 +58,7 @@ def checked_rois(op: str, features: Tensor, rois: Tensor | Sequence[Tensor]) -> 
             _check_rois(op, part, features, 4, f"boxes [R_i, 4] (x1, y1, x2, y2) as rois[{index}]")
         joined = to_rois([part.to(dtype) for part in rois]) if len(rois) else features.new_zeros((0, 5), dtype=dtype)
     if (joined.device.type == "cpu" or DEBUG) and not torch.compiler.is_compiling() and joined.shape[0] > 0:
-        _check_image_index(op, joined.detach()[:, 0], features.shape[0])
+        _check_image_index(op, joined, features.shape[0])
     return joined
 
 
@@ -73,13 +74,23 @@ def _check_rois(op: str, rois: Tensor, features: Tensor, columns: int, expected:
         )
 
 
-def _check_image_index(op: str, images: Tensor, num_images: int) -> None:
-    low, high = (bound.item() for bound in torch.aminmax(images))
+def _check_image_index(op: str, rois: Tensor, num_images: int) -> None:
+    low, high = _image_range(rois)
     if not (low >= 0 and high < num_images):
         raise ValueError(
             f"{op}: expected image indices rois[:, 0] in 0..{num_images - 1} for {num_images} images, "
             f"got values from {low} to {high}; number the images of the batch from 0"
         )
+
+
+def _image_range_reference(rois: Tensor) -> tuple[float, float]:
+    """The smallest and the largest image index of rois [R, 5]; NaN if one is NaN."""
+    low, high = torch.aminmax(rois.detach()[:, 0])
+    return low.item(), high.item()
+
+
+LIBRARY.impl("image_range", _image_range_reference, "CompositeExplicitAutograd")
+_image_range = torch.ops.fast_rfcn.image_range.default
 
 
 def _describe(tensor: Tensor) -> str:

@@ -54,11 +54,12 @@ SCHEMAS: tuple[str, ...] = (
     "depthwise(Tensor x, Tensor kernel, Tensor bias, int stride, int dilation, int padding) -> Tensor",
     "depthwise_input_grad(Tensor grad, Tensor kernel, SymInt[] size, int stride, int dilation, int padding) -> Tensor",
     "depthwise_weight_grad(Tensor grad, Tensor x, int k, int stride, int dilation, int padding) -> Tensor",
+    "image_range(Tensor rois) -> (float low, float high)",
     "nms(Tensor boxes, Tensor scores, Tensor? labels, float iou_threshold, int? max_output) -> Tensor",
 )
 
-# On a GPU PyTorch's own convolution is fast.
-CPU_ONLY = ("depthwise", "depthwise_input_grad", "depthwise_weight_grad")
+# On a GPU PyTorch's own convolution is fast, and image indices are checked for debugging only.
+CPU_ONLY = ("image_range", "depthwise", "depthwise_input_grad", "depthwise_weight_grad")
 
 LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 for _schema in SCHEMAS:

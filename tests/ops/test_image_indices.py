@@ -76,6 +76,19 @@ def test_an_unchecked_index_out_of_range_gives_an_empty_roi(
     assert not any(gradient.any() for gradient in gradients if gradient is not None)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "images", [[1.0], [2, 0, 1], [0, -1, 3, math.inf], [math.nan, 0], [0, 1, math.nan], [1, -math.inf]]
+)
+def test_the_range_of_indices_is_that_of_the_pytorch_kernel(images: list[float], dtype: torch.dtype) -> None:
+    dense = rois(images, "cpu").to(dtype)
+    for boxes in (dense, dense.repeat_interleave(2, dim=0)[::2], dense.T.contiguous().T, dense[:1].expand(3, -1)):
+        expected = torch.tensor(_arguments._image_range_reference(boxes))
+        torch.testing.assert_close(
+            torch.tensor(torch.ops.fast_rfcn.image_range(boxes)), expected, rtol=0, atol=0, equal_nan=True
+        )
+
+
 @pytest.mark.parametrize("debug", [False, True])
 def test_values_off_the_cpu_are_checked_only_in_debug_mode(
     pool: Pool, debug: bool, monkeypatch: pytest.MonkeyPatch

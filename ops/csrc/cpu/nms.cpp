@@ -93,67 +93,33 @@ static int32_t number_groups(const int64_t* labels, int64_t stride, const std::v
   return num_groups;
 }
 
-// Suppresses within each group, on all threads. Returns the kept boxes by falling score over all groups.
-template <typename T>
-static std::vector<int64_t> kept_by_group(const NmsPlan<T>& all, int64_t (*suppress)(const NmsPlan<T>&)) {
-  std::vector<int64_t> bounds(all.num_groups + 1);
-  for (int64_t i = 0; i < all.num_boxes; ++i) ++bounds[all.boxes[i].group + 1];
-  for (int32_t group = 0; group < all.num_groups; ++group) bounds[group + 1] += bounds[group];
-  std::vector<int64_t> next(bounds.begin(), bounds.end() - 1);
-  std::vector<NmsBox<T>> boxes(all.num_boxes);
-  for (int64_t i = 0; i < all.num_boxes; ++i) {
-    NmsBox<T>& box = boxes[next[all.boxes[i].group]++] = all.boxes[i];
-    box.group = 0, box.index = static_cast<int32_t>(i);
-  }
-  std::vector<uint8_t> stays(all.num_boxes);
-  for_each_task(all.num_groups, [&](int64_t group) {
-    std::vector<int32_t> heads(all.num_levels * NmsGrid::kMostStrips, -1);
-    const int64_t count = bounds[group + 1] - bounds[group];
-    std::vector<NmsBlock<T>> blocks;
-    blocks.reserve(count / NmsBlock<T>::kLanes + all.num_levels);
-    std::vector<int64_t> ranks(count);
-    NmsPlan<T> plan = all;
-    plan.boxes = boxes.data() + bounds[group], plan.num_boxes = plan.max_output = count, plan.num_groups = 1;
-    plan.heads = heads.data(), plan.blocks = &blocks, plan.kept = ranks.data();
-    const int64_t num_kept = suppress(plan);
-    for (int64_t i = 0; i < num_kept; ++i) stays[ranks[i]] = 1;
-  });
-  std::vector<int64_t> kept;
-  for (int64_t i = 0; i < all.num_boxes; ++i) {
-    if (stays[i]) kept.push_back(all.boxes[i].index);
-  }
-  return kept;
-}
-
 template <typename T>
 static T rounded_down(double threshold) {
   const T rounded = static_cast<T>(threshold);
   return static_cast<double>(rounded) > threshold ? std::nextafter(rounded, T{-1}) : rounded;
 }
 
+// Boxes [N, 4] of any strides.
 template <typename T>
-static Tensor run(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& labels, double threshold,
-                  int64_t max_output) {
-  const int64_t count = boxes.size(0);
-  const T* data = static_cast<const T*>(boxes.const_data_ptr());
-  const std::vector<int32_t> order =
-      scores.scalar_type() == ScalarType::Double
-          ? order_of(static_cast<const double*>(scores.const_data_ptr()), scores.stride(0), count)
-          : order_of(static_cast<const float*>(scores.const_data_ptr()), scores.stride(0), count);
-  std::vector<int32_t> groups(count, 0);
-  const int32_t num_groups =
-      labels ? number_groups(static_cast<const int64_t*>(labels->const_data_ptr()), labels->stride(0), order, groups)
-             : 1;
+struct Corners {
+  const T* data;
+  int64_t stride[2];
+};
 
+// Suppresses among `count` boxes, listed in `order` by falling score. `groups` has the group of each, or is null if
+// there is one. Returns the positions of the kept boxes in `order`.
+template <typename T>
+static std::vector<int64_t> kept_of(const Corners<T>& corners, const int32_t* order, const int32_t* groups,
+                                    int64_t count, int32_t num_groups, double threshold, int64_t max_output) {
   const NmsGrid grid(threshold);
   std::vector<NmsBox<T>> sorted(count);
   int32_t first_level = std::numeric_limits<int32_t>::max(), last_level = -1;
   double left = std::numeric_limits<double>::infinity(), right = -left;
   for (int64_t i = 0; i < count; ++i) {
-    const T* box = data + order[i] * boxes.stride(0);
-    const int64_t next = boxes.stride(1);
+    const T* box = corners.data + order[i] * corners.stride[0];
+    const int64_t next = corners.stride[1];
     NmsBox<T>& to = sorted[i];
-    to = {box[0], box[next], box[2 * next], box[3 * next], T{0}, order[i], groups[i], -1};
+    to = {box[0], box[next], box[2 * next], box[3 * next], T{0}, groups == nullptr ? 0 : groups[i], -1};
     to.area = (to.x2 - to.x1) * (to.y2 - to.y1);
     // A box that fails this test has an IoU of 0 or NaN with every box, so it is kept and suppresses none.
     if (!(to.x2 > to.x1 && to.y2 > to.y1 && is_finite(to.area))) continue;
@@ -176,36 +142,77 @@ static Tensor run(const Tensor& boxes, const Tensor& scores, const std::optional
     strips_per_pixel[level] = right > left ? num_strips[level] / (right - left) : 0;
   }
 
-  NmsPlan<T> plan{sorted.data(),
-                  count,
-                  max_output,
-                  threshold,
-                  rounded_down<T>(threshold),
-                  grid,
-                  first_level,
-                  num_levels,
-                  num_groups,
-                  strips_per_pixel.data(),
-                  num_strips.data(),
-                  left,
-                  nullptr,
-                  nullptr,
-                  nullptr};
-  const auto suppress = FAST_RFCN_CHOOSE(suppress<T>);
-  std::vector<int64_t> kept;
-  if (num_groups > 1 && max_output >= count) {
-    kept = kept_by_group(plan, suppress);
-  } else {
-    // By falling score over all groups: boxes after the last wanted box are not read.
-    std::vector<int32_t> heads(static_cast<size_t>(num_groups) * num_levels * NmsGrid::kMostStrips, -1);
-    std::vector<NmsBlock<T>> blocks;
-    kept.resize(smaller(count, max_output));
-    plan.heads = heads.data(), plan.blocks = &blocks, plan.kept = kept.data();
-    kept.resize(suppress(plan));
+  std::vector<int32_t> heads(static_cast<size_t>(num_groups) * num_levels * NmsGrid::kMostStrips, -1);
+  std::vector<NmsBlock<T>> blocks;
+  std::vector<int64_t> kept(smaller(count, max_output));
+  const NmsPlan<T> plan{sorted.data(),
+                        count,
+                        max_output,
+                        threshold,
+                        rounded_down<T>(threshold),
+                        grid,
+                        first_level,
+                        num_levels,
+                        strips_per_pixel.data(),
+                        num_strips.data(),
+                        left,
+                        heads.data(),
+                        &blocks,
+                        kept.data()};
+  kept.resize(FAST_RFCN_CHOOSE(suppress<T>)(plan));
+  return kept;
+}
+
+// Suppresses within each group, on all threads. Returns the positions of the kept boxes in `order`.
+template <typename T>
+static std::vector<int64_t> kept_by_group(const Corners<T>& corners, const std::vector<int32_t>& order,
+                                          const std::vector<int32_t>& groups, int32_t num_groups, double threshold) {
+  const int64_t count = static_cast<int64_t>(order.size());
+  std::vector<int64_t> bounds(num_groups + 1);
+  for (const int32_t group : groups) ++bounds[group + 1];
+  for (int32_t group = 0; group < num_groups; ++group) bounds[group + 1] += bounds[group];
+  std::vector<int64_t> next(bounds.begin(), bounds.end() - 1);
+  std::vector<int32_t> members(count), places(count);  // of each group: boxes by falling score, and their positions
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t to = next[groups[i]]++;
+    members[to] = order[i], places[to] = static_cast<int32_t>(i);
   }
-  const int64_t num_kept = static_cast<int64_t>(kept.size());
-  Tensor output = torch::stable::new_empty(boxes, {num_kept}, ScalarType::Long);
-  if (num_kept > 0) std::memcpy(output.mutable_data_ptr(), kept.data(), num_kept * sizeof(int64_t));
+  std::vector<uint8_t> stays(count);
+  for_each_task(num_groups, [&](int64_t group) {
+    const int64_t begin = bounds[group], size = bounds[group + 1] - begin;
+    for (const int64_t kept : kept_of(corners, members.data() + begin, nullptr, size, 1, threshold, size)) {
+      stays[places[begin + kept]] = 1;
+    }
+  });
+  std::vector<int64_t> kept;
+  for (int64_t i = 0; i < count; ++i) {
+    if (stays[i]) kept.push_back(i);
+  }
+  return kept;
+}
+
+template <typename T>
+static Tensor run(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& labels, double threshold,
+                  int64_t max_output) {
+  const int64_t count = boxes.size(0);
+  const Corners<T> corners{static_cast<const T*>(boxes.const_data_ptr()), {boxes.stride(0), boxes.stride(1)}};
+  const std::vector<int32_t> order =
+      scores.scalar_type() == ScalarType::Double
+          ? order_of(static_cast<const double*>(scores.const_data_ptr()), scores.stride(0), count)
+          : order_of(static_cast<const float*>(scores.const_data_ptr()), scores.stride(0), count);
+  std::vector<int32_t> groups(count, 0);
+  const int32_t num_groups =
+      labels ? number_groups(static_cast<const int64_t*>(labels->const_data_ptr()), labels->stride(0), order, groups)
+             : 1;
+  // With fewer outputs than boxes: by falling score over all groups, so that boxes after the last one are not compared.
+  const std::vector<int64_t> kept =
+      num_groups > 1 && max_output >= count
+          ? kept_by_group(corners, order, groups, num_groups, threshold)
+          : kept_of(corners, order.data(), groups.data(), count, num_groups, threshold, max_output);
+  Tensor output = torch::stable::new_empty(boxes, {static_cast<int64_t>(kept.size())}, ScalarType::Long);
+  if (kept.empty()) return output;
+  int64_t* indices = static_cast<int64_t*>(output.mutable_data_ptr());
+  for (size_t i = 0; i < kept.size(); ++i) indices[i] = order[kept[i]];
   return output;
 }
 

@@ -26,7 +26,6 @@ struct NmsBlock {
 template <typename T>
 struct NmsBox {
   T x1, y1, x2, y2, area;
-  int32_t index;  // in the caller's order
   int32_t group;  // number of its label
   int32_t level;  // of its area; -1 for a box that overlaps none: empty, inverted or not finite
 };
@@ -57,13 +56,13 @@ struct NmsPlan {
   double threshold;
   T rounded_threshold;  // the largest T up to the threshold
   NmsGrid grid;
-  int32_t first_level, num_levels, num_groups;
+  int32_t first_level, num_levels;
   const double* strips_per_pixel;  // of each level
   const int32_t* num_strips;       // of each level
   double left;                     // smallest centre
   int32_t* heads;                  // [groups][levels][kMostStrips], index of the last block of a list, -1 for none
   std::vector<NmsBlock<T>>* blocks;
-  int64_t* kept;  // [max_output]
+  int64_t* kept;  // [max_output] positions in `boxes`
 
   int32_t strip(int32_t level, double centre) const {
     const double position = (centre - left) * strips_per_pixel[level];

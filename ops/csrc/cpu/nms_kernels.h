@@ -90,7 +90,7 @@ static int64_t suppress(const NmsPlan<T>& plan) {
       if (suppressed(plan, box, reach, almost)) continue;
       insert(plan, box);
     }
-    plan.kept[num_kept++] = box.index;
+    plan.kept[num_kept++] = i;
   }
   return num_kept;
 }
