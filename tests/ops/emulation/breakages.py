@@ -163,8 +163,8 @@ BREAKAGES = (
     Breakage(
         "warps share a plane",
         SCATTER,
-        "reinterpret_cast<T*>(memory) + warp * cells",
-        "reinterpret_cast<T*>(memory) + warp / 2 * cells",
+        "T* plane = planes + warp * cells;",
+        "T* plane = planes;",
         *ROI_POOL,
         "races",
     ),
