@@ -17,8 +17,9 @@ struct PoolShape {
   int height, width;        // bins
   bool position_sensitive;  // channel (d * height + i) * width + j serves bin (i, j) of output d
   int64_t num_rois, outputs;
-  // Strides of pooled as (num_rois, outputs, height * width); places are [num_rois, outputs, height, width].
-  int64_t roi_stride, output_stride, bin_stride;
+  // Pooled is [height, width, outputs, num_rois], so that the threads of one bin write neighbouring numbers; else, and
+  // for places, [num_rois, outputs, height, width].
+  bool rois_last = false;
   int rois_per_round = 0;
 
   PoolShape(int height, int width, bool position_sensitive, int64_t num_rois, int64_t outputs)
@@ -26,13 +27,7 @@ struct PoolShape {
         width(width),
         position_sensitive(position_sensitive),
         num_rois(num_rois),
-        outputs(outputs),
-        roi_stride(outputs * bins()),
-        output_stride(bins()),
-        bin_stride(1) {}
-
-  // Pooled becomes [height, width, outputs, num_rois], so that the threads of one bin write neighbouring numbers.
-  void put_rois_last() { roi_stride = 1, output_stride = num_rois, bin_stride = num_rois * outputs; }
+        outputs(outputs) {}
 
   __host__ __device__ int64_t bins() const { return static_cast<int64_t>(height) * width; }
   // Number of bins that one block reduces, along each axis.
@@ -42,7 +37,7 @@ struct PoolShape {
 
 // The part of a map that the blocks of one blockIdx.x own.
 struct PoolPart {
-  int64_t image, first_output, first_channel, channel_step;
+  int64_t image, first_output;
   int bin, count;  // the bin in position-sensitive operators, else 0; outputs, at most `group`
 
   __device__ PoolPart(const PoolShape& shape, int group) {
@@ -53,12 +48,11 @@ struct PoolPart {
     bin = shape.position_sensitive ? static_cast<int>(block % shape.bins()) : 0;
     image = shape.position_sensitive ? block / shape.bins() : block;
     count = static_cast<int>(smaller<int64_t>(group, shape.outputs - first_output));
-    channel_step = shape.position_sensitive ? shape.bins() : 1;
-    first_channel = first_output * channel_step + bin;
   }
   template <typename S>
-  __device__ GlobalPlanes<S> of(const View<S>& map) const {
-    return {map, image, first_channel, channel_step, count};
+  __device__ GlobalPlanes<S> of(const View<S>& map, const PoolShape& shape) const {
+    const int64_t channel_step = shape.position_sensitive ? shape.bins() : 1;
+    return {map, image, first_output * channel_step + bin, channel_step, count};
   }
 };
 
@@ -66,7 +60,7 @@ struct PoolPart {
 template <typename S>
 __global__ void __launch_bounds__(kPoolThreads)
     lay_out(const View<S> map, const PoolShape shape, Cell<S>* __restrict__ laid_out) {
-  const GlobalPlanes<S> there = PoolPart(shape, kGroup<S>).of(map);
+  const GlobalPlanes<S> there = PoolPart(shape, kGroup<S>).of(map, shape);
   const int map_width = static_cast<int>(map.width()), num_cells = static_cast<int>(map.cells());
   Cell<S>* part = laid_out + blockIdx.x * map.cells();
   for (int i = blockIdx.y * kPoolThreads + threadIdx.x; i < num_cells; i += gridDim.y * kPoolThreads) {
@@ -86,7 +80,7 @@ __global__ void __launch_bounds__(kPoolThreads, kShared ? 2 : 1)
 
   const PoolPart part(shape, kGroup<S>);
   const GlobalPlanes<S> there = kShared || laid_out == nullptr
-                                    ? part.of(map)
+                                    ? part.of(map, shape)
                                     : GlobalPlanes<S>(laid_out + blockIdx.x * map.cells(), map.width());
   const int map_width = static_cast<int>(map.width()), num_cells = static_cast<int>(map.cells());
   const SharedPlanes<S> slab{reinterpret_cast<uint4*>(memory), num_cells, map_width};
@@ -126,14 +120,15 @@ __global__ void __launch_bounds__(kPoolThreads, kShared ? 2 : 1)
       }
       const int64_t roi = blockIdx.y + (begin + number) * splits;
       const int64_t bin_of_roi = part.bin + bin;
+      const int64_t place = (roi * shape.outputs + part.first_output) * shape.bins() + bin_of_roi;
       const int64_t target =
-          roi * shape.roi_stride + part.first_output * shape.output_stride + bin_of_roi * shape.bin_stride;
-      [[maybe_unused]] const int64_t of_places = (roi * shape.outputs + part.first_output) * shape.bins() + bin_of_roi;
+          shape.rois_last ? (bin_of_roi * shape.outputs + part.first_output) * shape.num_rois + roi : place;
+      const int64_t step = shape.rois_last ? shape.num_rois : shape.bins();
 #pragma unroll
       for (int k = 0; k < kGroup<S>; ++k) {
         if (k >= part.count) continue;
-        pooled[target + k * shape.output_stride] = from_number<O>(reduced.value[k]);
-        if constexpr (Reduction::kPlaces) places.put(of_places + k * shape.bins(), reduced.place[k]);
+        pooled[target + k * step] = from_number<O>(reduced.value[k]);
+        if constexpr (Reduction::kPlaces) places.put(place + k * shape.bins(), reduced.place[k]);
       }
     }
   }
@@ -153,8 +148,8 @@ void pool(const Device& device, const Tensor& features, const Number<S>* rois, c
   STD_TORCH_CHECK(entries <= most, "expected at most ", most / sizeof(typename Reduction::Entry),
                   " bins along both axes together, got ", shape.height, " and ", shape.width);
   // The slab is read once, in long runs. Each bin reads about ten cells, in short runs.
-  const bool many = shape.num_rois * shape.rows() * shape.columns() * 32 >= map.cells();
-  const bool shared = many && slab + entries <= most;
+  const int64_t bins_of_block = shape.num_rois * shape.rows() * shape.columns();
+  const bool shared = bins_of_block * 32 >= map.cells() && slab + entries <= most;
   const int64_t bytes = entries + (shared ? slab : 0);
   const int64_t blocks =
       map.images() * blocks_for(shape.outputs, kGroup<S>) * (shape.position_sensitive ? shape.bins() : 1);
@@ -165,7 +160,8 @@ void pool(const Device& device, const Tensor& features, const Number<S>* rois, c
   const int64_t splits = smaller<int64_t>(larger<int64_t>(1, wave / blocks), smaller<int64_t>(shape.num_rois, 65535));
   const auto kernel = shared ? &pool_bins<S, O, Reduction, true> : &pool_bins<S, O, Reduction, false>;
   std::optional<Tensor> laid_out;
-  if (many && !shared && (shape.position_sensitive || map.stride[1] != 1)) {
+  // That writes the map too, so it needs more bins.
+  if (!shared && bins_of_block * 8 >= map.cells() && (shape.position_sensitive || map.stride[1] != 1)) {
     laid_out = new_output(features, {blocks, map.cells(), kGroup<S>}, features.scalar_type());
     const int64_t shares = smaller<int64_t>(blocks_for(map.cells(), kPoolThreads), 64);
     device.launch(&lay_out<S>, grid_of(blocks, shares), kPoolThreads, 0, map, shape, output<Cell<S>>(*laid_out));

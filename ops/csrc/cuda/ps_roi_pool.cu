@@ -32,7 +32,7 @@ static void pool_score_maps(const Device& device, const Tensor& score_maps, cons
     PoolShape shape{k, k, true, rois.size(0), map.channels() / (bins * bins)};
     const Places places{argmax != nullptr ? argmax->mutable_data_ptr() : nullptr, wide_places(map.cells())};
     if (for_vote) {
-      shape.put_rois_last();
+      shape.rois_last = true;
       pool<S>(device, score_maps, input<T>(rois), reduction, shape, output<T>(pooled), places);
     } else {
       pool<S>(device, score_maps, input<T>(rois), reduction, shape, output<S>(pooled), places);

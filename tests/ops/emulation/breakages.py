@@ -335,8 +335,8 @@ BREAKAGES = (
     Breakage(
         "every RoI reads the first image",
         POOL,
-        "return {map, image, first_channel,",
-        "return {map, 0, first_channel,",
+        "return {map, image, first_output *",
+        "return {map, 0, first_output *",
         *ROI_POOL,
         WRONG,
     ),
