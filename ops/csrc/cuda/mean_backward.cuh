@@ -22,9 +22,13 @@ template <typename T>
 struct Tables {
   int rows, columns;  // bins
   int height, width;  // cells
-  T* weights;         // [R][rows][padded height], then [columns][padded width]
-  Span* touched;      // [R][rows + columns + 1], cells of each bin, then of all column bins
-  Span* rows_of;      // [R][tiles down], the row bins that touch a row of tiles
+  int64_t num_rois;
+  bool position_sensitive;
+  T* weights = nullptr;      // [R][rows][padded height], then [columns][padded width]
+  Span* touched = nullptr;   // cells of each row bin, then of each column bin; see place
+  Span* sideways = nullptr;  // [R], cells of all column bins
+  Span* rows_of = nullptr;   // [tiles down][R], the row bins that touch a row of tiles
+  int* image = nullptr;      // [R]
 
   __host__ __device__ int tiles_down() const { return (height + kTileHeight - 1) / kTileHeight; }
   __host__ __device__ int tiles_across() const { return (width + kTileWidth - 1) / kTileWidth; }
@@ -34,38 +38,42 @@ struct Tables {
   __host__ __device__ int64_t weights_per_roi() const {
     return row_weights() + static_cast<int64_t>(columns) * padded_width();
   }
-  __host__ __device__ int64_t touched_per_roi() const { return static_cast<int64_t>(rows) + columns + 1; }
+  // Place in touched. A block of a position-sensitive operator reads one bin of all RoIs, so RoIs are neighbours there.
+  __device__ int64_t place(int64_t roi, int bin) const {
+    return position_sensitive ? bin * num_rois + roi : roi * (rows + columns) + bin;
+  }
 };
 
 __device__ __forceinline__ bool meets(Span span, int first, int end) { return span.first < end && span.end > first; }
 
 template <typename T, typename Bins>
 __global__ void __launch_bounds__(kTableThreads)
-    tabulate(const T* __restrict__ rois, const Bins bins, const Tables<T> tables) {
-  const T* roi = rois + static_cast<int64_t>(blockIdx.x) * kRoiColumns;
-  T* weights = tables.weights + blockIdx.x * tables.weights_per_roi();
-  Span* touched = tables.touched + blockIdx.x * tables.touched_per_roi();
-  Span* rows_of = tables.rows_of + static_cast<int64_t>(blockIdx.x) * tables.tiles_down();
+    tabulate(const T* __restrict__ rois, int64_t images, const Bins bins, const Tables<T> tables) {
+  const int64_t number = blockIdx.x;
+  const T* roi = rois + number * kRoiColumns;
+  T* weights = tables.weights + number * tables.weights_per_roi();
+  const auto touched = [&](int bin) -> Span& { return tables.touched[tables.place(number, bin)]; };
   for (int i = threadIdx.x; i < tables.rows + tables.columns; i += kTableThreads) {
     const bool vertical = i < tables.rows;
     const int bin = vertical ? i : i - tables.rows;
-    touched[i] = weights_of(bins, roi, vertical).touched(bin, vertical ? tables.height : tables.width);
+    touched(i) = weights_of(bins, roi, vertical).touched(bin, vertical ? tables.height : tables.width);
   }
   __syncthreads();
   for (int i = threadIdx.x; i <= tables.tiles_down(); i += kTableThreads) {
     if (i < tables.tiles_down()) {
       Span range{tables.rows, 0};
       for (int bin = 0; bin < tables.rows; ++bin) {
-        if (meets(touched[bin], i * kTileHeight, (i + 1) * kTileHeight)) range = {smaller(range.first, bin), bin + 1};
+        if (meets(touched(bin), i * kTileHeight, (i + 1) * kTileHeight)) range = {smaller(range.first, bin), bin + 1};
       }
-      rows_of[i] = range;
+      tables.rows_of[i * tables.num_rois + number] = range;
     } else {
       Span all{kFar, 0};
       for (int bin = tables.rows; bin < tables.rows + tables.columns; ++bin) {
-        const Span span = touched[bin];
+        const Span span = touched(bin);
         if (span.first < span.end) all = {smaller(all.first, span.first), larger(all.end, span.end)};
       }
-      touched[tables.rows + tables.columns] = all;
+      tables.sideways[number] = all;
+      tables.image[number] = static_cast<int>(image_of(roi, images));
     }
   }
   for (int i = threadIdx.x; i < tables.padded_height() + tables.padded_width(); i += kTableThreads) {
@@ -76,7 +84,7 @@ __global__ void __launch_bounds__(kTableThreads)
     const auto axis = weights_of(bins, roi, vertical);
     T* of_cell = weights + (vertical ? 0 : tables.row_weights()) + cell;
     for (int bin = 0; bin < num; ++bin) {
-      const Span span = touched[vertical ? bin : tables.rows + bin];
+      const Span span = touched(vertical ? bin : tables.rows + bin);
       const bool covered = cell >= span.first && cell < span.end;
       of_cell[bin * step] = covered ? axis.weight(bin, cell, size) : static_cast<T>(0);
     }
@@ -95,8 +103,7 @@ union RowWeights {
 // position-sensitive operators, a block owns one bin, so a RoI has one column.
 template <typename S>
 __global__ void __launch_bounds__(kTileThreads, sizeof(Number<S>) == 8 ? 2 : 4)
-    mean_backward_tiles(const View<S> grad, const Number<S>* __restrict__ rois, const Tables<Number<S>> tables,
-                        int64_t images, int64_t channels, bool position_sensitive, S* __restrict__ total) {
+    mean_backward_tiles(const View<S> grad, const Tables<Number<S>> tables, int64_t channels, S* __restrict__ total) {
   using T = Number<S>;
   constexpr int group = kGroup<T>, words = CellWords<T>::kWords, per_word = group / words;
   __shared__ int listed[kTileThreads];
@@ -106,8 +113,9 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(Number<S>) == 8 ? 2 : 4)
   // Columns in which a cell of the tile's width has a weight, a bit for each.
   __shared__ __align__(8) unsigned char columns_of[kTileWidth][kTileHeight];
   __shared__ unsigned covered[kMostColumns];  // a bit for each row of the tile in which a column has a weight
-  const int64_t num_rois = grad.size[0], outputs = grad.size[1];
+  const int64_t num_rois = tables.num_rois, outputs = grad.size[1];
   const int64_t bins = static_cast<int64_t>(tables.rows) * tables.columns;
+  const bool position_sensitive = tables.position_sensitive;
   int64_t block = blockIdx.x;
   const int left = static_cast<int>(block % tables.tiles_across()) * kTileWidth;
   block /= tables.tiles_across();
@@ -128,11 +136,12 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(Number<S>) == 8 ? 2 : 4)
   T sum[group] = {};
   for (int64_t begin = 0; begin < num_rois; begin += kTileThreads) {
     const int64_t candidate = begin + thread;
-    bool hit = candidate < num_rois && image_of(rois + candidate * kRoiColumns, images) == image;
+    bool hit = candidate < num_rois && tables.image[candidate] == image;
     if (hit) {
-      const Span* touched = tables.touched + candidate * tables.touched_per_roi();
-      const Span down = position_sensitive ? touched[the_row] : tables.rows_of[candidate * tables.tiles_down() + tile];
-      const Span sideways = touched[tables.rows + (position_sensitive ? the_column : tables.columns)];
+      const Span down = position_sensitive ? tables.touched[tables.place(candidate, the_row)]
+                                           : tables.rows_of[tile * num_rois + candidate];
+      const Span sideways = position_sensitive ? tables.touched[tables.place(candidate, tables.rows + the_column)]
+                                               : tables.sideways[candidate];
       hit = (position_sensitive ? meets(down, top, top + kTileHeight) : down.first < down.end) &&
             meets(sideways, left, left + kTileWidth);
     }
@@ -156,8 +165,8 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(Number<S>) == 8 ? 2 : 4)
         Span rows{0, 0};
         if (position_sensitive) {
           rows = {the_row, the_row + 1};
-        } else if (meets(tables.touched[roi * tables.touched_per_roi() + tables.rows + q], left, left + kTileWidth)) {
-          rows = tables.rows_of[roi * tables.tiles_down() + tile];
+        } else if (meets(tables.touched[tables.place(roi, tables.rows + q)], left, left + kTileWidth)) {
+          rows = tables.rows_of[tile * num_rois + roi];
         }
         const S* gradient = grad.data + roi * grad.stride[0] + first_output * grad.stride[1] + q * grad.stride[3];
         const T* weights = tables.weights + roi * tables.weights_per_roi() + top;
@@ -243,22 +252,25 @@ void mean_backward(const Device& device, const Tensor& grad, const Tensor& rois,
                    static_cast<int>(grad.size(3)),
                    static_cast<int>(size[2]),
                    static_cast<int>(size[3]),
-                   nullptr,
-                   nullptr,
-                   nullptr};
+                   num_rois,
+                   position_sensitive};
+  const int64_t spans_of_bins = grad.size(2) + grad.size(3);
   Tensor weights = new_output(rois, {num_rois, tables.weights_per_roi()}, rois.scalar_type());
-  Tensor spans = new_output(rois, {num_rois, tables.touched_per_roi() + tables.tiles_down(), 2}, ScalarType::Int);
+  Tensor spans = new_output(rois, {spans_of_bins + 1 + tables.tiles_down(), num_rois, 2}, ScalarType::Int);
+  Tensor image = new_output(rois, {num_rois}, ScalarType::Int);
   tables.weights = output<T>(weights);
   tables.touched = output<Span>(spans);
-  tables.rows_of = tables.touched + num_rois * tables.touched_per_roi();
+  tables.sideways = tables.touched + spans_of_bins * num_rois;
+  tables.rows_of = tables.sideways + num_rois;
+  tables.image = output<int>(image);
   if (num_rois > 0) {
-    device.launch(&tabulate<T, Bins>, grid_of(num_rois), kTableThreads, 0, input<T>(rois), bins, tables);
+    device.launch(&tabulate<T, Bins>, grid_of(num_rois), kTableThreads, 0, input<T>(rois), size[0], bins, tables);
   }
   const int64_t blocks = size[0] * blocks_for(grad.size(1), kGroup<T>) *
                          (position_sensitive ? grad.size(2) * grad.size(3) : 1) * tables.tiles_down() *
                          tables.tiles_across();
-  device.launch(&mean_backward_tiles<S>, grid_of(blocks), dim3(kTileWidth, kTileHeight), 0, gradient, input<T>(rois),
-                tables, size[0], size[1], position_sensitive, output<S>(total));
+  device.launch(&mean_backward_tiles<S>, grid_of(blocks), dim3(kTileWidth, kTileHeight), 0, gradient, tables, size[1],
+                output<S>(total));
 }
 
 }  // namespace fast_rfcn

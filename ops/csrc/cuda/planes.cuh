@@ -32,6 +32,15 @@ __device__ __forceinline__ Cell<S> load(const void* source, int step) {
   return copy.cell;
 }
 
+// Writes a cell in words that are `step` words apart.
+template <typename S>
+__device__ __forceinline__ void store(void* target, int step, const Cell<S>& cell) {
+  CellWords<S> copy{};
+  copy.cell = cell;
+#pragma unroll
+  for (int i = 0; i < CellWords<S>::kWords; ++i) static_cast<uint4*>(target)[i * step] = copy.words[i];
+}
+
 // A group of channels of one image, in global memory.
 template <typename S>
 struct GlobalPlanes {
@@ -50,6 +59,15 @@ struct GlobalPlanes {
     vectors = channel_stride == 1 && count == kGroup<S> && row_stride % per_word == 0 &&
               column_stride % per_word == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0;
   }
+
+  // Cells one after another.
+  __device__ GlobalPlanes(const Cell<S>* cells, int64_t width)
+      : data(cells->channel),
+        channel_stride(1),
+        row_stride(width * kGroup<S>),
+        column_stride(kGroup<S>),
+        count(kGroup<S>),
+        vectors(true) {}
 
   __device__ __forceinline__ Cell<S> at(int y, int x) const {
     const S* source = data + y * row_stride + x * column_stride;
@@ -70,12 +88,7 @@ struct SharedPlanes {
 
   __device__ __forceinline__ Cell<S> at(int y, int x) const { return load<S>(words + y * width + x, num_cells); }
 
-  __device__ __forceinline__ void put(int index, const Cell<S>& cell) const {
-    CellWords<S> copy{};
-    copy.cell = cell;
-#pragma unroll
-    for (int i = 0; i < CellWords<S>::kWords; ++i) words[i * num_cells + index] = copy.words[i];
-  }
+  __device__ __forceinline__ void put(int index, const Cell<S>& cell) const { store(words + index, num_cells, cell); }
 };
 
 }  // namespace fast_rfcn

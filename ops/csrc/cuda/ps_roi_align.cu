@@ -30,9 +30,9 @@ static Tensor ps_roi_align(const Tensor& score_maps, const Tensor& rois_in, int6
     using T = Number<S>;
     const View<S> map(score_maps);
     const int k = static_cast<int>(bins);
-    pool(device, map, input<T>(rois),
-         SampleMean<S>{sampled_bins<T>(bins, map.height(), map.width(), spatial_scale, sampling_ratio)},
-         PoolShape{k, k, true, rois.size(0), classes}, output<S>(pooled), Places{nullptr, false});
+    pool<S>(device, score_maps, input<T>(rois),
+            SampleMean<S>{sampled_bins<T>(bins, map.height(), map.width(), spatial_scale, sampling_ratio)},
+            PoolShape{k, k, true, rois.size(0), classes}, output<S>(pooled), Places{nullptr, false});
   });
   return pooled;
 }

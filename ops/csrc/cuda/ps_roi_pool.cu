@@ -1,6 +1,6 @@
 // Position-sensitive RoI pooling and the vote on CUDA. The classes of a bin share its cells, so pool.cuh reduces a bin
-// for a group of classes. The vote pools into a scratch buffer in float32 or better, bin by bin, and averages it; the
-// buffer fits in the L2 cache.
+// for a group of classes. The vote pools into a scratch buffer in float32 or better, sorted by bin, class and RoI, and
+// averages it; the buffer fits in the L2 cache.
 
 #include "mean_backward.cuh"
 #include "pool.cuh"
@@ -19,7 +19,7 @@ template <typename S, typename Bins>
 using MaximumAlone = CellMaximum<S, Bins, false>;
 
 // Fills pooled, and argmax [R, D, k, k] if the reduction has places; neither is empty. Pooled is [R, D, k, k] in the
-// dtype of the score maps, or for a vote [k, k, R, D] in the dtype of the sums.
+// dtype of the score maps, or for a vote [k, k, D, R] in the dtype of the sums.
 template <template <typename, typename> class Reduction>
 static void pool_score_maps(const Device& device, const Tensor& score_maps, const Tensor& rois, int64_t bins,
                             double spatial_scale, Tensor& pooled, Tensor* argmax, bool for_vote) {
@@ -32,10 +32,10 @@ static void pool_score_maps(const Device& device, const Tensor& score_maps, cons
     PoolShape shape{k, k, true, rois.size(0), map.channels() / (bins * bins)};
     const Places places{argmax != nullptr ? argmax->mutable_data_ptr() : nullptr, wide_places(map.cells())};
     if (for_vote) {
-      shape.put_bins_first();
-      pool(device, map, input<T>(rois), reduction, shape, output<T>(pooled), places);
+      shape.rois_last = true;
+      pool<S>(device, score_maps, input<T>(rois), reduction, shape, output<T>(pooled), places);
     } else {
-      pool(device, map, input<T>(rois), reduction, shape, output<S>(pooled), places);
+      pool<S>(device, score_maps, input<T>(rois), reduction, shape, output<S>(pooled), places);
     }
   });
 }
@@ -98,15 +98,17 @@ static Tensor ps_roi_pool_backward(const Tensor& grad, const Tensor& rois_in, st
   return total;
 }
 
-// Means over the bins of pooled [bins, items]; one item per thread.
+// Means over the bins of pooled [bins, classes, num_rois]; one class of one RoI per thread.
 template <typename S>
 __global__ void __launch_bounds__(kItemThreads)
-    vote(const Number<S>* __restrict__ pooled, int64_t items, int64_t bins, S* __restrict__ votes) {
+    vote(const Number<S>* __restrict__ pooled, int64_t num_rois, int64_t classes, int64_t bins,
+         S* __restrict__ votes) {
+  const int64_t items = classes * num_rois;
   for (int64_t i = blockIdx.x * static_cast<int64_t>(kItemThreads) + threadIdx.x; i < items;
        i += static_cast<int64_t>(gridDim.x) * kItemThreads) {
     Number<S> sum = 0;
     for (int64_t bin = 0; bin < bins; ++bin) sum += pooled[bin * items + i];
-    votes[i] = from_number<S>(sum / static_cast<Number<S>>(bins));
+    votes[i % num_rois * classes + i / num_rois] = from_number<S>(sum / static_cast<Number<S>>(bins));
   }
 }
 
@@ -120,12 +122,12 @@ static Tensor pool_and_vote(const Device& device, const Tensor& score_maps, cons
     if (argmax != nullptr) device.fill(*argmax, 0xff);
     return votes;
   }
-  Tensor pooled = new_output(score_maps, {bins, bins, size[0], size[1]}, number_dtype(score_maps.scalar_type()));
+  Tensor pooled = new_output(score_maps, {bins, bins, size[1], size[0]}, number_dtype(score_maps.scalar_type()));
   pool_score_maps<Reduction>(device, score_maps, rois, bins, spatial_scale, pooled, argmax, true);
   with_storage(score_maps.scalar_type(), [&](auto storage) {
     using S = decltype(storage);
     device.launch(&vote<S>, grid_of_items(device, votes.numel()), kItemThreads, 0, input<Number<S>>(pooled),
-                  votes.numel(), bins * bins, output<S>(votes));
+                  size[0], size[1], bins * bins, output<S>(votes));
   });
   return votes;
 }

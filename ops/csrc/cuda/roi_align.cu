@@ -28,10 +28,10 @@ static void align(const Device& device, const Tensor& features, const Tensor& ro
     using S = decltype(storage);
     using T = Number<S>;
     const View<S> map(features);
-    pool(device, map, input<T>(rois), Reduction<S>{options.bins<T>(map.height(), map.width())},
-         PoolShape{static_cast<int>(options.height), static_cast<int>(options.width), false, rois.size(0),
-                   map.channels()},
-         output<S>(pooled), Places{argmax != nullptr ? argmax->mutable_data_ptr() : nullptr, true});
+    pool<S>(device, features, input<T>(rois), Reduction<S>{options.bins<T>(map.height(), map.width())},
+            PoolShape{static_cast<int>(options.height), static_cast<int>(options.width), false, rois.size(0),
+                      map.channels()},
+            output<S>(pooled), Places{argmax != nullptr ? argmax->mutable_data_ptr() : nullptr, true});
   });
 }
 

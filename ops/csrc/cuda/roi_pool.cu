@@ -37,10 +37,11 @@ static std::tuple<Tensor, Tensor> roi_pool(const Tensor& features, const Tensor&
     const PoolBins<T> bins{rows, columns, map.height(), map.width(), static_cast<T>(spatial_scale), rule};
     const PoolShape shape{rows, columns, false, rois.size(0), map.channels()};
     if (with_argmax) {
-      pool(device, map, input<T>(rois), CellMaximum<S, PoolBins<T>, true>{bins}, shape, output<S>(pooled),
-           Places{argmax.mutable_data_ptr(), wide});
+      pool<S>(device, features, input<T>(rois), CellMaximum<S, PoolBins<T>, true>{bins}, shape, output<S>(pooled),
+              Places{argmax.mutable_data_ptr(), wide});
     } else {
-      pool(device, map, input<T>(rois), CellMaximum<S, PoolBins<T>, false>{bins}, shape, output<S>(pooled), Places{});
+      pool<S>(device, features, input<T>(rois), CellMaximum<S, PoolBins<T>, false>{bins}, shape, output<S>(pooled),
+              Places{});
     }
   });
   return {pooled, argmax};

@@ -1,7 +1,8 @@
-// The backward pass of maxima: gradients are added at the cells of the maxima. A warp owns a plane (one channel of one
-// image), in shared memory if it fits. It lists the RoIs of its image and processes their gradients in order, 32 at a
-// time. Of the lanes with the same target cell, the first adds for all of them, so the order of the sums is fixed and
-// equals the CPU's. There are no atomics, and every run gives the same bits.
+// The backward pass of maxima: gradients are added at the cells of the maxima. A block owns a plane (one channel of one
+// image). Each of its warps has its own copy of the plane, in shared memory. If no copy fits, it has one warp.
+// Each warp lists the RoIs of the image, takes its part of the list, and processes their gradients in order, 32 at a
+// time. Of the lanes with the same target cell, the first adds for all of them. At the end the copies are added in
+// order. So the order of the sums is fixed, without atomics, and every run gives the same bits.
 #pragma once
 
 #include "tensors.cuh"
@@ -9,7 +10,7 @@
 namespace fast_rfcn {
 
 constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int kScatterWarps = 4;
+constexpr int kScatterWarps = 4;  // at most
 constexpr int kListedRois = 256;  // RoIs that a warp examines for its list; a position in them is one byte
 constexpr int kShuffles = 4;      // shuffles between two votes
 
@@ -53,11 +54,10 @@ __global__ void __launch_bounds__(32 * kScatterWarps)
   constexpr int batch = 8 / corners;  // loads that run at the same time
   extern __shared__ __align__(16) unsigned char memory[];
   __shared__ unsigned char listed[kScatterWarps][kListedRois];
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int64_t number = static_cast<int64_t>(blockIdx.x) * (blockDim.x / 32) + warp;
-  if (number >= images * channels) return;  // the whole warp returns; other warps do not wait for it
-  const int64_t image = number / channels, channel = number % channels;
-  T* plane = scratch != nullptr ? scratch + number * cells : reinterpret_cast<T*>(memory) + warp * cells;
+  const int warps = static_cast<int>(blockDim.x) / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int64_t number = blockIdx.x, image = number / channels, channel = number % channels;
+  T* planes = scratch != nullptr ? scratch + number * cells : reinterpret_cast<T*>(memory);  // one for each warp
+  T* plane = planes + warp * cells;
   for (int64_t i = lane; i < cells; i += 32) plane[i] = 0;
 
   for (int64_t begin = 0; begin < num_rois; begin += kListedRois) {
@@ -72,14 +72,15 @@ __global__ void __launch_bounds__(32 * kScatterWarps)
     }
     __syncwarp();
     // Each lane goes through (listed RoI, bin) in steps of 32 bins. It reads a batch before it adds the one before.
-    int at = lane / bins, bin = lane % bins;
+    const int first = num * warp / warps, end = num * (warp + 1) / warps;  // of the list
+    int at = first + lane / bins, bin = lane % bins;
     const auto read = [&](Part<T, corners>(&parts)[batch]) {
 #pragma unroll
       for (int u = 0; u < batch; ++u) {
         parts[u].value = 0;
 #pragma unroll
         for (int c = 0; c < corners; ++c) parts[u].cell[c] = -1, parts[u].weight[c] = 1;
-        if (at < num) {
+        if (at < end) {
           const int64_t roi = begin + listed[warp][at], index = (roi * channels + channel) * bins + bin;
           targets(rois + roi * kRoiColumns, bin, index, parts[u].cell, parts[u].weight);
           parts[u].value = to_number(grad[index]);
@@ -90,7 +91,7 @@ __global__ void __launch_bounds__(32 * kScatterWarps)
     };
     Part<T, corners> next[batch];
     read(next);
-    for (int64_t left = static_cast<int64_t>(num) * bins; left > 0; left -= 32 * batch) {
+    for (int64_t left = static_cast<int64_t>(end - first) * bins; left > 0; left -= 32 * batch) {
       Part<T, corners> parts[batch];
 #pragma unroll
       for (int u = 0; u < batch; ++u) parts[u] = next[u];
@@ -102,7 +103,12 @@ __global__ void __launch_bounds__(32 * kScatterWarps)
       }
     }
   }
-  for (int64_t i = lane; i < cells; i += 32) total[number * cells + i] = from_number<S>(plane[i]);
+  __syncthreads();
+  for (int64_t i = threadIdx.x; i < cells; i += 32 * warps) {
+    T sum = planes[i];
+    for (int other = 1; other < warps; ++other) sum += planes[other * cells + i];
+    total[number * cells + i] = from_number<S>(sum);
+  }
 }
 
 // Launches scatter_planes for a dense gradient [R, C, bins] and a total [N, C, cells] that is not empty.
@@ -110,16 +116,19 @@ template <typename S, typename Targets>
 void scatter(const Device& device, const Tensor& grad, const Tensor& rois, const Targets& targets,
              const std::vector<int64_t>& size, int64_t bins, Tensor& total) {
   using T = Number<S>;
-  const int64_t planes = size[0] * size[1], cells = size[2] * size[3], bytes = cells * static_cast<int64_t>(sizeof(T));
+  const int64_t cells = size[2] * size[3], bytes = cells * static_cast<int64_t>(sizeof(T));
   const int64_t lists = kScatterWarps * kListedRois;
   const int64_t fit = (device.attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) - lists) / bytes;
-  const int64_t warps = fit == 0 ? kScatterWarps : smaller<int64_t>(fit, kScatterWarps);
+  // As many copies as the GPU can hold for all planes at the same time. It reserves 1 KiB for each block.
+  const int64_t planes = size[0] * size[1], processors = device.attribute(cudaDevAttrMultiProcessorCount);
+  const int64_t of_processor = device.attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor);
+  int64_t warps = larger<int64_t>(1, smaller<int64_t>(fit, kScatterWarps));
+  while (warps > 1 && of_processor / (warps * bytes + lists + 1024) * processors < planes) --warps;
   std::optional<Tensor> scratch;
   if (fit == 0) scratch = new_output(grad, size, number_dtype(grad.scalar_type()));
-  device.launch(&scatter_planes<S, Targets>, grid_of(blocks_for(planes, warps)),
-                dim3(static_cast<unsigned>(32 * warps)), fit == 0 ? 0 : warps * bytes, input<S>(grad), input<T>(rois),
-                targets, rois.size(0), size[0], size[1], cells, static_cast<int>(bins), output<S>(total),
-                scratch ? output<T>(*scratch) : nullptr);
+  device.launch(&scatter_planes<S, Targets>, grid_of(planes), dim3(static_cast<unsigned>(32 * warps)),
+                fit == 0 ? 0 : warps * bytes, input<S>(grad), input<T>(rois), targets, rois.size(0), size[0], size[1],
+                cells, static_cast<int>(bins), output<S>(total), scratch ? output<T>(*scratch) : nullptr);
 }
 
 }  // namespace fast_rfcn

@@ -32,10 +32,10 @@ LAYOUTS = (
     "expanded",
 )
 # (height, width): odd sizes, whole vectors and tiles, and one more. (36, 32) fits in 48 KiB of shared memory, but not
-# beside a small static array; so do 4 planes of (64, 48). Then sizes beyond 48 KiB, 227 KiB, and 4 planes of it.
+# beside a small static array; so does one channel of (1, 12288). Then sizes of 8 channels beyond 48 and 227 KiB.
 # (255, 257) is the first size whose positions need more than 16 bits.
 SIZES = ((1, 1), (1, 2), (3, 1), (5, 7), (8, 32), (9, 33), (16, 64), (23, 37), (36, 32), (38, 63), (64, 48))
-LARGE_SIZES = ((61, 45), (90, 85), (1, 13001), (130, 130), (1, 60001), (255, 257))
+LARGE_SIZES = ((61, 45), (90, 85), (1, 12288), (130, 130), (1, 60001), (255, 257))
 BINS = ((1, 1), (7, 7), (7, 7), (3, 5), (14, 14), (33, 1), (1, 40))
 
 
