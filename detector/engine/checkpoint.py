@@ -70,15 +70,14 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         try:
             torch.save({**content, "format": FORMAT}, summed)  # type: ignore[arg-type]  # it asks for write and flush
         except RuntimeError as error:
-            if isinstance(error.__context__, KeyboardInterrupt):  # Ctrl-C while writing, which torch replaced
-                raise error.__context__ from None
-            raise summed.error or error from error
+            # A signal may raise while torch writes: Ctrl-C, or a loader's worker that died. torch replaces that error.
+            raise summed.error or error.__context__ or error from None
         file.write(MARK + summed.sum.digest())
 
     try:
         write_atomically(path, write)
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
+    except OSError as error:
+        reason = error.strerror or str(error).split("\n")[0]
         older = "; the previous checkpoint is intact" if any(path.parent.glob("*.pt")) else ""
         raise OSError(f"cannot write the checkpoint {path}: {reason}{older}") from error
 

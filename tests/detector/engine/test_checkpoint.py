@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from detector.engine import checkpoint
 from detector.engine.checkpoint import (
     load_checkpoint,
     load_weights,
@@ -207,6 +208,30 @@ def test_a_full_disk_leaves_the_previous_checkpoint_intact(room: int, tmp_path: 
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert load_checkpoint(path)["step"] == 7
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")]
+)
+@pytest.mark.parametrize("number", [0, 3])
+def test_an_error_raised_by_a_signal_while_writing_stays(
+    number: int, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch replaces it by an error of its own; without it nobody would learn that a loader's worker died."""
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"step": 1})
+    real, calls = checkpoint._Summed.write, iter(range(1000))
+
+    def write(summed: checkpoint._Summed, data: bytes) -> int:
+        if next(calls) == number:
+            raise error
+        return real(summed, data)
+
+    monkeypatch.setattr(checkpoint._Summed, "write", write)
+    with pytest.raises(type(error)) as caught:
+        save_checkpoint(path, {"step": 2, "model": {"weight": torch.ones(1000)}})
+    assert caught.value is error
+    assert load_checkpoint(path)["step"] == 1
 
 
 def test_a_failed_first_write_does_not_speak_of_a_previous_checkpoint(tmp_path: Path) -> None:
