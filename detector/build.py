@@ -34,7 +34,6 @@ from detector.ops import roi_align, roi_pool
 from detector.ops.distinct import distinct_rois
 from detector.postprocess import Postprocess
 from detector.preprocess import Preprocess
-from detector.proposals.anchors import base_anchors, corner_anchors
 from detector.proposals.given import GivenProposals, ProposalModule
 from detector.proposals.rpn import RPN, KeepCounts
 from detector.sampling import HardExampleMining, RandomSampling, Sampler
@@ -78,6 +77,7 @@ def build_preprocess(config: schema.InputConfig, strides: Sequence[int]) -> Prep
     """Build the preprocessing for maps of these strides."""
     return Preprocess(
         max_side=config.max_side,
+        round_down=config.round_down,
         mean=tuple(config.mean),
         std=tuple(config.std),
         bgr_255=config.bgr_255,
@@ -158,7 +158,7 @@ def build_proposals(config: schema.ProposalConfig, backbone: Backbone, use_diffi
                 strides=backbone.proposal_strides,
                 scales=tuple(config.scales),
                 aspects=tuple(config.aspects),
-                anchors=base_anchors if config.anchors is schema.Anchors.cell else corner_anchors,
+                as_torchvision=config.anchors is schema.Anchors.corner,
                 train_keep=KeepCounts(config.pre_nms_train, config.top_k_train),
                 test_keep=KeepCounts(config.pre_nms_test, config.top_k_test),
                 nms_iou=config.nms_iou,

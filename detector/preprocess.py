@@ -43,14 +43,24 @@ class Inputs(NamedTuple):
     seeds: list[int]
 
 
-def resized_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
+def resized_size(
+    height: int, width: int, short_side: int, max_side: int, *, round_down: bool = False
+) -> tuple[int, int]:
     """Return (height, width) with the shorter side `short_side` and the longer side at most `max_side`.
 
     Uses integers only and rounds a half up, so that an exported graph computes the same for any size at run time.
+
+    With `round_down` the sides are those of torchvision's detectors: products of floats, rounded down. So 5 of 100
+    pictures get a shorter side of `short_side` - 1. An exported graph divides integers: there it is `short_side`.
+    Source: torchvision `models/detection/transform.py`.
     """
     shorter, longer = torch.sym_min(height, width), torch.sym_max(height, width)
 
     def resized(side: int) -> int:
+        if round_down and torch.compiler.is_exporting():
+            return torch.sym_max(1, torch.sym_min(side * short_side // shorter, side * max_side // longer))  # type: ignore[return-value]
+        if round_down:
+            return max(1, math.floor(side * min(short_side / shorter, max_side / longer)))
         by_shorter = (2 * side * short_side + shorter) // (2 * shorter)
         by_longer = (2 * side * max_side + longer) // (2 * longer)
         return torch.sym_max(1, torch.sym_min(by_shorter, by_longer))  # type: ignore[return-value]
@@ -73,6 +83,7 @@ class Preprocess(nn.Module):
         bgr_255: bool,
         stride: int,
         antialias: bool = False,
+        round_down: bool = False,
         multiple: int | None = None,
         finest_stride: int | None = None,
     ) -> None:
@@ -80,6 +91,7 @@ class Preprocess(nn.Module):
 
         With `antialias` a pixel of a smaller image is the weighted mean of all pixels that it covers. Without it, it is
         made from four of them, as in the original: fine texture becomes noise, and large photographs are slow.
+        `round_down` is that of `resized_size`.
         The sides of the canvas are multiples of `stride`, and also of `multiple` if given (fewer shapes, more padding).
         `finest_stride` is the stride of the finest feature map; None means `stride`.
         """
@@ -87,6 +99,7 @@ class Preprocess(nn.Module):
         self.max_side = max_side
         self.bgr_255 = bgr_255
         self.antialias = antialias
+        self.round_down = round_down
         self.stride = stride
         self.finest_stride = stride if finest_stride is None else finest_stride
         self.multiple = stride if multiple is None else math.lcm(stride, multiple)
@@ -102,7 +115,7 @@ class Preprocess(nn.Module):
     def forward(self, batch: Batch) -> Inputs:
         """Return images, boxes and proposals of `batch` in the pixels of one padded canvas [N, 3, H, W]."""
         sizes = [
-            resized_size(image.shape[1], image.shape[2], side, self.max_side)
+            resized_size(image.shape[1], image.shape[2], side, self.max_side, round_down=self.round_down)
             for image, side in zip(batch.images, batch.short_sides, strict=True)
         ]
         frames = [

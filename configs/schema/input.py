@@ -17,6 +17,7 @@ class InputConfig:
     test_scales: list[float] = field(default_factory=lambda: [1.0])  # detect at these multiples of test_short_side too
     max_side: int = 1000  # upper limit of the longer side in pixels; larger images are scaled down
     canvas_multiple: int | None = None  # pad sides to multiples of this (128 with compile); None: of the stride
+    round_down: bool = False  # sides of resized images are rounded down, as in torchvision; else to the nearest pixel
     antialias: bool = False  # shrink by averaging pixels, not by sampling four; fast for large photographs
     flip: bool = True  # flip half of the training images left to right
     flip_vertical: bool = False  # flip half of the training images upside down: for microscopes, satellites

@@ -58,10 +58,12 @@ class SelectiveSearchConfig(ProposalConfig):
 
 
 class Anchors(Enum):
-    """The centre of a cell's anchors, and the rounding of their sides."""
+    """The anchors of a cell, and which boxes enter NMS."""
 
     cell = "cell"  # centred on the cell; sides are rounded before scaling (py-faster-rcnn)
-    corner = "corner"  # centred on the cell's upper left corner; half sides are rounded (torchvision)
+    # torchvision: centred on the cell's upper left corner, half sides rounded, a cell = canvas / number of cells; boxes
+    # that are too small, such as those in the padding, take places among the pre_nms_test best.
+    corner = "corner"
 
 
 @dataclass
@@ -73,7 +75,7 @@ class RPNConfig(ProposalConfig):
     separable: bool = False  # the 3x3 convolution is depthwise, then 1x1: an eighth of the arithmetic
     scales: list[float] = field(default_factory=lambda: [8.0, 16.0, 32.0])  # anchor side = scale x stride
     aspects: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])  # height / width of anchors
-    anchors: Anchors = Anchors.cell  # centre of a cell's anchors
+    anchors: Anchors = Anchors.cell  # cell: as py-faster-rcnn; corner: as torchvision
     pre_nms_train: int = 12000  # number of best anchors of each map that enter NMS in training
     pre_nms_test: int = 6000  # number of best anchors of each map that enter NMS in testing
     top_k_train: int = 2000

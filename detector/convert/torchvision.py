@@ -44,8 +44,8 @@ def depth(weights: Mapping[str, Tensor]) -> int:
 def backbone_state(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return conv1 to res5 with the classifier's names.
 
-    Norms without a batch counter are frozen. torchvision adds nothing to their variance, so EPS, which this project
-    adds, is subtracted.
+    Norms without a batch counter are frozen. torchvision's COCO_V1 weights, and what is trained from them, add nothing
+    to their variance. So EPS, which this project adds, is subtracted.
     """
     state = {name.removeprefix(BODY): value for name, value in weights.items() if name.startswith(BODY)}
     if not any(name.endswith("num_batches_tracked") for name in state):

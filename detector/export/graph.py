@@ -52,7 +52,7 @@ class DetectorGraph(nn.Module):
         """
         detector, preprocess = self.detector, self.detector.preprocess
         height, width = image.shape[:2]
-        resized = resized_size(height, width, self.short_side, preprocess.max_side)
+        resized = resized_size(height, width, self.short_side, preprocess.max_side, round_down=preprocess.round_down)
         frame_height, frame_width = (_independent_size(side) for side in resized)
         rows, columns = (_independent_size((side + preprocess.multiple - 1) // preprocess.multiple) for side in resized)
         mean = preprocess.mean

@@ -36,9 +36,12 @@ def corner_anchors(stride: int, scales: tuple[float, ...], aspects: tuple[float,
     return (torch.stack((-width, -height, width, height), dim=1) / 2).round()
 
 
-def anchor_grid(base: Tensor, height: int, width: int, stride: int) -> Tensor:
-    """Return the anchors [height * width * A, 4] of a feature map: cells in row-major order, all anchors of each."""
-    top, left = (torch.arange(cells, device=base.device) * stride for cells in (height, width))
+def anchor_grid(base: Tensor, height: int, width: int, cell: tuple[int, int]) -> Tensor:
+    """Return the anchors [height * width * A, 4] of a feature map: cells in row-major order, all anchors of each.
+
+    `cell` is the (height, width) of a cell in input pixels.
+    """
+    top, left = (torch.arange(n, device=base.device) * side for n, side in zip((height, width), cell, strict=True))
     y, x = torch.meshgrid(top, left, indexing="ij")
     shift = torch.stack((x, y, x, y), dim=-1).reshape(-1, 1, 4)
     return (shift + base).reshape(-1, 4)

@@ -12,7 +12,7 @@ runs on each map separately. The output is the best of all maps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from detector.losses import smooth_l1
 from detector.ops import boxes as box_ops
 from detector.ops import nms
 from detector.preprocess import Frame, Inputs
-from detector.proposals.anchors import anchor_grid
+from detector.proposals.anchors import anchor_grid, base_anchors, corner_anchors
 from detector.proposals.given import ProposalOutput
 from detector.sampling import RandomSampling
 from detector.separable import conv3x3
@@ -48,10 +48,6 @@ class Level(NamedTuple):
     deltas: Tensor  # [N, P, 4]
 
 
-# (stride, scales, aspects) -> anchors [A, 4] of a map's first cell
-FirstAnchors = Callable[[int, tuple[float, ...], tuple[float, ...]], Tensor]
-
-
 class RPN(nn.Module):
     """The region proposal network over one map or several."""
 
@@ -67,7 +63,7 @@ class RPN(nn.Module):
         strides: Sequence[int],
         scales: tuple[float, ...],
         aspects: tuple[float, ...],
-        anchors: FirstAnchors,
+        as_torchvision: bool,
         train_keep: KeepCounts,
         test_keep: KeepCounts,
         nms_iou: float,
@@ -80,13 +76,16 @@ class RPN(nn.Module):
         sigma: float,
         use_difficult: bool,
     ) -> None:
-        """`strides` are input pixels per cell of each map, `scales` are in strides. `anchors` makes a cell's anchors.
+        """`strides` are input pixels per cell of each map, `scales` are in strides.
 
+        With `as_torchvision` the anchors are `corner_anchors`, a cell is as large as the canvas divided by the map's
+        cells, and boxes that are too small take places among the best before NMS.
         `min_size` is in pixels of the original image. Boxes with a shorter side are dropped. The box loss is
         `overlap_loss` of the decoded box; None: smooth L1 of the deltas, with `sigma`.
         """
         super().__init__()
         self.strides = tuple(strides)
+        self.as_torchvision = as_torchvision
         self.train_keep, self.test_keep = train_keep, test_keep
         self.nms_iou = nms_iou
         self.min_size = min_size
@@ -95,7 +94,8 @@ class RPN(nn.Module):
         self.overlap_loss = overlap_loss
         self.sigma = sigma
         self.use_difficult = use_difficult
-        bases = torch.stack([anchors(stride, scales, aspects) for stride in strides])
+        first = corner_anchors if as_torchvision else base_anchors
+        bases = torch.stack([first(stride, scales, aspects) for stride in strides])
         self.register_buffer("bases", bases, persistent=False)
         num_anchors = bases.shape[1]
         self.conv = conv3x3(in_channels, channels, separable=separable)
@@ -112,7 +112,7 @@ class RPN(nn.Module):
         `features` are the maps [N, C, H_i, W_i] of all levels. Boxes are in the pixels of the network's input.
         """
         levels = [
-            self._level(level, base, stride)
+            self._level(level, base, self._cell(level, inputs.images, stride))
             for level, base, stride in zip(features, self.bases, self.strides, strict=True)
         ]
         with torch.no_grad():
@@ -129,14 +129,23 @@ class RPN(nn.Module):
         scores, deltas = (torch.cat([level[kind] for level in levels], dim=1) for kind in (1, 2))
         return ProposalOutput(proposals, self._losses(anchors, scores, deltas, inputs))
 
-    def _level(self, features: Tensor, base: Tensor, stride: int) -> Level:
+    def _cell(self, features: Tensor, canvas: Tensor, stride: int) -> tuple[int, int]:
+        """Return height and width of a map's cell in input pixels.
+
+        In torchvision 13 cells of P6 on a canvas of 800 pixels are 61 pixels apart, not 64.
+        """
+        if not self.as_torchvision:
+            return stride, stride
+        return canvas.shape[2] // features.shape[2], canvas.shape[3] // features.shape[3]
+
+    def _level(self, features: Tensor, base: Tensor, cell: tuple[int, int]) -> Level:
         """Apply the layers to one map [N, C, H, W]."""
         hidden = F.relu(self.conv(features), inplace=True)
         num_images, _, height, width = hidden.shape
         # [N, A * c, H, W] -> [N, H * W * A, c]: the order of `anchor_grid`.
         scores = self.scores(hidden).unflatten(1, (-1, 2)).permute(0, 3, 4, 1, 2).reshape(num_images, -1, 2).float()
         deltas = self.deltas(hidden).unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).reshape(num_images, -1, 4).float()
-        return Level(anchor_grid(base, height, width, stride), scores, deltas)
+        return Level(anchor_grid(base, height, width, cell), scores, deltas)
 
     def _propose(self, anchors: Tensor, scores: Tensor, deltas: Tensor, frame: Frame, keep: KeepCounts) -> Proposals:
         """Return the best boxes of one map of one image after NMS.
@@ -148,9 +157,9 @@ class RPN(nn.Module):
         shortest = torch.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
         # Rank boxes that are too small last instead of removing them, so that the top k has a fixed size.
         large = (shortest >= self.min_size * frame.scale()) & (shortest >= 1e-3)
-        ranked = torch.where(large, objectness, -torch.inf)
+        ranked = objectness if self.as_torchvision else torch.where(large, objectness, -torch.inf)
         best, order = ranked.topk(torch.sym_min(keep.before_nms, ranked.shape[0]))
-        order = order[best > -torch.inf]
+        order = order[(best > -torch.inf) & large[order]]
         kept = order[nms(boxes[order], objectness[order], self.nms_iou, max_output=keep.after_nms)]
         return Proposals(boxes[kept], objectness[kept].sigmoid())
 

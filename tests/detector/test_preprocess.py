@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from detector.preprocess import Frame, Preprocess, resize_antialiased, resized_size, to_input, to_original
 from detector.structures import Batch, Detections, Instances, Proposals
@@ -49,6 +50,23 @@ def test_the_shorter_side_is_600_unless_the_longer_side_exceeds_1000(
     size: tuple[int, int], expected: tuple[int, int]
 ) -> None:
     assert resized_size(*size, 600, 1000) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((480, 640), (800, 1066)),  # 1066.67
+        ((427, 641), (800, 1200)),  # 1200.94
+        ((400, 800), (666, 1333)),  # 800 would make the longer side 1600
+        ((322, 322), (799, 799)),  # 322 * (800 / 322) is less than 800
+    ],
+)
+def test_sides_rounded_down_equal_those_of_torchvision(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    transform = GeneralizedRCNNTransform(800, 1333, [0.0] * 3, [1.0] * 3).eval()
+    with torch.no_grad():
+        resized, _ = transform([torch.zeros(3, *size)])
+    assert resized.image_sizes == [expected]
+    assert resized_size(*size, 800, 1333, round_down=True) == expected
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(32, 1200), st.integers(32, 2000))

@@ -58,6 +58,7 @@ DETECTRON2 = [
 TORCHVISION = [
     "input.test_short_side=800",
     "input.max_side=1333",
+    "input.round_down=true",
     "backbone.tail=fc",
     "neck=fpn",
     "proposals=rpn_fpn",
@@ -78,6 +79,7 @@ class Source:
     backbone: dict[str, Tensor]  # under torchvision's names
     head: Callable[[Detector], dict[str, Tensor]]  # head and proposal network, under the names of the built detector
     delta_std: tuple[float, float, float, float]  # the standard deviations that normalize its box deltas
+    fixed: tuple[str, ...] = ()  # groups of the configuration that the file decides
 
 
 def run_convert(source: Path, output: Path, classes: str | None, overrides: Sequence[str]) -> None:
@@ -102,6 +104,9 @@ def run_convert(source: Path, output: Path, classes: str | None, overrides: Sequ
         else:
             write_classifier(output, torchvision_state(weights, source), "torchvision")
             return
+    for word in overrides:
+        if word.partition("=")[0] in found.fixed:
+            raise ConfigError(f"{word} does not fit: {source} is a {found.origin}, which decides this; leave it out")
     names = class_names(classes, found.num_classes)
     config = load_config(["backbone.weights=null", *found.settings, *overrides])
     detector = build_detector(config, len(names)).eval()
@@ -148,8 +153,7 @@ def detectron2_source(weights: Mapping[str, Tensor]) -> Source:
     agnostic = len(weights[f"{detectron2.BOXES}.bias"]) == 4 and num_classes > 1
 
     def head(detector: Detector) -> dict[str, Tensor]:
-        if not isinstance(detector.proposals, RPN):
-            raise ConfigError("the file contains a proposal network; keep proposals=rpn")
+        assert isinstance(detector.proposals, RPN)
         return detectron2.detector_state(weights, detector.proposals.bases[0])
 
     return Source(
@@ -165,6 +169,7 @@ def detectron2_source(weights: Mapping[str, Tensor]) -> Source:
         backbone=backbone,
         head=head,
         delta_std=(0.1, 0.1, 0.2, 0.2),
+        fixed=("backbone", "proposals"),
     )
 
 
@@ -183,6 +188,7 @@ def torchvision_source(weights: Mapping[str, Tensor]) -> Source:
         backbone=torchvision.backbone_state(weights),
         head=lambda detector: torchvision.detector_state(weights),
         delta_std=(0.1, 0.1, 0.2, 0.2),
+        fixed=("backbone", "neck", "proposals", "head"),
     )
 
 
@@ -210,6 +216,8 @@ def class_names(classes: str | None, count: int) -> tuple[str, ...]:
         raise ConfigError(f"the file has {count} classes without names; give classes=[a,b,...] or classes=FILE")
     if classes.startswith("["):
         names = tuple(name.strip() for name in classes.strip("[]").split(","))
+    elif not Path(classes).is_file():
+        raise ConfigError(f"classes={classes}: no such file; give [a,b,...] or a file with one name a line")
     else:
         names = tuple(line.strip() for line in Path(classes).read_text().splitlines() if line.strip())
     if len(names) != count or len(set(names)) != count:
@@ -245,6 +253,11 @@ def torchvision_state(weights: dict[str, Tensor], source: Path) -> dict[str, Ten
     """Return the state dict if it has a classifier's names. Raises ValueError if not."""
     if "conv1.weight" in weights or any(name.startswith("features.") for name in weights):
         return weights
+    if any(name.startswith(("backbone.body.", "backbone.features.", "roi_heads.")) for name in weights):
+        raise ValueError(
+            f"{source}: a detector of torchvision, but not its FasterRCNN with a ResNet and FPN (version 1), the only "
+            "one that can be converted; its version 2, MobileNetV3 and RetinaNet cannot"
+        )
     raise ValueError(
         f"{source}: expected tensor names of Detectron2's R50-C4, of torchvision's FasterRCNN or of a torchvision "
         f"classifier, got {', '.join(list(weights)[:3])}; detector convert --help lists the models"

@@ -26,7 +26,7 @@ def test_the_nine_published_anchors_exactly() -> None:
 
 def test_the_grid_is_ordered_by_row_column_and_anchor() -> None:
     base = base_anchors(16, SCALES, ASPECTS)
-    grid = anchor_grid(base, 3, 4, 16)
+    grid = anchor_grid(base, 3, 4, (16, 16))
     assert grid.shape == (3 * 4 * 9, 4)
     for row, column, anchor in ((0, 0, 0), (0, 1, 0), (2, 3, 8), (1, 2, 4)):
         shift = torch.tensor([column, row, column, row]) * 16
@@ -34,7 +34,7 @@ def test_the_grid_is_ordered_by_row_column_and_anchor() -> None:
 
 
 def test_an_empty_map_has_no_anchors() -> None:
-    assert anchor_grid(base_anchors(16, SCALES, ASPECTS), 0, 5, 16).shape == (0, 4)
+    assert anchor_grid(base_anchors(16, SCALES, ASPECTS), 0, 5, (16, 16)).shape == (0, 4)
 
 
 def test_thin_anchors_have_an_area() -> None:

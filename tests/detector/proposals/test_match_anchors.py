@@ -48,7 +48,7 @@ import resource, torch
 from detector.proposals.anchors import anchor_grid, base_anchors
 from detector.proposals.rpn import match_anchors
 torch.set_num_threads(1)
-anchors = anchor_grid(base_anchors(16, (8.0, 16.0, 32.0), (0.5, 1.0, 2.0)), 160, 174, 16)
+anchors = anchor_grid(base_anchors(16, (8.0, 16.0, 32.0), (0.5, 1.0, 2.0)), 160, 174, (16, 16))
 assert len(anchors) > 250_000
 low = torch.rand(2000, 2) * 2000
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

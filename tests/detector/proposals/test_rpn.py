@@ -14,7 +14,7 @@ from torchvision.ops import complete_box_iou_loss, generalized_box_iou_loss
 from detector.box_losses import OverlapLoss, ciou_loss, giou_loss
 from detector.ops import boxes as box_ops
 from detector.preprocess import Frame, Inputs
-from detector.proposals.anchors import anchor_grid, base_anchors, corner_anchors
+from detector.proposals.anchors import anchor_grid, corner_anchors
 from detector.proposals.given import GivenProposals
 from detector.proposals.rpn import RPN, KeepCounts
 from detector.structures import Instances, Mean, Proposals
@@ -27,7 +27,7 @@ PUBLISHED: dict[str, Any] = {
     "strides": (16,),
     "scales": (2.0, 4.0),
     "aspects": (0.5, 1.0, 2.0),
-    "anchors": base_anchors,
+    "as_torchvision": False,
     "train_keep": KeepCounts(200, 50),
     "test_keep": KeepCounts(100, 20),
     "nms_iou": 0.7,
@@ -96,7 +96,7 @@ def test_assignment_equals_a_loop(seed: int, count: int) -> None:
     low = torch.rand(count, 2, generator=generator) * 90
     truths = torch.cat((low, low + 8 + 60 * torch.rand(count, 2, generator=generator)), dim=1).round()
     rpn = make_rpn()
-    anchors = anchor_grid(rpn.bases[0], 8, 10, 16)
+    anchors = anchor_grid(rpn.bases[0], 8, 10, (16, 16))
     labels, matched = rpn.assign(anchors, objects(*truths.tolist()), FRAME)
     assert labels.tolist() == loop_assign(anchors, truths, FRAME)
     if count:
@@ -151,7 +151,7 @@ def test_difficult_objects_are_used_only_if_use_difficult_is_set() -> None:
 @pytest.mark.parametrize("tile_bytes", [1, 1 << 12, 64 << 20])
 def test_tiles_do_not_change_the_assignment(tile_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rpn = make_rpn()
-    anchors = anchor_grid(rpn.bases[0], 8, 10, 16)
+    anchors = anchor_grid(rpn.bases[0], 8, 10, (16, 16))
     truths = objects(*[[7.0 * i, 5.0 * i, 7.0 * i + 40, 5.0 * i + 30] for i in range(12)])
     expected, matched = rpn.assign(anchors, truths, FRAME)
     monkeypatch.setattr(box_ops, "TILE_BYTES", tile_bytes)
@@ -163,7 +163,7 @@ def test_tiles_do_not_change_the_assignment(tile_bytes: int, monkeypatch: pytest
 @pytest.mark.slow
 def test_assigning_2000_boxes_to_250000_anchors_takes_under_500_megabytes() -> None:
     rpn = make_rpn(scales=(8.0, 16.0, 32.0))
-    anchors = anchor_grid(rpn.bases[0], 160, 174, 16)
+    anchors = anchor_grid(rpn.bases[0], 160, 174, (16, 16))
     assert len(anchors) > 250_000
     low = torch.rand(2000, 2, generator=torch.Generator().manual_seed(0)) * 2000
     truths = torch.cat((low, low + 100), dim=1)
@@ -216,7 +216,7 @@ def test_losses_equal_a_loop_over_the_anchors() -> None:
         hidden = rpn.conv(features).relu()
         scores = rpn.scores(hidden).reshape(2, 6, 2, 8, 10).permute(0, 3, 4, 1, 2).reshape(2, -1, 2)
         deltas = rpn.deltas(hidden).reshape(2, 6, 4, 8, 10).permute(0, 3, 4, 1, 2).reshape(2, -1, 4)
-    anchors = anchor_grid(rpn.bases[0], 8, 10, 16)
+    anchors = anchor_grid(rpn.bases[0], 8, 10, (16, 16))
     labels: list[int] = []
     targets = []
     for seed, item in enumerate(instances):
@@ -242,7 +242,7 @@ def test_overlap_losses_are_those_of_the_decoded_anchors(overlap_loss: OverlapLo
     with torch.no_grad():
         hidden = rpn.conv(features).relu()
         deltas = rpn.deltas(hidden).reshape(2, 6, 4, 8, 10).permute(0, 3, 4, 1, 2).reshape(2, -1, 4).double()
-    anchors = anchor_grid(rpn.bases[0], 8, 10, 16)
+    anchors = anchor_grid(rpn.bases[0], 8, 10, (16, 16))
     total, count = 0.0, 0
     for index, item in enumerate(instances):
         label, truth = rpn.assign(anchors, item, FRAME)

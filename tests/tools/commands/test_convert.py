@@ -311,6 +311,7 @@ def require_same_proposals(rpn: Any, weights: dict[str, Tensor]) -> None:
         ("a.caffemodel", b"\xff" * 30, [], 1, "is damaged or not a .caffemodel"),
         ("a.pth", b"junk", [], 1, "cannot be read"),
         ("a.pth", {"x": torch.zeros(1)}, [], 1, "expected tensor names of Detectron2's R50-C4"),
+        ("a.pth", {"backbone.body.conv1.weight": torch.zeros(1)}, [], 1, "its version 2, MobileNetV3 and RetinaNet"),
         ("a.pth", {"x": 1}, [], 1, "expected a dict of named tensors"),
         ("a.pth", nn.Linear(1, 1), [], 1, "it contains more than tensors and plain values"),
         ("a.pkl", pickle.dumps({"model": Path("x")}), [], 1, "which could run code"),
@@ -348,5 +349,9 @@ def test_words_and_class_names_are_checked(tmp_path: Path, capsys: pytest.Captur
     assert "the file has 3 classes without names" in capsys.readouterr().err
     assert run([*words, "classes=[a,b]"]) == 2
     assert "classes has 2 names; the file has 3 classes" in capsys.readouterr().err
+    assert run([*words, "classes=none.txt"]) == 2
+    assert "classes=none.txt: no such file" in capsys.readouterr().err
+    assert run([*words, "classes=[a,b,c]", "proposals=grid"]) == 2
+    assert "proposals=grid does not fit" in capsys.readouterr().err
     (tmp_path / "names.txt").write_text("a\nb\nc\n")
     assert run([*words, f"classes={tmp_path / 'names.txt'}"]) == 0

@@ -15,8 +15,10 @@ from detector.structures import Batch, Detections, Instances
 from detector.tools.commands.convert import run_convert
 
 CLASSES = 4
-# Multiples of 64: for other sides torchvision's stride of P6 is not 64 (800 pixels are 13 cells, so 61).
-SIZES = ((128, 192), (192, 128))
+SHORT, LONG = 160, 250
+# Sides are rounded down (100 x 133 to 160 x 212.8), and 303 * (160 / 303) is less than 160, so the shorter side is 159.
+# 160 pixels are 3 cells of P6, 53 pixels apart. In a batch, a part of each canvas is padding.
+BATCHES = (((128, 192),), ((400, 303),), ((100, 133), (333, 500), (90, 400)))
 
 
 def randomised(model: nn.Module) -> FasterRCNN:
@@ -43,35 +45,35 @@ def small(norm: type[nn.Module] = nn.BatchNorm2d) -> FasterRCNN:
     """Return a model with ResNet-18, composed as users do. Frozen norms have eps 0, as for released weights."""
     torch.manual_seed(0)
     backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None, trainable_layers=5, norm_layer=norm)
-    model = FasterRCNN(backbone, CLASSES + 1, min_size=128, max_size=192)
+    model = FasterRCNN(backbone, CLASSES + 1, min_size=SHORT, max_size=LONG)
     for module in model.modules():
         if isinstance(module, FrozenBatchNorm2d):
             module.eps = 0.0
     return randomised(model)
 
 
-def detections(path: Path, image: torch.Tensor) -> list[Detections]:
+def detections(path: Path, images: list[torch.Tensor]) -> list[Detections]:
     """Return the detections of the converted model at `path`."""
-    sizes = ["input.test_short_side=128", "input.max_side=192"]
+    sizes = [f"input.test_short_side={SHORT}", f"input.max_side={LONG}"]
     model = load_model(path, override_config(read_model_config(path), sizes), torch.device("cpu"))
     nothing = Instances(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
-    return model.detector.detect(Batch([image], [nothing], None, ["a"], [0], [128]))
+    count = len(images)
+    return model.detector.detect(Batch(images, [nothing] * count, None, ["a"] * count, [0] * count, [SHORT] * count))
 
 
 def require_same_detections(model: FasterRCNN, folder: Path, names: str) -> None:
     torch.save(model.state_dict(), folder / "fpn.pth")
     run_convert(folder / "fpn.pth", folder / "fpn.safetensors", names, [])
     generator = torch.Generator().manual_seed(1)
-    images = [torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8) for size in SIZES]
-    for image in images:
-        # One image at a time: in a mixed batch, boxes in the padding are among torchvision's best 1000.
-        (found,) = detections(folder / "fpn.safetensors", image)
+    for sizes in BATCHES:
+        images = [torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8) for size in sizes]
         with torch.no_grad():
-            (expected,) = model([image / 255])
-        assert len(found) == len(expected["boxes"]) == 100
-        torch.testing.assert_close(found.scores, expected["scores"], rtol=0, atol=1e-4)
-        torch.testing.assert_close(found.boxes, expected["boxes"], rtol=1e-4, atol=1e-4)
-        assert torch.equal(found.labels, expected["labels"])
+            theirs = model([image / 255 for image in images])
+        for found, expected in zip(detections(folder / "fpn.safetensors", images), theirs, strict=True):
+            assert len(found) == len(expected["boxes"]) == 100
+            torch.testing.assert_close(found.scores, expected["scores"], rtol=0, atol=1e-4)
+            torch.testing.assert_close(found.boxes, expected["boxes"], rtol=1e-4, atol=1e-4)
+            assert torch.equal(found.labels, expected["labels"])
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, FrozenBatchNorm2d])
@@ -82,6 +84,6 @@ def test_boxes_and_scores_equal_those_of_torchvision(norm: type[nn.Module], tmp_
 @pytest.mark.slow
 def test_boxes_and_scores_of_resnet50_fpn_equal_those_of_torchvision(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    sizes = {"min_size": 128, "max_size": 192}
+    sizes = {"min_size": SHORT, "max_size": LONG}
     model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=CLASSES + 1, **sizes)
     require_same_detections(randomised(model), tmp_path, "[a,b,c,d]")
