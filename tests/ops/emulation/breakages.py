@@ -372,7 +372,7 @@ BREAKAGES = (
         "reduced.value[k] += to_number(cell.channel[k]);",
         "reduced.value[k] = to_number(from_number<S>(reduced.value[k] + to_number(cell.channel[k])));",
         *PS_ROI_POOL,
-        WRONG,
+        f"{WRONG}|rounded in another way",
         "float16",
     ),
     Breakage(
@@ -1028,7 +1028,8 @@ BREAKAGES = (
         "for (int corner = 0; corner < 4; ++corner) atomicAdd(&sums[corner][threadIdx.x % 2], "
         "sums[corner][threadIdx.x + half]);",
         *ROI_WARP,
-        f"races|other bits|{WRONG}",
+        "other bits",
+        "float64",  # the sums are of double precision, so that float32 has the same bits
     ),
     Breakage(
         "a mask for 64 rows by a shift of 64",
@@ -1471,8 +1472,8 @@ BREAKAGES = (
     Breakage(
         "an offset of 32 bits between rows",
         DEFORM,
-        "upper = plane + y.lower * map.stride[2],",
-        "upper = plane + static_cast<int>(y.lower * map.stride[2]),",
+        "lower = plane + y.upper * map.stride[2];",
+        "lower = plane + static_cast<int>(y.upper * map.stride[2]);",
         *DEFORMABLE,
         OUTSIDE,
         "float16",
