@@ -1543,14 +1543,6 @@ BREAKAGES = (
         f"{NOT_REFUSED}|{OUTSIDE}",
     ),
     Breakage(
-        "more boxes than shared memory holds",
-        NMS,
-        "STD_TORCH_CHECK(words <= most,",
-        "STD_TORCH_CHECK(true,",
-        *SUPPRESSION,
-        "asks for more shared memory",
-    ),
-    Breakage(
         "labels of any dtype",
         NMS,
         "labels_in->scalar_type() == ScalarType::Long &&",
