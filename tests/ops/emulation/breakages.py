@@ -1349,14 +1349,6 @@ BREAKAGES = (
         "in the place of|outside of every tensor",
     ),
     Breakage(
-        "votes without maps have a place",
-        "cuda/ps_roi_pool.cu",
-        "device.fill(*argmax, 0xff);",
-        "device.fill(*argmax, 0);",
-        *PS_ROI_POOL,
-        WRONG,
-    ),
-    Breakage(
         "bins that sample their borders",
         "cuda/ps_roi_align.cu",
         "sampling_ratio, true, false};",
@@ -1468,15 +1460,6 @@ BREAKAGES = (
         "columns.first < left + kDeformTileWidth - 1;",
         *DEFORMABLE,
         WRONG,
-    ),
-    Breakage(
-        "an offset of 32 bits between rows",
-        DEFORM,
-        "lower = plane + y.upper * map.stride[2];",
-        "lower = plane + static_cast<int>(y.upper * map.stride[2]);",
-        *DEFORMABLE,
-        OUTSIDE,
-        "float16",
     ),
     Breakage(
         "RoIs of any shape",
