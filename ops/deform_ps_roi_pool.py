@@ -176,7 +176,7 @@ def _reads(rois: Tensor, rows: Samples, columns: Samples, size: Sequence[int]) -
     images = image_index(rois, num_images)
     plane = torch.arange(channels, device=rois.device).view(groups, -1, bins, bins, 1, 1)
     step = max(1, GROUP_BYTES // max(1, channels * reads * reads * 16))
-    for start in range(0, rois.shape[0] if channels * height * width > 0 else 0, step):
+    for start in range(0, rois.shape[0] if num_images * channels * height * width > 0 else 0, step):
         part = slice(start, start + step)
         image = images[part].view(-1, 1, 1, 1, 1, 1, 1)
         valid = rows.valid[part, :, None, :, :, :, None] & columns.valid[part, :, None, :, :, None, :] & (image >= 0)
@@ -204,6 +204,8 @@ def _reference(
     sampling_ratio: int,
 ) -> Tensor:
     size = score_maps.shape
+    if score_maps.numel() == 0:
+        return score_maps.new_zeros((rois.shape[0], size[1] // (bins * bins), bins, bins))
     rows, columns = rows_and_columns(rois, offsets, bins, size, spatial_scale, offset_scale, sampling_ratio)
     count = (rows.on_map * columns.on_map).clamp(min=1)[:, :, None]
     groups = count.shape[1]

@@ -1,5 +1,6 @@
 """`deform_ps_roi_pool` against bilinear sampling in plain loops, numbers by hand, and its properties."""
 
+import importlib
 import math
 from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Decimal
@@ -248,6 +249,9 @@ def test_empty_inputs_give_empty_results() -> None:
         assert to_maps.shape == shape
         assert not to_offsets.any()
     assert deform_ps_roi_pool(torch.zeros(0, 36, 5, 6), [], torch.zeros(0, 2, 3, 3), 3, SCALE).shape == (0, 4, 3, 3)
+    kernel = importlib.import_module("detector.ops.deform_ps_roi_pool")._reference
+    pooled = kernel(torch.zeros(0, 36, 5, 6), ROIS, None, 3, SCALE, 0.1, 4)  # a direct call: RoIs of no image
+    assert torch.equal(pooled, torch.zeros(len(ROIS), 4, 3, 3))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -29,7 +29,7 @@ CHECKS = "alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero,
 # -fno-tree-sra: a word of 16 bytes is read at once, so that its alignment is checked.
 # -ftrivial-auto-var-init: a local variable without a value holds a number that shows in the result.
 WATCHED = ["-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-fno-tree-sra", "-fno-ipa-sra", "-Wno-unknown-pragmas"]
-WATCHED += ["-ftrivial-auto-var-init=pattern"]
+WATCHED += ["-ftrivial-auto-var-init=pattern", "-Werror=unused-result"]  # an error that nobody asks for
 WATCHED += [
     "-fsanitize=thread",
     "--param",

@@ -3,7 +3,8 @@
 A case depends only on its number, so that a failing case can be repeated. Maps have the layouts that kernels
 distinguish, odd sizes, sizes at and beyond the limits of shared memory, and offsets beyond 2^31; some have no elements
 or a NaN. The other arguments are sometimes parts of larger tensors. RoIs lie in, across and outside the
-map, are inverted, empty or not finite, or name an image that does not exist.
+map, are inverted, empty or not finite, or name an image that does not exist. Each call also comes once with an argument
+that the operator must refuse.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ LAYOUTS = (
 # (255, 257) is the first size whose positions need more than 16 bits.
 SIZES = ((1, 1), (1, 2), (3, 1), (5, 7), (8, 32), (9, 33), (16, 64), (23, 37), (36, 32), (38, 63), (64, 48))
 LARGE_SIZES = ((61, 45), (90, 85), (1, 12288), (130, 130), (1, 60001), (255, 257))
+BEYOND_16_BITS = (290, 259)  # positions of 65536 and more
 BINS = ((1, 1), (7, 7), (7, 7), (3, 5), (14, 14), (33, 1), (1, 40))
 
 
@@ -47,10 +49,13 @@ class Check:
     arguments: tuple[Any, ...]
     expected: tuple[Tensor | None, ...]  # None: not compared
     terms: float | None  # the allowed difference of sums, in roundings; None: equal
+    derive: Callable[..., tuple[Tensor, ...]] | None = None  # from the results: compared in their place
+    refused: str = ""  # a pattern of the error that these arguments must raise
 
     def difference(self, results: Any) -> str:
         """Return a description of the first difference, or ""."""
         results = results if isinstance(results, tuple) else (results,)
+        results = results if self.derive is None else self.derive(*results)
         for ours, other in zip(results, self.expected, strict=True):
             if other is None:
                 continue
@@ -89,6 +94,7 @@ class Draw:
     def __init__(self, number: int, dtypes: tuple[torch.dtype, ...] = DTYPES) -> None:
         self.dice = random.Random(number)
         self.layout_dice = random.Random(f"layout {number}")
+        self.rare_dice = random.Random(f"rare {number}")
         self.generator = torch.Generator().manual_seed(number)
         self.dtype = dtypes[number // len(GROUPS) % len(dtypes)]
         self.edges = torch.float64 if self.dtype == torch.float64 else torch.float32
@@ -101,7 +107,9 @@ class Draw:
         return ((values * 3).round() if self.dice.random() < 0.3 else values).to(self.dtype)  # with ties
 
     def channels(self) -> int:
-        drawn = self.dice.choice((1, 3, 8, 9) if self.large else (1, 2, 7, 8, 9, 16, 24, 33))
+        drawn = self.dice.choice((1, 3, 8, 9) if self.large else (1, 2, 7, 8, 9, 12, 16, 33))
+        if self.layout == "channels last" and not self.large and self.rare_dice.random() < 0.25:
+            return 12  # vectors, but the last group has four channels
         # Only whole vectors of channels depend on the padding of a row.
         return 8 * (1 + drawn % 3) if self.layout.startswith("padded") else drawn
 
@@ -110,6 +118,8 @@ class Draw:
         height, width = self.dice.choice(LARGE_SIZES if self.large else SIZES)
         if height * width > 2000:
             images = 1
+        if (height, width) == LARGE_SIZES[-1] and self.rare_dice.random() < 0.5:
+            height, width = BEYOND_16_BITS
         channels = fixed or self.channels()
         size = (images, channels, height, width)
         if self.layout_dice.random() < 0.04:
@@ -117,7 +127,9 @@ class Draw:
             without = self.layout_dice.randrange(2 if fixed else 4)
             return self.numbers(*(0 if dim == without else length for dim, length in enumerate(size)))
         if images > 1 and self.layout_dice.random() < 0.5 and self.dtype.itemsize == 2:
-            return far_apart(self.numbers(*size))
+            return self.far_apart(self.numbers(*size))
+        if images == 1 and self.rare_dice.random() < 0.3 and self.dtype.itemsize == 2:
+            return self.far_apart(self.numbers(*size))
         if self.layout == "contiguous":
             return self.numbers(*size)
         if self.layout == "channels last":
@@ -135,7 +147,9 @@ class Draw:
             row = width * channels + 1
             whole = torch.full((images * height * row,), math.nan, dtype=self.dtype)
             return whole.as_strided(size, (height * row, 1, row, channels)).copy_(self.numbers(*size))
-        flat = self.numbers(math.prod(size) + 1)[1:]  # one element off every alignment
+        # One element off every alignment, or 8 bytes.
+        start = self.rare_dice.choice((1, 8 // self.dtype.itemsize))
+        flat = self.numbers(math.prod(size) + start)[start:]
         return (
             flat.view(images, height, width, channels).permute(0, 3, 1, 2) if "last" in self.layout else flat.view(size)
         )
@@ -145,12 +159,31 @@ class Draw:
         if dense.ndim == 0 or self.layout_dice.random() < 0.7:
             return dense
         margin = math.nan if dense.is_floating_point() else 0
+        if dense.ndim == 1:
+            return torch.full((2 * len(dense),), margin, dtype=dense.dtype)[::2].copy_(dense)
         whole = torch.full((*dense.shape[:-1], dense.shape[-1] + 3), margin, dtype=dense.dtype)
         return whole[..., 1:-2].copy_(dense)
 
-    def rois(self, size: torch.Size, *, wild: bool = True) -> Tensor:
+    def far_apart(self, values: Tensor) -> Tensor:
+        """Return the values with the last of one dimension beyond 2^31 elements from the first. That is mostly dim 0.
+
+        Untouched memory takes no space.
+        """
+        lengths = [dim for dim, length in enumerate(values.shape) if length > 1]
+        if not lengths:
+            return values
+        dim = lengths[0] if self.rare_dice.random() < 0.6 else self.rare_dice.choice(lengths)
+        moved = values.movedim(dim, 0)
+        step = 2**31 // (len(moved) - 1) + 8
+        whole = torch.empty(step * (len(moved) - 1) + moved[0].numel(), dtype=values.dtype)
+        strides = torch.empty(moved.shape, device="meta").stride()[1:]
+        return whole.as_strided(moved.shape, (step, *strides)).copy_(moved).movedim(0, dim)
+
+    def rois(self, size: torch.Size, *, wild: bool = True, whole: bool = False) -> Tensor:
+        """Return RoIs [R, 5]. With `whole` they are five, and the first one covers the map."""
         images, _, height, width = size
         count = self.dice.choice((1, 5, 20) if self.large else (0, 1, 2, 12, 40, 150, 300))
+        count = 5 if whole else count
         corners = torch.rand(count, 4, generator=self.generator) * 1.4 - 0.2
         corners = torch.cat((corners[:, :2].minimum(corners[:, 2:]), corners[:, :2].maximum(corners[:, 2:])), dim=1)
         corners *= torch.tensor((width, height, width, height)) / self.scale
@@ -173,6 +206,8 @@ class Draw:
                     corners[i] = torch.tensor((-1e9, -1e9, 1e9, 1e9))
                 case 9 if wild:
                     image[i] = self.dice.choice((images, -1, -0.5, images - 0.5, 1e20, math.nan, math.inf))
+        if whole:
+            image[0], corners[0] = 0, torch.tensor((0, 0, width, height)) / self.scale
         return self.sliced(torch.cat((image, corners), dim=1).to(self.edges))
 
     def bins(self) -> tuple[int, int]:
@@ -187,21 +222,19 @@ class Draw:
             return self.numbers(len(rois), channels, 1, 1).expand(-1, -1, height, width)
         values = self.numbers(len(rois), channels, height, width)
         if values.numel() > 0 and len(rois) > 1 and self.dtype.itemsize == 2 and self.layout_dice.random() < 0.3:
-            return far_apart(values)
+            return self.far_apart(values)
         return self.sliced(values)
 
 
-def far_apart(values: Tensor) -> Tensor:
-    """Return the values [N, ...] with the last beyond 2^31 elements from the first. Untouched memory takes no space."""
-    step = 2**31 // (len(values) - 1) + 8
-    whole = torch.empty(step * (len(values) - 1) + values[0].numel(), dtype=values.dtype)
-    return whole.as_strided(values.shape, (step, *values.stride()[1:])).copy_(values)
-
-
 def with_nan(draw: Draw, maps: Tensor) -> Tensor:
-    """Return the maps, or sometimes with a NaN in some cells."""
-    if maps.numel() == 0 or 0 in maps.stride() or draw.layout_dice.random() < 0.85:
+    """Return the maps, or sometimes with a NaN in some cells. These may be the first row and the first column.
+
+    A sample outside the map must not read them.
+    """
+    if maps.numel() == 0 or 0 in maps.stride() or draw.layout_dice.random() < 0.75:
         return maps
+    if draw.rare_dice.random() < 0.5:
+        maps[:, ::2, 0] = maps[:, ::2, :, 0] = math.nan
     return maps.masked_fill_(torch.rand(maps.shape, generator=draw.generator) < 0.002, math.nan)
 
 
@@ -209,7 +242,12 @@ def roi_pool(draw: Draw) -> Iterator[Check]:
     features = draw.features()
     if draw.dice.random() < 0.2:
         features = features.masked_fill(torch.rand(features.shape, generator=draw.generator) < 0.03, math.nan)
-    rois, (height, width) = draw.rois(features.shape), draw.bins()
+    many = features.shape[2] * features.shape[3] > 30000
+    rois, (height, width) = draw.rois(features.shape, whole=many), draw.bins()
+    if many:  # so many bins that the map is laid out, and a thread copies several cells
+        height, width = (1, 1900) if features.shape[2] == 1 else (44, 44)
+    elif 0 < len(rois) <= 2 and draw.rare_dice.random() < 0.5:
+        height, width = 1, 1600  # more than the entries of a round
     forward = reference("roi_pool", "_reference")
     for rule in draw.dice.sample(("caffe", "floor", "split", "outer"), 2):
         arguments = (features, rois, height, width, draw.scale, rule)
@@ -236,16 +274,21 @@ def roi_align(draw: Draw) -> Iterator[Check]:
     yield Check("roi_align_backward", backward, reference("roi_align", "_mean_grad_reference")(*backward), terms)
     pooled, argmax = reference("roi_align", "_max_reference")(*forward)
     argmax = draw.sliced(argmax)
-    # If two samples are equal up to rounding, either may be the maximum.
-    yield Check("roi_align_max", forward, (pooled, None), 2)
+    gather = reference("roi_align", "_max_gather_reference")
+
+    def values_at(pooled: Tensor, argmax: Tensor) -> tuple[Tensor, ...]:
+        """Return the values of the maxima in place of their samples: of those equal up to rounding, each may win."""
+        return pooled, gather(features, rois, argmax, *options)[0], argmax.clamp(max=0)
+
+    yield Check("roi_align_max", forward, values_at(pooled, argmax), 2, values_at)
     scattered = (draw.gradient(rois, size[1], height, width), rois, argmax, size, *options)
     yield Check("roi_align_max_scatter", scattered, reference("roi_align", "_max_scatter_reference")(*scattered), terms)
     gathered = (features, rois, argmax, *options)
-    yield Check("roi_align_max_gather", gathered, reference("roi_align", "_max_gather_reference")(*gathered), 2)
+    yield Check("roi_align_max_gather", gathered, gather(*gathered), 2)
 
 
 def roi_warp(draw: Draw) -> Iterator[Check]:
-    features, (height, width) = draw.features(), draw.bins()
+    features, (height, width) = with_nan(draw, draw.features()), draw.bins()
     rois, options = draw.rois(features.shape, wild=False), (draw.scale, 1, True, False)
     arguments = (features, rois, height, width)
     expected = reference("roi_align", "_mean_reference")(*arguments, *options)
@@ -313,12 +356,33 @@ def deformable(draw: Draw) -> Iterator[Check]:
     yield Check("deform_ps_roi_pool_offset_grad", move, expected, 16)
 
 
+def pairs(count: int, draw: Draw) -> Tensor:
+    """Return boxes [N, 4] by falling score: some pairs, and many copies of one box.
+
+    The second box of a pair is suppressed by the first one only, so that each bit of the mask counts. They are near, in
+    neighbouring words, or so many words apart as the threads of a block read at once.
+    """
+    boxes = torch.tensor((0.0, 0.0, 40.0, 40.0)).repeat(count, 1)
+    free = set(range(count))
+    apart = (1, 63, 66, 67, 200, 64 * 184 + 4, 64 * 185 + 5, 64 * 186 + 6, 64 * 187 + 7)  # no two end at the same box
+    for number, first in enumerate(range(draw.rare_dice.randrange(8), count, max(16, count // 250))):
+        second = first + apart[number % len(apart)]
+        second = second if second < count else first + 74
+        if first in free and second in free:
+            boxes[[first, second]] += 50.0 * (number + 1)
+            free -= {first, second}
+    return boxes.to(draw.dtype)
+
+
 def nms(draw: Draw) -> Iterator[Check]:
     count = draw.dice.choice((0, 1, 2, 63, 64, 65, 129, 700, 1025, 1500, 4200 if draw.large else 300))
     spread, side = draw.dice.choice(((300, 120), (30, 120), (3000, 60), (0, 50)))
     many = draw.large and draw.layout_dice.random() < 0.3  # more words than the threads of a block read at once
     if many:
         count, spread, side = 12500, 30, 0
+    in_pairs = count > 1000 and draw.rare_dice.random() < 0.6
+    if in_pairs and not many and draw.rare_dice.random() < 0.3:
+        count = 4200  # more rows than a round
     corners = torch.rand(count, 2, generator=draw.generator) * spread
     boxes = torch.cat((corners, corners + torch.rand(count, 2, generator=draw.generator) * side - 4), dim=1)
     if many:
@@ -334,20 +398,129 @@ def nms(draw: Draw) -> Iterator[Check]:
     labels = draw.dice.choice((None, torch.randint(-3, 20, (count,), generator=draw.generator)))
     if labels is not None and draw.layout_dice.random() < 0.3:
         labels += torch.randint(2, (count,), generator=draw.generator) << 32  # some are equal in their lower half only
+    if in_pairs:
+        boxes, scores, labels = pairs(count, draw), torch.linspace(1, 0, count), None
     scores, labels = draw.sliced(scores), labels if labels is None else draw.sliced(labels)
     if draw.layout.startswith("cropped"):
         boxes = torch.cat((boxes, boxes), dim=1)[:, 4:]
     for _ in range(1 if count > 1000 else 3):
-        most = 300 if many else draw.dice.choice((None, None, 0, 1, 40, 300, count, 10**6))
+        most = 300 if many else draw.dice.choice((None, 2 * count // 3, 0, 1, 40, 300, count, 10**6))
+        most = draw.rare_dice.choice((300, 2 * count // 3)) if in_pairs and not many else most
         arguments = (boxes, scores, labels, draw.dice.choice((0.0, 0.3, 0.5, 0.7, 1.0)), most)
         yield Check("nms", arguments, reference("nms", "_reference")(*arguments), None)
 
 
+# The places of the arguments that may be wrong, by operator.
+PLACES = {
+    "roi_pool": {"features": 0, "rois": 1, "height": 2, "rule": 5},
+    "roi_pool_scatter": {"rois": 1, "argmax": 2, "size": 3},
+    "roi_pool_gather": {"features": 0, "rois": 1, "argmax": 2},
+    "roi_align": {"features": 0, "rois": 1, "height": 2},
+    "roi_align_backward": {"rois": 1, "size": 2},
+    "roi_align_max": {"features": 0, "rois": 1, "height": 2},
+    "roi_align_max_scatter": {"rois": 1, "argmax": 2, "size": 3},
+    "roi_align_max_gather": {"features": 0, "rois": 1, "argmax": 2},
+    "roi_warp": {"features": 0, "rois": 1, "height": 2},
+    "roi_warp_backward": {"features": 1, "rois": 2},
+    "ps_roi_pool": {"features": 0, "rois": 1, "bins": 2},
+    "ps_roi_pool_max": {"features": 0, "rois": 1, "bins": 2},
+    "ps_roi_pool_backward": {"rois": 1, "size": 2},
+    "ps_roi_vote": {"features": 0, "rois": 1, "bins": 2},
+    "ps_roi_vote_max": {"features": 0, "rois": 1, "bins": 2},
+    "ps_roi_align": {"features": 0, "rois": 1, "bins": 2},
+    "ps_roi_align_backward": {"rois": 1, "size": 2},
+    "deform_ps_roi_pool": {"features": 0, "rois": 1, "offsets": 2, "bins": 3, "samples": 6},
+    "deform_ps_roi_pool_backward": {"rois": 1, "offsets": 2, "size": 3, "samples": 6},
+    "deform_ps_roi_pool_offset_grad": {"features": 1, "rois": 2, "offsets": 3, "samples": 6},
+}
+TOO_MANY = 1_900_000  # boxes: their bits do not fit in the shared memory of a block
+
+
+def wrong_arguments(check: Check) -> Iterator[tuple[dict[int, Any], str]]:
+    """Yield wrong values by the place of the argument, and the words of the error."""
+    first, *_ = given = check.arguments
+    if check.operator == "nms":
+        scores, labels = given[1], given[2]
+        yield {0: first[:, :3]}, "expected boxes"
+        yield {0: first.flatten()}, "expected boxes"
+        yield {1: torch.cat((scores, scores, scores.new_zeros(1)))}, "expected boxes"
+        yield {1: scores[:, None]}, "expected boxes"
+        if labels is not None:
+            yield {2: labels.int()}, "expected labels"
+            yield {2: torch.cat((labels, labels.new_zeros(1)))}, "expected labels"
+        return
+    at = PLACES[check.operator]
+    rois = given[at["rois"]]
+    other = torch.float32 if rois.dtype == torch.float64 else torch.float64
+    yield {at["rois"]: rois[:, :4]}, "expected rois .R, 5."
+    yield {at["rois"]: rois[:, :, None]}, "expected rois .R, 5."
+    yield {at["rois"]: rois.to(other)}, "expected rois of float32"
+    features = given[at["features"]] if "features" in at else None
+    filled = len(rois) > 0 and (math.prod(given[at["size"]]) if features is None else features.numel()) > 0
+    if features is not None:
+        yield {at["features"]: features[None]}, "expected features .N, C"
+    if filled and at.get("features") == 0 and rois.dtype == torch.float32:
+        yield {0: features.int()}, "expected float32, float64, float16 or"
+    if filled and "height" in at:
+        yield {0: features[:, :1], 1: rois[:1], 2: 40000, 3: 1}, "expected at most"
+    if filled and "bins" in at:
+        yield {at["bins"]: 0}, "expected D"
+        yield {at["bins"]: 1000}, "expected D"
+    if at.get("features") == 1 and rois.dtype == torch.float32:  # the first is a gradient
+        yield {0: first.to(torch.bfloat16 if first.dtype == torch.float16 else torch.float16)}, "expected a gradient"
+    if "size" in at:
+        size = given[at["size"]]
+        yield {0: first.flatten(2)}, "expected a gradient .R, C"
+        yield {at["size"]: size[:3]}, "expected a gradient .R, C"
+        yield {0: torch.cat((first, first.new_zeros(1, *first.shape[1:])))}, "expected a gradient for each"
+        if "ps_roi" in check.operator:
+            yield {at["size"]: [size[0], size[1] + 1, *size[2:]]}, "expected a gradient .R, D"
+            yield {0: torch.cat((first, first), dim=2)}, "expected a gradient .R, D"
+    if "rule" in at:
+        yield {at["rule"]: "round"}, "expected quantization"
+    if "argmax" in at and filled:
+        argmax = given[at["argmax"]]
+        yield {at["argmax"]: argmax[1:]}, "expected (an|one) argmax"
+        yield {at["argmax"]: argmax.to(torch.int64)}, "expected (an|one) argmax"
+    if "samples" in at:
+        yield {at["samples"]: 0}, "expected at least one sample"
+    if "offsets" in at and given[at["offsets"]] is not None:
+        offsets = given[at["offsets"]]
+        words = "expected offsets .R, 2"
+        yield {at["offsets"]: offsets.to(other)}, "expected offsets of the dtype"
+        yield {at["offsets"]: offsets[:, 1:]}, words
+        yield {at["offsets"]: offsets[:, :0]}, words
+        yield {at["offsets"]: torch.cat((offsets, offsets), dim=2)}, words
+        yield {at["offsets"]: torch.cat((offsets, offsets), dim=3)}, words
+        yield {at["offsets"]: torch.cat((offsets, offsets.new_zeros(1, *offsets.shape[1:])))}, words
+        if filled:  # more groups than classes
+            yield {at["offsets"]: offsets.repeat(1, 50, 1, 1)}, words
+
+
+def with_refusals(group: Callable[[Draw], Iterator[Check]]) -> Callable[[Draw], Iterator[Check]]:
+    """Return the group with one wrong call for each of its calls, at the end."""
+
+    def checks(draw: Draw) -> Iterator[Check]:
+        valid: list[Check] = []
+        for check in group(draw):
+            valid.append(check)
+            yield check
+        for check in valid:
+            wrong, words = draw.rare_dice.choice(list(wrong_arguments(check)))
+            arguments = tuple(wrong.get(i, value) for i, value in enumerate(check.arguments))
+            yield Check(check.operator, arguments, (), None, refused=words)
+        if valid[0].operator == "nms" and draw.rare_dice.random() < 0.1:
+            boxes, scores = torch.zeros(TOO_MANY, 4, dtype=draw.dtype), torch.zeros(TOO_MANY)
+            yield Check("nms", (boxes, scores, None, 0.5, 1), (), None, refused="expected at most")
+
+    return checks
+
+
 GROUPS: dict[str, Callable[[Draw], Iterator[Check]]] = {
-    "roi_pool": roi_pool,
-    "roi_align": roi_align,
-    "roi_warp": roi_warp,
-    "position_sensitive": position_sensitive,
-    "deformable": deformable,
-    "nms": nms,
+    "roi_pool": with_refusals(roi_pool),
+    "roi_align": with_refusals(roi_align),
+    "roi_warp": with_refusals(roi_warp),
+    "position_sensitive": with_refusals(position_sensitive),
+    "deformable": with_refusals(deformable),
+    "nms": with_refusals(nms),
 }

@@ -14,6 +14,8 @@ from breakages import BREAKAGES, NMS, Breakage
 from build import CannotBuildError, build, sources, translate, with_one_dtype
 
 HERE = Path(__file__).parent
+# Of a large map that is laid out in several turns, and of maps without images: rare among the first ones.
+SAMPLE = (*range(60), 72, 81, 82)
 # Together the others take minutes.
 QUICK = {"lanes do not wait for their turn"}
 
@@ -24,23 +26,31 @@ def check(library: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_sample_of_all_operators_agrees_with_the_pytorch_kernels() -> None:
-    result = check(build(sources(), jobs=1), "--cases", "60")
+    result = check(build(sources(), jobs=1), "--numbers", ",".join(map(str, SAMPLE)))
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.splitlines()[-1].endswith("0 cases failed")
+
+
+def message_of(breakage: Breakage) -> str:
+    """Return what the emulator or its compiler says about this breakage; "" if it is not found."""
+    try:
+        library = build(breakage.apply(sources()), jobs=1)
+    except CannotBuildError as error:
+        return str(error)
+    dtype = [] if breakage.dtype == "all" else ["--dtype", breakage.dtype]
+    result = check(library, "--only", breakage.group, "--cases", "120", "--stop", "1", *dtype)
+    library.unlink()
+    assert result.returncode in (0, 1), result.stdout + result.stderr
+    return result.stdout.partition("FAILED")[2].partition("): ")[2]  # without the names of the case
 
 
 @pytest.mark.parametrize(
     "breakage",
     [pytest.param(each, marks=[] if each.name in QUICK else pytest.mark.slow, id=each.name) for each in BREAKAGES],
 )
-def test_a_broken_kernel_is_found(breakage: Breakage, tmp_path: Path) -> None:
-    library = build(breakage.apply(sources()), jobs=1)
-    dtype = [] if breakage.dtype == "all" else ["--dtype", breakage.dtype]
-    result = check(library, "--only", breakage.group, "--cases", "120", "--stop", "1", *dtype)
-    library.unlink()
-    assert result.returncode == 1, f"not found: {result.stdout}{result.stderr}"
-    failure = result.stdout.partition("FAILED")[2]
-    assert re.search(breakage.message, failure), failure
+def test_a_broken_kernel_is_found(breakage: Breakage) -> None:
+    message = message_of(breakage)
+    assert re.search(breakage.message, message), message or "not found"
 
 
 @pytest.mark.slow

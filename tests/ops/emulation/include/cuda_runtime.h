@@ -88,6 +88,7 @@ EMULATION_UNWATCHED T atomicCAS(T* address, T expected, T value) {
   return ::emulation::atomically(address, [&](T before) EMULATION_UNWATCHED -> T { return before == expected ? value : before; });
 }
 
+// Their errors must not be ignored; build.py makes that an error of the compiler.
 using cudaError_t = int;
 using cudaStream_t = void*;
 enum : int { cudaSuccess = 0, cudaErrorNoKernelImageForDevice = 209 };
@@ -100,23 +101,23 @@ enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 
 inline const char* cudaGetErrorString(cudaError_t) { return ::emulation::error_text(); }
-inline cudaError_t cudaGetLastError() { return ::emulation::take_error(); }
-inline cudaError_t cudaSetDevice(int index) {
+[[nodiscard]] inline cudaError_t cudaGetLastError() { return ::emulation::take_error(); }
+[[nodiscard]] inline cudaError_t cudaSetDevice(int index) {
   ::emulation::use_device(index);
   return cudaSuccess;
 }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return ::emulation::synchronize(stream); }
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr name, int device) {
+[[nodiscard]] inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return ::emulation::synchronize(stream); }
+[[nodiscard]] inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr name, int device) {
   *value = ::emulation::attribute(name, device);
   return cudaSuccess;
 }
 template <typename K>
-cudaError_t cudaFuncSetAttribute(K* kernel, cudaFuncAttribute, int bytes) {
+[[nodiscard]] cudaError_t cudaFuncSetAttribute(K* kernel, cudaFuncAttribute, int bytes) {
   return ::emulation::allow_shared(reinterpret_cast<::emulation::Kernel>(kernel), bytes);
 }
-inline cudaError_t cudaMemsetAsync(void* address, int byte, size_t bytes, cudaStream_t stream) {
+[[nodiscard]] inline cudaError_t cudaMemsetAsync(void* address, int byte, size_t bytes, cudaStream_t stream) {
   return ::emulation::fill(address, byte, bytes, stream);
 }
-inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+[[nodiscard]] inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
   return ::emulation::copy(to, from, bytes, kind != cudaMemcpyHostToDevice, kind == cudaMemcpyDeviceToHost, stream);
 }
