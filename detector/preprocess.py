@@ -60,7 +60,8 @@ def resized_size(
         if round_down and torch.compiler.is_exporting():
             return torch.sym_max(1, torch.sym_min(side * short_side // shorter, side * max_side // longer))  # type: ignore[return-value]
         if round_down:
-            return max(1, math.floor(side * min(short_side / shorter, max_side / longer)))
+            scale = min(short_side / int(shorter), max_side / int(longer))
+            return max(1, math.floor(side * scale))
         by_shorter = (2 * side * short_side + shorter) // (2 * shorter)
         by_longer = (2 * side * max_side + longer) // (2 * longer)
         return torch.sym_max(1, torch.sym_min(by_shorter, by_longer))  # type: ignore[return-value]
