@@ -33,6 +33,9 @@ def run_export(config: schema.Config) -> None:
     if config.weights is None or config.export.output is None:
         raise ConfigError("export needs weights=CHECKPOINT and output=FILE")
     output = Path(config.export.output)
+    if config.export.format is schema.ExportFormat.portable and output.suffix in (".onnx", ".pt2"):
+        kind = "onnx" if output.suffix == ".onnx" else "program"
+        raise ConfigError(f"output={output} is the name of another format than format=portable; set format={kind}")
     saved = read_model(Path(config.weights), average=config.export.average)
     detector = build_detector(config, len(saved.classes))
     load_weights(detector, saved.weights, config.weights)
@@ -97,6 +100,7 @@ def preprocessing(config: schema.InputConfig, stride: int) -> dict[str, Any]:
         "std": [value * unit for value in config.std],
         "short_side": config.test_short_side,
         "max_side": config.max_side,
+        "rounding": "sides are rounded down" if config.round_down else "sides are rounded to the nearest pixel",
         "resize": "bilinear with antialias to whole values, then normalising"
         if config.antialias
         else "bilinear after normalising, corners not aligned",

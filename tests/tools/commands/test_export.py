@@ -85,6 +85,7 @@ def test_overrides_are_saved_in_the_file(exported: Path, tmp_path: Path) -> None
     [
         (["weights={exported}"], 2, "export needs weights=CHECKPOINT and output=FILE"),
         (["weights={exported}", "output=x", "format=zip"], 2, "export.format"),
+        (["weights={exported}", "output=x.onnx"], 2, "another format than format=portable; set format=onnx"),
         (["weights={trained}", "output=x", "average=true"], 1, "has no averaged weights"),
         (["weights={exported}.not", "output=x"], 1, "no such file"),
         (["weights={exported}", "output=x", "backbone.tail_channels=8"], 1, "does not fit this model"),
