@@ -66,6 +66,12 @@ class Config:
                     not backbone.dilated_c5,
                     "backbone.dilated_c5=true: neck=fpn reads res5 at stride 32; set backbone.dilated_c5=null",
                 )
+            if isinstance(backbone, TorchvisionConfig | TimmConfig):
+                require(
+                    backbone.node is not None or not backbone.deeper_nodes,
+                    "backbone.deeper_nodes without backbone.node: neck=fpn then finds the nodes of all strides itself; "
+                    "leave backbone.deeper_nodes out, or set backbone.node to the finest node",
+                )
             if isinstance(backbone, TorchvisionConfig):
                 require(
                     backbone.proposals_node is None and backbone.max_stride is None,

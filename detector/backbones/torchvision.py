@@ -67,6 +67,12 @@ class TorchvisionBackbone(nn.Module):
         """
         super().__init__()
         classifier = _classifier(name)
+        repeated = {item for item in deeper_nodes if [node, *deeper_nodes].count(item) > 1}
+        if repeated:
+            raise ValueError(
+                f"backbone.node and backbone.deeper_nodes have {', '.join(sorted(repeated))} twice; give every map "
+                "another node"
+            )
         outputs = {node: "head"}
         if proposals_node is not None and proposals_node != node:
             outputs[proposals_node] = "proposals"

@@ -70,6 +70,8 @@ def test_an_old_config_without_a_neck_loads_with_none() -> None:
         (["backbone=resnet50"], "backbone.tail=native: .* set backbone.tail=fc"),
         (["backbone=resnet50", "head=rfcn", "backbone.dilated_c5=true"], "backbone.dilated_c5=true: neck=fpn reads"),
         (["backbone=mobilenet_v2", "backbone.max_stride=16"], "neck=fpn reads backbone.node and backbone.deeper_nodes"),
+        (["backbone=mobilenet_v2", "backbone.deeper_nodes=[features.18]"], "deeper_nodes without backbone.node: .*set"),
+        (["backbone=timm", "backbone.deeper_nodes=[layer4]"], "backbone.deeper_nodes without backbone.node: .* leave"),
     ],
 )
 def test_a_pyramid_refuses_what_it_cannot_read(words: list[str], message: str) -> None:

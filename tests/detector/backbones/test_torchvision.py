@@ -80,6 +80,8 @@ def test_max_stride_dilates_deep_maps() -> None:
     [
         ({"name": "mobilenet_v22"}, "no classifier 'mobilenet_v22'; nearest: mobilenet_v2"),
         ({"node": "feature.13"}, "no node 'feature.13'; nearest: features.13"),
+        ({"deeper_nodes": ["features.18", "features.18"]}, "backbone.deeper_nodes have features.18 twice"),
+        ({"deeper_nodes": ["features.13"]}, "backbone.node and backbone.deeper_nodes have features.13 twice"),
         ({"proposals_node": "layer9"}, "mobilenet_v2 has no node 'layer9'"),
         ({"frozen_nodes": "features.15"}, "used part of mobilenet_v2 has no module 'features.15'; nearest: features."),
         ({"node": "classifier.1", "frozen_nodes": None}, r"maps \[N, C, H, W\] that grow with the image"),
@@ -92,7 +94,7 @@ def test_max_stride_dilates_deep_maps() -> None:
         ({"name": "vit_b_32", "node": "encoder.ln", "frozen_nodes": None}, "vit_b_32 does not take images of"),
     ],
 )
-def test_mistakes_are_named(changes: dict[str, str], message: str) -> None:
+def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         backbone(**changes)
 
