@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -87,10 +88,22 @@ class _EmptyOnMeta(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def require_classifier(name: str) -> None:
+    """Raise ValueError with the nearest names if torchvision has no classifier of this name."""
+    known = models.list_models(module=models)
+    if name not in known:
+        raise ValueError(f"torchvision has no classifier {name!r}{nearest(name, known)}")
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return the end of a message about an unknown name: the nearest known names, or the first ones."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    return f"; nearest: {', '.join(close)}" if close else f"; known: {', '.join(known[:20])}"
+
+
 def classifier_without_values(name: str) -> nn.Module:
-    """Return the classifier with weights on the meta device. Raises ValueError for an unknown name."""
-    if name not in models.list_models(module=models):
-        raise ValueError(f"torchvision has no classifier {name!r}")
+    """Return the classifier with weights on the meta device. Raises ValueError as `require_classifier` does."""
+    require_classifier(name)
     with warnings.catch_warnings(), _EmptyOnMeta():
         warnings.simplefilter("ignore", FutureWarning)  # from GoogLeNet, about its initialisation
         network: nn.Module = models.get_model(name, weights=None)

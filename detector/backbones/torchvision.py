@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import cast
@@ -14,6 +13,7 @@ from torch.fx import Graph
 from detector.backbones.activations import without_copies
 from detector.backbones.dilation import limit_stride
 from detector.backbones.dry_run import dry_run
+from detector.backbones.nodes import nearest, require_classifier
 from detector.backbones.norms import (
     FoldedNorms,
     FrozenBatchNorm2d,
@@ -150,7 +150,7 @@ class TorchvisionBackbone(nn.Module):
         inside = [i for i, node in enumerate(used) if f"{node.target}.".startswith(f"{last}.")]
         if not inside:
             paths = [path for path, _ in self.body.named_modules() if path]
-            raise ValueError(f"the used part of {name} has no module {last!r}{_nearest(last, paths)}")
+            raise ValueError(f"the used part of {name} has no module {last!r}{nearest(last, paths)}")
         for node in used[: inside[-1] + 1]:
             path = str(node.target)
             if node.op == "get_attr":  # a parameter directly in a block, such as ConvNeXt's layer_scale
@@ -252,9 +252,7 @@ def _followed_convolution(body: torch.fx.GraphModule, node: torch.fx.Node) -> to
 
 
 def _classifier(name: str) -> nn.Module:
-    known = models.list_models(module=models)
-    if name not in known:
-        raise ValueError(f"torchvision has no classifier {name!r}{_nearest(name, known)}")
+    require_classifier(name)
     classifier: nn.Module = models.get_model(name, weights=None)
     return classifier
 
@@ -272,9 +270,4 @@ def _require_node(classifier: nn.Module, name: str, node: str) -> None:
         parts = item.split(".")
         known |= dict.fromkeys(".".join(parts[:length]) for length in range(1, len(parts) + 1))
     if node not in known:
-        raise ValueError(f"{name} has no node {node!r}{_nearest(node, list(known))}")
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    return f"; nearest: {', '.join(close)}" if close else f"; known: {', '.join(known[:20])}"
+        raise ValueError(f"{name} has no node {node!r}{nearest(node, list(known))}")

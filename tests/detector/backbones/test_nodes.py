@@ -19,6 +19,6 @@ def test_the_blocks_of_known_networks_are_found(name: str, expected: dict[int, s
     assert {stride: found[stride] for stride in expected} == expected
 
 
-def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(ValueError, match="no classifier 'resnet19'"):
-        nodes_by_stride("resnet19")
+def test_an_unknown_name_is_refused_with_the_nearest_names() -> None:
+    with pytest.raises(ValueError, match="no classifier 'resnet51'; nearest: .*resnet50"):
+        nodes_by_stride("resnet51")
