@@ -332,6 +332,11 @@ def _nodes(config: schema.TorchvisionConfig | schema.TimmConfig, pyramid: bool) 
         return [config.node, *config.deeper_nodes]
     found = known_nodes(config)
     wanted = (4, 8, 16, 32) if pyramid else (16,)
+    if pyramid and len(found) == 1:
+        raise ConfigError(
+            f"backbone.name={config.name} has maps of one stride ({next(iter(found))}), so no pyramid can be made; set "
+            "neck=none"
+        )
     absent = [stride for stride in wanted if stride not in found]
     if absent:
         raise ConfigError(

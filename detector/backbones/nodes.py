@@ -19,6 +19,7 @@ from detector.backbones.torchvision_library import create_feature_extractor, get
 
 SIDE = 512  # shorter side of the image that strides are measured with
 ASPECT = 3  # longer side / shorter side; with 2, Swin's channels look like columns
+FIXED_SIZE = (models.VisionTransformer, models.MaxVit)  # 224 x 224 by default
 
 
 @cache
@@ -26,16 +27,12 @@ def nodes_by_stride(name: str) -> Mapping[int, str]:
     """Return stride -> output node of the last block, for the strides 2, 4, 8, 16 and 32 that the classifier has.
 
     A block has a name with one number in torchvision, such as features.13 or layer3.5. Maps are [N, C, H, W], or
-    [N, H, W, C] in Swin. Networks with a fixed input size (ViT) have no such nodes. Raises ValueError for a name that
-    torchvision does not know.
+    [N, H, W, C] in Swin. Raises ValueError as `require_classifier` and `require_any_size` do.
     """
     network = classifier_without_values(name)
-    try:
-        maps_of = _block_outputs(network)
-    except (AssertionError, RuntimeError):  # from a network with a fixed input size
-        return MappingProxyType({})
+    require_any_size(name, network)
     found: dict[int, str] = {}
-    for block, maps in maps_of.items():
+    for block, maps in _block_outputs(network).items():
         rows = _rows(maps)
         if rows is None:
             continue
@@ -43,6 +40,15 @@ def nodes_by_stride(name: str) -> Mapping[int, str]:
         if stride in (2, 4, 8, 16, 32) and "pool" not in block:
             found[stride] = block
     return MappingProxyType(found)
+
+
+def require_any_size(name: str, classifier: nn.Module) -> None:
+    """Raise ValueError if the classifier takes images of one size only. torch would print a long trace about it."""
+    if isinstance(classifier, FIXED_SIZE):
+        raise ValueError(
+            f"torchvision's {name} takes images of 224 x 224 only and cannot be a detector's backbone; take a network "
+            "for images of any size, such as backbone.name=swin_t or convnext_tiny"
+        )
 
 
 def _block_outputs(network: nn.Module) -> Mapping[str, Tensor]:

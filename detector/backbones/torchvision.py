@@ -13,7 +13,7 @@ from torch.fx import Graph
 from detector.backbones.activations import without_copies
 from detector.backbones.dilation import limit_stride
 from detector.backbones.dry_run import dry_run
-from detector.backbones.nodes import nearest, require_classifier
+from detector.backbones.nodes import nearest, require_any_size, require_classifier
 from detector.backbones.norms import (
     FoldedNorms,
     FrozenBatchNorm2d,
@@ -63,7 +63,8 @@ class TorchvisionBackbone(nn.Module):
         depthwise and a 1x1 convolution.
         `max_stride` limits the stride of the maps: dilation replaces further strides of convolutions.
         Everything up to and including `frozen_nodes` (a module name, for example features.3) is not trained.
-        Raises ValueError with the nearest known names for a name or node that torchvision does not know.
+        Raises ValueError with the nearest known names for a name or node that torchvision does not know, and for a
+        network with a fixed input size.
         """
         super().__init__()
         classifier = _classifier(name)
@@ -89,7 +90,7 @@ class TorchvisionBackbone(nn.Module):
             self._freeze_up_to(name, frozen_nodes)
         without_copies(self.body)
         self._fold_frozen_norms()
-        self.channels_last = self._with_channels_last(name)
+        self.channels_last = self._with_channels_last()
         self._own_keys = frozenset(self.state_dict())
         self.top_down: TopDown | None = None
         if deeper_nodes and joined_channels is not None:
@@ -187,21 +188,14 @@ class TorchvisionBackbone(nn.Module):
         """Return the body's outputs as [N, C, H, W]."""
         return {key: item.permute(0, 3, 1, 2) if key in self.channels_last else item for key, item in maps.items()}
 
-    def _with_channels_last(self, name: str) -> frozenset[str]:
+    def _with_channels_last(self) -> frozenset[str]:
         """Return the names of body outputs [N, H, W, C], as in Swin: their second axis grows with the image."""
-        small, large = self._shapes(name)
+        small, large = self._shapes()
         return frozenset(key for key, shape in small.items() if len(shape) == 4 and shape[1] != large[key][1])
 
-    def _shapes(self, name: str) -> list[dict[str, torch.Size]]:
+    def _shapes(self) -> list[dict[str, torch.Size]]:
         """Return the shapes of the body's outputs for two images."""
-        try:
-            found = [dry_run(self.body, *size) for size in SIDES]
-        except (AssertionError, RuntimeError) as error:  # from a network with a fixed input size
-            raise ValueError(
-                f"{name} does not take images of {SIDES[0]} and {SIDES[1]} pixels ({error}); "
-                "choose a classifier that takes images of any size"
-            ) from error
-        return [{key: item.shape for key, item in maps.items()} for maps in found]
+        return [{key: item.shape for key, item in dry_run(self.body, *size).items()} for size in SIDES]
 
     def _channels(self) -> list[int]:
         """Return the channels of the maps that are joined, finest first."""
@@ -254,6 +248,7 @@ def _followed_convolution(body: torch.fx.GraphModule, node: torch.fx.Node) -> to
 def _classifier(name: str) -> nn.Module:
     require_classifier(name)
     classifier: nn.Module = models.get_model(name, weights=None)
+    require_any_size(name, classifier)
     return classifier
 
 

@@ -12,9 +12,9 @@ from detector.build import build_backbone
 from detector.configs.compose import load_config
 
 FAMILIES = ("convnext_tiny", "swin_t", "swin_v2_t", "regnet_y_400mf", "efficientnet_b0", "mobilenet_v3_small")
-# Networks with a fixed input size, without a block of stride 4, and without stride 32.
+FIXED_SIZE = ("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14", "maxvit_t")
+# Networks without a block of stride 4, and without stride 32.
 WITHOUT_MAPS = (
-    "vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14", "maxvit_t",
     "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0",
     "squeezenet1_0", "squeezenet1_1",
 )  # fmt: skip
@@ -44,8 +44,13 @@ def test_channels_last_maps_are_returned_channels_first() -> None:
 
 
 @pytest.mark.parametrize("name", ["vit_b_32", "maxvit_t"])
-def test_a_network_with_a_fixed_input_size_has_no_nodes(name: str) -> None:
-    assert not nodes_by_stride(name)
+def test_a_network_with_a_fixed_input_size_is_refused_in_one_message(
+    name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["backbone=torchvision", f"backbone.name={name}", "head=rfcn"]
+    with pytest.raises(ValueError, match=f"^torchvision's {name} takes images of 224 x 224 only and cannot be"):
+        build_backbone(load_config(words))
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -62,7 +67,7 @@ def test_every_layer_of_a_family_gets_a_gradient(name: str, monkeypatch: pytest.
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", models.list_models(module=models))
+@pytest.mark.parametrize("name", [name for name in models.list_models(module=models) if name not in FIXED_SIZE])
 def test_every_classifier_has_four_strides_or_is_listed_as_without_maps(name: str) -> None:
     found = set(nodes_by_stride(name))
     assert ({4, 8, 16, 32} <= found) == (name not in WITHOUT_MAPS)

@@ -91,7 +91,7 @@ def test_max_stride_dilates_deep_maps() -> None:
             "a stride of at most 4 at features.12 of squeezenet1_1, got 16",
         ),
         ({"tail": "native"}, "use tail=fc"),
-        ({"name": "vit_b_32", "node": "encoder.ln", "frozen_nodes": None}, "vit_b_32 does not take images of"),
+        ({"name": "vit_b_32", "node": "encoder"}, "^torchvision's vit_b_32 takes images of 224 x 224 only and cannot"),
     ],
 )
 def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
