@@ -56,7 +56,8 @@ def _block_outputs(network: nn.Module) -> Mapping[str, Tensor]:
     blocks: dict[str, str] = {}  # block -> its last node in the graph
     for node in get_graph_node_names(network, suppress_diff_warning=True)[1]:
         parts = node.split(".")
-        nested = parts[0] == "features" or len(parts) > 2
+        in_stage = len(parts) > 2 and isinstance(network.get_submodule(parts[0]), nn.Sequential)
+        nested = parts[0] == "features" or in_stage  # Inception's blocks have branches, and no stage around them
         blocks[".".join(parts[:2]) if nested else parts[0]] = node
     extractor = create_feature_extractor(
         network, {node: block for block, node in blocks.items()}, suppress_diff_warning=True

@@ -11,6 +11,8 @@ from detector.backbones.nodes import nodes_by_stride
         ("mobilenet_v2", {4: "features.3", 8: "features.6", 16: "features.13", 32: "features.18"}),
         ("resnet18", {4: "layer1.1", 8: "layer2.1", 16: "layer3.1", 32: "layer4.1"}),
         ("squeezenet1_1", {4: "features.4", 8: "features.7", 16: "features.12"}),
+        ("inception_v3", {4: "Conv2d_4a_3x3", 8: "Mixed_5d", 16: "Mixed_6e", 32: "Mixed_7c"}),
+        ("googlenet", {4: "conv3", 8: "inception3b", 16: "inception4e", 32: "inception5b"}),
         ("convnext_tiny", {4: "features.1", 8: "features.3", 16: "features.5", 32: "features.7"}),
     ],
 )
