@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from detector.backbones.deformable import DeformableConv2d
+from detector.backbones.nodes import require_classifier
 from detector.backbones.recognise import recognise
 from detector.backbones.torchvision_library import models
 from detector.configs.zoo import zoo_entry, zoo_names
@@ -20,6 +21,10 @@ from detector.export.safetensors import looks_like_safetensors, read_safetensors
 from detector.fetch import cached, require_sha256
 
 log = logging.getLogger("detector")
+
+# With pretrained weights torchvision's networks of these names first change the usual mean and deviation to 0.5
+# (`transform_input=True`): x * (0.229 / 0.5) + (0.485 - 0.5) / 0.5 for red. The backbone's network does not.
+TRANSFORM_INPUT = ("googlenet", "inception_v3")
 
 
 def load_classifier_weights(backbone: nn.Module, weights: str, *, architecture: str, sha256: str | None) -> None:
@@ -98,6 +103,24 @@ def require_source(weights: str) -> None:
             f"backbone.weights={weights}: no such file; give a path, a URL, imagenet, null, or one of the names "
             f"{', '.join(zoo_names('classifier'))}"
         )
+
+
+def torchvision_normalisation(architecture: str, weights: str) -> tuple[list[float], list[float]] | None:
+    """Return mean and standard deviation (R, G, B in [0, 1]) of the images that torchvision's weights were trained on.
+
+    `weights` is imagenet, or a path or URL that ends in the name of a file of torchvision. None: another one. Raises
+    ValueError for a classifier that torchvision does not have.
+    """
+    require_classifier(architecture)
+    entries = list(models.get_model_weights(architecture))
+    file = Path(urlparse(weights).path).name
+    entry = entries[0] if weights == "imagenet" else next((e for e in entries if e.url.endswith(f"/{file}")), None)
+    if entry is None:
+        return None
+    if architecture in TRANSFORM_INPUT:
+        return [0.5] * 3, [0.5] * 3
+    preset = entry.transforms()
+    return list(preset.mean), list(preset.std)
 
 
 def _is_url(weights: str) -> bool:

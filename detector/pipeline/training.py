@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from detector.backbones.timm import pretrained_normalisation
-from detector.build import build_loss
+from detector.backbones.weights import torchvision_normalisation
+from detector.build import architecture, build_loss
 from detector.configs import schema
 from detector.configs.compose import load_config
 from detector.datasets.build import with_bit_depth
@@ -123,17 +124,22 @@ def run_training(
 
 
 def normalised_for_weights(config: schema.Config) -> schema.Config:
-    """Return the config with the mean and deviation that timm's weights expect, unless the config already has others.
+    """Return the config with the mean and deviation that the weights expect, unless the config already has others.
 
-    Weights of torchvision expect the defaults.
+    timm's and torchvision's weights state them. Other weights keep the defaults.
     """
     backbone, usual = config.backbone, schema.InputConfig()
     given = config.input.bgr_255 or (config.input.mean, config.input.std) != (usual.mean, usual.std)
-    if given or not isinstance(backbone, schema.TimmConfig) or backbone.weights is None:
+    if given or backbone.weights is None:
         return config
-    mean, std = pretrained_normalisation(backbone.name)
-    if (mean, std) != (usual.mean, usual.std):
-        log.info("input.mean=%s input.std=%s, as timm's weights of %s expect", mean, std, backbone.name)
+    name = architecture(backbone)
+    is_timm = isinstance(backbone, schema.TimmConfig)
+    expected = pretrained_normalisation(name) if is_timm else torchvision_normalisation(name, backbone.weights)
+    if expected is None or expected == (usual.mean, usual.std):
+        return config
+    mean, std = expected
+    library = "timm" if is_timm else "torchvision"
+    log.info("input.mean=%s input.std=%s, as %s's weights of %s expect", mean, std, library, name)
     return replace(config, input=replace(config.input, mean=mean, std=std))
 
 

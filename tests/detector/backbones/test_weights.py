@@ -11,7 +11,10 @@ from torch import Tensor
 from torchvision import models
 
 from detector.backbones.resnet import ResNet
-from detector.backbones.weights import load_classifier_weights
+from detector.backbones.weights import load_classifier_weights, torchvision_normalisation
+from detector.configs import schema
+from detector.configs.compose import load_config
+from detector.pipeline.training import normalised_for_weights
 
 
 @pytest.fixture(scope="module")
@@ -151,3 +154,38 @@ def test_imagenet_checks_the_hash_in_the_name(state: dict[str, Tensor], hub: Pat
     save(hub / "resnet18-f37072fd.pth", state)  # random weights under the name of the trained ones
     with pytest.raises(ValueError, match="expected f37072fd"):
         load(resnet18(), "imagenet")
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_images_are_normalised_as_the_network_transforms_them(name: str) -> None:
+    """torchvision's network changes images of the usual mean and deviation itself; the backbone's does not."""
+    usual, found = schema.InputConfig(), torchvision_normalisation(name, "imagenet")
+    assert found is not None
+    image = torch.rand(1, 3, 4, 4)
+
+    def normalised(mean: list[float], std: list[float]) -> Tensor:
+        return (image - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+    network = models.googlenet if name == "googlenet" else models.inception_v3
+    theirs = network(weights=None, init_weights=False, aux_logits=False, num_classes=1)
+    theirs.transform_input = True
+    expected = theirs._transform_input(normalised(usual.mean, usual.std))
+    torch.testing.assert_close(normalised(*found), expected)
+
+
+def test_images_are_normalised_as_torchvisions_weights_expect() -> None:
+    def mean(name: str, *words: str) -> list[float]:
+        words = ("backbone=torchvision", f"backbone.name={name}", "head=rfcn", *words)
+        return normalised_for_weights(load_config(words)).input.mean
+
+    usual, imagenet = schema.InputConfig().mean, "backbone.weights=imagenet"
+    file = models.EfficientNet_V2_L_Weights.IMAGENET1K_V1.url.rpartition("/")[2]
+    assert mean("efficientnet_v2_l", imagenet) == [0.5, 0.5, 0.5]
+    assert mean("efficientnet_v2_l", f"backbone.weights=folder/{file}") == [0.5, 0.5, 0.5]
+    assert mean("efficientnet_v2_l", "backbone.weights=folder/mine.pth") == usual
+    assert mean("efficientnet_v2_l", "backbone.weights=null") == usual
+    assert mean("efficientnet_v2_l", imagenet, "input.mean=[0.1,0.2,0.3]") == [0.1, 0.2, 0.3]
+    assert mean("inception_v3", imagenet) == [0.5, 0.5, 0.5]
+    assert mean("efficientnet_v2_s", imagenet) == usual
+    with pytest.raises(ValueError, match="no classifier 'resnet51'; nearest: .*resnet50"):
+        mean("resnet51", imagenet)
