@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from detector.backbones import Backbone
 from detector.backbones.nodes import nodes_by_stride
+from detector.backbones.norms import FrozenBatchNorm2d
 from detector.backbones.pyramid import Pyramid
 from detector.backbones.resnet import ResNet
 from detector.backbones.tail import fc_tail
@@ -361,21 +362,36 @@ def load_backbone_weights(config: schema.BackboneConfig, backbone: Backbone) -> 
 
     Raises ConfigError for frozen layers without weights: they would stay random.
     """
-    if config.weights is None:
-        frozen = getattr(config, "frozen_nodes", None) is not None or config.frozen_stages > 0
-        normalised = not isinstance(config, schema.VGGConfig) or config.batch_norm
-        if frozen or (normalised and getattr(config, "norm", None) is schema.Norm.frozen_bn):
-            raise ConfigError(
-                "backbone.weights is null, but parts of the backbone are frozen and would stay random: set "
-                "backbone.weights (imagenet, a path or a URL), or backbone.frozen_stages=0 backbone.norm=gn"
-            )
-        return
     assert isinstance(backbone, nn.Module)
+    if config.weights is None:
+        _require_all_trained(config, backbone)
+        return
     if isinstance(config, schema.TimmConfig) and config.weights == "imagenet":
         state = pretrained_state(config.name, config.weights_sha256)
         load_classifier(backbone, state, "timm's pretrained weights", architecture=config.name)
         return
     load_classifier_weights(backbone, config.weights, architecture=architecture(config), sha256=config.weights_sha256)
+
+
+def _require_all_trained(config: schema.BackboneConfig, backbone: nn.Module) -> None:
+    """Raise ConfigError if random layers of the backbone are frozen. The message names the settings that freeze them.
+
+    A network without batch norms, such as ConvNeXt, has no frozen norm.
+    """
+    changes = []
+    if isinstance(config, schema.TorchvisionConfig | schema.TimmConfig):
+        if config.frozen_nodes is not None:
+            changes.append("backbone.frozen_nodes=null")
+    elif config.frozen_stages > 0:
+        changes.append("backbone.frozen_stages=0")
+    frozen_norms = any(isinstance(module, FrozenBatchNorm2d) for module in backbone.modules())
+    if frozen_norms and getattr(config, "norm", None) is schema.Norm.frozen_bn:
+        changes.append("backbone.norm=gn")
+    if changes:
+        raise ConfigError(
+            "backbone.weights is null, but parts of the backbone are frozen and would stay random: set "
+            f"backbone.weights (imagenet, a path or a URL), or {' '.join(changes)}"
+        )
 
 
 def architecture(config: schema.BackboneConfig) -> str:

@@ -23,7 +23,8 @@ from detector.fetch import cached
 from detector.structures import FeatureMaps
 
 HUB = "https://huggingface.co"
-CHOICES = "give backbone.weights=FILE (timm's state dict), or train from scratch with backbone.weights=null"
+FROM_SCRATCH = "backbone.weights=null backbone.norm=gn"
+CHOICES = f"give backbone.weights=FILE (timm's state dict), or train from scratch with {FROM_SCRATCH}"
 SIZE = (64, 96)  # height and width of the image that checks the maps; not square, to distinguish rows from columns
 
 

@@ -152,7 +152,7 @@ def _cached(url: str, sha256: str | None) -> dict[str, Tensor]:
     try:
         return read_classifier(cached(url, name, sha256))
     except ValueError as error:
-        choices = "give backbone.weights=FILE, or train from scratch with backbone.weights=null"
+        choices = "give backbone.weights=FILE, or train from scratch with backbone.weights=null backbone.norm=gn"
         raise ValueError(f"{error}, or {choices}") from error
 
 

@@ -12,8 +12,10 @@ from torchvision import models
 
 from detector.backbones.resnet import ResNet
 from detector.backbones.weights import load_classifier_weights, torchvision_normalisation
+from detector.build import build_backbone, load_backbone_weights
 from detector.configs import schema
 from detector.configs.compose import load_config
+from detector.configs.errors import ConfigError
 from detector.pipeline.training import normalised_for_weights
 
 
@@ -189,3 +191,35 @@ def test_images_are_normalised_as_torchvisions_weights_expect() -> None:
     assert mean("efficientnet_v2_s", imagenet) == usual
     with pytest.raises(ValueError, match="no classifier 'resnet51'; nearest: .*resnet50"):
         mean("resnet51", imagenet)
+
+
+MOBILENET = ("backbone=mobilenet_v2", "backbone.weights=null", "backbone.node=features.6")
+CONVNEXT = ("backbone=torchvision", "backbone.name=convnext_tiny", "backbone.weights=null", "backbone.node=features.3")
+RESNET = ("backbone=resnet18", "backbone.weights=null", "backbone.width=0.125")
+
+
+@pytest.mark.parametrize(
+    ("words", "freezes"),
+    [
+        (MOBILENET, "backbone.norm=gn"),
+        ((*MOBILENET, "backbone.frozen_nodes=features.3"), "backbone.frozen_nodes=null backbone.norm=gn"),
+        ((*MOBILENET, "backbone.norm=gn", "backbone.frozen_nodes=features.3"), "backbone.frozen_nodes=null"),
+        ((*MOBILENET, "backbone.norm=gn", "backbone.frozen_stages=2"), None),  # a classifier has no stages
+        (CONVNEXT, None),  # it has no batch norm
+        ((*CONVNEXT, "backbone.frozen_nodes=features.1"), "backbone.frozen_nodes=null"),
+        (RESNET, "backbone.frozen_stages=0 backbone.norm=gn"),
+        ((*RESNET, "backbone.norm=bn"), "backbone.frozen_stages=0"),
+        ((*RESNET, "backbone.norm=bn", "backbone.frozen_stages=0"), None),
+        (("backbone=vgg16", "backbone.weights=null", "backbone.width=0.125"), "backbone.frozen_stages=0"),
+    ],
+)
+def test_random_layers_that_are_frozen_are_refused_with_what_freezes_them(
+    words: tuple[str, ...], freezes: str | None
+) -> None:
+    config = load_config([*words, "head=rfcn"])
+    backbone = build_backbone(config)
+    if freezes is None:
+        load_backbone_weights(config.backbone, backbone)
+        return
+    with pytest.raises(ConfigError, match=f"would stay random: .*, or {freezes}$"):
+        load_backbone_weights(config.backbone, backbone)
