@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from detector.backbones.pyramid import COARSEST
 from detector.backbones.timm import pretrained_normalisation
 from detector.backbones.weights import torchvision_normalisation
 from detector.build import architecture, build_loss
@@ -39,6 +40,8 @@ from detector.pipeline.state import class_weights, initialise, new_detector, new
 from detector.structures import Batch
 
 log = logging.getLogger("detector")
+
+PYRAMID_SCALES = [8.0]  # of proposals=rpn_fpn
 
 
 # Plans the settings that depend on the time of a step: config, data, initial detector, device -> the config to train
@@ -218,4 +221,24 @@ def check_learning_rate(config: schema.Config, experiment: str | None) -> None:
     if config.optimizer.kind == optimizer.kind:
         warn_of_learning_rate(
             config.optimizer.lr, config.trainer.images_per_step, recipe_lr=optimizer.lr, recipe_images=images
+        )
+
+
+def check_anchors(config: schema.Config) -> None:
+    """Warn of the anchor scales of a pyramid with one map, and of those of one map with a pyramid."""
+    if not isinstance(config.proposals, schema.RPNConfig):
+        return
+    pyramid, scales = isinstance(config.neck, schema.FPNConfig), config.proposals.scales
+    if pyramid and scales == schema.RPNConfig().scales:
+        log.warning(
+            "proposals.scales=%s are meant for one map, but neck=fpn has several: their anchors have sides of up to %g "
+            "pixels; set proposals=rpn_fpn, or proposals.scales",
+            scales,
+            COARSEST * max(scales),
+        )
+    elif not pyramid and scales == PYRAMID_SCALES:
+        log.warning(
+            "proposals.scales=%s is meant for the maps of neck=fpn; one map then has anchors of one size only: set "
+            "neck=fpn, proposals=rpn, or proposals.scales",
+            scales,
         )

@@ -20,7 +20,7 @@ from detector.engine.distributed import is_main
 from detector.engine.trainer import Outcome
 from detector.pipeline.resume import Start
 from detector.pipeline.run_folder import PLAN, RunFolder, all_processes
-from detector.pipeline.training import check_learning_rate, run_training
+from detector.pipeline.training import check_anchors, check_learning_rate, run_training
 from detector.pipeline.training_folder import training_run
 from detector.tools.commands.analyze import run_analysis
 from detector.tools.commands.export import run_export
@@ -37,6 +37,7 @@ def train(task: Task) -> int:
         if task.checkpoint is None:
             shipped = task.experiment if task.experiment in choices("experiment") else None
             check_learning_rate(config, shipped)
+            check_anchors(config)
             outcome = run_training(config, folder, None)
         else:
             outcome = resume_training(config, folder, task.checkpoint)

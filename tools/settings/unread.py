@@ -66,10 +66,11 @@ READ: dict[str, tuple[str, ...]] = {
 }
 # `eval detections=...` runs no model. Besides the scoring it needs only the trainer's device and time limit.
 READ_WITHOUT_MODEL = (*SCORING, "trainer.device", "trainer.timeout_minutes")
+JOINED = ("backbone.joined_channels", "backbone.joined_separable")  # of the map that a pyramid replaces
 
 
 def unread(command: str, words: Sequence[str]) -> list[str]:
-    """Return one line for each word `key=value` whose key exists, but is not read by the command."""
+    """Return one line for each word `key=value` whose key exists, but is not read by the command or the neck."""
     if command not in READ:
         return []
     read = READ[command]
@@ -83,6 +84,8 @@ def unread(command: str, words: Sequence[str]) -> list[str]:
             near = [name for name in read if name.startswith(f"{group}.")]
             hint = f"; of {group} it reads {', '.join(near)}" if near else ""
             lines.append(f"{command} does not read {key}, so {word} has no effect{hint}")
+        elif key in JOINED and "neck=fpn" in words:
+            lines.append(f"neck=fpn does not read {key}, so {word} has no effect; set neck.channels")
     return lines
 
 

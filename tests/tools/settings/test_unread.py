@@ -61,6 +61,13 @@ def test_other_words_give_no_warning(command: str, words: list[str]) -> None:
     assert unread(command, words) == []
 
 
+def test_a_pyramid_does_not_read_the_width_of_a_joined_map() -> None:
+    word = "backbone.joined_channels=64"
+    assert unread("train", [word]) == []
+    expected = f"neck=fpn does not read backbone.joined_channels, so {word} has no effect; set neck.channels"
+    assert unread("train", [word, "neck=fpn"]) == [expected]
+
+
 def test_scoring_given_detections_does_not_read_the_model() -> None:
     assert unread("eval", ["postprocess.nms_iou=0.1"]) == []
     (line,) = unread("eval", ["detections=x", "postprocess.nms_iou=0.1"])
