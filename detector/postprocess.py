@@ -56,10 +56,16 @@ def vote_boxes(boxes: Tensor, scores: Tensor, labels: Tensor, keep: Tensor, min_
     """Return the boxes [D, 4] that NMS kept, each as the mean of all boxes of its class that agree with it.
 
     boxes [N, 4], scores [N] and labels [N] are those before NMS, keep [D] the indices after it. A box agrees from IoU
-    `min_iou` on, and its score is its weight. Scores and the order stay.
+    `min_iou` on, and its score is its weight. Scores and the order stay. The IoUs are computed in parts of at most
+    `TILE_BYTES`, so that memory does not grow with D x N.
     Source: bounding box voting of Gidaris and Komodakis 2015, "Object detection via a multi-region and semantic
     segmentation-aware CNN model", where the IoU is 0.5.
     """
+    rows = max(1, box_ops.TILE_BYTES // (4 * boxes.element_size() * max(1, len(boxes))))
+    return torch.cat([_vote(boxes, scores, labels, part, min_iou) for part in keep.split(rows)])
+
+
+def _vote(boxes: Tensor, scores: Tensor, labels: Tensor, keep: Tensor, min_iou: float) -> Tensor:
     agrees = (box_ops.iou(boxes[keep], boxes) >= min_iou) & (labels[keep, None] == labels)
     weights = torch.where(agrees, scores, 0.0)  # [D, N]
     # No matrix product: under autocast it would round coordinates to 16 bits.

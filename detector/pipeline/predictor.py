@@ -113,9 +113,7 @@ class Predictor:
             return self._run(self.detector.candidates, parts, None)
 
         overlap = self._config.predict.tile_overlap
-        return [
-            detect_in_tiles(image, tile, overlap, candidates, self.detector.postprocess.suppress) for image in images
-        ]
+        return [detect_in_tiles(image, tile, overlap, candidates, self.detector.postprocess) for image in images]
 
     def _run(
         self,

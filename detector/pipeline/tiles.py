@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from detector.postprocess import Postprocess
 from detector.structures import Detections
 from detector.views import join
 
@@ -49,11 +51,12 @@ def detect_in_tiles(
     side: int,
     overlap: float,
     candidates: Callable[[Sequence[Tensor]], list[Detections]],
-    suppress: Callable[[Detections], Detections],
+    postprocess: Postprocess,
 ) -> Detections:
     """Return the detections of an image [3, H, W], best first, in its pixels.
 
-    `candidates` gives the detections of images before NMS, one image after the other. `suppress` is the NMS.
+    `candidates` gives the detections of images before NMS, one image after the other. `postprocess` has the NMS. Its
+    `max_per_image` counts for each tile: the whole picture keeps at most that many detections times the number of tiles.
     """
     height, width = image.shape[1:]
     found = candidates([image])
@@ -64,7 +67,8 @@ def detect_in_tiles(
             part = part[~is_cut(part.boxes, tile, height, width)]
             shift = part.boxes.new_tensor((tile.left, tile.top, tile.left, tile.top))
             found.append(Detections(part.boxes + shift, part.scores, part.labels))
-    return suppress(join(found))
+    most = postprocess.max_per_image * len(tiles)
+    return replace(postprocess, max_per_image=most).suppress(join(found))
 
 
 def is_cut(boxes: Tensor, tile: Tile, height: int, width: int) -> Tensor:

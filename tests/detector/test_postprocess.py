@@ -120,8 +120,10 @@ def test_a_box_becomes_the_weighted_mean_of_those_that_agree_with_it() -> None:
     torch.testing.assert_close(found.boxes, torch.tensor([[0, 0, right, 100], [0, 0, 95, 100]]))
 
 
+@pytest.mark.parametrize("tile_bytes", [1, 64 << 20])
 @pytest.mark.parametrize("autocast", [False, True])
-def test_voting_equals_a_loop(autocast: bool) -> None:
+def test_voting_equals_a_loop(autocast: bool, tile_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(box_ops, "TILE_BYTES", tile_bytes)
     generator = torch.Generator().manual_seed(0)
     corner = torch.rand(80, 2, generator=generator) * 900
     corner[40:] = corner[:40] + 3 * torch.rand(40, 2, generator=generator)

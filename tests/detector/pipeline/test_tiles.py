@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -60,32 +61,41 @@ class FakeDetector:
         return [Detections(visible, torch.full((len(visible),), 0.9), torch.ones(len(visible), dtype=torch.int64))]
 
 
-SUPPRESS = Postprocess(score_threshold=0.05, nms_iou=0.5, max_per_image=100).suppress
+PROTOCOL = Postprocess(score_threshold=0.05, nms_iou=0.5, max_per_image=100)
 
 
 @pytest.mark.parametrize("overlap", [0.3, 0.5])
 def test_every_object_is_found_once_and_whole(overlap: float) -> None:
     small = [[x, y, x + 18.0, y + 20.0] for y in range(4, 170, 29) for x in range(3, 215, 25)]
     detector = FakeDetector(small)
-    found = detect_in_tiles(picture(), SIDE, overlap, detector, SUPPRESS)
+    found = detect_in_tiles(picture(), SIDE, overlap, detector, PROTOCOL)
     assert sorted(found.boxes.tolist()) == sorted(small)
     assert detector.num_calls > 9
 
 
+def test_the_largest_number_of_detections_counts_for_each_tile() -> None:
+    small = [[x, y, x + 8.0, y + 8.0] for y in range(2, 190, 20) for x in range(2, 230, 17)]
+    detector = FakeDetector(small)
+    found = detect_in_tiles(picture(), SIDE, 0.25, detector, PROTOCOL)
+    assert len(found) == len(small) > PROTOCOL.max_per_image
+    few = detect_in_tiles(picture(), SIDE, 0.25, detector, replace(PROTOCOL, max_per_image=2))
+    assert len(few) == 2 * len(tiles_of(HEIGHT, WIDTH, SIDE, 0.25))
+
+
 def test_objects_larger_than_the_overlap_come_from_the_whole_picture() -> None:
     large = [[10.0, 10, 190, 120], [100.0, 130, 170, 195]]
-    found = detect_in_tiles(picture(), SIDE, 0.25, FakeDetector(large), SUPPRESS)
+    found = detect_in_tiles(picture(), SIDE, 0.25, FakeDetector(large), PROTOCOL)
     assert sorted(found.boxes.tolist()) == sorted(large)
 
 
 def test_objects_at_the_border_of_the_picture_stay() -> None:
     border = [[0.0, 0, 15, 15], [225.0, 185, 240, 200], [0.0, 185, 12, 200]]
-    found = detect_in_tiles(picture(), SIDE, 0.25, FakeDetector(border), SUPPRESS)
+    found = detect_in_tiles(picture(), SIDE, 0.25, FakeDetector(border), PROTOCOL)
     assert sorted(found.boxes.tolist()) == sorted(border)
 
 
 def test_a_picture_of_one_tile_is_detected_once() -> None:
     detector = FakeDetector([[10.0, 10, 90, 90]])
-    found = detect_in_tiles(picture(), 300, 0.25, detector, SUPPRESS)
+    found = detect_in_tiles(picture(), 300, 0.25, detector, PROTOCOL)
     assert detector.num_calls == 1
     assert found.boxes.tolist() == [[10, 10, 90, 90]]
