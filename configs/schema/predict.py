@@ -25,7 +25,7 @@ class PredictConfig:
     draw_threshold: float = 0.5  # lowest score to draw and to crop
     draw: bool = True  # write the pictures, or the video, with boxes
     crops: bool = False  # write the inside of each box as a picture
-    batch_size: int = 1  # pictures per batch; padding in a batch changes scores a little
+    batch_size: int = 1  # pictures, or tiles of a picture, per batch; padding in a batch changes scores a little
     tile: int | None = None  # side in pixels of tiles for large pictures, such as aerial photographs; None: no tiles
     tile_overlap: float = 0.25  # share of its side that a tile has in common with the next; objects should fit into it
     max_frames: int | None = None  # number of frames to read from a video or camera; None: all

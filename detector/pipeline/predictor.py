@@ -74,7 +74,7 @@ class Predictor:
         Several pictures are a sequence or an iterator, or an array or tensor with four dimensions.
 
         `proposals` are boxes [P, 4] xyxy for each picture, in its pixels. Without them, proposals are computed if the
-        model needs them. `batch_size` pictures go through the network together.
+        model needs them. `batch_size` pictures, or tiles of one picture, go through the network together.
 
         Raises:
             ValueError: a file cannot be read, an array or tensor is not a uint8 picture, or `proposals` are given to a
@@ -88,16 +88,19 @@ class Predictor:
         for start in range(0, len(items), max(1, batch_size)):
             part = slice(start, start + max(1, batch_size))
             images = [to_image(item, self.bit_depth) for item in items[part]]
-            for item in self.detect(images, None if proposals is None else proposals[part]):
+            given = None if proposals is None else proposals[part]
+            for item in self.detect(images, given, tiles_at_once=max(1, batch_size)):
                 names = [self.classes[label - 1] for label in item.labels.tolist()]
                 found.append(Prediction(item.boxes, item.scores, item.labels, names))
         return found if many else found[0]
 
-    def detect(self, images: Sequence[Tensor], proposals: Sequence[Tensor] | None = None) -> list[Detections]:
+    def detect(
+        self, images: Sequence[Tensor], proposals: Sequence[Tensor] | None = None, *, tiles_at_once: int = 1
+    ) -> list[Detections]:
         """Return the detections, on the CPU, of images [3, H, W] uint8 that go through the network together.
 
-        With `predict.tile` each image is detected alone, in tiles. Raises ValueError for `proposals` with tiles or with
-        an RPN, which would not read them.
+        With `predict.tile` each image is detected alone, and `tiles_at_once` of its tiles go through the network
+        together. Raises ValueError for `proposals` with tiles or with an RPN, which would not read them.
         """
         if proposals is not None and self.detector.proposals.reads_features:
             raise ValueError("expected no proposals, because this model has an RPN that makes its own; omit them")
@@ -113,7 +116,8 @@ class Predictor:
             return self._run(self.detector.candidates, parts, None)
 
         overlap = self._config.predict.tile_overlap
-        return [detect_in_tiles(image, tile, overlap, candidates, self.detector.postprocess) for image in images]
+        postprocess = self.detector.postprocess
+        return [detect_in_tiles(image, tile, overlap, candidates, postprocess, tiles_at_once) for image in images]
 
     def _run(
         self,

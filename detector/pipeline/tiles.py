@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -52,19 +53,23 @@ def detect_in_tiles(
     overlap: float,
     candidates: Callable[[Sequence[Tensor]], list[Detections]],
     postprocess: Postprocess,
+    batch_size: int = 1,
 ) -> Detections:
     """Return the detections of an image [3, H, W], best first, in its pixels.
 
-    `candidates` gives the detections of images before NMS, one image after the other. `postprocess` has the NMS. Its
-    `max_per_image` counts for each tile: the whole picture keeps at most that many detections times the number of tiles.
+    `candidates` gives the detections of images before NMS, with `batch_size` tiles in one call. `postprocess` has the
+    NMS. Its `max_per_image` counts for each tile: the whole picture keeps at most that many detections times the number
+    of tiles.
     """
     height, width = image.shape[1:]
     found = candidates([image])
     tiles = tiles_of(height, width, side, overlap)
     if len(tiles) > 1:
-        for tile in tiles:
-            (part,) = candidates([image[:, tile.top : tile.bottom, tile.left : tile.right]])
-            part = part[~is_cut(part.boxes, tile, height, width)]
+        cutouts = [image[:, tile.top : tile.bottom, tile.left : tile.right] for tile in tiles]
+        batches = (cutouts[start : start + batch_size] for start in range(0, len(cutouts), batch_size))
+        parts = chain.from_iterable(map(candidates, batches))
+        for tile, seen in zip(tiles, parts, strict=True):
+            part = seen[~is_cut(seen.boxes, tile, height, width)]
             shift = part.boxes.new_tensor((tile.left, tile.top, tile.left, tile.top))
             found.append(Detections(part.boxes + shift, part.scores, part.labels))
     most = postprocess.max_per_image * len(tiles)

@@ -121,7 +121,9 @@ def predict_pictures(
         written_behind() as later,
     ):
         while batch := list(islice(pictures, settings.batch_size)):
-            for (name, image), detections in zip(batch, predictor.detect([image for _, image in batch]), strict=True):
+            images = [image for _, image in batch]
+            all_found = predictor.detect(images, tiles_at_once=settings.batch_size)
+            for (name, image), detections in zip(batch, all_found, strict=True):
                 found[name] = filters.kept(detections)
                 later(partial(save, name, image))
                 bar.update(len(found) + len(unreadable) - bar.n)
@@ -143,7 +145,8 @@ def _predict_video(
     with target as drawn, tqdm(total=total, unit="frame", desc="predicting", file=sys.stderr) as bar:
         try:
             while images := list(islice(frames, settings.batch_size)):
-                for image, detections in zip(images, predictor.detect(images), strict=True):
+                all_found = predictor.detect(images, tiles_at_once=settings.batch_size)
+                for image, detections in zip(images, all_found, strict=True):
                     frame = f"{name}_{len(found):06d}"
                     found[frame] = filters.kept(detections)
                     shown = filters.shown(found[frame])

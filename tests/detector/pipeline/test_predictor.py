@@ -183,6 +183,17 @@ def test_importing_the_package_loads_nothing_else() -> None:
     assert "module 'detector' has no attribute 'nothing'" in done.stderr
 
 
+def test_tiles_in_batches_have_the_same_detections(model: Path, photo: Path) -> None:
+    tiled = load_detector(model, "predict.tile=32", device="cpu")
+    sizes: list[int] = []
+    tiled.detector.preprocess.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    alone, together = tiled(photo), tiled(photo, batch_size=3)
+    assert max(sizes) == 3
+    assert together.names == alone.names
+    torch.testing.assert_close(together.boxes, alone.boxes, rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(together.scores, alone.scores, rtol=1e-4, atol=1e-5)
+
+
 def test_tiles_refuse_given_proposals_and_views(model: Path, photo: Path) -> None:
     tiled = load_detector(model, "predict.tile=32", device="cpu")
     assert len(tiled(photo)) > 0

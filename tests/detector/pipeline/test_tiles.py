@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -48,8 +49,10 @@ class FakeDetector:
         self.num_calls = 0
 
     def __call__(self, images: Sequence[Tensor]) -> list[Detections]:
-        (image,) = images
         self.num_calls += 1
+        return [self.seen(image) for image in images]
+
+    def seen(self, image: Tensor) -> Detections:
         left, top, height, width = int(image[0, 0, 0]), int(image[1, 0, 0]), image.shape[1], image.shape[2]
         boxes = self.objects - torch.tensor([left, top, left, top])
         if (height, width) == (HEIGHT, WIDTH):
@@ -58,7 +61,7 @@ class FakeDetector:
         visible[:, 0::2] = boxes[:, 0::2].clamp(0, width)
         visible[:, 1::2] = boxes[:, 1::2].clamp(0, height)
         visible = visible[(visible[:, 2] > visible[:, 0]) & (visible[:, 3] > visible[:, 1])]
-        return [Detections(visible, torch.full((len(visible),), 0.9), torch.ones(len(visible), dtype=torch.int64))]
+        return Detections(visible, torch.full((len(visible),), 0.9), torch.ones(len(visible), dtype=torch.int64))
 
 
 PROTOCOL = Postprocess(score_threshold=0.05, nms_iou=0.5, max_per_image=100)
@@ -80,6 +83,15 @@ def test_the_largest_number_of_detections_counts_for_each_tile() -> None:
     assert len(found) == len(small) > PROTOCOL.max_per_image
     few = detect_in_tiles(picture(), SIDE, 0.25, detector, replace(PROTOCOL, max_per_image=2))
     assert len(few) == 2 * len(tiles_of(HEIGHT, WIDTH, SIDE, 0.25))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 100])
+def test_tiles_are_detected_in_batches(batch_size: int) -> None:
+    small = [[x, y, x + 18.0, y + 20.0] for y in range(4, 170, 29) for x in range(3, 215, 25)]
+    detector = FakeDetector(small)
+    found = detect_in_tiles(picture(), SIDE, 0.3, detector, PROTOCOL, batch_size)
+    assert sorted(found.boxes.tolist()) == sorted(small)
+    assert detector.num_calls == 1 + math.ceil(len(tiles_of(HEIGHT, WIDTH, SIDE, 0.3)) / batch_size)
 
 
 def test_objects_larger_than_the_overlap_come_from_the_whole_picture() -> None:
