@@ -39,10 +39,12 @@ def class_loss(
 def class_balanced_weights(counts: Sequence[int], beta: float) -> Tensor:
     """Return the weights [K + 1] of background (1) and of K classes with `counts` objects in the training set.
 
-    The weight of a class with n objects is proportional to (1 - beta) / (1 - beta^n), and the K weights have mean 1.
-    `beta` 0 gives equal weights; near 1 they approach 1 / n. A class without objects counts as a class with one.
+    The weight of a class with n objects is proportional to (1 - beta) / (1 - beta^n). The weights of the classes with
+    objects have mean 1. `beta` 0 gives equal weights; near 1 they approach 1 / n. A class without objects has weight 1:
+    it is never the label of a RoI.
     Source: Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of Samples", section 4.
     """
-    effective = torch.tensor([1.0 - beta ** max(count, 1) for count in counts], dtype=torch.float64)
-    weights = 1.0 / effective
-    return torch.cat((torch.ones(1, dtype=torch.float64), weights / weights.mean())).float()
+    present = torch.tensor(counts) > 0
+    weights = torch.tensor([1.0 / (1.0 - beta ** max(count, 1)) for count in counts], dtype=torch.float64)
+    weights = torch.where(present, weights / weights[present].mean(), 1.0)
+    return torch.cat((torch.ones(1, dtype=torch.float64), weights)).float()

@@ -115,7 +115,14 @@ def test_effective_numbers_by_hand() -> None:
     )
 
 
-@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=20), st.sampled_from([0.0, 0.9, 0.999, 0.9999]))
+def test_classes_without_objects_leave_the_other_weights_as_they_are() -> None:
+    assert class_balanced_weights([1000, 1000, 0], 0.999).tolist() == [1, 1, 1, 1]
+    few = class_balanced_weights([5, 80], 0.99).tolist()
+    assert class_balanced_weights([0, 5, 0, 80, 0], 0.99).tolist() == [1, 1, few[1], 1, few[2], 1]
+    assert class_balanced_weights([0, 0], 0.99).tolist() == [1, 1, 1]
+
+
+@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=20), st.sampled_from([0.0, 0.9, 0.999, 0.9999]))
 def test_rare_classes_weigh_more_and_the_mean_is_1(counts: list[int], beta: float) -> None:
     weights = class_balanced_weights(counts, beta)
     assert weights.dtype == torch.float32
