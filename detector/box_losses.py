@@ -56,15 +56,24 @@ def ciou_loss(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
 
 def _overlap(boxes: Tensor, gt_boxes: Tensor) -> _Overlap:
     low, high = torch.minimum(boxes, gt_boxes), torch.maximum(boxes, gt_boxes)
-    enclosing = _sides(low, high).clamp(min=MIN_SIDE)
-    intersection = _product(_sides(high, low) / enclosing)
-    union = _product(_sides(boxes, boxes) / enclosing) + _product(_sides(gt_boxes, gt_boxes) / enclosing) - intersection
+    sides, gt_sides, enclosing = _sides(boxes, boxes), _sides(gt_boxes, gt_boxes), _sides(low, high)
+    added, gt_added, enclosing_added = _missing(sides), _missing(gt_sides), _missing(enclosing)
+    # Along an axis the shared part is side + gt_side - enclosing, so it grows with them.
+    shared = (_sides(high, low) + (added + gt_added - enclosing_added)).clamp(min=0)
+    enclosing = enclosing + enclosing_added
+    intersection = _product(shared / enclosing)
+    union = _product((sides + added) / enclosing) + _product((gt_sides + gt_added) / enclosing) - intersection
     return _Overlap(intersection / (union + EPSILON), union, *enclosing.unbind(dim=-1))
 
 
 def _sides(first: Tensor, last: Tensor) -> Tensor:
-    """Return width and height [..., 2] from x1 y1 of `first` [..., 4] to x2 y2 of `last` [..., 4], at least 0."""
-    return (last[..., 2:] - first[..., :2]).clamp(min=0)
+    """Return width and height [..., 2] from x1 y1 of `first` [..., 4] to x2 y2 of `last` [..., 4]; below 0 if apart."""
+    return last[..., 2:] - first[..., :2]
+
+
+def _missing(sides: Tensor) -> Tensor:
+    """Return what sides [..., 2] lack to `MIN_SIDE`."""
+    return (MIN_SIDE - sides).clamp(min=0)
 
 
 def _product(sides: Tensor) -> Tensor:

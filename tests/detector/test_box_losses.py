@@ -148,6 +148,32 @@ def test_degenerate_boxes_have_finite_losses_and_gradients(
 
 
 @BOTH
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_boxes_have_loss_0_however_narrow(loss: OverlapLoss, dtype: torch.dtype) -> None:
+    sides = [0.0, 1e-5, 5e-4, 1e-3, 0.02, 12.0]
+    rows = [
+        [left, left, left + width, left + height] for left in (0.0, 5.0, 700.3) for width in sides for height in sides
+    ]
+    boxes = torch.tensor(rows, dtype=dtype, requires_grad=True)
+    values = loss(boxes, boxes.detach().clone())
+    values.sum().backward()
+    most = 1e-6 if loss is giou_loss else 1e-3  # CIoU rounds the centres
+    assert values.abs().max() < most
+    assert boxes.grad is not None
+    assert boxes.grad.isfinite().all()
+
+
+@BOTH
+def test_losses_grow_steadily_from_narrow_boxes_to_wide_ones(loss: OverlapLoss) -> None:
+    """The truth has width 1. Boxes with the same left edge have widths from 0 to 2."""
+    widths = torch.linspace(0, 2, 8001, dtype=torch.float64)
+    zero, high = torch.zeros_like(widths), torch.full_like(widths, 4.0)
+    values = loss(torch.stack((zero, zero, widths, high), dim=1), torch.tensor([0.0, 0.0, 1.0, 4.0]).double())
+    assert values.diff().abs().max() < 2e-3
+    assert values.argmin() == 4000
+
+
+@BOTH
 def test_empty_and_batched_boxes(loss: OverlapLoss) -> None:
     assert loss(torch.zeros(0, 4), torch.zeros(0, 4)).shape == (0,)
     boxes, truths = random_boxes(6, 3), random_boxes(6, 4)
