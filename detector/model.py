@@ -119,14 +119,20 @@ class Detector(nn.Module):
         return self._detect(batch, self.postprocess)
 
     @torch.no_grad()
-    def candidates(self, batch: Batch) -> list[Detections]:
-        """Return the detections of each image before NMS, in the pixels of the original images."""
-        return self._detect(batch, self.postprocess.candidates)
+    def candidates(self, batch: Batch, scale: float = 1.0) -> list[Detections]:
+        """Return the detections of each image before NMS, in the pixels of the original images.
+
+        The images are resized to `scale` times their usual size.
+        """
+        return self._detect(batch, self.postprocess.candidates, scale)
 
     def _detect(
-        self, batch: Batch, decode: Callable[[RoIPredictions, Tensor, BoxCoder, Frame], Detections]
+        self,
+        batch: Batch,
+        decode: Callable[[RoIPredictions, Tensor, BoxCoder, Frame], Detections],
+        scale: float = 1.0,
     ) -> list[Detections]:
-        inputs = self.preprocess(batch)
+        inputs = self.preprocess(batch, scale)
         features = self.backbone(inputs.images)
         proposed = self.proposals(features.proposals, inputs).proposals
         boxes = [item.boxes for item in proposed]

@@ -113,10 +113,14 @@ class Preprocess(nn.Module):
         """The largest possible number of cells along a side of a feature map."""
         return _round_up(self.max_side, self.multiple) // self.finest_stride
 
-    def forward(self, batch: Batch) -> Inputs:
-        """Return images, boxes and proposals of `batch` in the pixels of one padded canvas [N, 3, H, W]."""
+    def forward(self, batch: Batch, scale: float = 1.0) -> Inputs:
+        """Return images, boxes and proposals of `batch` in the pixels of one padded canvas [N, 3, H, W].
+
+        `scale` multiplies the shorter side of each image and the limit of the longer side.
+        """
+        max_side = _scaled(self.max_side, scale)
         sizes = [
-            resized_size(image.shape[1], image.shape[2], side, self.max_side, round_down=self.round_down)
+            resized_size(image.shape[1], image.shape[2], _scaled(side, scale), max_side, round_down=self.round_down)
             for image, side in zip(batch.images, batch.short_sides, strict=True)
         ]
         frames = [
@@ -195,6 +199,10 @@ def to_original(found: Found, frame: Frame) -> Found:
     """Convert detections or proposals from the pixels of the network's input to those of the original image."""
     scale = found.boxes.new_tensor((frame.scale_x, frame.scale_y, frame.scale_x, frame.scale_y))
     return replace(found, boxes=found.boxes / scale)
+
+
+def _scaled(side: int, scale: float) -> int:
+    return max(1, round(scale * side))
 
 
 def _round_up(value: int, multiple: int) -> int:

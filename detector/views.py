@@ -15,32 +15,32 @@ from detector.structures import Batch, Detections, Proposals
 class Views:
     """The views of each image at test time."""
 
-    scales: tuple[float, ...]  # factors of the shorter side
+    scales: tuple[float, ...]  # factors of the resized image, also of the limit of its longer side
     flip: bool  # each scale also mirrored left to right
 
     def detect(
         self,
         batch: Batch,
-        candidates: Callable[[Batch], list[Detections]],
+        candidates: Callable[[Batch, float], list[Detections]],
         suppress: Callable[[Detections], Detections],
     ) -> list[Detections]:
         """Return the detections of each image, best first, in the pixels of the original images.
 
-        `candidates` gives detections before NMS, in the pixels of the images of its batch. `suppress` is the NMS.
+        `candidates` gives detections before NMS for a scale, in the pixels of the images of its batch. `suppress` is
+        the NMS.
         """
         found: list[list[Detections]] = [[] for _ in batch.images]
-        for view, is_mirrored in self._views(batch):
-            for items, image, item in zip(found, view.images, candidates(view), strict=True):
+        for scale, view, is_mirrored in self._views(batch):
+            for items, image, item in zip(found, view.images, candidates(view, scale), strict=True):
                 boxes = box_ops.flip(item.boxes, image.shape[2]) if is_mirrored else item.boxes
                 items.append(replace(item, boxes=boxes))
         return [suppress(join(items)) for items in found]
 
-    def _views(self, batch: Batch) -> Iterator[tuple[Batch, bool]]:
+    def _views(self, batch: Batch) -> Iterator[tuple[float, Batch, bool]]:
         for scale in self.scales:
-            scaled = replace(batch, short_sides=[max(1, round(scale * side)) for side in batch.short_sides])
-            yield scaled, False
+            yield scale, batch, False
             if self.flip:
-                yield mirrored(scaled), True
+                yield scale, mirrored(batch), True
 
 
 def mirrored(batch: Batch) -> Batch:

@@ -14,8 +14,8 @@ class InputConfig:
     short_sides: list[int] = field(default_factory=lambda: [600])  # pixels of the shorter side in training, at random
     test_short_side: int = 600  # pixels of the shorter side in testing
     test_flip: bool = False  # detect in the mirrored image too, and join the results; twice the time
-    test_scales: list[float] = field(default_factory=lambda: [1.0])  # detect at these multiples of test_short_side too
-    max_side: int = 1000  # upper limit of the longer side in pixels; larger images are scaled down
+    test_scales: list[float] = field(default_factory=lambda: [1.0])  # detect at these multiples of the test size
+    max_side: int = 1000  # limit of the longer side in pixels, times test_scales; larger images are scaled down
     canvas_multiple: int | None = None  # pad sides to multiples of this (128 with compile); None: of the stride
     round_down: bool = False  # sides of resized images are rounded down, as in torchvision; else to the nearest pixel
     antialias: bool = False  # shrink by averaging pixels, not by sampling four; fast for large photographs

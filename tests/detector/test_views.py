@@ -46,18 +46,32 @@ def test_the_same_view_twice_adds_nothing() -> None:
         torch.testing.assert_close(one.boxes, other.boxes)
 
 
+def test_every_scale_is_another_size_of_the_input() -> None:
+    """An image of 16:9, whose longer side is at its limit at scale 1. The limit is multiplied by the scale too."""
+    detector = make_detector("fast_rcnn", "given", "random", "input.test_scales=[0.5,1,1.5,2]", "input.max_side=160")
+    sizes: list[tuple[int, int]] = []
+    detector.preprocess.register_forward_hook(
+        lambda module, batch, inputs: sizes.append((inputs.frames[0].height, inputs.frames[0].width))
+    )
+    batch = make_batch([1], [5])
+    wide = replace(batch, images=[torch.zeros(3, 90, 160, dtype=torch.uint8)], short_sides=[100])
+    detector.eval().detect(wide)
+    assert sizes == [(45, 80), (90, 160), (135, 240), (180, 320)]
+
+
 def test_every_view_is_resized_mirrored_and_undone() -> None:
     batch = make_batch([0, 0], [5, 5])
-    batch = replace(batch, short_sides=[100, 60])
     seen: list[Batch] = []
+    scales: list[float] = []
 
-    def candidates(view: Batch) -> list[Detections]:
+    def candidates(view: Batch, scale: float) -> list[Detections]:
         seen.append(view)
+        scales.append(scale)
         boxes = torch.tensor([[10.0, 20, 30, 40]])
         return [Detections(boxes, torch.tensor([0.5]), torch.tensor([1])) for _ in view.images]
 
     found = Views(scales=(1.0, 0.5), flip=True).detect(batch, candidates, lambda item: item)
-    assert [view.short_sides for view in seen] == [[100, 60], [100, 60], [50, 30], [50, 30]]
+    assert scales == [1.0, 1.0, 0.5, 0.5]
     assert torch.equal(seen[1].images[0], batch.images[0].flip(2))
     assert seen[0].proposals is not None
     assert seen[1].proposals is not None
