@@ -61,6 +61,8 @@ def vote_boxes(boxes: Tensor, scores: Tensor, labels: Tensor, keep: Tensor, min_
     Source: bounding box voting of Gidaris and Komodakis 2015, "Object detection via a multi-region and semantic
     segmentation-aware CNN model", where the IoU is 0.5.
     """
+    if torch.compiler.is_exporting():  # the number of parts would depend on values
+        return _vote(boxes, scores, labels, keep, min_iou)
     rows = max(1, box_ops.TILE_BYTES // (4 * boxes.element_size() * max(1, len(boxes))))
     return torch.cat([_vote(boxes, scores, labels, part, min_iou) for part in keep.split(rows)])
 
