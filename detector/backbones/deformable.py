@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
+
+from detector.backbones.torchvision_library import deform_conv2d
 
 
 class DeformableConv2d(nn.Module):

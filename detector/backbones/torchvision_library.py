@@ -1,4 +1,4 @@
-"""torchvision's classifiers, imported without what they do not need. The other modules import them from here.
+"""torchvision's classifiers and layers, without what they do not need. The other modules import them from here.
 
 torchvision imports three things that take longer than the rest of it, and longer than torch:
 
@@ -89,6 +89,6 @@ _import_lean("torchvision")
 
 from torchvision import models  # noqa: E402
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names  # noqa: E402
-from torchvision.ops import Conv2dNormActivation  # noqa: E402
+from torchvision.ops import Conv2dNormActivation, deform_conv2d  # noqa: E402
 
-__all__ = ["Conv2dNormActivation", "create_feature_extractor", "get_graph_node_names", "models"]
+__all__ = ["Conv2dNormActivation", "create_feature_extractor", "deform_conv2d", "get_graph_node_names", "models"]
