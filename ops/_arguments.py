@@ -16,7 +16,14 @@ from detector.ops._library import LIBRARY
 from detector.ops.boxes import to_rois
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-DEBUG = os.environ.get("DETECTOR_DEBUG", "0") not in {"", "0"}
+
+
+def _debug_mode() -> bool:
+    """Return whether DETECTOR_DEBUG asks for checks of values on every device."""
+    return os.environ.get("DETECTOR_DEBUG", "0") not in {"", "0"}
+
+
+DEBUG = _debug_mode()
 
 
 def edge_dtype(features: Tensor) -> torch.dtype:

@@ -30,7 +30,7 @@ def profiled(
     try:
         for number, batch in enumerate(batches):
             if num_steps > 0 and number == WARM_UP:
-                profiler = profile(activities=activities)
+                profiler = profile(activities=activities, acc_events=True)  # without, torch 2.11 warns
                 profiler.start()
             if profiler is not None and number == WARM_UP + num_steps:
                 _write(profiler, folder, device)

@@ -1,6 +1,5 @@
 """Image indices out of range: an error on the CPU, an empty RoI on CUDA, unless DETECTOR_DEBUG checks values."""
 
-import importlib.util
 import math
 from collections.abc import Callable
 
@@ -108,9 +107,4 @@ def test_debug_mode_is_read_from_the_environment(
     monkeypatch.delenv("DETECTOR_DEBUG", raising=False)
     if value is not None:
         monkeypatch.setenv("DETECTOR_DEBUG", value)
-    spec = importlib.util.spec_from_file_location("arguments_read_anew", _arguments.__file__)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert debug == module.DEBUG
+    assert _arguments._debug_mode() is debug
