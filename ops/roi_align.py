@@ -246,7 +246,8 @@ def _winning_corners(rois: Tensor, argmax: Tensor, size: Sequence[int], options:
     bins = torch.arange(num_rois * height * width, device=rois.device).repeat_interleave(channels)
     corners = grid.samples(bins, winner.clamp(min=0).to(torch.int64))
     channel = torch.arange(channels, device=rois.device).repeat(num_rois * height * width)
-    inside = corners.inside & (winner >= 0)
+    known = (grid.images >= 0).repeat_interleave(height * width * channels)
+    inside = corners.inside & (winner >= 0) & known
     cells = (corners.cells * channels + channel[:, None]).masked_fill(~inside[:, None], 0)
     return Corners(cells, corners.weights, inside)
 

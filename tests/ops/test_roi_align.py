@@ -149,6 +149,24 @@ def test_kernels_equal_the_references(options: tuple[int, bool, bool], dtype: to
     close(pooled, _max_gather_reference(features, rois, argmax, 1 / 16, *options))
 
 
+@pytest.mark.parametrize("image", [-1.0, 3.0, math.nan])
+def test_maxima_of_rois_without_an_image_do_not_count(image: float) -> None:
+    ops, options = torch.ops.fast_rfcn, (1 / 16, 2, True, False)
+    features = torch.randn(3, 2, 13, 21, generator=torch.Generator().manual_seed(8))
+    rois = random_rois(6, 4, images=3, side=300)
+    _, argmax = _max_reference(features, rois, 7, 7, *options)
+    without = rois.clone()
+    without[::2, 0] = image
+    for gather in (_max_gather_reference, ops.roi_align_max_gather.default):
+        picked = gather(features, without, argmax, *options)
+        assert not picked[::2].any()
+        torch.testing.assert_close(picked[1::2], gather(features, rois, argmax, *options)[1::2])
+    grad, size = torch.ones_like(picked), list(features.shape)
+    for scatter in (_max_scatter_reference, ops.roi_align_max_scatter.default):
+        total = scatter(grad, without, argmax, size, *options)
+        torch.testing.assert_close(total, scatter(grad[1::2], rois[1::2], argmax[1::2], size, *options))
+
+
 @pytest.mark.parametrize("options", [(0, True, False), (2, False, True)], ids=str)
 @pytest.mark.parametrize("reduction", ["mean", "max"])
 def test_gradients_are_correct(reduction: str, options: tuple[int, bool, bool]) -> None:
