@@ -23,7 +23,13 @@ from detector.box_losses import OverlapLoss, ciou_loss, giou_loss
 from detector.compress import factorize
 from detector.configs import schema
 from detector.configs.errors import ConfigError
-from detector.engine.optimizer import cosine_factor, parameter_groups, step_factor, without_compiler
+from detector.engine.optimizer import (
+    cosine_factor,
+    parameter_groups,
+    start_momentum,
+    step_factor,
+    without_compiler,
+)
 from detector.heads import Head
 from detector.heads.deformable_rfcn import DeformableRFCNHead
 from detector.heads.fast_rcnn import FastRCNNHead, reduction
@@ -426,7 +432,9 @@ def build_optimizer(config: schema.Config, detector: nn.Module) -> torch.optim.O
     match optimizer:
         case schema.SGDConfig():
             sgd = without_compiler(torch.optim.SGD)
-            return sgd(groups, lr=optimizer.lr, momentum=optimizer.momentum, fused=fused)
+            built = sgd(groups, lr=optimizer.lr, momentum=optimizer.momentum, fused=fused)
+            start_momentum(built)
+            return built
         case schema.AdamWConfig():
             adamw = without_compiler(torch.optim.AdamW)
             return adamw(groups, lr=optimizer.lr, betas=(optimizer.betas[0], optimizer.betas[1]), fused=fused)

@@ -76,6 +76,17 @@ def match_layouts(optimizer: torch.optim.Optimizer) -> None:
                 state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
+def start_momentum(optimizer: torch.optim.SGD) -> None:
+    """Start the momentum at 0, with the result of a first step without momentum.
+
+    Without this, torch's fused step takes memory that nobody wrote, if fp16's loss scale skips the first step.
+    """
+    for group in optimizer.param_groups:
+        if group["momentum"] > 0:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
 def _factor(aliases: Sequence[str], factors: Mapping[str, float]) -> float:
     """The factor of the longest module name that contains the parameter; 1 if there is none."""
     found = [part for part in factors if any(_lies_in(name, part) for name in aliases)]

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from detector.engine.optimizer import (
     cosine_factor,
     match_layouts,
     parameter_groups,
+    start_momentum,
     step_factor,
     warmup,
     without_compiler,
@@ -213,3 +215,23 @@ def test_a_fused_step_goes_on_from_a_state_in_another_order_of_memory(
     optimizer.step()
     next_optimizer.step()
     torch.testing.assert_close(fused.detach(), plain.detach())
+
+
+def test_a_skipped_first_step_leaves_the_momentum_at_0() -> None:
+    """The loss scale of fp16 often skips it. torch's fused step then goes on from memory that nobody wrote."""
+    gradient = torch.randn(64, 64)
+    results = []
+    for fused in (False, True):
+        weight = nn.Parameter(torch.zeros(64, 64))
+        optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9, fused=fused)
+        start_momentum(optimizer)
+        assert optimizer.state[weight]["momentum_buffer"].count_nonzero() == 0
+        scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+        for each in (torch.full_like(gradient, math.inf), gradient, gradient):
+            scaler.scale(torch.zeros(()))  # starts the scale
+            weight.grad = each * scaler.get_scale()
+            scaler.step(optimizer)
+            scaler.update()
+        results.append(weight.detach())
+    torch.testing.assert_close(results[0], -0.1 * 2.9 * gradient)
+    torch.testing.assert_close(results[1], results[0])
