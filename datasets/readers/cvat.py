@@ -74,7 +74,7 @@ def _objects(found: Collection, image: ET.Element, where: str) -> list[MarkedObj
         here = f"{where}, shape {number}"
         label = (shape.get("label") or "").strip()
         try:
-            box = _box(shape)
+            box, turned = _box(shape), float(shape.get("rotation") or 0) != 0
         except (KeyError, ValueError) as error:
             raise ValueError(
                 f"{here}: <{shape.tag}> of {label!r} has no corners in numbers ({error}); correct or remove it"
@@ -94,7 +94,7 @@ def _objects(found: Collection, image: ET.Element, where: str) -> list[MarkedObj
                 difficult=flags.get("difficult", False),
                 truncated=flags.get("truncated", False),
                 occluded=shape.get("occluded") == "1" or flags.get("occluded", False),
-                is_around=shape.tag == "ellipse" or float(shape.get("rotation") or 0) != 0,
+                is_around=shape.tag == "ellipse" or turned,
             )
         )
     return objects

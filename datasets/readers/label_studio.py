@@ -161,4 +161,7 @@ def _box(value: dict[str, Any], kind: str, size: tuple[int, int], where: str) ->
     if kind == "ellipse":
         return (x - w) * across, (y - h) * down, (x + w) * across, (y + h) * down
     turn = number(value.get("rotation")) or 0.0
-    return rotated_box(x * across, y * down, w * across, h * down, turn, about_centre=False)
+    try:
+        return rotated_box(x * across, y * down, w * across, h * down, turn, about_centre=False)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error

@@ -17,7 +17,12 @@ def bounding_box(points: Sequence[Sequence[float]]) -> Box:
 
 
 def rotated_box(x: float, y: float, width: float, height: float, degrees: float, *, about_centre: bool) -> Box:
-    """Return the upright box around a rectangle rotated clockwise about its centre or its first corner (x, y)."""
+    """Return the upright box around a rectangle rotated clockwise about its centre or its first corner (x, y).
+
+    Raises ValueError for an infinite or undefined angle.
+    """
+    if not math.isfinite(degrees):
+        raise ValueError(f"its rotation is {degrees:g} degrees; expected a finite number")
     if not degrees:
         return x, y, x + width, y + height
     angle = math.radians(degrees)

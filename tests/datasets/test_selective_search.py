@@ -6,7 +6,6 @@ import logging
 import multiprocessing
 import os
 import sys
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -113,9 +112,13 @@ def test_a_killed_worker_ends_the_search(tiny: SyntheticDataset, tmp_path: Path)
     assert multiprocessing.active_children() == []
 
 
+def _unreadable(index: int) -> None:
+    raise ValueError(f"image {index} is not a picture")
+
+
 @pytest.mark.slow
 def test_an_error_in_a_worker_ends_the_search(tiny: SyntheticDataset, tmp_path: Path) -> None:
-    unreadable: Any = SimpleNamespace(annotations=tiny.annotations, image=partial(int, "a picture"))
+    unreadable: Any = SimpleNamespace(annotations=tiny.annotations, image=_unreadable)
     with pytest.raises(ValueError, match="a picture"):
         cached_search(unreadable, tmp_path / "x.npz", FAST, 2)
     assert multiprocessing.active_children() == []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import unicodedata
@@ -970,6 +971,18 @@ JSON_AND_XML = [
     ),
     Fault(
         formats.cvat,
+        "turned by infinity",
+        edit("annotations.xml", 'xtl="10" ytl="6"', 'rotation="inf" xtl="10" ytl="6"'),
+        r"annotations\.xml: image a\.jpg, shape 0: .*its rotation is inf degrees; expected a finite number",
+    ),
+    Fault(
+        formats.cvat,
+        "turned polygon without a number",
+        edit("annotations.xml", "<box", '<polygon label="cat" rotation="left" points="1,1;9,1;9,9"/><box'),
+        r"annotations\.xml: image a\.jpg, shape 0: <polygon> of 'cat' has no corners in numbers",
+    ),
+    Fault(
+        formats.cvat,
         "turned box mostly outside",
         edit("annotations.xml", 'xtl="10" ytl="6" xbr="30"', 'rotation="45" xtl="-30" ytl="6" xbr="8"'),
         r"annotations\.xml: image a\.jpg, shape 0 lies outside",
@@ -1050,6 +1063,14 @@ JSON_AND_XML = [
             lambda tasks: tasks[0]["annotations"][1]["result"][0]["value"].update(rotation=45, x=30, y=20),
         ),
         r"1 boxes extend beyond the edge of their image and are clipped .first: .*project-1\.json: task 0, shape 0",
+    ),
+    Fault(
+        formats.label_studio,
+        "turned by infinity",
+        as_json(
+            "project-1.json", lambda tasks: tasks[0]["annotations"][1]["result"][0]["value"].update(rotation=math.inf)
+        ),
+        r"project-1\.json: task 0, shape 0: its rotation is inf degrees; expected a finite number",
     ),
     Fault(
         formats.label_studio,

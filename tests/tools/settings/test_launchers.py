@@ -1,6 +1,8 @@
 """Hydra's launchers and its Optuna sweeper, with tiny trainings. They need the extra `sweep`."""
 
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,14 @@ from detector.tools import cli
 from tests.tools.tiny_run import TINY
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
+
+
+@pytest.fixture(autouse=True)
+def _end_workers() -> Iterator[None]:
+    """End joblib's workers: they would wait for the next sweep, in the folder of this one."""
+    yield
+    if "joblib" in sys.modules:
+        sys.modules["joblib"].externals.loky.get_reusable_executor().shutdown(wait=True)
 
 
 def rows_of(folder: Path) -> list[dict[str, object]]:
