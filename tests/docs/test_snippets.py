@@ -18,6 +18,7 @@ import pytest
 from detector.tools import cli
 from tests.docs.conftest import ANY, DEMO, FAST_RCNN, PLANNED
 from tests.docs.shown import BLOCKS, COMMANDS, ROOT, Block, Command, assert_output
+from tests.joblib_workers import end_joblib_workers
 
 # A pattern of command lines, and why they do not run.
 NOT_RUN = {
@@ -138,7 +139,11 @@ def test_a_command_runs(command: Command, place: Path, capsys: pytest.CaptureFix
         run_processes(words)
         return
     assert command.words[0] == "detector", f"{command.name}: list {command.words[0]} in NOT_RUN"
-    assert cli.run(words) == 0, capsys.readouterr().err
+    try:
+        assert cli.run(words) == 0, capsys.readouterr().err
+    finally:
+        if "launcher=joblib" in command.line:
+            end_joblib_workers()
     shown = capsys.readouterr().out
     if command.output is not None:
         assert_output(command.name, command.output, shown)

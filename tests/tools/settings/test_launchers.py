@@ -1,7 +1,6 @@
 """Hydra's launchers and its Optuna sweeper, with tiny trainings. They need the extra `sweep`."""
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 import yaml
 
 from detector.tools import cli
+from tests.joblib_workers import end_joblib_workers
 from tests.tools.tiny_run import TINY
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -16,10 +16,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 @pytest.fixture(autouse=True)
 def _end_workers() -> Iterator[None]:
-    """End joblib's workers: they would wait for the next sweep, in the folder of this one."""
     yield
-    if "joblib" in sys.modules:
-        sys.modules["joblib"].externals.loky.get_reusable_executor().shutdown(wait=True)
+    end_joblib_workers()
 
 
 def rows_of(folder: Path) -> list[dict[str, object]]:
