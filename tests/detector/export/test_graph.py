@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from detector.compress import fold_norms
 from detector.export.graph import DetectorGraph
 from detector.export.onnx import export_onnx
-from detector.export.program import save_program
+from detector.export.program import export_program, save_program
 from detector.model import Detector
 from tests.detector.export.conftest import (
     COUNTS,
@@ -105,6 +107,15 @@ def test_the_program_equals_the_graph(
         given = arguments(graph, height, width, count)
         with torch.no_grad():
             assert_same(program.module()(*given), graph(*given), max(height, width))
+
+
+def test_a_torch_that_cannot_export_is_named(fast_rcnn: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **settings: Any) -> None:
+        raise GuardOnDataDependentSymNode("u3 > 1")
+
+    monkeypatch.setattr(torch.export, "export", refuse)
+    with pytest.raises(ValueError, match=rf"torch {re.escape(torch.__version__)} cannot export a detector"):
+        export_program(graph_of(fast_rcnn))
 
 
 def session(path: Path) -> Any:
