@@ -68,7 +68,7 @@ HEADS = {
         "head=deformable_rfcn",
         "head.channels=128",
         "head.k=3",
-        "trainer.max_steps=800",
+        "trainer.max_steps=1200",
         "optimizer.lr=0.002",
     ],
 }
