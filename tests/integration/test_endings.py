@@ -217,7 +217,7 @@ ENDINGS = {
         words=ENDLESS, strike=fills_the_disk,
     ),
     "late ConfigError": Ending(
-        2, "error: trainer.gradient_checkpointing=true: .*",
+        2, "error: trainer.gradient_checkpointing=true does not work with .*",
         words=("backbone=mobilenet_v2", "backbone.weights=null", "trainer.gradient_checkpointing=true"),
     ),
     "loss not finite": Ending(4, "error: .*finite.*", words=(*ENDLESS, "optimizer.lr=1e30", "schedule.warmup_steps=0")),
