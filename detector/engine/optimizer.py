@@ -77,9 +77,9 @@ def match_layouts(optimizer: torch.optim.Optimizer) -> None:
 
 
 def start_momentum(optimizer: torch.optim.SGD) -> None:
-    """Start the momentum at 0, with the result of a first step without momentum.
+    """Start the momentum at 0. The first step is the same as when torch starts it from the first gradient.
 
-    Without this, torch's fused step takes memory that nobody wrote, if fp16's loss scale skips the first step.
+    If fp16's loss scale skips the first step, torch's fused step leaves the momentum as memory that nobody wrote.
     """
     for group in optimizer.param_groups:
         if group["momentum"] > 0:
