@@ -1,8 +1,11 @@
 """A run can be repeated from its folder, and another training can start from its weights."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -90,4 +93,12 @@ def test_other_classes_of_the_same_number_are_refused(
 
 @pytest.mark.slow
 def test_kills_at_random_moments_change_no_byte() -> None:
-    assert kill_check.main(["--kills", "5"]) == 0
+    # It forks, and a fork of this process could not train after a test that used autograd's threads.
+    command = [sys.executable, "-m", "detector.tools.bench.kill_check", "--kills", "5"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_a_fork_that_fails_does_not_go_on_with_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "run", Mock(side_effect=RuntimeError("no training")))
+    assert kill_check._train_in_fork(tmp_path / "run", 0, lambda pid: None) == 1

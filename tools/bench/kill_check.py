@@ -165,7 +165,11 @@ def _train_in_fork(run: Path, workers: int, meanwhile: Callable[[int], None]) ->
         os.dup2(output, 1)
         os.dup2(output, 2)
         words = [*SETTINGS, f"trainer.workers={workers}", f"output_dir={run}", "resume=auto"]
-        os._exit(cli.run(["train", *words]))
+        code = 1
+        try:
+            code = cli.run(["train", *words])
+        finally:  # whatever happens: the fork must not go on with the caller's program
+            os._exit(code)
     meanwhile(pid)
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status)
