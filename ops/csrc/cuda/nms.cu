@@ -1,27 +1,36 @@
-// Non-maximum suppression on CUDA. Boxes (rows) are sorted by score and processed in rounds. One kernel writes, for
-// each row not yet dropped, a bit for every later box that it suppresses. A second kernel with one block goes through
-// the rows, 64 at a time, keeps the rows that no kept row suppresses, and drops the boxes that they suppress. All data
-// stays on the device. If few boxes are wanted, the first round is short. Once enough boxes are kept, later kernels
-// return at once.
-
-#include <array>
+// Non-maximum suppression on CUDA. Boxes (rows) are sorted by score and
+// processed in rounds. One kernel writes, for each row not yet dropped, a bit
+// for every later box that it suppresses. A second kernel with one block goes
+// through the rows of the round, 64 at a time, and keeps the rows that no kept
+// row suppresses. A third one drops the later boxes that they suppress. All
+// data stays on the device. If few boxes are wanted, the first round is short.
+// Once enough boxes are kept, later kernels return at once.
 
 #include "../overlap.h"
-#include "tensors.cuh"
+#include "sort.cuh"
 
 namespace fast_rfcn {
 
 using Word = unsigned long long;
 
+constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kWordBits = 64;
-constexpr int kWordsPerBlock = 4;  // words of the mask, along a row
-constexpr int kMaskThreads = kWordBits * kWordsPerBlock;
-constexpr int64_t kRoundRows = 4096;               // a multiple of kWordBits
-constexpr int64_t kFirstRows = 1024;               // a multiple of kWordBits
-constexpr int kSettleThreads = 768;                // 80 registers each, without spills
-constexpr int kDropThreads = kSettleThreads - 32;  // all threads but the first warp
-constexpr int kDropRows = 16;                      // rows of the mask that a thread reads at the same time
-constexpr int kDropColumns = kDropThreads / (kWordBits / kDropRows);  // words that these threads read of each row
+constexpr int kRoundWords = 64;
+constexpr int64_t kRoundRows = kRoundWords * kWordBits;
+constexpr int64_t kFirstRows = 1024;  // a multiple of kWordBits
+constexpr int64_t kMostBoxes = 1 << 24;
+constexpr int kMaskWarps = 4;
+constexpr int kDropRows = 8;  // rows of the mask that a thread reads ahead
+constexpr int kDropThreads = kRoundWords * (kWordBits / kDropRows);
+constexpr int kSettleThreads = 32 + kDropThreads;
+constexpr int kLaterWarps = 8;
+
+// Words of one row of the mask. A thread writes them at the same time, as one
+// sector of memory.
+struct alignas(16) Words {
+  static constexpr int kCount = 4;
+  Word word[kCount];
+};
 
 template <typename T>
 struct Boxes {
@@ -39,65 +48,176 @@ struct Progress {
   int limit;  // maximum number of boxes to keep
 };
 
+// The first rows of a round, and their mask.
+struct Round {
+  int64_t first_row, end_row;
+  int64_t parts;  // of a row of the mask
+  Words* mask;    // [rows][parts]
+
+  __host__ __device__ int64_t first_word() const { return first_row / kWordBits; }
+  __host__ __device__ int64_t end_word() const { return (end_row + kWordBits - 1) / kWordBits; }
+};
+
 template <typename S>
 __global__ void __launch_bounds__(kItemThreads)
-    sort_boxes(const S* __restrict__ boxes, const int64_t* __restrict__ labels, const int64_t* __restrict__ order,
-               int64_t num, SortedBox<Number<S>>* __restrict__ box, int64_t* __restrict__ label,
+    sort_boxes(const S* __restrict__ boxes, const int64_t* __restrict__ labels, const Tiles tiles,
+               SortedBox<Number<S>>* __restrict__ box, int64_t* __restrict__ label, int* __restrict__ order,
                const Progress progress) {
-  const int64_t i = blockIdx.x * static_cast<int64_t>(kItemThreads) + threadIdx.x;
-  if (i == 0) *progress.num_kept = 0;
-  if (i >= num) return;
-  if (i % kWordBits == 0) progress.dropped[i / kWordBits] = 0;
-  const int64_t source = order[i];
-  const S* corners = boxes + source * 4;
-  box[i] = {to_number(corners[0]), to_number(corners[1]), to_number(corners[2]), to_number(corners[3])};
-  if (labels != nullptr) label[i] = labels[source];
+  const int64_t thread = blockIdx.x * static_cast<int64_t>(kItemThreads) + threadIdx.x, item = thread / kSearchers;
+  const int place = place_of(tiles, smaller(item, tiles.num - 1));
+  if (item >= tiles.num || thread % kSearchers != 0) return;
+  if (item == 0) *progress.num_kept = 0;
+  if (item % kWordBits == 0) progress.dropped[item / kWordBits] = 0;
+  const int source = tiles.source[item];
+  const S* corners = boxes + source * static_cast<int64_t>(4);
+  box[place] = {to_number(corners[0]), to_number(corners[1]), to_number(corners[2]), to_number(corners[3])};
+  order[place] = source;
+  if (labels != nullptr) label[place] = labels[source];
 }
 
-// mask[row - first_row][word]: the boxes that row suppresses, from the row's own word on.
+// A row of the mask, and its box.
 template <typename T>
-__global__ void __launch_bounds__(kMaskThreads)
-    mask_rows(const Boxes<T> boxes, const Threshold<T> threshold, const Progress progress, int64_t first_row,
-              int64_t end_row, Word* __restrict__ mask) {
-  __shared__ SortedBox<T> box[kWordsPerBlock][kWordBits];
-  __shared__ int64_t label[kWordsPerBlock][kWordBits];
-  if (*progress.num_kept >= progress.limit) return;
-  const int64_t words = boxes.words(), word = blockIdx.x * static_cast<int64_t>(kWordsPerBlock) + threadIdx.y;
-  const int64_t row_word = first_row / kWordBits + blockIdx.y;
-  if (blockIdx.x * static_cast<int64_t>(kWordsPerBlock) + kWordsPerBlock <= row_word) return;  // before the diagonal
-  const int64_t column = word * kWordBits + threadIdx.x;
-  if (column < boxes.num) {
-    box[threadIdx.y][threadIdx.x] = boxes.box[column];
-    if (boxes.label != nullptr) label[threadIdx.y][threadIdx.x] = boxes.label[column];
+struct Row {
+  bool wanted;  // neither beyond the round nor dropped
+  SortedBox<T> box{};
+  int64_t label = 0;
+
+  __device__ Row(const Boxes<T>& boxes, const Progress& progress, const Round& round, int64_t number)
+      : wanted(number < round.end_row && !(progress.dropped[number / kWordBits] >> (number % kWordBits) & 1)) {
+    if (wanted) box = boxes.box[number];
+    if (wanted && boxes.label != nullptr) label = boxes.label[number];
   }
-  __syncthreads();
-  const int64_t row = row_word * kWordBits + threadIdx.x;
-  if (row >= end_row || word >= words || word < row_word) return;
-  if (progress.dropped[row_word] >> threadIdx.x & 1) return;  // this row of the mask is not read
-  const SortedBox<T> mine = boxes.box[row];
-  const int64_t my_label = boxes.label != nullptr ? boxes.label[row] : 0;
-  const int count = static_cast<int>(smaller<int64_t>(kWordBits, boxes.num - word * kWordBits));
+};
+
+// What the rows are compared with first: the boxes of a word, in shared memory.
+template <typename T>
+struct Columns {
+  T x[kWordBits], y[kWordBits], area[kWordBits];
+  unsigned lower_label[kWordBits];
+
+  // A warp loads them.
+  __device__ __forceinline__ void load(const Boxes<T>& boxes, const Threshold<T>& threshold, int64_t word) {
+#pragma unroll
+    for (int at = threadIdx.x % 32; at < kWordBits; at += 32) {
+      const int64_t column = word * kWordBits + at;
+      const bool exists = column < boxes.num;
+      const Reach<T> its(exists ? boxes.box[column] : SortedBox<T>{}, threshold);
+      x[at] = its.x, y[at] = its.y, area[at] = its.area;
+      lower_label[at] = exists && boxes.label != nullptr ? static_cast<unsigned>(boxes.label[column]) : 0;
+    }
+  }
+};
+
+// A word whose first bit is the sign of the number.
+__device__ __forceinline__ unsigned sign_of(float value) { return __float_as_uint(value); }
+__device__ __forceinline__ unsigned sign_of(double value) { return static_cast<unsigned>(__double2hiint(value)); }
+
+// Sets the bits of the boxes that a row cannot suppress, by the signs of
+// differences: a comparison would take two more instructions. For two rows at
+// the same time, which halves the loads.
+template <bool kLabels, typename T>
+__device__ __forceinline__ void leave_out(const Columns<T>& columns, const Reach<T> (&reach)[2],
+                                          const Row<T> (&rows)[2], Word (&far)[2]) {
+  unsigned halves[2][2] = {};  // of each row, the lower and the upper half of the word
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+#pragma unroll 8
+    for (int at = half * 32 + 31; at >= half * 32; --at) {
+      const T x = columns.x[at], y = columns.y[at], area = columns.area[at];
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        unsigned sign = sign_of(spare(reach[r].along_x, reach[r].x, x)) |
+                        sign_of(spare(reach[r].along_y, reach[r].y, y)) |
+                        sign_of(spare(reach[r].along_area, reach[r].area, area));
+        if constexpr (kLabels) {
+          const unsigned differs = columns.lower_label[at] ^ static_cast<unsigned>(rows[r].label);
+          sign |= differs | (0u - differs);
+        }
+        halves[r][half] = halves[r][half] << 1 | sign >> 31;
+      }
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) far[r] = static_cast<Word>(halves[r][1]) << 32 | halves[r][0];
+}
+
+// The bits of the boxes that a row suppresses, of some candidates in a word.
+template <typename T>
+__device__ __forceinline__ Word suppressed_by(const Row<T>& row, const Boxes<T>& boxes, const Threshold<T>& threshold,
+                                              int64_t word, Word candidates) {
   Word bits = 0;
-  for (int i = word == row_word ? threadIdx.x + 1 : 0; i < count; ++i) {
-    if (boxes.label != nullptr && label[threadIdx.y][i] != my_label) continue;
-    if (suppresses(mine, box[threadIdx.y][i], threshold)) bits |= Word{1} << i;
+  for (; candidates != 0; candidates &= candidates - 1) {
+    const int at = __ffsll(static_cast<long long>(candidates)) - 1;
+    const int64_t column = word * kWordBits + at;
+    const bool same_label = boxes.label == nullptr || boxes.label[column] == row.label;
+    if (same_label && suppresses(row.box, boxes.box[column], threshold)) bits |= Word{1} << at;
   }
-  mask[(row - first_row) * words + word] = bits;
+  return bits;
+}
+
+// The bits of the boxes that a row suppresses, from the row's own word on. A
+// warp computes them for the 64 rows of a word, two for each thread, and for
+// the boxes of several words.
+template <typename T, bool kLabels>
+__global__ void __launch_bounds__(32 * kMaskWarps, 4)
+    mask_rows(const Boxes<T> boxes, const Threshold<T> threshold, const Progress progress, const Round round) {
+  __shared__ __align__(16) Columns<T> columns_of[kMaskWarps];
+  if (*progress.num_kept >= progress.limit) return;
+  const int lane = threadIdx.x % 32;
+  const int64_t part = blockIdx.x * static_cast<int64_t>(kMaskWarps) + threadIdx.x / 32;
+  const int64_t row_word = round.first_word() + blockIdx.y;
+  if (part >= round.parts || (part + 1) * Words::kCount <= row_word) return;  // before the diagonal
+  const int64_t first = row_word * kWordBits + lane;
+  const Row<T> rows[2] = {{boxes, progress, round, first}, {boxes, progress, round, first + 32}};
+  if (!__any_sync(kAllLanes, rows[0].wanted || rows[1].wanted)) return;
+  const Reach<T> reach[2] = {{rows[0].box, threshold}, {rows[1].box, threshold}};
+
+  Columns<T>& columns = columns_of[threadIdx.x / 32];
+  Words found[2] = {};
+  for (int i = 0; i < Words::kCount; ++i) {
+    const int64_t word = part * Words::kCount + i, count = boxes.num - word * kWordBits;
+    Word bits[2] = {0, 0};
+    if (word >= row_word && count > 0) {
+      __syncwarp();
+      columns.load(boxes, threshold, word);
+      __syncwarp();
+      Word far[2];
+      leave_out<kLabels>(columns, reach, rows, far);
+      const Word all = count < kWordBits ? (Word{1} << count) - 1 : ~Word{0};
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const Word later = word == row_word ? ~Word{1} << (lane + 32 * r) : ~Word{0};
+        bits[r] = suppressed_by(rows[r], boxes, threshold, word, all & later & ~far[r]);
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {  // a shift: with an index that is not
+                                   // constant, `found` would be in memory
+#pragma unroll
+      for (int k = 1; k < Words::kCount; ++k) found[r].word[k - 1] = found[r].word[k];
+      found[r].word[Words::kCount - 1] = bits[r];
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    if (rows[r].wanted) round.mask[(first + 32 * r - round.first_row) * round.parts + part] = found[r];
+  }
 }
 
 __device__ __forceinline__ Word any_of_lanes(Word bits) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800  // Volta and Turing
-  for (int distance = 16; distance > 0; distance /= 2) bits |= __shfl_xor_sync(0xffffffffu, bits, distance);
+  for (int distance = 16; distance > 0; distance /= 2) bits |= __shfl_xor_sync(kAllLanes, bits, distance);
   return bits;
 #else
-  const unsigned low = __reduce_or_sync(0xffffffffu, static_cast<unsigned>(bits));
-  const unsigned high = __reduce_or_sync(0xffffffffu, static_cast<unsigned>(bits >> 32));
+  const unsigned low = __reduce_or_sync(kAllLanes, static_cast<unsigned>(bits));
+  const unsigned high = __reduce_or_sync(kAllLanes, static_cast<unsigned>(bits >> 32));
   return static_cast<Word>(high) << 32 | low;
 #endif
 }
 
-// The kept rows of one word, computed by one warp. At first all candidates count as kept. Each turn finds the final
-// state of at least one more row, from the front. A turn without a change is the last.
+// The kept rows of one word, computed by one warp. At first all candidates
+// count as kept. Each turn finds the final state of at least one more row, from
+// the front. A turn without a change is the last.
 __device__ __forceinline__ Word settle_word(Word candidates, Word low_rows, Word high_rows) {
   const int lane = threadIdx.x % 32;
   Word stays = candidates;
@@ -109,7 +229,8 @@ __device__ __forceinline__ Word settle_word(Word candidates, Word low_rows, Word
   }
 }
 
-// Sets bits of a word in shared memory, which has atomics of 32 bits; one of 64 bits would be a loop.
+// Sets bits of a word with atomics of 32 bits; one of 64 bits would be a loop
+// in shared memory.
 __device__ __forceinline__ void set_bits(Word* word, Word bits) {
   unsigned* halves = reinterpret_cast<unsigned*>(word);
   const unsigned low = static_cast<unsigned>(bits), high = static_cast<unsigned>(bits >> 32);
@@ -117,136 +238,147 @@ __device__ __forceinline__ void set_bits(Word* word, Word bits) {
   if (high != 0) atomicOr(halves + 1, high);
 }
 
-// Two rows of a lane: the bits that they suppress in their own word and in the next word.
+// Reads a word while others set bits of it.
+__device__ __forceinline__ Word read_bits(Word* word) {
+  unsigned* halves = reinterpret_cast<unsigned*>(word);
+  const unsigned low = atomicOr(halves, 0u), high = atomicOr(halves + 1, 0u);
+  return static_cast<Word>(high) << 32 | low;
+}
+
+// Two rows of a lane: the bits that they suppress in their own word and in the
+// next word.
 struct WordRows {
   Word own_low = 0, own_high = 0, next_low = 0, next_high = 0;
 };
 
-// One block decides which of rows first_row .. end_row - 1 are kept, and lists them. In each turn, the first warp
-// decides one word. In the same turn, the other warps drop the boxes that the previous word suppresses in the words
-// after this one. So the first warp itself computes the boxes that a word suppresses in the next word. All read the
-// mask one turn before they use it: the first warp the rows of the next word, the others those rows of this word that
-// may be kept. 32-bit numbers are enough: the state of all boxes fits in shared memory, and a round has kRoundRows
-// rows.
+// One block decides which rows of a round are kept, and lists them. In each
+// turn, the first warp decides one word. In the same turn, the other warps drop
+// the boxes that the word before it suppresses in the words after it. So the
+// first warp itself computes the boxes that a word suppresses in the next word.
+// All read the mask two turns before they use it: the first warp the rows of a
+// word, the others those that may be kept. Words count from the round's first
+// word.
 __global__ void __launch_bounds__(kSettleThreads)
-    settle_rows(const Progress progress, const int64_t* __restrict__ order, int words, int first_row, int end_row,
-                const Word* __restrict__ mask, int64_t* __restrict__ kept) {
-  extern __shared__ Word dropped[];  // from the first row's word on
-  __shared__ Word settled[2];        // kept rows of the latest even and the latest odd word
+    settle_rows(const Progress progress, const int* __restrict__ order, const Round round, int64_t* __restrict__ kept) {
+  __shared__ Word written[kRoundWords];  // rows that the mask has
+  __shared__ Word dropped[kRoundWords];
+  __shared__ Word known[2];  // rows dropped, for the words that are read next
+  __shared__ Word stays_of[kRoundWords];
+  __shared__ int kept_before[kRoundWords];
   int num_kept = *progress.num_kept;
   if (num_kept >= progress.limit) return;
-  const int first_word = first_row / kWordBits, end_word = (end_row + kWordBits - 1) / kWordBits;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
-  for (int i = first_word + thread; i < words; i += kSettleThreads) dropped[i - first_word] = progress.dropped[i];
+  const int rows = static_cast<int>(round.end_row - round.first_row), words = (rows + kWordBits - 1) / kWordBits;
+  const int stride = static_cast<int>(round.parts) * Words::kCount;
+  const Word* mask = reinterpret_cast<const Word*>(round.mask) + round.first_word();
+  if (thread < words) {
+    const int count = smaller(kWordBits, rows - thread * kWordBits);
+    const Word all = count == kWordBits ? ~Word{0} : (Word{1} << count) - 1;
+    written[thread] = all & ~progress.dropped[round.first_word() + thread];
+    dropped[thread] = ~written[thread];
+    if (thread == 1) known[1] = dropped[1];
+  }
+  __syncthreads();
 
-  // The mask of a dropped row is not needed. For rows dropped before this round, it was not written.
-  const auto dropped_before = [&](int word) { return word < end_word ? progress.dropped[word] : 0; };
-  const auto read_rows = [&](int word, Word gone) {
-    WordRows rows;
-    if (word >= end_word) return rows;
+  const bool settles = thread < 32;
+  const int number = thread - 32, first = number / kRoundWords * kDropRows, column = 2 + number % kRoundWords;
+  const auto read_rows = [&](int word, WordRows& into) {
+    if (word >= words) return;
+    const Word* low = mask + (word * kWordBits + lane) * stride + word;
+    const Word* high = low + 32 * stride;
     const bool has_next = word + 1 < words;
-    const int row = word * kWordBits + lane;
-    const Word* low = mask + static_cast<unsigned>((row - first_row) * words + word);
-    if (row < end_row && !(gone >> lane & 1)) rows.own_low = low[0], rows.next_low = has_next ? low[1] : 0;
-    const Word* high = low + 32 * words;
-    if (row + 32 < end_row && !(gone >> (lane + 32) & 1)) {
-      rows.own_high = high[0], rows.next_high = has_next ? high[1] : 0;
-    }
-    return rows;
+    if (written[word] >> lane & 1) into.own_low = low[0], into.next_low = has_next ? low[1] : 0;
+    if (written[word] >> (lane + 32) & 1) into.own_high = high[0], into.next_high = has_next ? high[1] : 0;
   };
-  // Reads kDropRows rows of a word from `first` on, in one column of the mask: the wanted rows, at the same time.
-  const auto read_column = [&](int word, int first, int column, Word wanted, Word(&of_row)[kDropRows]) {
-    const unsigned rows = static_cast<unsigned>(wanted >> first);
-    const unsigned place = static_cast<unsigned>((word * kWordBits + first - first_row) * words + column);
+  // Some rows of a word, in the words from the second after it on: one for each
+  // thread.
+  const auto read_column = [&](int word, Word rows_of_word, Word(&of_row)[kDropRows]) {
+    if (word + column >= words) return;
+    const unsigned wanted = static_cast<unsigned>(rows_of_word >> first);
+    const Word* source = mask + (word * kWordBits + first) * stride + word + column;
 #pragma unroll
     for (int k = 0; k < kDropRows; ++k) {
-      const Word* source = mask + (place + static_cast<unsigned>(k * words));
-      if (rows >> k & 1) of_row[k] = *source;
+      if (wanted >> k & 1) of_row[k] = source[k * stride];
     }
   };
-  // Drops the boxes of that column which the kept rows suppress.
-  const auto drop_column = [&](int first, int column, Word stays, const Word(&of_row)[kDropRows]) {
-    const unsigned rows = static_cast<unsigned>(stays >> first);
+  const auto drop_column = [&](int word, const Word(&of_row)[kDropRows]) {
+    if (word + column >= words) return;
+    const unsigned stays = static_cast<unsigned>(stays_of[word] >> first);
     Word bits = 0;
 #pragma unroll
     for (int k = 0; k < kDropRows; ++k) {
-      if (rows >> k & 1) bits |= of_row[k];
+      if (stays >> k & 1) bits |= of_row[k];
     }
-    set_bits(dropped + (column - first_word), bits);
+    set_bits(dropped + word + column, bits);
   };
-  // Drops the boxes of the columns from `target` on that the kept rows of a word suppress.
-  const auto drop = [&](int word, Word stays, int target, int number, int numbers, Word(&of_row)[kDropRows]) {
-    const int later = words - target;
-    for (int i = number; i < later * (kWordBits / kDropRows); i += numbers) {
-      const int first = i / later * kDropRows, column = target + i % later;
-      read_column(word, first, column, stays, of_row);
-      drop_column(first, column, stays, of_row);
+  Word by_last = 0;  // rows of this word that the word before it suppresses
+  // Decides a word. `ahead` has the rows of the word before, and gets those of
+  // the next word.
+  const auto turn = [&](int word, WordRows& of_word, Word(&ahead)[kDropRows]) {
+    if (settles) {
+      const Word stays = settle_word(~dropped[word] & ~by_last, of_word.own_low, of_word.own_high);
+      if (lane == 0) stays_of[word] = stays, kept_before[word] = num_kept;
+      by_last =
+          any_of_lanes((stays >> lane & 1 ? of_word.next_low : 0) | (stays >> (lane + 32) & 1 ? of_word.next_high : 0));
+      read_rows(word + 2, of_word);
+    } else {
+      if (word > 0) drop_column(word - 1, ahead);
+      if (word + 1 < words) read_column(word + 1, ~known[(word + 1) % 2], ahead);
+      // Others drop boxes of that word in this turn. Which of them are known
+      // does not matter: kept rows are read.
+      if (number == kDropThreads - 1 && word + 2 < words) known[word % 2] = read_bits(dropped + word + 2);
     }
-  };
-  const auto list = [&](int word, Word stays, int number) {
-    if (number < kWordBits && (stays >> number & 1)) {
-      const int place = num_kept + __popcll(stays & ((Word{1} << number) - 1));
-      if (place < progress.limit) kept[place] = order[word * kWordBits + number];
-    }
+    __syncthreads();
+    num_kept += __popcll(stays_of[word]);
   };
 
-  const bool settles = thread < 32;
-  const int number = thread - 32, ahead_first = number / kDropColumns * kDropRows,
-            ahead_column = 2 + number % kDropColumns;
-  Word ahead[kDropRows];
-  WordRows rows;
-  Word gone = 0;  // rows of the next word dropped before this round
+  WordRows even, odd;
+  Word ahead_of_even[kDropRows],
+      ahead_of_odd[kDropRows];  // rows of even and of odd words
   if (settles) {
-    rows = read_rows(first_word, dropped_before(first_word));
-    gone = dropped_before(first_word + 1);
+    read_rows(0, even);
+    read_rows(1, odd);
+  } else {
+    read_column(0, written[0], ahead_of_even);
   }
-  Word by_last = 0;  // rows of this word that the previous word suppresses
-  __syncthreads();
-  int word = first_word;
-  for (; word < end_word && num_kept < progress.limit; ++word) {
-    const bool has_last = word > first_word;
-    const Word last = has_last ? settled[(word - 1) % 2] : 0;
-    const int count = smaller(kWordBits, end_row - word * kWordBits);
-    const Word all = count == kWordBits ? ~Word{0} : (Word{1} << count) - 1;
-    const Word candidates = all & ~dropped[word - first_word];  // in this turn, nobody drops boxes of this word
-    if (settles) {
-      const WordRows next = read_rows(word + 1, gone);
-      gone = dropped_before(word + 2);
-      const Word stays = settle_word(candidates & ~by_last, rows.own_low, rows.own_high);
-      if (lane == 0) settled[word % 2] = stays;
-      by_last = any_of_lanes((stays >> lane & 1 ? rows.next_low : 0) | (stays >> (lane + 32) & 1 ? rows.next_high : 0));
-      rows = next;
-    } else {
-      if (has_last) {
-        const int column = word - 1 + ahead_column;
-        if (column < words) drop_column(ahead_first, column, last, ahead);
-        drop(word - 1, last, word + 1 + kDropColumns, number, kDropThreads, ahead);
-        list(word - 1, last, number);
-      }
-      if (word + ahead_column < words) read_column(word, ahead_first, word + ahead_column, candidates, ahead);
-    }
-    num_kept += __popcll(last);
-    __syncthreads();
+  int word = 0;
+  while (word < words && num_kept < progress.limit) {
+    turn(word, even, ahead_of_odd);
+    if (++word == words || num_kept >= progress.limit) break;
+    turn(word, odd, ahead_of_even);
+    ++word;
   }
-  if (word > first_word) {  // the last word of the loop
-    const Word last = settled[(word - 1) % 2];
-    drop(word - 1, last, word, thread, kSettleThreads, ahead);
-    list(word - 1, last, thread);
-    num_kept += __popcll(last);
+  for (int i = thread; i < word * kWordBits; i += kSettleThreads) {
+    const Word stays = stays_of[i / kWordBits], bit = Word{1} << (i % kWordBits);
+    const int place = kept_before[i / kWordBits] + __popcll(stays & (bit - 1));
+    if ((stays & bit) != 0 && place < progress.limit) kept[place] = order[round.first_row + i];
   }
-  __syncthreads();
-  for (int i = first_word + thread; i < words; i += kSettleThreads) progress.dropped[i] = dropped[i - first_word];
+  if (thread < word) progress.dropped[round.first_word() + thread] = ~stays_of[thread];
   if (thread == 0) *progress.num_kept = smaller(num_kept, progress.limit);
 }
 
-// Indices by falling score, ties by index, NaN first.
-static Tensor falling(const Tensor& scores) {
-  const std::optional<bool> stable = true;
-  std::array<StableIValue, 4> stack{torch::stable::detail::from(scores), torch::stable::detail::from(stable),
-                                    torch::stable::detail::from(int64_t{0}), torch::stable::detail::from(true)};
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
-  const Tensor values = torch::stable::detail::to<Tensor>(stack[0]);  // takes ownership, so that it is released
-  return torch::stable::detail::to<Tensor>(stack[1]);
+// Drops the boxes after a round that its kept rows suppress. A block reads the
+// 64 rows of a word, in 32 words.
+__global__ void __launch_bounds__(32 * kLaterWarps)
+    drop_later(const Progress progress, const Round round, int64_t words) {
+  constexpr int rows = kWordBits / kLaterWarps;  // of a warp
+  __shared__ Word suppressed[kLaterWarps][32];
+  if (*progress.num_kept >= progress.limit) return;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int64_t word = round.end_word() + blockIdx.x * static_cast<int64_t>(32) + lane;
+  const int64_t first = blockIdx.y * static_cast<int64_t>(kWordBits) + warp * rows;  // from the round's first row
+  const unsigned kept = static_cast<unsigned>(~progress.dropped[round.first_word() + blockIdx.y] >> (warp * rows));
+  const Word* source = reinterpret_cast<const Word*>(round.mask + first * round.parts) + word;
+  Word bits = 0;
+#pragma unroll
+  for (int k = 0; k < rows; ++k) {
+    if (word < words && (kept >> k & 1)) bits |= source[k * round.parts * Words::kCount];
+  }
+  suppressed[warp][lane] = bits;
+  __syncthreads();
+  if (warp != 0 || word >= words) return;
+  for (int other = 1; other < kLaterWarps; ++other) bits |= suppressed[other][lane];
+  set_bits(progress.dropped + word, bits);
 }
 
 static Tensor nms(const Tensor& boxes_in, const Tensor& scores, std::optional<Tensor> labels_in, double iou_threshold,
@@ -260,40 +392,49 @@ static Tensor nms(const Tensor& boxes_in, const Tensor& scores, std::optional<Te
   const int64_t num = boxes_in.size(0);
   const int64_t words = blocks_for(num, kWordBits);
   const int64_t limit = max_output ? smaller(larger<int64_t>(*max_output, 0), num) : num;
+  STD_TORCH_CHECK(num <= kMostBoxes, "expected at most ", kMostBoxes, " boxes, got ", num);
   const Device device(boxes_in);
   Tensor kept = new_output(boxes_in, {limit}, ScalarType::Long);
   if (limit == 0) return kept;
-  const int64_t most =
-      device.attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) / static_cast<int64_t>(sizeof(Word)) - 16;
-  STD_TORCH_CHECK(words <= most, "expected at most ", most * kWordBits, " boxes, got ", num);
 
-  const Tensor boxes_dense = dense(boxes_in), order = falling(scores);
+  const Tensor boxes_dense = dense(boxes_in), scores_dense = dense(scores);
   const int64_t first_rows = blocks_for(larger(kFirstRows, 4 * limit), kWordBits) * kWordBits;
+  const int64_t parts = blocks_for(words, Words::kCount);
   int32_t num_kept = 0;
+  Tensor keys = new_output(boxes_in, {num}, ScalarType::Long);
+  Tensor sources = new_output(boxes_in, {2, num}, ScalarType::Int);  // of the tiles, then of all boxes
   Tensor sorted = new_output(boxes_in, {num, 4}, number_dtype(boxes_in.scalar_type()));
   Tensor labels = new_output(boxes_in, {labels_in ? num : 0}, ScalarType::Long);
   Tensor state = new_output(boxes_in, {words + 1}, ScalarType::Long);
-  Tensor mask = new_output(boxes_in, {smaller(num, kRoundRows), words}, ScalarType::Long);
+  Tensor mask = new_output(boxes_in, {smaller(num, kRoundRows), parts, Words::kCount}, ScalarType::Long);
+  const Tiles tiles{reinterpret_cast<Key*>(output<int64_t>(keys)), output<int>(sources), num};
+  int* order = tiles.source + num;
   const Progress progress{reinterpret_cast<Word*>(output<int64_t>(state)),
                           reinterpret_cast<int*>(output<int64_t>(state) + words), static_cast<int>(limit)};
+  with_storage(scores.scalar_type(), [&](auto storage) {
+    using S = decltype(storage);
+    device.launch(&sort_tiles<S>, grid_of(tiles.count()), kTile, 0, input<S>(scores_dense), tiles);
+  });
   with_storage(boxes_in.scalar_type(), [&](auto storage) {
     using S = decltype(storage);
     using T = Number<S>;
     const Tensor labels_dense = labels_in ? dense(*labels_in) : labels;
     const Boxes<T> boxes{output<SortedBox<T>>(sorted), labels_in ? input<int64_t>(labels) : nullptr, num};
-    device.launch(&sort_boxes<S>, grid_of(blocks_for(num, kItemThreads)), kItemThreads, 0, input<S>(boxes_dense),
-                  labels_in ? input<int64_t>(labels_dense) : nullptr, input<int64_t>(order), num,
-                  output<SortedBox<T>>(sorted), output<int64_t>(labels), progress);
-    for (int64_t first = 0, end = 0; first < num; first = end) {
-      const int64_t rows = first == 0 && limit < num ? smaller(first_rows, kRoundRows) : kRoundRows;
-      end = smaller(num, first + rows);
-      device.launch(&mask_rows<T>, grid_of(blocks_for(words, kWordsPerBlock), blocks_for(end - first, kWordBits)),
-                    dim3(kWordBits, kWordsPerBlock), 0, boxes, Threshold<T>(iou_threshold), progress, first, end,
-                    reinterpret_cast<Word*>(output<int64_t>(mask)));
-      const int64_t bytes = (words - first / kWordBits) * static_cast<int64_t>(sizeof(Word));
-      device.launch(&settle_rows, grid_of(1), kSettleThreads, bytes, progress, input<int64_t>(order),
-                    static_cast<int>(words), static_cast<int>(first), static_cast<int>(end),
-                    reinterpret_cast<const Word*>(input<int64_t>(mask)), output<int64_t>(kept));
+    device.launch(&sort_boxes<S>, grid_of(blocks_for(num * kSearchers, kItemThreads)), kItemThreads, 0,
+                  input<S>(boxes_dense), labels_in ? input<int64_t>(labels_dense) : nullptr, tiles,
+                  output<SortedBox<T>>(sorted), output<int64_t>(labels), order, progress);
+    const auto mask_of = labels_in ? &mask_rows<T, true> : &mask_rows<T, false>;
+    Round round{0, 0, parts, output<Words>(mask)};
+    for (; round.end_row < num; round.first_row = round.end_row) {
+      const int64_t rows = round.first_row == 0 && limit < num ? smaller(first_rows, kRoundRows) : kRoundRows;
+      round.end_row = smaller(num, round.first_row + rows);
+      const int64_t row_words = round.end_word() - round.first_word();
+      device.launch(mask_of, grid_of(blocks_for(parts, kMaskWarps), row_words), 32 * kMaskWarps, 0, boxes,
+                    Threshold<T>(iou_threshold), progress, round);
+      device.launch(&settle_rows, grid_of(1), kSettleThreads, 0, progress, order, round, output<int64_t>(kept));
+      if (round.end_row == num) break;
+      device.launch(&drop_later, grid_of(blocks_for(words - round.end_word(), 32), row_words), 32 * kLaterWarps, 0,
+                    progress, round, words);
     }
   });
   // The host waits for the device only here, for the size of the result.

@@ -418,11 +418,11 @@ def pairs(count: int, draw: Draw) -> Tensor:
     """Return boxes [N, 4] by falling score: some pairs, and many copies of one box.
 
     The second box of a pair is suppressed by the first one only, so that each bit of the mask counts. They are near, in
-    neighbouring words, or so many words apart as the threads of a block read at once.
+    neighbouring words, at the two ends of a round of 4,096 rows, or in different rounds.
     """
     boxes = torch.tensor((0.0, 0.0, 40.0, 40.0)).repeat(count, 1)
     free = set(range(count))
-    apart = (1, 63, 66, 67, 200, 64 * 184 + 4, 64 * 185 + 5, 64 * 186 + 6, 64 * 187 + 7)  # no two end at the same box
+    apart = (1, 63, 66, 67, 200, 64 * 62 + 4, 64 * 63 + 5, 64 * 64 + 6, 64 * 100 + 7)  # no two end at the same box
     for number, first in enumerate(range(draw.rare_dice.randrange(8), count, max(16, count // 250))):
         second = first + apart[number % len(apart)]
         second = second if second < count else first + 74
@@ -437,10 +437,32 @@ def pairs(count: int, draw: Draw) -> Tensor:
     return boxes.to(draw.dtype)
 
 
+def nested(boxes: torch.Tensor, draw: Draw) -> torch.Tensor:
+    """Make pairs of boxes: one is a part of the other, with an IoU close to a threshold. The pairs do not overlap.
+
+    The centers of such boxes are as far apart as centers can be with this IoU.
+    """
+    boxes = boxes.clone()
+    small, large = boxes[: len(boxes) // 2 * 2].view(-1, 2, 4).unbind(1)
+    if draw.rare_dice.random() < 0.3:
+        small, large = large, small
+    numbers = torch.arange(len(small))
+    large[:, 2:] = (large[:, 2:] - large[:, :2]).abs() + 1
+    large[:, :2] = torch.stack((numbers % 64, numbers // 64), dim=1) * 200.0 + draw.rare_dice.choice((0, 2**20))
+    large[:, 2:] += large[:, :2]  # beyond 2^20, float32 has steps of 1/8
+    small.copy_(large)
+    least = torch.tensor((0.3, 0.5, 0.7))[torch.randint(3, (len(small),), generator=draw.generator)]
+    ratio = least * (1 + 0.003 * torch.rand(len(small), generator=draw.generator))
+    side = torch.randint(4, (len(small),), generator=draw.generator)
+    across = large[numbers, (side + 2) % 4]
+    small[numbers, side] = across + (large[numbers, side] - across) * ratio
+    return boxes
+
+
 def nms(draw: Draw) -> Iterator[Check]:
     count = draw.dice.choice((0, 1, 2, 63, 64, 65, 129, 700, 1025, 1500, 4200 if draw.large else 300))
     spread, side = draw.dice.choice(((300, 120), (30, 120), (3000, 60), (0, 50)))
-    many = draw.large and draw.layout_dice.random() < 0.3  # more words than the threads of a block read at once
+    many = draw.large and draw.layout_dice.random() < 0.3
     if many:
         count, spread, side = MANY, 30, 0
     in_pairs = count > 1000 and draw.rare_dice.random() < 0.6
@@ -452,6 +474,9 @@ def nms(draw: Draw) -> Iterator[Check]:
         boxes[:, 2:] += 40  # of one size: few are kept, so that the last words are decided too
     if draw.dice.random() < 0.3:
         boxes = (boxes / 8).round() * 8
+    in_nests = draw.rare_dice.random() < 0.3
+    if in_nests:
+        boxes = nested(boxes, draw)
     boxes = boxes.to(draw.dtype)
     if draw.dtype == torch.float64 and draw.edge_dice.random() < 0.5:
         boxes += 1e8  # float32 has steps of 8 there
@@ -460,11 +485,22 @@ def nms(draw: Draw) -> Iterator[Check]:
         boxes = boxes.masked_fill(wild, draw.dice.choice((math.nan, math.inf, -math.inf)))
     steps = draw.dice.choice((2, 50, 10**6))
     scores = (torch.rand(count, generator=draw.generator) * steps).round() / steps
+    if draw.rare_dice.random() < 0.4:  # negative scores, -0, infinite ones and NaN
+        scores = scores * (torch.randint(2, (count,), generator=draw.generator) * 2 - 1)
+        odd = torch.tensor((math.nan, -math.nan, math.inf, -math.inf))
+        odd = odd[torch.randint(len(odd), (count,), generator=draw.generator)]
+        scores = torch.where(torch.rand(count, generator=draw.generator) < 0.05, odd, scores)
+    scores = scores.to(draw.dtype)
+    if draw.dtype == torch.float64:  # some differ in digits that float32 does not have
+        scores = scores + torch.randint(3, (count,), generator=draw.generator) * 1e-12
     labels = draw.dice.choice((None, torch.randint(-3, 20, (count,), generator=draw.generator)))
     if labels is not None and draw.layout_dice.random() < 0.3:
         labels += torch.randint(2, (count,), generator=draw.generator) << 32  # some are equal in their lower half only
     if in_pairs:
-        boxes, scores, labels = pairs(count, draw), torch.linspace(1, 0, count), None
+        boxes, labels = pairs(count, draw), None
+        scores = torch.linspace(1, 0, count, dtype=draw.dtype)
+    if in_nests:
+        scores, labels = scores.sort(descending=True).values, None
     scores, labels = draw.sliced(scores), labels if labels is None else draw.sliced(labels)
     if draw.layout.startswith("cropped"):
         boxes = torch.cat((boxes, boxes), dim=1)[:, 4:]
@@ -472,7 +508,7 @@ def nms(draw: Draw) -> Iterator[Check]:
         most = 300 if many else draw.dice.choice((None, 2 * count // 3, 0, 1, 40, 300, count, 10**6))
         most = draw.rare_dice.choice((300, 2 * count // 3)) if in_pairs and not many else most
         threshold = draw.dice.choice((0.0, 0.3, 0.5, 0.7, 1.0))
-        threshold = min(threshold, 0.7) if in_pairs else threshold  # 1 would keep all boxes
+        threshold = min(threshold, 0.7) if in_pairs or in_nests else threshold  # 1 would keep all boxes
         arguments = (boxes, scores, labels, threshold, most)
         yield Check("nms", arguments, reference("nms", "_reference")(*arguments), None)
 
@@ -500,8 +536,8 @@ PLACES = {
     "deform_ps_roi_pool_backward": {"rois": 1, "offsets": 2, "size": 3, "samples": 6},
     "deform_ps_roi_pool_offset_grad": {"features": 1, "rois": 2, "offsets": 3, "samples": 6},
 }
-MANY = 13_700  # boxes: their words are too many for one turn of a block
-TOO_MANY = 1_900_000  # boxes: their bits do not fit in the shared memory of a block
+MANY = 9_000  # boxes, of three rounds
+TOO_MANY = 2**24 + 1  # boxes
 
 
 def wrong_arguments(check: Check) -> Iterator[tuple[dict[int, Any], str]]:
@@ -580,7 +616,7 @@ def with_refusals(group: Callable[[Draw], Iterator[Check]]) -> Callable[[Draw], 
             arguments = tuple(wrong.get(i, value) for i, value in enumerate(check.arguments))
             yield Check(check.operator, arguments, (), None, refused=words)
         if valid[0].operator == "nms" and draw.rare_dice.random() < 0.1:
-            boxes, scores = torch.zeros(TOO_MANY, 4, dtype=draw.dtype), torch.zeros(TOO_MANY)
+            boxes, scores = torch.zeros(1, 4, dtype=draw.dtype).expand(TOO_MANY, 4), torch.zeros(1).expand(TOO_MANY)
             yield Check("nms", (boxes, scores, None, 0.5, 1), (), None, refused="expected at most")
 
     return checks

@@ -37,8 +37,10 @@ from build import CSRC, ROOT, build, sources, with_one_dtype, write_sources
 FOLDER = ROOT / "docs" / "benchmarks"
 ARCHITECTURE = "9.0"  # of an H100
 BANDWIDTH = 3.35  # TB/s, of an H100's memory
+CLOCK = 1755.0  # MHz, of an H100
 SAMPLE = 16  # blocks of a launch
-WHOLE = b"tabulate sort_boxes mask_rows settle_rows"  # run whole: their results decide what the next kernel reads
+# These run whole: their results decide what the next kernel reads.
+WHOLE = b"tabulate sort_tiles sort_boxes mask_rows settle_rows drop_later"
 LARGE = re.compile(r"\[1, 392,|\[1, 1029.*2000 RoIs|backward.*2000|^batched")  # sizes that add nothing new
 FIELDS = ("blocks", "all_blocks", "barriers", "accesses_global", "accesses_shared")
 FIELDS += ("read", "written", "sectors_read", "sectors_written")
@@ -59,6 +61,7 @@ class Row:
     global_accesses: float  # loads and stores of warps, in thousands
     shared_accesses: float
     turns: float  # of the banks of shared memory, relative to those without conflicts
+    turns_us: float  # the least time for these turns
     barriers: float  # per block
     registers: int | None  # per thread
     spilled: int | None  # bytes per thread
@@ -139,6 +142,7 @@ def count(
         values = dict(zip(FIELDS, map(int, texts), strict=True))
         scale = values["all_blocks"] / values["blocks"] / 1e6
         fewest = values["fewest_read"] + values["fewest_written"]
+        turns = values["turns_read"] + values["turns_written"]
         registers, spilled = known.get(kernel, (None, None))
         yield Row(
             f"{case.name} {case.size}",
@@ -150,7 +154,8 @@ def count(
             (values["shared_read"] + values["shared_written"]) * scale,
             values["accesses_global"] * scale * 1e3,
             values["accesses_shared"] * scale * 1e3,
-            (values["turns_read"] + values["turns_written"]) / fewest if fewest else 0.0,
+            turns / fewest if fewest else 0.0,
+            turns * scale * 1e6 / (PROFILES["h100"][0] * CLOCK),
             values["barriers"] / values["blocks"],
             registers,
             spilled,
@@ -201,7 +206,8 @@ def line(row: Row) -> str:
     name = row.kernel.partition("<")[0]
     return (
         f"{row.case:62} {name:20} floor {row.floor_mb:7.1f} MB, requested {row.requested_mb:8.1f}, sectors "
-        f"{row.sectors_mb:8.1f}, shared {row.shared_mb:8.1f} in {row.turns:.2f} turns, "
+        f"{row.sectors_mb:8.1f}, shared {row.shared_mb:8.1f} in {row.turns:.2f} turns "
+        f"({row.turns_us:.1f} us), "
         f"{row.global_accesses:.0f} + {row.shared_accesses:.0f} thousand accesses, {row.barriers:.0f} barriers, "
         f"{row.registers} registers, {row.spilled} spilled"
     )
@@ -216,7 +222,8 @@ def as_markdown(rows: list[Row]) -> str:
         sizes = (row.floor_mb, row.floor_mb / BANDWIDTH, row.requested_mb, row.sectors_mb, ratio)
         traffic.append([*name, *(f"{value:.1f}" for value in sizes), f"{row.global_accesses:.0f}"])
         known = ["not known" if value is None else str(value) for value in (row.registers, row.spilled)]
-        counts = [f"{row.shared_mb:.1f}", f"{row.turns:.2f}", f"{row.shared_accesses:.0f}", f"{row.barriers:.0f}"]
+        counts = [f"{row.shared_mb:.1f}", f"{row.turns:.2f}", f"{row.turns_us:.1f}"]
+        counts += [f"{row.shared_accesses:.0f}", f"{row.barriers:.0f}"]
         inside.append([*name, str(row.blocks), *counts, *known])
     over = {row[0]: float(row[6]) for row in traffic if float(row[6]) > 2 and not row[0].startswith("nms")}
     lines = [
@@ -257,12 +264,15 @@ def as_markdown(rows: list[Row]) -> str:
         "",
         "- Shared: what the threads load and store in shared memory.",
         "- Turns: an access takes more turns if several threads need the same memory bank. The turns of all accesses,",
-        "  divided by the turns without such conflicts; 1.00 is the best.",
+        "  divided by the turns without such conflicts; 1.00 is the best. In us: the least time for these turns, one",
+        f"  per clock of {CLOCK / 1000} GHz on each of {PROFILES['h100'][0]} processors.",
         "- Barriers: how often a block waits for all its threads, on average.",
         f"- Registers per thread and spilled bytes per thread: reported by nvcc for compute capability {ARCHITECTURE}.",
         "  A spilled byte is a register's content that went to memory.",
         "",
-        *_table("case|kernel|blocks|shared, MB|turns|accesses, thousands|barriers|registers|spilled bytes", inside),
+        *_table(
+            "case|kernel|blocks|shared, MB|turns|turns, us|accesses, thousands|barriers|registers|spilled bytes", inside
+        ),
     ]
     return "\n".join(lines) + "\n"
 

@@ -86,7 +86,9 @@ struct Launch {
 // `__shared__ T name[2][3];` is translated to `auto& name = shared_array<T[2][3]>(__COUNTER__);`.
 template <typename T>
 EMULATION_UNWATCHED T& shared_array(int name, size_t align = alignof(T)) {
-  return *static_cast<T*>(static_array(name, sizeof(T), align, alignof(std::remove_all_extents_t<T>)));
+  using Item = std::remove_all_extents_t<T>;
+  const size_t granule = std::is_class_v<Item> ? 2 : alignof(Item);  // of a class, the members may be smaller
+  return *static_cast<T*>(static_array(name, sizeof(T), align, granule));
 }
 template <typename T>
 EMULATION_UNWATCHED T* dynamic_shared(size_t align = alignof(T)) {

@@ -202,7 +202,8 @@ std::string Memory::touch(Mark& mark, Access kind, bool shared) {
   }
   if (mark.read_block != clock.block) {
     if (!shared && mark.read_block >= clock.launch) mark.other_block = mark.read_block;
-    mark.read_block = clock.block, mark.read_warps = 0;
+    if (!writes) mark.read_block = clock.block;  // blocks may change the same number by atomics
+    mark.read_warps = 0;
   }
   if (mark.read_epoch != clock.epoch) mark.read_epoch = clock.epoch, mark.read_warps = 0;
   if (mark.read_warps == 0) mark.read_lanes = 0;

@@ -43,14 +43,6 @@ class Tracked final : public c10::Allocator {
 Tracked tracked;
 [[maybe_unused]] const bool installed = (c10::SetAllocator(c10::DeviceType::CPU, &tracked, 255), true);
 
-// Whether equal values keep their order. Without that, a GPU may order them in any way; a CPU keeps them by chance.
-bool keeps_ties(const std::string& name, const std::string& overload, const StableIValue* arguments) {
-  if (name != "aten::sort" && name != "aten::argsort" && name != "aten::topk") return true;
-  if (name != "aten::sort" || overload != "stable") return false;
-  const auto* stable = reinterpret_cast<const bool*>(arguments[1]);  // null if it is left out
-  return stable != nullptr && *stable;
-}
-
 template <typename F>
 F* libtorchs(F*, const char* name) {
   return reinterpret_cast<F*>(dlsym(RTLD_NEXT, name));
@@ -85,7 +77,6 @@ AOTITorchError aoti_torch_library_init_impl(const char* space, const char*, cons
 // Tensors that the operator makes belong to the device and are not yet written.
 AOTITorchError torch_call_dispatcher(const char* name, const char* overload, StableIValue* stack, uint64_t version) {
   static const auto next = emulation::libtorchs(&torch_call_dispatcher, "torch_call_dispatcher");
-  if (!emulation::keeps_ties(name, overload, stack)) emulation::host_fault("a sort that does not keep the order of ties");
   const AOTITorchError error = next(name, overload, stack, version);
   if (error == 0 && std::strcmp(name, "aten::new_empty") == 0) {
     AtenTensorHandle made;

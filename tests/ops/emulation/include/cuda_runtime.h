@@ -1,6 +1,7 @@
 // The part of CUDA's language and runtime that the kernels use, for the emulated device.
 #pragma once
 
+#include <bit>
 #include <cmath>
 
 #include "../device.h"
@@ -65,6 +66,10 @@ inline int __ffs(int bits) { return __builtin_ffs(bits); }
 inline int __ffsll(long long bits) { return __builtin_ffsll(bits); }
 inline int __clz(int bits) { return bits == 0 ? 32 : __builtin_clz(static_cast<unsigned>(bits)); }
 inline int __clzll(long long bits) { return bits == 0 ? 64 : __builtin_clzll(static_cast<unsigned long long>(bits)); }
+
+inline unsigned __float_as_uint(float value) { return std::bit_cast<unsigned>(value); }
+inline long long __double_as_longlong(double value) { return std::bit_cast<long long>(value); }
+inline int __double2hiint(double value) { return static_cast<int>(std::bit_cast<long long>(value) >> 32); }
 
 template <typename T>
 T __ldg(const T* address) {
