@@ -1,6 +1,5 @@
-// Whether one box suppresses another, with the same result as the division and
-// comparison in ops/nms.py. The division is skipped if a product already
-// decides. For the CPU tests and the CUDA kernel.
+// Whether one box suppresses another, with the same result as the division and comparison in ops/nms.py. The division
+// is skipped if a product already decides. For the CPU tests and the CUDA kernel.
 #pragma once
 
 #include <cmath>
@@ -14,13 +13,11 @@ template <typename T>
 struct alignas(4 * sizeof(T)) SortedBox {
   T x1, y1, x2, y2;
 
-  // Not clamped: the area of an inverted box may be negative, but such a box
-  // intersects no other.
+  // Not clamped: the area of an inverted box may be negative, but such a box intersects no other.
   FAST_RFCN_HD T area() const { return (x2 - x1) * (y2 - y1); }
 };
 
-// The threshold in T: the largest T up to the threshold, so that a comparison
-// in T equals a comparison in double.
+// The threshold in T: the largest T up to the threshold, so that a comparison in T equals a comparison in double.
 template <typename T>
 struct Threshold {
   T value;
@@ -36,26 +33,21 @@ struct Threshold {
   }
 };
 
-// Whether the IoU is above the threshold. A NaN in a box makes the union NaN,
-// which is above no threshold.
+// Whether the IoU is above the threshold. A NaN in a box makes the union NaN, which is above no threshold.
 template <typename T>
 FAST_RFCN_HD bool suppresses(const SortedBox<T>& a, const SortedBox<T>& b, const Threshold<T>& threshold) {
   const T width = smaller(a.x2, b.x2) - larger(a.x1, b.x1), height = smaller(a.y2, b.y2) - larger(a.y1, b.y1);
   if (!(width > 0) || !(height > 0)) return false;
   const T intersection = width * height;
   const T both = a.area() + b.area() - intersection;
-  // Every IoU above the threshold passes the screen: rounding keeps the order
-  // of a product and its bound.
+  // Every IoU above the threshold passes the screen: rounding keeps the order of a product and its bound.
   return intersection >= threshold.screen * both && intersection / both > threshold.value;
 }
 
-// Which boxes a box may suppress, by their centers and areas. Three
-// subtractions leave out nearly all other boxes, and none for which
-// `suppresses` is true. With an IoU above t, the other area is at most 1 / t
-// times this one. Two sides a and b overlap by at least (a + b) * t / (1 + t),
-// b is at most a / t, and the centers are (a + b) / 2 less the overlap apart,
-// or less. So they are at most a * (1 - t) / (2 * t) apart. The other terms are
-// for rounding errors.
+// Which boxes a box may suppress, by their centers and areas. Three subtractions leave out nearly all other boxes, and
+// none for which `suppresses` is true. With an IoU above t, the other area is at most 1 / t times this one. Two sides a
+// and b overlap by at least (a + b) * t / (1 + t), b is at most a / t, and the centers are (a + b) / 2 less the overlap
+// apart, or less. So they are at most a * (1 - t) / (2 * t) apart. The other terms are for rounding errors.
 template <typename T>
 struct Reach {
   T x, y, area;                    // of the box; x and y of its center
@@ -81,8 +73,7 @@ struct Reach {
   }
 };
 
-// Negative if a number is farther from another than `along`. NaN for some
-// infinite numbers and for NaN.
+// Negative if a number is farther from another than `along`. NaN for some infinite numbers and for NaN.
 template <typename T>
 FAST_RFCN_HD T spare(T along, T mine, T other) {
   return along - static_cast<T>(::fabs(other - mine));

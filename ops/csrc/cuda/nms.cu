@@ -1,10 +1,8 @@
-// Non-maximum suppression on CUDA. Boxes (rows) are sorted by score and
-// processed in rounds. One kernel writes, for each row not yet dropped, a bit
-// for every later box that it suppresses. A second kernel with one block goes
-// through the rows of the round, 64 at a time, and keeps the rows that no kept
-// row suppresses. A third one drops the later boxes that they suppress. All
-// data stays on the device. If few boxes are wanted, the first round is short.
-// Once enough boxes are kept, later kernels return at once.
+// Non-maximum suppression on CUDA. Boxes (rows) are sorted by score and processed in rounds. One kernel writes, for
+// each row not yet dropped, a bit for every later box that it suppresses. A second kernel with one block goes through
+// the rows of the round, 64 at a time, and keeps the rows that no kept row suppresses. A third one drops the later
+// boxes that they suppress. All data stays on the device. If few boxes are wanted, the first round is short. Once
+// enough boxes are kept, later kernels return at once.
 
 #include "../overlap.h"
 #include "sort.cuh"
@@ -25,8 +23,7 @@ constexpr int kDropThreads = kRoundWords * (kWordBits / kDropRows);
 constexpr int kSettleThreads = 32 + kDropThreads;
 constexpr int kLaterWarps = 8;
 
-// Words of one row of the mask. A thread writes them at the same time, as one
-// sector of memory.
+// Words of one row of the mask. A thread writes them at the same time, as one sector of memory.
 struct alignas(16) Words {
   static constexpr int kCount = 4;
   Word word[kCount];
@@ -112,9 +109,8 @@ struct Columns {
 __device__ __forceinline__ unsigned sign_of(float value) { return __float_as_uint(value); }
 __device__ __forceinline__ unsigned sign_of(double value) { return static_cast<unsigned>(__double2hiint(value)); }
 
-// Sets the bits of the boxes that a row cannot suppress, by the signs of
-// differences: a comparison would take two more instructions. For two rows at
-// the same time, which halves the loads.
+// Sets the bits of the boxes that a row cannot suppress, by the signs of differences: a comparison would take two more
+// instructions. For two rows at the same time, which halves the loads.
 template <bool kLabels, typename T>
 __device__ __forceinline__ void leave_out(const Columns<T>& columns, const Reach<T> (&reach)[2],
                                           const Row<T> (&rows)[2], Word (&far)[2]) {
@@ -155,9 +151,8 @@ __device__ __forceinline__ Word suppressed_by(const Row<T>& row, const Boxes<T>&
   return bits;
 }
 
-// The bits of the boxes that a row suppresses, from the row's own word on. A
-// warp computes them for the 64 rows of a word, two for each thread, and for
-// the boxes of several words.
+// The bits of the boxes that a row suppresses, from the row's own word on. A warp computes them for the 64 rows of a
+// word, two for each thread, and for the boxes of several words.
 template <typename T, bool kLabels>
 __global__ void __launch_bounds__(32 * kMaskWarps, 4)
     mask_rows(const Boxes<T> boxes, const Threshold<T> threshold, const Progress progress, const Round round) {
@@ -215,9 +210,8 @@ __device__ __forceinline__ Word any_of_lanes(Word bits) {
 #endif
 }
 
-// The kept rows of one word, computed by one warp. At first all candidates
-// count as kept. Each turn finds the final state of at least one more row, from
-// the front. A turn without a change is the last.
+// The kept rows of one word, computed by one warp. At first all candidates count as kept. Each turn finds the final
+// state of at least one more row, from the front. A turn without a change is the last.
 __device__ __forceinline__ Word settle_word(Word candidates, Word low_rows, Word high_rows) {
   const int lane = threadIdx.x % 32;
   Word stays = candidates;
@@ -229,8 +223,7 @@ __device__ __forceinline__ Word settle_word(Word candidates, Word low_rows, Word
   }
 }
 
-// Sets bits of a word with atomics of 32 bits; one of 64 bits would be a loop
-// in shared memory.
+// Sets bits of a word with atomics of 32 bits; one of 64 bits would be a loop in shared memory.
 __device__ __forceinline__ void set_bits(Word* word, Word bits) {
   unsigned* halves = reinterpret_cast<unsigned*>(word);
   const unsigned low = static_cast<unsigned>(bits), high = static_cast<unsigned>(bits >> 32);
@@ -245,19 +238,15 @@ __device__ __forceinline__ Word read_bits(Word* word) {
   return static_cast<Word>(high) << 32 | low;
 }
 
-// Two rows of a lane: the bits that they suppress in their own word and in the
-// next word.
+// Two rows of a lane: the bits that they suppress in their own word and in the next word.
 struct WordRows {
   Word own_low = 0, own_high = 0, next_low = 0, next_high = 0;
 };
 
-// One block decides which rows of a round are kept, and lists them. In each
-// turn, the first warp decides one word. In the same turn, the other warps drop
-// the boxes that the word before it suppresses in the words after it. So the
-// first warp itself computes the boxes that a word suppresses in the next word.
-// All read the mask two turns before they use it: the first warp the rows of a
-// word, the others those that may be kept. Words count from the round's first
-// word.
+// One block decides which rows of a round are kept, and lists them. In each turn, the first warp decides one word. In
+// the same turn, the other warps drop the boxes that the word before it suppresses in the words after it. So the first
+// warp itself computes the boxes that a word suppresses in the next word. All read the mask two turns before they use
+// it: the first warp the rows of a word, the others those that may be kept. Words count from the round's first word.
 __global__ void __launch_bounds__(kSettleThreads)
     settle_rows(const Progress progress, const int* __restrict__ order, const Round round, int64_t* __restrict__ kept) {
   __shared__ Word written[kRoundWords];  // rows that the mask has
@@ -290,8 +279,7 @@ __global__ void __launch_bounds__(kSettleThreads)
     if (written[word] >> lane & 1) into.own_low = low[0], into.next_low = has_next ? low[1] : 0;
     if (written[word] >> (lane + 32) & 1) into.own_high = high[0], into.next_high = has_next ? high[1] : 0;
   };
-  // Some rows of a word, in the words from the second after it on: one for each
-  // thread.
+  // Some rows of a word, in the words from the second after it on: one for each thread.
   const auto read_column = [&](int word, Word rows_of_word, Word(&of_row)[kDropRows]) {
     if (word + column >= words) return;
     const unsigned wanted = static_cast<unsigned>(rows_of_word >> first);
@@ -312,8 +300,7 @@ __global__ void __launch_bounds__(kSettleThreads)
     set_bits(dropped + word + column, bits);
   };
   Word by_last = 0;  // rows of this word that the word before it suppresses
-  // Decides a word. `ahead` has the rows of the word before, and gets those of
-  // the next word.
+  // Decides a word. `ahead` has the rows of the word before, and gets those of the next word.
   const auto turn = [&](int word, WordRows& of_word, Word(&ahead)[kDropRows]) {
     if (settles) {
       const Word stays = settle_word(~dropped[word] & ~by_last, of_word.own_low, of_word.own_high);
@@ -324,8 +311,7 @@ __global__ void __launch_bounds__(kSettleThreads)
     } else {
       if (word > 0) drop_column(word - 1, ahead);
       if (word + 1 < words) read_column(word + 1, ~known[(word + 1) % 2], ahead);
-      // Others drop boxes of that word in this turn. Which of them are known
-      // does not matter: kept rows are read.
+      // Others drop boxes of that word in this turn. Which of them are known does not matter: kept rows are read.
       if (number == kDropThreads - 1 && word + 2 < words) known[word % 2] = read_bits(dropped + word + 2);
     }
     __syncthreads();
@@ -333,8 +319,7 @@ __global__ void __launch_bounds__(kSettleThreads)
   };
 
   WordRows even, odd;
-  Word ahead_of_even[kDropRows],
-      ahead_of_odd[kDropRows];  // rows of even and of odd words
+  Word ahead_of_even[kDropRows], ahead_of_odd[kDropRows];  // rows of even and of odd words
   if (settles) {
     read_rows(0, even);
     read_rows(1, odd);
@@ -357,8 +342,7 @@ __global__ void __launch_bounds__(kSettleThreads)
   if (thread == 0) *progress.num_kept = smaller(num_kept, progress.limit);
 }
 
-// Drops the boxes after a round that its kept rows suppress. A block reads the
-// 64 rows of a word, in 32 words.
+// Drops the boxes after a round that its kept rows suppress. A block reads the 64 rows of a word, in 32 words.
 __global__ void __launch_bounds__(32 * kLaterWarps)
     drop_later(const Progress progress, const Round round, int64_t words) {
   constexpr int rows = kWordBits / kLaterWarps;  // of a warp
