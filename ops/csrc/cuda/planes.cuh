@@ -48,6 +48,7 @@ struct GlobalPlanes {
   int64_t channel_stride, row_stride, column_stride;
   int count;
   bool vectors;  // the group's channels are adjacent and aligned
+  static constexpr bool may_have_nan = true;
 
   __device__ GlobalPlanes(const View<S>& map, int64_t image, int64_t first_channel, int64_t channel_step, int count)
       : data(map.data + image * map.stride[0] + first_channel * map.stride[1]),
@@ -85,6 +86,7 @@ template <typename S>
 struct SharedPlanes {
   uint4* words;
   int num_cells, width;
+  bool may_have_nan;
 
   __device__ __forceinline__ Cell<S> at(int y, int x) const { return load<S>(words + y * width + x, num_cells); }
 

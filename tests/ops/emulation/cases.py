@@ -32,8 +32,8 @@ LAYOUTS = (
     "padded rows, channels last",
     "expanded",
 )
-# (height, width): odd sizes, whole vectors and tiles, and one more. (36, 32) fits in 48 KiB of shared memory, but not
-# beside a small static array; so does one channel of (1, 12288). Then sizes of 8 channels beyond 48 and 227 KiB.
+# (height, width): odd sizes, whole vectors and tiles, and one more. (36, 32) just fits in 48 KiB of shared memory. So
+# does one channel of (1, 12288), but not beside a small static array. Then sizes of 8 channels beyond 48 and 227 KiB.
 # (255, 257) is the first size whose positions need more than 16 bits.
 SIZES = ((1, 1), (1, 2), (3, 1), (5, 7), (8, 32), (9, 33), (16, 64), (23, 37), (36, 32), (38, 63), (64, 48))
 LARGE_SIZES = ((61, 45), (90, 85), (1, 12288), (130, 130), (1, 60001), (255, 257))
@@ -283,7 +283,7 @@ def without_images(rois: Tensor) -> Tensor:
 
 
 def at_the_limits(draw: Draw) -> Iterator[tuple[Any, ...]]:
-    """Yield arguments of roi_pool at the limits of shared memory.
+    """Yield arguments of roi_pool at the limits of shared memory, and with more RoIs than a block has threads.
 
     The first map and its bins take 48 KiB, but not beside a static array. The first eight channels of its cells are
     adjacent; they are aligned in each row, but not in each column. The second map is small, and fits in 48 KiB, but not
@@ -292,8 +292,10 @@ def at_the_limits(draw: Draw) -> Iterator[tuple[Any, ...]]:
     height = 72 if draw.dtype.itemsize == 2 else 36
     features = draw.numbers(1, 9, height, 32).contiguous(memory_format=torch.channels_last)
     rois = torch.tensor(((0, 0, 0, 110, 4 * height), (0, 3, 5, 20, 30)), dtype=draw.edges)
-    yield features, rois, 7, 7, 0.3, "outer", True
+    yield features, rois, 8, 8, 0.3, "outer", True
     yield draw.numbers(1, 1, 7, 73), rois[1:], 1, 4200, 0.3, "outer", True
+    many = torch.rand(1100, 5, generator=draw.generator).to(draw.edges) * torch.tensor((2, 3, 3, 6, 6))
+    yield draw.numbers(2, 9, 5, 6), many, 1, 1, 1.0, "caffe", True
 
 
 def roi_align(draw: Draw) -> Iterator[Check]:
