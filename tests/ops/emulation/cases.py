@@ -265,7 +265,8 @@ def roi_pool(draw: Draw) -> Iterator[Check]:
         yield Check("roi_pool", (*arguments, False), forward(*arguments, False), None)
     argmax = draw.sliced(expected[1])
     scattered = (draw.gradient(rois, features.shape[1], height, width), rois, argmax, list(features.shape))
-    yield Check("roi_pool_scatter", scattered, reference("roi_pool", "_scatter_reference")(*scattered), 4)
+    terms = max(4.0, len(rois) * height * width / 200)
+    yield Check("roi_pool_scatter", scattered, reference("roi_pool", "_scatter_reference")(*scattered), terms)
     gather = reference("roi_pool", "_gather_reference")
     yield Check("roi_pool_gather", (features, rois, argmax), gather(features, rois, argmax), None)
     if draw.edge_dice.random() < 0.15:
