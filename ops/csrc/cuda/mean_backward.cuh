@@ -1,23 +1,27 @@
 // The backward pass of means. A mean is linear, and a cell's weight is the product of a row weight and a column weight.
 // So each cell sums the gradients of the bins that cover it, times these weights. One kernel tabulates, per RoI and
-// axis, every cell's weight in every bin. In a second kernel, a block owns a tile of cells and a group of channels and
-// selects the RoIs that touch the tile. It sums the gradients of each column of bins over the bins, once per row of
-// cells, and keeps these sums and the column weights in shared memory. Then each thread sums over columns of bins for
-// its cell, in registers. The order of the sums is fixed, without atomics, so every run gives the same bits.
+// axis, every cell's weight in every bin. In a second kernel, a block owns a tile of cells and 32 channels, and keeps
+// their sums in shared memory. A warp owns a row of the tile, and a lane a channel. The block selects the RoIs that
+// touch the tile and copies the gradients and weights of a few bins at a time to shared memory. Each warp sums them
+// over the rows of bins, then adds these sums to its cells. The order of the sums is fixed, without atomics, so every
+// run gives the same bits.
 #pragma once
 
-#include "reduce.cuh"
+#include "../bins.h"
+#include "planes.cuh"
 
 namespace fast_rfcn {
 
-constexpr int kTileWidth = 32, kTileHeight = 8;
-constexpr int kTileThreads = kTileWidth * kTileHeight;
-constexpr int kColumnsOfWarp = 8;                           // columns of bins; a bit of a byte for each
-constexpr int kMostColumns = kTileHeight * kColumnsOfWarp;  // columns of bins in shared memory
-constexpr int kTableThreads = 128;
+constexpr int kTileWidth = 32, kTileChannels = 32;
+// Also the number of rows and of columns of bins that are copied at a time: 32 bytes of weights.
+template <typename T>
+constexpr int kTileHeight = 32 / sizeof(T);
+template <typename T>
+constexpr int kTileThreads = kTileHeight<T> * 32;
+constexpr int kTableThreads = 256;
 
 // Weights of all cells in all bins, per RoI and axis. They reach to the end of the last tile; cells beyond the map have
-// weights of 0. The sizes of tiles keep the weights of a tile aligned to 16 bytes.
+// weights of 0.
 template <typename T>
 struct Tables {
   int rows, columns;  // bins
@@ -30,9 +34,9 @@ struct Tables {
   Span* rows_of = nullptr;   // [tiles down][R], the row bins that touch a row of tiles
   int* image = nullptr;      // [R]
 
-  __host__ __device__ int tiles_down() const { return (height + kTileHeight - 1) / kTileHeight; }
+  __host__ __device__ int tiles_down() const { return (height + kTileHeight<T> - 1) / kTileHeight<T>; }
   __host__ __device__ int tiles_across() const { return (width + kTileWidth - 1) / kTileWidth; }
-  __host__ __device__ int padded_height() const { return tiles_down() * kTileHeight; }
+  __host__ __device__ int padded_height() const { return tiles_down() * kTileHeight<T>; }
   __host__ __device__ int padded_width() const { return tiles_across() * kTileWidth; }
   __host__ __device__ int64_t row_weights() const { return static_cast<int64_t>(rows) * padded_height(); }
   __host__ __device__ int64_t weights_per_roi() const {
@@ -56,14 +60,20 @@ __global__ void __launch_bounds__(kTableThreads)
   for (int i = threadIdx.x; i < tables.rows + tables.columns; i += kTableThreads) {
     const bool vertical = i < tables.rows;
     const int bin = vertical ? i : i - tables.rows;
-    touched(i) = weights_of(bins, roi, vertical).touched(bin, vertical ? tables.height : tables.width);
+    const int size = vertical ? tables.height : tables.width;
+    const auto axis = weights_of(bins, roi, vertical);
+    Span span = axis.touched(bin, size);
+    while (span.first < span.end && axis.weight(bin, span.first, size) == 0) ++span.first;
+    while (span.first < span.end && axis.weight(bin, span.end - 1, size) == 0) --span.end;
+    touched(i) = span;
   }
   __syncthreads();
   for (int i = threadIdx.x; i <= tables.tiles_down(); i += kTableThreads) {
     if (i < tables.tiles_down()) {
       Span range{tables.rows, 0};
       for (int bin = 0; bin < tables.rows; ++bin) {
-        if (meets(touched(bin), i * kTileHeight, (i + 1) * kTileHeight)) range = {smaller(range.first, bin), bin + 1};
+        if (meets(touched(bin), i * kTileHeight<T>, (i + 1) * kTileHeight<T>))
+          range = {smaller(range.first, bin), bin + 1};
       }
       tables.rows_of[i * tables.num_rois + number] = range;
     } else {
@@ -76,175 +86,215 @@ __global__ void __launch_bounds__(kTableThreads)
       tables.image[number] = static_cast<int>(image_of(roi, images));
     }
   }
-  for (int i = threadIdx.x; i < tables.padded_height() + tables.padded_width(); i += kTableThreads) {
-    const bool vertical = i < tables.padded_height();
-    const int cell = vertical ? i : i - tables.padded_height(), num = vertical ? tables.rows : tables.columns;
+  for (int64_t i = threadIdx.x; i < tables.weights_per_roi(); i += kTableThreads) {
+    const bool vertical = i < tables.row_weights();
+    const int item = static_cast<int>(vertical ? i : i - tables.row_weights());
+    const int padded = vertical ? tables.padded_height() : tables.padded_width();
+    const int bin = item / padded, cell = item % padded;
+    const Span span = touched(vertical ? bin : tables.rows + bin);
+    const bool covered = cell >= span.first && cell < span.end;
     const int size = vertical ? tables.height : tables.width;
-    const int64_t step = vertical ? tables.padded_height() : tables.padded_width();
-    const auto axis = weights_of(bins, roi, vertical);
-    T* of_cell = weights + (vertical ? 0 : tables.row_weights()) + cell;
-    for (int bin = 0; bin < num; ++bin) {
-      const Span span = touched(vertical ? bin : tables.rows + bin);
-      const bool covered = cell >= span.first && cell < span.end;
-      of_cell[bin * step] = covered ? axis.weight(bin, cell, size) : static_cast<T>(0);
-    }
+    weights[i] = covered ? weights_of(bins, roi, vertical).weight(bin, cell, size) : static_cast<T>(0);
   }
 }
 
-// The weights of a bin in the rows of a tile.
-template <typename T>
-union RowWeights {
-  static constexpr int kWords = kTileHeight * sizeof(T) / 16;
-  uint4 words[kWords];
-  T row[kTileHeight];
-};
-
 // The gradient may have any strides: the gradient of a vote is one number for all bins, with stride 0. In
-// position-sensitive operators, a block owns one bin, so a RoI has one column.
-template <typename S>
-__global__ void __launch_bounds__(kTileThreads, sizeof(Number<S>) == 8 ? 2 : 4)
-    mean_backward_tiles(const View<S> grad, const Tables<Number<S>> tables, int64_t channels, S* __restrict__ total) {
+// position-sensitive operators, a block owns one bin, and copies the gradients of that bin for several RoIs at a time.
+// In the others it copies a part of a RoI: up to kBins x kBins bins.
+template <typename S, bool kPositionSensitive>
+__global__ void __launch_bounds__(kTileThreads<Number<S>>, sizeof(Number<S>) == 8 ? 2 : 3)
+    mean_backward_tiles(const View<S> grad, const Tables<Number<S>> tables, int channels, S* __restrict__ total) {
   using T = Number<S>;
-  constexpr int group = kGroup<T>, words = CellWords<T>::kWords, per_word = group / words;
-  __shared__ int listed[kTileThreads];
-  __shared__ int listed_by[kTileHeight];  // hits listed by each warp
-  __shared__ __align__(16) T summed[kTileHeight][words][kMostColumns][per_word];
-  __shared__ T across[kMostColumns][kTileWidth];  // column weights
-  // Columns in which a cell of the tile's width has a weight, a bit for each.
-  __shared__ __align__(8) unsigned char columns_of[kTileWidth][kTileHeight];
-  __shared__ unsigned covered[kMostColumns];  // a bit for each row of the tile in which a column has a weight
-  const int64_t num_rois = tables.num_rois, outputs = grad.size[1];
-  const int64_t bins = static_cast<int64_t>(tables.rows) * tables.columns;
-  const bool position_sensitive = tables.position_sensitive;
-  int64_t block = blockIdx.x;
-  const int left = static_cast<int>(block % tables.tiles_across()) * kTileWidth;
-  block /= tables.tiles_across();
-  const int tile = static_cast<int>(block % tables.tiles_down()), top = tile * kTileHeight;
-  block /= tables.tiles_down();
-  const int64_t groups = (outputs + group - 1) / group;
-  const int64_t first_output = block % groups * group;
-  block /= groups;
-  const int the_bin = position_sensitive ? static_cast<int>(block % bins) : 0;
-  const int64_t image = position_sensitive ? block / bins : block;
-  const int the_row = the_bin / tables.columns, the_column = the_bin % tables.columns;
-  const int count = static_cast<int>(smaller<int64_t>(group, outputs - first_output));
-  const int columns = position_sensitive ? 1 : tables.columns;
+  constexpr int threads = kTileThreads<T>, warps = kTileHeight<T>;
+  constexpr int kBins = kPositionSensitive ? 1 : kTileHeight<T>, kSlots = kBins * kBins;
+  constexpr int kRois = kPositionSensitive ? 128 / sizeof(T) : 1;
+  constexpr int kSources = kRois * kBins;  // columns of bins
+  constexpr int kSteps = kRois * kSlots * kTileChannels / threads, kColumnSteps = kSources / warps;
+  // given is [RoI][channel] or [channel][bin], across is [RoI][cell] or [cell][bin]. The padding of 16 bytes avoids
+  // conflicts of banks.
+  constexpr int kGivenRows = kPositionSensitive ? kRois : kTileChannels;
+  constexpr int kGivenWidth = kPositionSensitive ? kTileChannels : kSlots + 16 / sizeof(T);
+  constexpr int kAcrossRows = kPositionSensitive ? kRois : kTileWidth;
+  constexpr int kAcrossWidth = kPositionSensitive ? kTileWidth : kBins + 16 / sizeof(T);
+  __shared__ T sums[kTileHeight<T>][kTileWidth][kTileChannels + 1];
+  __shared__ __align__(16) T given[kGivenRows][kGivenWidth];
+  __shared__ T down[kTileHeight<T>][kSources + 1];               // row weights
+  __shared__ __align__(16) T across[kAcrossRows][kAcrossWidth];  // column weights
+  __shared__ unsigned weighed[kSources];  // a bit for each cell in which a column of bins has a weight
+  __shared__ unsigned listed[threads];    // RoIs
+  __shared__ Span listed_rows[threads];   // the row bins that touch the tile
+  __shared__ int listed_by[warps];        // hits listed by each warp
 
-  const int lane = threadIdx.x, warp = threadIdx.y, thread = warp * kTileWidth + lane;  // a warp is a row of the tile
-  // The column that a thread sums, for one channel of each word. Lanes write neighbouring numbers of shared memory.
-  const int my_column = warp * (kTileWidth / per_word) + lane / per_word, my_channel = lane % per_word;
-  T sum[group] = {};
-  for (int64_t begin = 0; begin < num_rois; begin += kTileThreads) {
+  const int bins = tables.rows * tables.columns, outputs = static_cast<int>(grad.size[1]);
+  const int groups = (outputs + kTileChannels - 1) / kTileChannels;
+  int block = blockIdx.x;
+  const int left = block % tables.tiles_across() * kTileWidth;
+  block /= tables.tiles_across();
+  const int tile = block % tables.tiles_down(), top = tile * kTileHeight<T>;
+  block /= tables.tiles_down();
+  const int first_output = block % groups * kTileChannels;
+  block /= groups;
+  const int the_bin = kPositionSensitive ? block % bins : 0;
+  const int image = kPositionSensitive ? block / bins : block;
+  const int the_row = the_bin / tables.columns, the_column = the_bin % tables.columns;
+  const int count = smaller(kTileChannels, outputs - first_output);
+  const int64_t weights_per_roi = tables.weights_per_roi();
+  const int row_parts = (tables.rows + kBins - 1) / kBins, column_parts = (tables.columns + kBins - 1) / kBins;
+
+  const int lane = threadIdx.x, warp = threadIdx.y;
+  const unsigned thread = threadIdx.y * 32 + threadIdx.x;
+  for (int x = 0; x < kTileWidth; ++x) sums[warp][x][lane] = 0;
+  for (int64_t begin = 0; begin < tables.num_rois; begin += threads) {
     const int64_t candidate = begin + thread;
-    bool hit = candidate < num_rois && tables.image[candidate] == image;
+    Span rows{0, 0};
+    bool hit = candidate < tables.num_rois && tables.image[candidate] == image;
     if (hit) {
-      const Span down = position_sensitive ? tables.touched[tables.place(candidate, the_row)]
-                                           : tables.rows_of[tile * num_rois + candidate];
-      const Span sideways = position_sensitive ? tables.touched[tables.place(candidate, tables.rows + the_column)]
+      rows = kPositionSensitive ? tables.touched[tables.place(candidate, the_row)]
+                                : tables.rows_of[tile * tables.num_rois + candidate];
+      const Span sideways = kPositionSensitive ? tables.touched[tables.place(candidate, tables.rows + the_column)]
                                                : tables.sideways[candidate];
-      hit = (position_sensitive ? meets(down, top, top + kTileHeight) : down.first < down.end) &&
+      hit = (kPositionSensitive ? meets(rows, top, top + kTileHeight<T>) : rows.first < rows.end) &&
             meets(sideways, left, left + kTileWidth);
     }
-    // Lists the hits in order. Two barriers lie between each read of the list or the counts and the next write.
+    // Lists the hits in order.
     const unsigned hits = __ballot_sync(0xffffffffu, hit);
     if (lane == 0) listed_by[warp] = __popc(hits);
     __syncthreads();
     int num = 0, before = __popc(hits & ((1u << lane) - 1));
-    for (int other = 0; other < kTileHeight; ++other) {
+    for (int other = 0; other < warps; ++other) {
       if (other < warp) before += listed_by[other];
       num += listed_by[other];
     }
-    if (hit) listed[before] = thread;
+    if (hit) listed[before] = static_cast<unsigned>(candidate), listed_rows[before] = rows;
     __syncthreads();
-    const int all_columns = num * columns;
-    for (int first = 0; first < all_columns; first += kMostColumns) {
-      const int num_columns = smaller(kMostColumns, all_columns - first);
-      if (my_column < num_columns) {
-        const int64_t roi = begin + listed[(first + my_column) / columns];
-        const int q = position_sensitive ? the_column : (first + my_column) % columns;
-        Span rows{0, 0};
-        if (position_sensitive) {
-          rows = {the_row, the_row + 1};
-        } else if (meets(tables.touched[tables.place(roi, tables.rows + q)], left, left + kTileWidth)) {
-          rows = tables.rows_of[tile * num_rois + roi];
-        }
-        const S* gradient = grad.data + roi * grad.stride[0] + first_output * grad.stride[1] + q * grad.stride[3];
-        const T* weights = tables.weights + roi * tables.weights_per_roi() + top;
-        T of_row[words][kTileHeight] = {};
-        unsigned rows_covered = 0;
-        for (int p = rows.first; p < rows.end; ++p) {
-          const uint4* source =
-              reinterpret_cast<const uint4*>(weights + p * static_cast<int64_t>(tables.padded_height()));
-          RowWeights<T> weight{};
+
+    for (int part = 0; part < (kPositionSensitive ? 1 : row_parts * column_parts); ++part) {
+      // What a thread copies of a RoI.
+      const int first_row = kPositionSensitive ? the_row : part / column_parts * kBins;
+      const int first_column = kPositionSensitive ? the_column : part % column_parts * kBins;
+      const int channel = kPositionSensitive ? lane : thread / kSlots;
+      const int row = first_row + thread % kSlots / kBins, column = first_column + thread % kBins;
+      const int channels_left = column < tables.columns ? count - channel : 0;
+      const S* my_gradient =
+          grad.data + (first_output + channel) * grad.stride[1] + row * grad.stride[2] + column * grad.stride[3];
+      const int weight_row = first_row + (kPositionSensitive ? 0 : thread / kTileHeight<T>);
+      const T* my_row_weight = tables.weights + weight_row * tables.padded_height() + top + thread % kTileHeight<T>;
+      const int weight_column = first_column + (kPositionSensitive ? 0 : warp);
+      const T* my_column_weight =
+          tables.weights + tables.row_weights() + weight_column * tables.padded_width() + left + lane;
+      // A thread reads its next numbers before it adds those in shared memory.
+      T next_given[kSteps], next_down, next_across[kColumnSteps];
+      const auto read = [&](int at) {
+        next_down = 0;
+        if constexpr (kPositionSensitive) {
 #pragma unroll
-          for (int i = 0; i < RowWeights<T>::kWords; ++i) weight.words[i] = source[i];
-          T given[words];
-#pragma unroll
-          for (int i = 0; i < words; ++i) {  // channels beyond the last one repeat it
-            const int channel = smaller(i * per_word + my_channel, count - 1);
-            given[i] = to_number(gradient[p * grad.stride[2] + channel * grad.stride[1]]);
+          for (int i = 0; i < kSteps; ++i) {
+            const int number = at + warp + i * warps;
+            next_given[i] = next_across[i] = 0;
+            if (number >= num) continue;
+            const int64_t roi = listed[number];
+            next_across[i] = my_column_weight[roi * weights_per_roi];
+            if (channels_left > 0) next_given[i] = to_number(my_gradient[roi * grad.stride[0]]);
           }
+          const int number = at + thread / kTileHeight<T>;
+          if (thread < kRois * kTileHeight<T> && number < num) {
+            next_down = my_row_weight[listed[number] * weights_per_roi];
+          }
+        } else {
+          const int64_t roi = listed[at], weights = roi * weights_per_roi;
+          const Span rows = listed_rows[at];
+          const S* source = my_gradient + roi * grad.stride[0];
+          const int num_channels = row >= rows.first && row < rows.end ? channels_left : 0;
 #pragma unroll
-          for (int y = 0; y < kTileHeight; ++y) {
-            if (weight.row[y] == 0) continue;
-            rows_covered |= 1u << y;
+          for (int i = 0; i < kSteps; ++i) {
+            next_given[i] = i * (threads / kSlots) < num_channels ? to_number(*source) : static_cast<T>(0);
+            source += threads / kSlots * grad.stride[1];
+          }
+          const bool weighs = thread < kSlots && weight_row >= rows.first && weight_row < rows.end;
+          if (weighs) next_down = my_row_weight[weights];
+          next_across[0] = 0;
+          if (weight_column < tables.columns) next_across[0] = my_column_weight[weights];
+        }
+      };
+      if (num > 0) read(0);
+      for (int at = 0; at < num; at += kRois) {
 #pragma unroll
-            for (int i = 0; i < words; ++i) of_row[i][y] += weight.row[y] * given[i];
+        for (int i = 0; i < kSteps; ++i) {
+          if constexpr (kPositionSensitive) {
+            given[warp + i * warps][lane] = next_given[i];
+          } else {
+            given[thread / kSlots + i * (threads / kSlots)][thread % kSlots] = next_given[i];
           }
         }
+        if (thread < kSources * kTileHeight<T>) down[thread % kTileHeight<T>][thread / kTileHeight<T>] = next_down;
 #pragma unroll
-        for (int y = 0; y < kTileHeight; ++y) {
-#pragma unroll
-          for (int i = 0; i < words; ++i) summed[y][i][my_column][my_channel] = of_row[i][y];
+        for (int i = 0; i < kColumnSteps; ++i) {
+          const int column = warp + i * warps;
+          (kPositionSensitive ? across[column][lane] : across[lane][column]) = next_across[i];
+          const unsigned cells = __ballot_sync(0xffffffffu, next_across[i] != 0);
+          if (lane == 0) weighed[column] = cells;
         }
-        if (my_channel == 0) covered[my_column] = rows_covered;
-      }
-      // Each warp copies the column weights of 8 columns.
-      unsigned weighs = 0;
-      int place = first + warp * kColumnsOfWarp;
-      int at = place / columns, q = position_sensitive ? the_column : place % columns;
-      for (int i = 0; i < kColumnsOfWarp && place < all_columns; ++i, ++place) {
-        const T* weights = tables.weights + (begin + listed[at]) * tables.weights_per_roi() + tables.row_weights();
-        const T weight = weights[static_cast<int64_t>(q) * tables.padded_width() + left + lane];
-        across[warp * kColumnsOfWarp + i][lane] = weight;
-        if (weight != 0) weighs |= 1u << i;
-        if (position_sensitive || ++q == columns) ++at, q = position_sensitive ? the_column : 0;
-      }
-      columns_of[lane][warp] = static_cast<unsigned char>(weighs);
-      __syncthreads();
-      // Each cell goes through the columns in which its row and its column of the map have a weight.
-      uint64_t rest = 0;
+        __syncthreads();
+        if (at + kRois < num) read(at + kRois);
+        unsigned rest = __ballot_sync(0xffffffffu, lane < kSources && down[warp][lane % kSources] != 0);
+        if constexpr (kPositionSensitive) {
+          for (; rest != 0; rest &= rest - 1) {
+            const int i = __ffs(static_cast<int>(rest)) - 1;
+            const T value = down[warp][i] * given[i][lane];
+            for (unsigned cells = weighed[i]; cells != 0; cells &= cells - 1) {
+              const int x = __ffs(static_cast<int>(cells)) - 1;
+              sums[warp][x][lane] = ::fma(across[i][x], value, sums[warp][x][lane]);
+            }
+          }
+        } else {
+          T of_column[kBins] = {};
+          unsigned cells = 0;
 #pragma unroll
-      for (int part = 0; part < kMostColumns; part += kTileWidth) {
-        const bool mine = part + lane < num_columns && (covered[part + lane] >> warp & 1);
-        rest |= static_cast<uint64_t>(__ballot_sync(0xffffffffu, mine)) << part;
-      }
-      rest &= *reinterpret_cast<const uint64_t*>(columns_of[lane]);
-      for (; rest != 0; rest &= rest - 1) {
-        const int i = __ffsll(static_cast<long long>(rest)) - 1;
-        const T weight = across[i][lane];
-        const Cell<T> cell = load<T>(&summed[warp][0][i][0], kMostColumns);
+          for (int q = 0; q < kBins; ++q) cells |= weighed[q];
+          if (rest == 0) cells = 0;
+          for (; rest != 0; rest &= rest - 1) {
+            const int p = __ffs(static_cast<int>(rest)) - 1;
+            const T weight = down[warp][p];
+            const Cell<T> of_row = load<T>(given[lane] + p * kBins, 1);
 #pragma unroll
-        for (int k = 0; k < group; ++k) sum[k] += weight * cell.channel[k];
+            for (int q = 0; q < kBins; ++q) of_column[q] = ::fma(weight, of_row.channel[q], of_column[q]);
+          }
+          // Two cells at a time, in chains that run at the same time. One of them may have weights of 0.
+          constexpr int together = 2;
+          const int end = 32 - __clz(static_cast<int>(cells));
+          for (int x = (__ffs(static_cast<int>(cells)) - 1) / together * together; x < end; x += together) {
+            Cell<T> weight[together];
+            T sum[together];
+#pragma unroll
+            for (int i = 0; i < together; ++i) weight[i] = load<T>(across[x + i], 1), sum[i] = sums[warp][x + i][lane];
+#pragma unroll
+            for (int q = 0; q < kBins; ++q) {
+#pragma unroll
+              for (int i = 0; i < together; ++i) sum[i] = ::fma(weight[i].channel[q], of_column[q], sum[i]);
+            }
+#pragma unroll
+            for (int i = 0; i < together; ++i) sums[warp][x + i][lane] = sum[i];
+          }
+        }
+        __syncthreads();
       }
-      __syncthreads();
     }
   }
+  __syncwarp();
   const int x = left + lane, y = top + warp;
   if (x >= tables.width || y >= tables.height) return;
+  // The channels of a position-sensitive bin are not neighbours.
   const int64_t cells = static_cast<int64_t>(tables.height) * tables.width;
-#pragma unroll
-  for (int k = 0; k < group; ++k) {
-    const int64_t channel = position_sensitive ? (first_output + k) * bins + the_bin : first_output + k;
-    S* plane = total + (image * channels + channel) * cells;
-    if (k < count) plane[static_cast<int64_t>(y) * tables.width + x] = from_number<S>(sum[k]);
-  }
+  const int64_t step = kPositionSensitive ? bins * cells : cells;
+  S* target = total + (static_cast<int64_t>(image) * channels + the_bin) * cells + first_output * step +
+              static_cast<int64_t>(y) * tables.width + x;
+  for (int k = 0; k < count; ++k) target[k * step] = from_number<S>(sums[warp][lane][k]);
 }
 
 // Launches both kernels. grad is [R, outputs, rows, columns]; total has `size` [N, C, H, W] and is not empty.
-template <typename S, typename Bins>
+template <typename S, bool kPositionSensitive, typename Bins>
 void mean_backward(const Device& device, const Tensor& grad, const Tensor& rois, const Bins& bins,
-                   const std::vector<int64_t>& size, bool position_sensitive, Tensor& total) {
+                   const std::vector<int64_t>& size, Tensor& total) {
   using T = Number<S>;
   const View<S> gradient(grad);
   const int64_t num_rois = rois.size(0);
@@ -253,7 +303,7 @@ void mean_backward(const Device& device, const Tensor& grad, const Tensor& rois,
                    static_cast<int>(size[2]),
                    static_cast<int>(size[3]),
                    num_rois,
-                   position_sensitive};
+                   kPositionSensitive};
   const int64_t spans_of_bins = grad.size(2) + grad.size(3);
   Tensor weights = new_output(rois, {num_rois, tables.weights_per_roi()}, rois.scalar_type());
   Tensor spans = new_output(rois, {spans_of_bins + 1 + tables.tiles_down(), num_rois, 2}, ScalarType::Int);
@@ -266,11 +316,11 @@ void mean_backward(const Device& device, const Tensor& grad, const Tensor& rois,
   if (num_rois > 0) {
     device.launch(&tabulate<T, Bins>, grid_of(num_rois), kTableThreads, 0, input<T>(rois), size[0], bins, tables);
   }
-  const int64_t blocks = size[0] * blocks_for(grad.size(1), kGroup<T>) *
-                         (position_sensitive ? grad.size(2) * grad.size(3) : 1) * tables.tiles_down() *
+  const int64_t blocks = size[0] * blocks_for(grad.size(1), kTileChannels) *
+                         (kPositionSensitive ? grad.size(2) * grad.size(3) : 1) * tables.tiles_down() *
                          tables.tiles_across();
-  device.launch(&mean_backward_tiles<S>, grid_of(blocks), dim3(kTileWidth, kTileHeight), 0, gradient, tables, size[1],
-                output<S>(total));
+  device.launch(&mean_backward_tiles<S, kPositionSensitive>, grid_of(blocks), dim3(kTileWidth, kTileHeight<T>), 0,
+                gradient, tables, static_cast<int>(size[1]), output<S>(total));
 }
 
 }  // namespace fast_rfcn

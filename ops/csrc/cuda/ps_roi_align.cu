@@ -48,9 +48,9 @@ static Tensor ps_roi_align_backward(const Tensor& grad, const Tensor& rois_in, s
   if (total.numel() == 0) return total;
   with_storage(grad.scalar_type(), [&](auto storage) {
     using S = decltype(storage);
-    mean_backward<S>(device, grad, rois,
-                     sampled_bins<Number<S>>(grad.size(3), size[2], size[3], spatial_scale, sampling_ratio), size, true,
-                     total);
+    mean_backward<S, true>(device, grad, rois,
+                           sampled_bins<Number<S>>(grad.size(3), size[2], size[3], spatial_scale, sampling_ratio), size,
+                           total);
   });
   return total;
 }

@@ -93,7 +93,7 @@ static Tensor ps_roi_pool_backward(const Tensor& grad, const Tensor& rois_in, st
     using S = decltype(storage);
     using T = Number<S>;
     const PsPoolBins<T> bins{static_cast<int>(grad.size(3)), size[2], size[3], static_cast<T>(spatial_scale)};
-    mean_backward<S>(device, grad, rois, bins, size, true, total);
+    mean_backward<S, true>(device, grad, rois, bins, size, total);
   });
   return total;
 }
@@ -101,8 +101,7 @@ static Tensor ps_roi_pool_backward(const Tensor& grad, const Tensor& rois_in, st
 // Means over the bins of pooled [bins, classes, num_rois]; one class of one RoI per thread.
 template <typename S>
 __global__ void __launch_bounds__(kItemThreads)
-    vote(const Number<S>* __restrict__ pooled, int64_t num_rois, int64_t classes, int64_t bins,
-         S* __restrict__ votes) {
+    vote(const Number<S>* __restrict__ pooled, int64_t num_rois, int64_t classes, int64_t bins, S* __restrict__ votes) {
   const int64_t items = classes * num_rois;
   for (int64_t i = blockIdx.x * static_cast<int64_t>(kItemThreads) + threadIdx.x; i < items;
        i += static_cast<int64_t>(gridDim.x) * kItemThreads) {
@@ -126,8 +125,8 @@ static Tensor pool_and_vote(const Device& device, const Tensor& score_maps, cons
   pool_score_maps<Reduction>(device, score_maps, rois, bins, spatial_scale, pooled, argmax, true);
   with_storage(score_maps.scalar_type(), [&](auto storage) {
     using S = decltype(storage);
-    device.launch(&vote<S>, grid_of_items(device, votes.numel()), kItemThreads, 0, input<Number<S>>(pooled),
-                  size[0], size[1], bins * bins, output<S>(votes));
+    device.launch(&vote<S>, grid_of_items(device, votes.numel()), kItemThreads, 0, input<Number<S>>(pooled), size[0],
+                  size[1], bins * bins, output<S>(votes));
   });
   return votes;
 }

@@ -60,7 +60,7 @@ static Tensor roi_align_backward(const Tensor& grad, const Tensor& rois_in, std:
   const AlignOptions options{grad.size(2), grad.size(3), spatial_scale, sampling_ratio, aligned, inner};
   with_storage(grad.scalar_type(), [&](auto storage) {
     using S = decltype(storage);
-    mean_backward<S>(device, grad, rois, options.bins<Number<S>>(size[2], size[3]), size, false, total);
+    mean_backward<S, false>(device, grad, rois, options.bins<Number<S>>(size[2], size[3]), size, total);
   });
   return total;
 }
