@@ -34,8 +34,6 @@ struct Boxes {
   const SortedBox<T>* box;  // by falling score
   const int64_t* label;     // by falling score, or null
   int64_t num;
-
-  __host__ __device__ int64_t words() const { return (num + kWordBits - 1) / kWordBits; }
 };
 
 // The state after the rounds so far; its arrays are on the device.

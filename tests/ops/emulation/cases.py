@@ -98,6 +98,7 @@ class Draw:
         self.rare_dice = random.Random(f"rare {number}")
         self.edge_dice = random.Random(f"edge {number}")  # of calls beyond the first ones
         self.generator = torch.Generator().manual_seed(number)
+        self.dtypes = dtypes
         self.dtype = dtypes[number // len(GROUPS) % len(dtypes)]
         self.edges = torch.float64 if self.dtype == torch.float64 else torch.float32
         self.large = self.dice.random() < 0.15
@@ -437,6 +438,14 @@ def pairs(count: int, draw: Draw) -> Tensor:
         if {first, second} <= free:
             boxes[[first, second]] -= 50.0 * (number + 1)
             free -= {first, second}
+    # Chains: only the second box overlaps the third by more than 0.3. The first one suppresses it, so the third, of a
+    # later round, is kept.
+    for number, places in enumerate(((900, 901, 2000), (900, 970, 1100), (3850, 3851, 4110), (3800, 3850, 4110))):
+        if places[-1] + 80 < count:
+            chain = [min(each for each in free if each >= place) for place in places]
+            boxes[chain] -= 50.0 * (number + 4)
+            boxes[chain, ::2] += torch.tensor((0.0, 12.0, 24.0))[:, None]
+            free -= set(chain)
     return boxes.to(draw.dtype)
 
 
@@ -460,6 +469,35 @@ def nested(boxes: torch.Tensor, draw: Draw) -> torch.Tensor:
     across = large[numbers, (side + 2) % 4]
     small[numbers, side] = across + (large[numbers, side] - across) * ratio
     return boxes
+
+
+def extreme(draw: Draw) -> tuple[Tensor, float]:
+    """Return pairs of boxes, [N, 4], with sides or areas near the smallest or the largest numbers, and a threshold."""
+    count = draw.edge_dice.choice((256, 900))
+    corners = torch.randint(5, (count, 2), generator=draw.generator)
+    sides = torch.randint(8, (count, 2), generator=draw.generator)
+    # Coordinates are integers of these powers of two: of the smallest number and a large one, so that areas are rounded
+    # to one or two bits, or so that some overflow.
+    float32, float64 = ((-149, 100), (-77, -77), (62, 62)), ((-1074, 900), (-539, -539), (510, 510))
+    powers = draw.edge_dice.choice(float64 if draw.dtype == torch.float64 else float32)
+    low, high = draw.edge_dice.sample((0, 1), 2)  # the axes of these powers
+    if powers[0] != powers[1]:  # they differ along one axis only
+        corners[:, high], sides[:, high] = 0, 9
+    corners[:, high] += torch.arange(count) // 2 * 14  # no two pairs overlap
+    boxes = torch.cat((corners, corners + sides), dim=1).double()
+    boxes[:, low::2] *= 2.0 ** powers[0]
+    boxes[:, high::2] *= 2.0 ** powers[1]
+    return boxes.to(draw.dtype), draw.edge_dice.choice((0.3, 0.5, 0.7))
+
+
+def alike(draw: Draw) -> tuple[Tensor, float]:
+    """Return boxes [300, 4] that are nearly copies of a few, and a threshold near 1, or one near 0."""
+    few = torch.rand(4, 2, generator=draw.generator, dtype=torch.float64) * 600 - 400
+    few = torch.cat((few, few + torch.rand(4, 2, generator=draw.generator, dtype=torch.float64) * 200), dim=1)
+    steps = torch.randint(8, (300, 4), generator=draw.generator)
+    step = torch.finfo(draw.dtype).eps
+    boxes = few[torch.randint(4, (300,), generator=draw.generator)] * (1 + steps * step)
+    return boxes.to(draw.dtype), draw.edge_dice.choice((1 - 4 * step, 1 - 20 * step, 1 - 50 * step, 1e-7, 1e-5))
 
 
 def nms(draw: Draw) -> Iterator[Check]:
@@ -513,6 +551,12 @@ def nms(draw: Draw) -> Iterator[Check]:
         threshold = draw.dice.choice((0.0, 0.3, 0.5, 0.7, 1.0))
         threshold = min(threshold, 0.7) if in_pairs or in_nests else threshold  # 1 would keep all boxes
         arguments = (boxes, scores, labels, threshold, most)
+        yield Check("nms", arguments, reference("nms", "_reference")(*arguments), None)
+    if draw.edge_dice.random() < 0.6:
+        boxes, threshold = (alike if draw.dtype.itemsize == 2 else draw.edge_dice.choice((extreme, alike)))(draw)
+        scores = torch.rand(len(boxes), generator=draw.generator).to(draw.edge_dice.choice(draw.dtypes))
+        most = draw.edge_dice.choice((None, 2**40))
+        arguments = (boxes, scores, None, threshold, most)
         yield Check("nms", arguments, reference("nms", "_reference")(*arguments), None)
 
 
