@@ -4,7 +4,8 @@
 // their sums in shared memory. A warp owns a row of the tile, and a lane a channel. The block selects the RoIs that
 // touch the tile and copies the gradients and weights of a few bins at a time to shared memory. Each warp sums them
 // over the rows of bins, then adds these sums to its cells. The order of the sums is fixed, without atomics, so every
-// run gives the same bits.
+// run gives the same bits. Weights of 0 are multiplied too, so an infinite gradient of a bin can give NaN in cells of its
+// RoI's other bins.
 #pragma once
 
 #include "../bins.h"
