@@ -1187,7 +1187,7 @@ BREAKAGES = (
         "store(part + i, 1, there.at(i / map_width, i % map_width));",
         "store(part + i, 1, there.at(i % map_width, i / map_width));",
         *ROI_POOL,
-        WRONG,
+        f"{WRONG}|{OUTSIDE}",
     ),
     Breakage(
         "laid-out rows at the step of the cells",
@@ -1195,7 +1195,7 @@ BREAKAGES = (
         "row_stride(width * kGroup<S>)",
         "row_stride(width)",
         *ROI_POOL,
-        WRONG,
+        f"{WRONG}|{OUTSIDE}",
     ),
     Breakage(
         "entries of the first round for all RoIs",

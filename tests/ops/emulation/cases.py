@@ -324,6 +324,10 @@ def roi_align(draw: Draw) -> Iterator[Check]:
     yield Check("roi_align_max_scatter", scattered, reference("roi_align", "_max_scatter_reference")(*scattered), terms)
     gathered = (features, rois, argmax, *options)
     yield Check("roi_align_max_gather", gathered, gather(*gathered), 2)
+    if draw.dtype.itemsize == 2 and len(rois) > 0 and 0 not in size and draw.edge_dice.random() < 0.3:
+        # A thread reads every fourth channel, and 2^29 numbers lie between two channels.
+        backward = (draw.far(draw.numbers(len(rois), 5, height, width), 1), rois, [size[0], 5, *size[2:]], *options)
+        yield Check("roi_align_backward", backward, reference("roi_align", "_mean_grad_reference")(*backward), terms)
     if draw.edge_dice.random() < 0.15:
         gathered = (features, without_images(rois), argmax, *options)
         yield Check("roi_align_max_gather", gathered, gather(*gathered), 2)
