@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -168,7 +169,9 @@ def _train_in_fork(run: Path, workers: int, meanwhile: Callable[[int], None]) ->
         code = 1
         try:
             code = cli.run(["train", *words])
-        finally:  # whatever happens: the fork must not go on with the caller's program
+        except BaseException:
+            traceback.print_exc()
+        finally:  # the fork must not go on with the caller's program
             os._exit(code)
     meanwhile(pid)
     _, status = os.waitpid(pid, 0)
